@@ -1,0 +1,212 @@
+//! Blocking mode: equal threads that accept and serve by themselves.
+//!
+//! There are `max_thread` seats (the connections served at once) and one
+//! thread more. A thread accepts; with a seat free it serves what it got
+//! there and then, without a hand-off. With none free it queues it. A thread
+//! that finishes takes the next from the queue, else gives its seat back and
+//! accepts. So while the queue is not empty every seat is taken and exactly
+//! one thread accepts, and that one also refuses what waited too long. With
+//! one seat there is one thread, and clients wait in the kernel's backlog.
+
+#![forbid(unsafe_code)]
+
+mod linger;
+mod seat;
+mod worker;
+
+pub(crate) use linger::{discard, Lingering};
+pub(crate) use seat::Seat;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crossbeam_channel::Sender;
+
+use crate::config::{Config, Limits};
+use crate::conn::{Ended, Env, Kind};
+use crate::error::Status;
+use crate::listener::Listener;
+use crate::timer::NEVER;
+
+/// A connection that was accepted and is not served yet.
+struct Arrival {
+    id: u64,
+    fd: OwnedFd,
+    peer: Option<SocketAddr>,
+}
+
+struct Waiting {
+    arrival: Arrival,
+    until: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    Shut,
+    Open,
+    Stopping,
+}
+
+struct State {
+    gate: Gate,
+    /// Free seats, by number.
+    free: Vec<usize>,
+    queue: VecDeque<Waiting>,
+    /// The acceptor waits for room or for descriptors.
+    paused: bool,
+}
+
+pub(crate) struct Pool {
+    seats: Vec<Arc<Seat>>,
+    /// Counts what no seat does: refused connections, failures to accept.
+    lobby: Arc<Env>,
+    state: Mutex<State>,
+    changed: Condvar,
+    listeners: Mutex<Arc<[Listener]>>,
+    next_id: AtomicU64,
+    /// The stop's deadline has passed: what is still begun is cut too.
+    cut: AtomicBool,
+    /// How long a connection waits for a seat, in ms.
+    patience: u64,
+    max_waiting: usize,
+    max_connections: usize,
+    /// Closed connections whose input is to be discarded, and how many.
+    lingering: Sender<OwnedFd>,
+}
+
+impl Pool {
+    pub fn new(
+        config: &Config,
+        server: u64,
+        max_connections: usize,
+        listeners: Vec<Listener>,
+        lingering: Sender<OwnedFd>,
+    ) -> Pool {
+        if listeners.len() > 1 {
+            // Threads that saw the same connection must not wait for another
+            // one there and miss those of the other listeners.
+            for listener in &listeners {
+                let _ = listener.set_nonblocking();
+            }
+        }
+        let limits = Limits::of(config);
+        let seats = config.max_thread as usize;
+        // The exception handler may talk to a refused peer, but not for long:
+        // it runs on the thread that accepts.
+        let short = match limits.io {
+            0 => REFUSAL_IO_TIMEOUT,
+            io => io.min(REFUSAL_IO_TIMEOUT),
+        };
+        let lobby_limits = Limits { io: short, ..limits.clone() };
+        let seat = |i| Arc::new(Seat::new(Env::new(Kind::Worker, server, i, limits.clone())));
+        Pool {
+            seats: (0..seats).map(seat).collect(),
+            lobby: Arc::new(Env::new(Kind::Worker, server, seats, lobby_limits)),
+            state: Mutex::new(State {
+                gate: Gate::Shut,
+                free: (0..seats.min(max_connections)).rev().collect(),
+                queue: VecDeque::new(),
+                paused: false,
+            }),
+            changed: Condvar::new(),
+            listeners: Mutex::new(listeners.into()),
+            next_id: AtomicU64::new(1),
+            cut: AtomicBool::new(false),
+            patience: u64::from(config.max_retry) * config.retry_interval.as_millis() as u64,
+            max_waiting: config.max_waiting as usize,
+            max_connections,
+            lingering,
+        }
+    }
+
+    /// How many threads to run [`Pool::work`] on.
+    pub fn threads(&self) -> usize {
+        match self.seats.len() {
+            1 => 1,
+            n => n + 1,
+        }
+    }
+
+    pub fn open_gate(&self) {
+        let mut state = self.state();
+        if state.gate == Gate::Shut {
+            state.gate = Gate::Open;
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Nothing more is accepted or begun; what waits is refused.
+    pub fn begin_stop(&self) {
+        self.state().gate = Gate::Stopping;
+        self.changed.notify_all();
+        let mut listeners = lock(&self.listeners);
+        listeners.iter().for_each(Listener::shut);
+        *listeners = Arc::new([]);
+    }
+
+    /// Ends every connection that is still served.
+    pub fn cut(&self) {
+        self.cut.store(true, Ordering::SeqCst);
+        for seat in &self.seats {
+            seat.end_any(Ended::Cut);
+        }
+    }
+
+    /// `close` and `abort` by id, from any thread.
+    pub fn end(&self, id: u64, how: Ended) -> Result<(), Status> {
+        if self.seats.iter().any(|seat| seat.end(id, how)) {
+            return Ok(());
+        }
+        let mut state = self.state();
+        let found = state.queue.iter().position(|w| w.arrival.id == id).ok_or(Status::Closed)?;
+        let waiting = state.queue.remove(found);
+        let reason = match how {
+            Ended::Aborted => crate::error::CloseReason::Abort,
+            _ => crate::error::CloseReason::Handler,
+        };
+        self.lobby.counters.accepted.add(1);
+        self.lobby.counters.closed[reason as usize].add(1);
+        drop(state);
+        if let Some(w) = waiting.filter(|_| how == Ended::Aborted) {
+            crate::sys::reset_on_close(std::os::fd::AsRawFd::as_raw_fd(&w.arrival.fd));
+        }
+        Ok(())
+    }
+
+    pub fn envs(&self) -> impl Iterator<Item = &Arc<Env>> {
+        self.seats.iter().map(|seat| seat.env())
+    }
+
+    /// Counters of no seat, and how many wait, at one moment.
+    pub fn lobby<T>(&self, look: impl FnOnce(&Env, u64) -> T) -> T {
+        let state = self.state();
+        look(&self.lobby, state.queue.len() as u64)
+    }
+
+    fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+/// For a refused peer, in ms.
+const REFUSAL_IO_TIMEOUT: u64 = 1000;
+
+impl State {
+    fn head_deadline(&self) -> u64 {
+        self.queue.front().map_or(NEVER, |waiting| waiting.until)
+    }
+}
+
+/// The library's own code does not panic while it holds a lock, and the
+/// program's never runs under one.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,135 @@
+//! Lingering: discarding the input of half-closed connections until their
+//! peers close, so that no worker waits for it.
+
+#![forbid(unsafe_code)]
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+
+use crate::sys;
+use crate::timer::{self, NEVER};
+
+const BUFFER: usize = 16 << 10;
+/// Reads of one connection before others have their turn.
+const READS: usize = 64;
+
+/// What is left to do for a connection.
+#[derive(PartialEq, Eq)]
+enum Left {
+    Wait,
+    Again,
+    Nothing,
+}
+
+fn discard_some(fd: &OwnedFd) -> Left {
+    let mut buffer = [0; BUFFER];
+    for _ in 0..READS {
+        match sys::recv(fd.as_fd(), &mut buffer, libc::MSG_DONTWAIT) {
+            Ok(0) => return Left::Nothing,
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Left::Wait,
+            Err(_) => return Left::Nothing,
+        }
+    }
+    Left::Again
+}
+
+/// Lingers on the calling thread, for a socket that is the program's own.
+pub(crate) fn discard(fd: OwnedFd, until: u64) {
+    while timer::now() < until {
+        match discard_some(&fd) {
+            Left::Nothing => return,
+            Left::Again => {}
+            Left::Wait => {
+                let _ = sys::poll(fd.as_fd(), libc::POLLIN, timer::poll_timeout(until));
+            }
+        }
+    }
+}
+
+/// The lingering connections of a blocking server, on its control thread.
+pub(crate) struct Lingering {
+    linger: u64,
+    most: usize,
+    entries: HashMap<usize, OwnedFd>,
+    /// Ends in order: every connection lingers for the same time.
+    ends: VecDeque<(u64, usize)>,
+    again: Vec<usize>,
+    next: usize,
+}
+
+impl Lingering {
+    /// `linger` in ms; at most `most` connections, the rest is closed.
+    pub fn new(linger: u64, most: usize) -> Lingering {
+        Lingering {
+            linger,
+            most,
+            entries: HashMap::new(),
+            ends: VecDeque::new(),
+            again: Vec::new(),
+            next: 0,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// When to look again at the latest.
+    pub fn next_deadline(&self) -> u64 {
+        if !self.again.is_empty() {
+            return 0;
+        }
+        self.ends.front().map_or(NEVER, |(end, _)| *end)
+    }
+
+    pub fn add(&mut self, registry: &Registry, fd: OwnedFd) {
+        if self.entries.len() >= self.most {
+            return;
+        }
+        let token = self.next;
+        self.next += 1;
+        let raw = fd.as_raw_fd();
+        if registry.register(&mut SourceFd(&raw), Token(token), Interest::READABLE).is_err() {
+            return;
+        }
+        self.entries.insert(token, fd);
+        self.ends.push_back((timer::after_millis(self.linger), token));
+    }
+
+    pub fn readable(&mut self, token: Token) {
+        self.again.push(token.0);
+    }
+
+    /// Discards what came and ends what lingered long enough. Closing a
+    /// descriptor takes it out of the poller (epoll(7)).
+    pub fn turn(&mut self) {
+        for token in std::mem::take(&mut self.again) {
+            match self.entries.get(&token).map(discard_some) {
+                Some(Left::Nothing) => drop(self.entries.remove(&token)),
+                Some(Left::Again) => self.again.push(token),
+                Some(Left::Wait) | None => {}
+            }
+        }
+        let now = timer::now();
+        while self
+            .ends
+            .front()
+            .is_some_and(|(end, token)| *end <= now || !self.entries.contains_key(token))
+        {
+            if let Some((_, token)) = self.ends.pop_front() {
+                self.entries.remove(&token);
+            }
+        }
+    }
+
+    pub fn clear(&mut self) {
+        self.entries.clear();
+        self.ends.clear();
+        self.again.clear();
+    }
+}

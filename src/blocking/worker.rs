@@ -1,0 +1,298 @@
+//! A worker: accepting, waiting, refusing, and serving one connection.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::{lock, Arrival, Gate, Pool, Seat, Waiting};
+use crate::callback;
+use crate::conn::{flag, Conn, Ended};
+use crate::error::{CloseReason, Error, Status};
+use crate::listener::{Backoff, Listener, Refusal};
+use crate::server::Server;
+use crate::sys;
+use crate::timer::{self, NEVER};
+
+impl Pool {
+    /// A thread's whole life.
+    pub fn work(&self, server: &Server) {
+        if !self.wait_for_gate() {
+            return;
+        }
+        let listeners = lock(&self.listeners).clone();
+        let mut backoff = Backoff::default();
+        while let Some((number, arrival)) = self.next(server, &listeners, &mut backoff) {
+            let mut arrival = Some(arrival);
+            while let Some(a) = arrival {
+                self.serve(server, number, a);
+                arrival = self.finished(number);
+            }
+        }
+        self.refuse_waiting(server, |_| true);
+    }
+
+    fn wait_for_gate(&self) -> bool {
+        let state = self.state();
+        let state = self.changed.wait_while(state, |state| state.gate == Gate::Shut);
+        state.is_ok_and(|state| state.gate == Gate::Open)
+    }
+
+    /// Accepts until there is a connection with a free seat; `None` when the
+    /// server stops.
+    fn next(
+        &self,
+        server: &Server,
+        listeners: &[Listener],
+        backoff: &mut Backoff,
+    ) -> Option<(usize, Arrival)> {
+        loop {
+            let until = self.wait_for_room()?;
+            match accept_until(listeners, until) {
+                Ok((fd, peer)) => {
+                    backoff.recovered();
+                    let arrival = Arrival { id: self.next_id(), fd, peer };
+                    if let Some(seated) = self.seat_or_queue(server, arrival) {
+                        return Some(seated);
+                    }
+                }
+                Err(Refusal::Empty | Refusal::Next) => {}
+                Err(Refusal::Shut) => return None,
+                Err(Refusal::Exhausted(e)) => self.back_off(server, backoff, &e),
+            }
+            self.refuse_waiting(server, |waiting| waiting.until <= timer::now());
+        }
+    }
+
+    /// Waits while as many connections are held as may be; answers until
+    /// when to accept: until the first of the queue has waited too long.
+    fn wait_for_room(&self) -> Option<u64> {
+        let mut state = self.state();
+        loop {
+            if state.gate == Gate::Stopping {
+                return None;
+            }
+            let until = state.head_deadline();
+            let full = state.free.is_empty() && self.held(&state) >= self.max_connections;
+            if !full || until <= timer::now() {
+                return Some(until);
+            }
+            state.paused = true;
+            state = match until {
+                NEVER => self.changed.wait(state).ok()?,
+                _ => {
+                    let time = Duration::from_millis(until.saturating_sub(timer::now()));
+                    self.changed.wait_timeout(state, time).ok()?.0
+                }
+            };
+            state.paused = false;
+        }
+    }
+
+    /// Connections served and waiting.
+    fn held(&self, state: &super::State) -> usize {
+        let seats = self.seats.len().min(self.max_connections);
+        seats - state.free.len() + state.queue.len()
+    }
+
+    fn seat_or_queue(&self, server: &Server, arrival: Arrival) -> Option<(usize, Arrival)> {
+        let mut state = self.state();
+        if state.gate == Gate::Stopping {
+            // Not accepted any more; the peer sees the end.
+            return None;
+        }
+        if let Some(number) = state.free.pop() {
+            return Some((number, arrival));
+        }
+        if self.patience > 0 && state.queue.len() < self.max_waiting {
+            let until = timer::after_millis(self.patience);
+            state.queue.push_back(Waiting { arrival, until });
+            return None;
+        }
+        drop(state);
+        self.refuse(server, arrival);
+        None
+    }
+
+    /// The seat's next connection, or the seat is free again.
+    fn finished(&self, number: usize) -> Option<Arrival> {
+        let mut state = self.state();
+        let next = match state.gate {
+            Gate::Stopping => None,
+            _ => state.queue.pop_front(),
+        };
+        if next.is_none() {
+            state.free.push(number);
+        }
+        if state.paused {
+            self.changed.notify_all();
+        }
+        next.map(|waiting| waiting.arrival)
+    }
+
+    /// Out of descriptors or memory: waits, but no longer than until a
+    /// connection is closed or the server stops.
+    fn back_off(&self, server: &Server, backoff: &mut Backoff, error: &io::Error) {
+        let (wait, report) = backoff.exhausted(error);
+        {
+            let _state = self.state();
+            self.lobby.counters.accept_errors.add(1);
+        }
+        if let Some(error) = report {
+            if callback::failed_without_socket(server, &error).is_err() {
+                let _state = self.state();
+                self.lobby.counters.handler_errors.add(1);
+            }
+        }
+        let mut state = self.state();
+        if state.gate == Gate::Open {
+            state.paused = true;
+            if let Ok((mut state, _)) =
+                self.changed.wait_timeout(state, Duration::from_millis(wait))
+            {
+                state.paused = false;
+            }
+        }
+    }
+
+    /// Refuses connections from the head of the queue.
+    fn refuse_waiting(&self, server: &Server, which: impl Fn(&Waiting) -> bool) {
+        loop {
+            let mut state = self.state();
+            if !state.queue.front().is_some_and(&which) {
+                return;
+            }
+            let Some(waiting) = state.queue.pop_front() else { return };
+            drop(state);
+            self.refuse(server, waiting.arrival);
+        }
+    }
+
+    /// No seat came free in time: the exception handler may talk to the
+    /// peer, then it is closed.
+    fn refuse(&self, server: &Server, arrival: Arrival) {
+        let Arrival { id, fd, peer } = arrival;
+        let mut conn = Box::new(Conn::open(self.lobby.clone(), id, fd, peer));
+        let error = Error::from(Status::Rejected);
+        let told = callback::call(server, &mut conn, |handler, server, socket| {
+            handler.on_exception(server, Some(socket), &error)
+        });
+        let told = callback::outcome(told);
+        {
+            let _state = self.state();
+            let counters = &self.lobby.counters;
+            counters.accepted.add(1);
+            counters.refused.add(1);
+            counters.handler_errors.add(u64::from(told.is_some()));
+            counters.closed[CloseReason::Rejected as usize].add(1);
+        }
+        callback::contain_drop(told);
+        callback::contain_drop(conn.replace_user_data(None));
+        if let Some(fd) = conn.end() {
+            self.linger(server, fd);
+        }
+    }
+
+    fn linger(&self, server: &Server, fd: std::os::fd::OwnedFd) {
+        let _ = self.lingering.send(fd);
+        server.wake_control();
+    }
+
+    /// One connection, from its first callback to its last.
+    fn serve(&self, server: &Server, number: usize, arrival: Arrival) {
+        let Arrival { id, fd, peer } = arrival;
+        let seat = &self.seats[number];
+        let mut conn = seat.conn();
+        seat.publish(id, fd.as_raw_fd());
+        if self.cut.load(Ordering::SeqCst) {
+            seat.end_any(Ended::Cut);
+        }
+        let vacant = conn.replace(Conn::open(seat.env().clone(), id, fd, peer));
+        drop(vacant);
+        let counters = &seat.env().counters;
+        counters.accepted.add(1);
+        counters.open.add(1);
+
+        let failed = run_handler(server, &mut conn);
+        let reason = self.reason(&mut conn, seat, failed);
+        callback::closed(server, &mut conn, reason);
+
+        let stopping = self.state().gate == Gate::Stopping;
+        counters.closed[reason as usize].add(1);
+        counters.cut.add(u64::from(reason == CloseReason::Cut));
+        counters.drained.add(u64::from(stopping && reason != CloseReason::Cut));
+        counters.open.sub(1);
+        seat.retract();
+        let rest = conn.end();
+        drop(conn);
+        if let Some(fd) = rest {
+            self.linger(server, fd);
+        }
+    }
+
+    fn reason(&self, conn: &mut Conn, seat: &Seat, failed: bool) -> CloseReason {
+        let ended = seat.env().ended.load(Ordering::Acquire);
+        let reason = match () {
+            () if ended == Ended::Cut as u8 => CloseReason::Cut,
+            () if ended == Ended::Aborted as u8 => CloseReason::Abort,
+            () if conn.is_over() => conn.reason,
+            () if failed => CloseReason::Error,
+            () if self.state().gate == Gate::Stopping => CloseReason::Stop,
+            () if conn.has(flag::EOF) => CloseReason::Peer,
+            () => CloseReason::Handler,
+        };
+        conn.reason = reason;
+        if ended != Ended::No as u8 {
+            conn.set(flag::BROKEN);
+        }
+        reason
+    }
+}
+
+/// `on_open` and the handler; `true` where one of them failed.
+fn run_handler(server: &Server, conn: &mut Conn) -> bool {
+    let opened =
+        callback::call(server, conn, |handler, server, socket| handler.on_open(server, socket));
+    if let Some(error) = callback::outcome(opened) {
+        callback::failed(server, conn, error);
+        return true;
+    }
+    if conn.is_over() {
+        return false;
+    }
+    conn.env.counters.calls.add(1);
+    let handled =
+        callback::call(server, conn, |handler, server, socket| handler.handle(server, socket));
+    match callback::outcome(handled) {
+        None => false,
+        Some(error) => {
+            callback::failed(server, conn, error);
+            true
+        }
+    }
+}
+
+/// accept(2) that gives up at a time. With one listener and no time it is
+/// the bare call.
+fn accept_until(
+    listeners: &[Listener],
+    until: u64,
+) -> Result<(std::os::fd::OwnedFd, Option<std::net::SocketAddr>), Refusal> {
+    if let ([listener], NEVER) = (listeners, until) {
+        return listener.accept(false);
+    }
+    let mut entries: Vec<_> =
+        listeners.iter().map(|l| sys::poll_entry(l.as_raw_fd(), libc::POLLIN)).collect();
+    match sys::poll_many(&mut entries, timer::poll_timeout(until)) {
+        Ok(_) => {}
+        Err(_) => return Err(Refusal::Next),
+    }
+    for (listener, entry) in listeners.iter().zip(&entries) {
+        if entry.revents != 0 {
+            return listener.accept(false);
+        }
+    }
+    Err(Refusal::Empty)
+}

@@ -1,0 +1,119 @@
+//! The one way into the program's code: how callbacks run, what becomes of
+//! their failures and panics, and which server's callbacks a thread is in.
+
+#![forbid(unsafe_code)]
+
+use std::cell::RefCell;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+
+use crate::conn::{flag, Conn};
+use crate::error::{CloseReason, Error, Status};
+use crate::handler::Handler;
+use crate::server::Server;
+use crate::socket::Socket;
+
+thread_local! {
+    // A list, since a callback of one server may run another one.
+    static INSIDE: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+}
+
+/// While it lives, this thread counts as inside the server's callbacks.
+pub(crate) struct Inside(());
+
+impl Inside {
+    pub fn enter(server: u64) -> Inside {
+        INSIDE.with_borrow_mut(|list| list.push(server));
+        Inside(())
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        INSIDE.with_borrow_mut(|list| list.pop());
+    }
+}
+
+/// Is this thread the server's own or in one of its callbacks?
+pub(crate) fn is_inside(server: u64) -> bool {
+    // A thread whose locals are gone already runs no callback.
+    INSIDE.try_with(|list| list.borrow().contains(&server)).unwrap_or(false)
+}
+
+/// Runs the program's code; a panic in it becomes an error.
+pub(crate) fn contain<T>(body: impl FnOnce() -> T) -> Result<T, Error> {
+    // What a panic leaves half done is the program's own; the library's
+    // state is not touched by its code.
+    catch_unwind(AssertUnwindSafe(body)).map_err(|payload| {
+        let error = Error::panic(&*payload);
+        // The payload's own drop may panic too.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
+        error
+    })
+}
+
+/// Drops the program's data, containing panics.
+pub(crate) fn contain_drop<T>(data: T) {
+    let _ = contain(|| drop(data));
+}
+
+/// Runs one callback of a connection. During it, and only then, the
+/// program's `ns_socket *` of a loop's connection may be used.
+pub(crate) fn call<T>(
+    server: &Server,
+    conn: &mut Conn,
+    body: impl FnOnce(&dyn Handler, &Server, &mut Socket<'_>) -> T,
+) -> Result<T, Error> {
+    conn.in_callback = true;
+    let result = contain(|| body(server.handler(), server, &mut Socket::of(conn)));
+    conn.in_callback = false;
+    result
+}
+
+/// What a handler's outcome means: waiting for input is no failure.
+pub(crate) fn outcome(result: Result<Result<(), Error>, Error>) -> Option<Error> {
+    match result {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) if error.status() == Status::WouldBlock => None,
+        Ok(Err(error)) | Err(error) => Some(error),
+    }
+}
+
+/// A handler of this connection failed: counts it and tells the exception
+/// handler. After a panic the connection closes whatever that one does, and
+/// so it does where the exception handler itself fails.
+pub(crate) fn failed(server: &Server, conn: &mut Conn, error: Error) {
+    let errors = |conn: &Conn| conn.env.counters.handler_errors.add(1);
+    errors(conn);
+    let detached = conn.has(flag::DETACHED);
+    let told = call(server, conn, |handler, server, socket| {
+        let socket = if detached { None } else { Some(socket) };
+        handler.on_exception(server, socket, &error)
+    });
+    let broken = error.status() == Status::Panic;
+    contain_drop(error);
+    let told = outcome(told);
+    if told.is_some() {
+        errors(conn);
+    }
+    if told.is_some() || broken {
+        conn.close_because(CloseReason::Error);
+    }
+    contain_drop(told);
+}
+
+/// Tells the exception handler of a failure that is no connection's.
+pub(crate) fn failed_without_socket(server: &Server, error: &Error) -> Result<(), Error> {
+    contain(|| server.handler().on_exception(server, None, error)).and_then(|told| told)
+}
+
+/// The last callback of a connection, and the end of its user data.
+pub(crate) fn closed(server: &Server, conn: &mut Conn, reason: CloseReason) {
+    conn.set(flag::LAST);
+    let result = call(server, conn, |handler, server, socket| {
+        handler.on_close(server, socket, reason);
+    });
+    if result.is_err() {
+        conn.env.counters.handler_errors.add(1);
+    }
+    contain_drop(conn.replace_user_data(None));
+}

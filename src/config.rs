@@ -1,0 +1,253 @@
+//! Settings, their defaults and their validation.
+
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use crate::error::{Error, Status};
+
+/// The largest time that a setting takes: `i32::MAX` milliseconds (24.8
+/// days), the most that poll(2) waits.
+pub const MAX_TIME: Duration = Duration::from_millis(i32::MAX as u64);
+
+/// The largest number of threads of one server.
+pub const MAX_THREADS: u32 = 4096;
+
+/// The settings of a server.
+///
+/// Every field has a builder method of the same name:
+///
+/// ```
+/// use net_server::Config;
+/// let config = Config::new().max_thread(4).non_blocking(true);
+/// assert_eq!(config.max_thread, 4);
+/// ```
+///
+/// Times are at most [`MAX_TIME`]. Where a setting is an `Option`, `None`
+/// turns it off.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// Workers (blocking mode) or event loops (non-blocking mode): 1 to
+    /// [`MAX_THREADS`]; default 1.
+    pub max_thread: u32,
+    /// How many `retry_interval`s a connection waits for a worker before it
+    /// is refused: at most 1,000,000; default 10. Blocking mode, more than
+    /// one worker.
+    pub max_retry: u32,
+    /// See `max_retry`; default 500 ms.
+    pub retry_interval: Duration,
+    /// Connections that may wait for a worker at once; beyond it they are
+    /// refused without waiting; default 1024.
+    pub max_waiting: u32,
+    /// Event loops instead of workers; default false.
+    pub non_blocking: bool,
+    /// Listen on IPv6 too where the service names no host; default false.
+    pub use_ipv6: bool,
+    /// The service of the shutdown port; default none.
+    pub shutdown_port: Option<String>,
+    /// Open and waiting connections at once; beyond it accepting pauses and
+    /// clients wait in the backlog. 0 (default): the process's descriptor
+    /// limit less a reserve of 64 and a sixteenth.
+    pub max_connections: u32,
+    /// Connections that the kernel holds until they are accepted: 1 to
+    /// 65,535, default 4096; the kernel's own cap (`somaxconn`) applies.
+    pub backlog: u32,
+    /// The time a whole TLS handshake may take; default 10 s.
+    pub handshake_timeout: Duration,
+    /// Close a connection after this long without a byte either way;
+    /// default off. In blocking mode it is looked at while the handler waits
+    /// in `recv` or `send`.
+    pub idle_timeout: Option<Duration>,
+    /// How long a blocking `recv` or `send` may take; default off.
+    pub io_timeout: Option<Duration>,
+    /// Close a connection whose queued bytes make no progress for this long;
+    /// default 30 s.
+    pub write_timeout: Option<Duration>,
+    /// How long a closed connection's input is discarded while the peer has
+    /// not closed; default 1 s, zero for none.
+    pub linger_timeout: Duration,
+    /// How long a stop lets handlers finish and bytes leave; default 5 s.
+    pub drain_timeout: Duration,
+    /// Idle time before TCP keep-alive probes (`TCP_KEEPIDLE` of tcp(7)), in
+    /// whole seconds, rounded up, at most 32,767 s; four probes at a quarter
+    /// of it each must stay unanswered; default 60 s.
+    pub keep_alive: Option<Duration>,
+    /// `TCP_NODELAY`; default true.
+    pub no_delay: bool,
+    /// Queued bytes above which a connection is not read: 1 to
+    /// `send_limit`; default 256 KiB.
+    pub high_water_mark: usize,
+    /// Queued bytes that are never passed: 1 to 2 GiB − 1; default 16 MiB.
+    pub send_limit: usize,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            max_thread: 1,
+            max_retry: 10,
+            retry_interval: Duration::from_millis(500),
+            max_waiting: 1024,
+            non_blocking: false,
+            use_ipv6: false,
+            shutdown_port: None,
+            max_connections: 0,
+            backlog: 4096,
+            handshake_timeout: Duration::from_secs(10),
+            idle_timeout: None,
+            io_timeout: None,
+            write_timeout: Some(Duration::from_secs(30)),
+            linger_timeout: Duration::from_secs(1),
+            drain_timeout: Duration::from_secs(5),
+            keep_alive: Some(Duration::from_secs(60)),
+            no_delay: true,
+            high_water_mark: 256 << 10,
+            send_limit: 16 << 20,
+        }
+    }
+}
+
+macro_rules! builders {
+    ($($name:ident: $type:ty;)*) => {
+        $(
+            #[doc = concat!("Sets [`", stringify!($name), "`](#structfield.", stringify!($name), ").")]
+            #[must_use]
+            pub fn $name(mut self, $name: $type) -> Config {
+                self.$name = $name.into();
+                self
+            }
+        )*
+    };
+}
+
+impl Config {
+    /// The defaults.
+    pub fn new() -> Config {
+        Config::default()
+    }
+
+    builders! {
+        max_thread: u32;
+        max_retry: u32;
+        retry_interval: Duration;
+        max_waiting: u32;
+        non_blocking: bool;
+        use_ipv6: bool;
+        max_connections: u32;
+        backlog: u32;
+        handshake_timeout: Duration;
+        idle_timeout: impl Into<Option<Duration>>;
+        io_timeout: impl Into<Option<Duration>>;
+        write_timeout: impl Into<Option<Duration>>;
+        linger_timeout: Duration;
+        drain_timeout: Duration;
+        keep_alive: impl Into<Option<Duration>>;
+        no_delay: bool;
+        high_water_mark: usize;
+        send_limit: usize;
+    }
+
+    /// Sets [`shutdown_port`](#structfield.shutdown_port).
+    #[must_use]
+    pub fn shutdown_port(mut self, service: impl Into<String>) -> Config {
+        self.shutdown_port = Some(service.into());
+        self
+    }
+
+    /// Checks every bound; the error is [`Status::Invalid`] and names the
+    /// setting.
+    pub fn validate(&self) -> Result<(), Error> {
+        let counts = [
+            ("max_thread", u64::from(self.max_thread), 1, u64::from(MAX_THREADS)),
+            ("max_retry", u64::from(self.max_retry), 0, 1_000_000),
+            ("backlog", u64::from(self.backlog), 1, 65_535),
+            ("send_limit", self.send_limit as u64, 1, i32::MAX as u64),
+            ("high_water_mark", self.high_water_mark as u64, 1, self.send_limit as u64),
+        ];
+        for (name, value, least, most) in counts {
+            if value < least || value > most {
+                return Err(invalid(format!("{name} must be {least} to {most}, not {value}")));
+            }
+        }
+        let times = [
+            ("retry_interval", Some(self.retry_interval)),
+            ("handshake_timeout", Some(self.handshake_timeout)),
+            ("idle_timeout", self.idle_timeout),
+            ("io_timeout", self.io_timeout),
+            ("write_timeout", self.write_timeout),
+            ("linger_timeout", Some(self.linger_timeout)),
+            ("drain_timeout", Some(self.drain_timeout)),
+            ("keep_alive", self.keep_alive),
+        ];
+        for (name, value) in times {
+            if value.is_some_and(|time| time > MAX_TIME) {
+                return Err(invalid(format!("{name} must be at most {} ms", MAX_TIME.as_millis())));
+            }
+        }
+        // The kernel's own bound, MAX_TCP_KEEPIDLE (tcp(7) gives the options).
+        if self.keep_alive.is_some_and(|time| time > Duration::from_secs(32_767)) {
+            return Err(invalid("keep_alive must be at most 32767 s".into()));
+        }
+        Ok(())
+    }
+}
+
+fn invalid(message: String) -> Error {
+    Error::new(Status::Invalid, message)
+}
+
+/// What a connection looks up per call, in the units it computes with.
+/// Times are milliseconds, 0 for off.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    pub high_water: usize,
+    pub send_limit: usize,
+    pub idle: u64,
+    pub io: u64,
+    pub write: u64,
+    pub linger: u64,
+}
+
+impl Limits {
+    pub fn of(config: &Config) -> Limits {
+        let millis = |time: Option<Duration>| time.map_or(0, |t| t.as_millis().max(1) as u64);
+        Limits {
+            high_water: config.high_water_mark,
+            send_limit: config.send_limit,
+            idle: millis(config.idle_timeout),
+            io: millis(config.io_timeout),
+            write: millis(config.write_timeout),
+            linger: config.linger_timeout.as_millis() as u64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid() {
+        Config::new().validate().unwrap();
+    }
+
+    #[test]
+    fn what_is_out_of_bounds_is_named() {
+        let bad = [
+            ("max_thread", Config::new().max_thread(0)),
+            ("max_thread", Config::new().max_thread(MAX_THREADS + 1)),
+            ("max_retry", Config::new().max_retry(1_000_001)),
+            ("backlog", Config::new().backlog(0)),
+            ("send_limit", Config::new().send_limit(0)),
+            ("high_water_mark", Config::new().high_water_mark(2).send_limit(1)),
+            ("idle_timeout", Config::new().idle_timeout(MAX_TIME + Duration::from_millis(1))),
+            ("keep_alive", Config::new().keep_alive(Duration::from_secs(32_768))),
+        ];
+        for (name, config) in bad {
+            let error = config.validate().unwrap_err();
+            assert_eq!(error.status(), Status::Invalid);
+            assert!(error.message().starts_with(name), "{error}");
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! A connection's state, what it shares with its thread, and ids.
+
+#![forbid(unsafe_code)]
+
+mod ids;
+mod transfer;
+
+use std::any::Any;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::AtomicU8;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::SockRef;
+
+use crate::config::Limits;
+use crate::error::{CloseReason, Error, Status};
+use crate::outbuf::OutBuf;
+use crate::stats::Counters;
+use crate::timer::{self, NEVER};
+
+pub use ids::ConnId;
+pub(crate) use ids::{IdTable, Refused};
+pub(crate) use transfer::{unread, BUDGET, READS};
+
+/// What a connection's thread does with it; decides how `recv` and `send`
+/// wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// An event loop's: never waits.
+    Loop,
+    /// A worker's, or the shutdown port's: waits.
+    Worker,
+    /// Detached, the program's own: waits.
+    Owned,
+}
+
+/// What all connections of a thread share with it and with each other.
+pub(crate) struct Env {
+    pub kind: Kind,
+    /// The server's number in this process and the thread's in the server:
+    /// where a detached socket came from.
+    pub server: u64,
+    pub index: usize,
+    pub limits: Limits,
+    pub counters: Counters,
+    /// The ids of a loop's connections.
+    pub ids: IdTable,
+    /// A worker's connection was ended from another thread ([`Ended`]).
+    pub ended: AtomicU8,
+}
+
+/// How another thread ended a worker's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Ended {
+    No = 0,
+    Closed = 1,
+    Aborted = 2,
+    Cut = 3,
+}
+
+impl Env {
+    pub fn new(kind: Kind, server: u64, index: usize, limits: Limits) -> Env {
+        Env {
+            kind,
+            server,
+            index,
+            limits,
+            counters: Counters::default(),
+            ids: IdTable::default(),
+            ended: AtomicU8::new(Ended::No as u8),
+        }
+    }
+}
+
+/// One bit each of what a connection is going through.
+pub(crate) mod flag {
+    /// The kernel may have input (edge-triggered readiness, remembered).
+    pub const READY: u32 = 1;
+    /// The last event told more than plain input (end of stream, error,
+    /// urgent data): a short read is then no sign that the input is used up.
+    pub const HINT: u32 = 1 << 1;
+    /// The last event told an error.
+    pub const ERR: u32 = 1 << 2;
+    /// End of stream was read.
+    pub const EOF: u32 = 1 << 3;
+    /// The handler is to be called again: it made progress, or reading was
+    /// resumed, while `READY`.
+    pub const AGAIN: u32 = 1 << 4;
+    /// In the loop's queue of ready connections.
+    pub const QUEUED: u32 = 1 << 5;
+    /// The program paused reading.
+    pub const PAUSED: u32 = 1 << 6;
+    /// Above the high-water mark, not read.
+    pub const THROTTLED: u32 = 1 << 7;
+    /// Closing was asked for; `reason` says why.
+    pub const CLOSE: u32 = 1 << 8;
+    /// Closing by a reset was asked for.
+    pub const ABORT: u32 = 1 << 9;
+    /// The transport failed.
+    pub const BROKEN: u32 = 1 << 10;
+    /// The sending side is shut, or to be shut when the queue is empty.
+    pub const WR_SHUT: u32 = 1 << 11;
+    /// The sending side is shut.
+    pub const FIN_SENT: u32 = 1 << 12;
+    /// Taken out by the program.
+    pub const DETACHED: u32 = 1 << 13;
+    /// The loop has something to arm: a timer, a queue that began.
+    pub const ARM: u32 = 1 << 14;
+    /// Registered for writability too.
+    pub const WRITABLE: u32 = 1 << 15;
+    /// In the last, `on_close` callback.
+    pub const LAST: u32 = 1 << 16;
+    /// Came by attach: no second `on_open`.
+    pub const ATTACHED: u32 = 1 << 17;
+
+    /// A stop came before `on_open`: no `on_close` either.
+    pub const UNOPENED: u32 = 1 << 18;
+
+    /// Nothing can be sent or received any more.
+    pub const OVER: u32 = CLOSE | ABORT | BROKEN | DETACHED | LAST;
+}
+
+/// Where a connection stands between accept and close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The slot is free.
+    Vacant,
+    /// The handler's.
+    Open,
+    /// Closed by the program, queued bytes are leaving.
+    Flushing,
+    /// Everything has left, input is discarded until the peer closes.
+    Lingering,
+}
+
+/// A peer's address in 24 bytes; IPv4 is kept as IPv4-mapped.
+#[derive(Clone, Copy, Default)]
+struct Peer {
+    ip: [u8; 16],
+    scope: u32,
+    port: u16,
+    known: bool,
+}
+
+impl Peer {
+    fn new(address: Option<SocketAddr>) -> Peer {
+        let Some(address) = address else { return Peer::default() };
+        let (ip, scope) = match address {
+            SocketAddr::V4(v4) => (v4.ip().to_ipv6_mapped(), 0),
+            SocketAddr::V6(v6) => (*v6.ip(), v6.scope_id()),
+        };
+        Peer { ip: ip.octets(), scope, port: address.port(), known: true }
+    }
+
+    fn address(self) -> Option<SocketAddr> {
+        let ip = Ipv6Addr::from(self.ip);
+        self.known.then(|| match ip.to_canonical() {
+            IpAddr::V4(v4) => SocketAddr::new(v4.into(), self.port),
+            IpAddr::V6(v6) => SocketAddrV6::new(v6, self.port, 0, self.scope).into(),
+        })
+    }
+}
+
+/// An address as it is shown: an IPv4-mapped one as IPv4.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    Peer::new(Some(address)).address().unwrap_or(address)
+}
+
+/// What few connections have.
+#[derive(Default)]
+struct Extra {
+    raised: Option<Error>,
+    /// This connection's own `io_timeout` in ms, 0 for off.
+    io_timeout: Option<u64>,
+}
+
+/// A connection. A loop keeps its connections in slots that never move; a
+/// worker has one that it uses again and again; a detached one is boxed.
+///
+/// The size matters: an idle connection is this and an id table entry.
+pub(crate) struct Conn {
+    pub id: u64,
+    pub env: Arc<Env>,
+    pub out: Option<Box<OutBuf>>,
+    extra: Option<Box<Extra>>,
+    user_data: Option<Box<dyn Any + Send>>,
+    /// When a byte last went either way; kept only with `idle_timeout`.
+    pub active_at: u64,
+    /// The one-shot timer, later the end of lingering; on a worker's
+    /// connection the end of all waiting. 0 for off.
+    pub timer_at: u64,
+    /// The earliest entry in the loop's timers, or `NEVER`.
+    pub armed: u64,
+    peer: Peer,
+    pub flags: u32,
+    fd: Option<OwnedFd>,
+    os_error: i32,
+    /// Bytes the current handler call may still read.
+    pub budget: u32,
+    /// Reads the current handler call may still make.
+    pub reads: u8,
+    /// A callback of this connection is running.
+    pub in_callback: bool,
+    pub phase: Phase,
+    pub reason: CloseReason,
+}
+
+impl Conn {
+    /// A free place for a connection of `env`'s thread.
+    pub fn vacant(env: Arc<Env>) -> Conn {
+        Conn {
+            id: 0,
+            env,
+            out: None,
+            extra: None,
+            user_data: None,
+            active_at: 0,
+            timer_at: 0,
+            armed: NEVER,
+            peer: Peer::default(),
+            flags: 0,
+            fd: None,
+            os_error: 0,
+            budget: 0,
+            reads: 0,
+            in_callback: false,
+            phase: Phase::Vacant,
+            reason: CloseReason::Handler,
+        }
+    }
+
+    /// A new connection.
+    pub fn open(env: Arc<Env>, id: u64, fd: OwnedFd, peer: Option<SocketAddr>) -> Conn {
+        let active_at = if env.limits.idle != 0 { timer::now() } else { 0 };
+        Conn {
+            id,
+            active_at,
+            peer: Peer::new(peer),
+            fd: Some(fd),
+            phase: Phase::Open,
+            ..Conn::vacant(env)
+        }
+    }
+
+    /// Takes the connection out and leaves `rest` in its place.
+    pub fn replace(&mut self, rest: Conn) -> Conn {
+        std::mem::replace(self, rest)
+    }
+
+    pub fn has(&self, flags: u32) -> bool {
+        self.flags & flags != 0
+    }
+
+    pub fn set(&mut self, flags: u32) {
+        self.flags |= flags;
+    }
+
+    pub fn clear(&mut self, flags: u32) {
+        self.flags &= !flags;
+    }
+
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.fd.as_ref().map(AsFd::as_fd)
+    }
+
+    pub fn take_fd(&mut self) -> Option<OwnedFd> {
+        self.fd.take()
+    }
+
+    pub fn raw_fd(&self) -> RawFd {
+        self.fd.as_ref().map_or(-1, AsRawFd::as_raw_fd)
+    }
+
+    pub fn queued(&self) -> usize {
+        self.out.as_ref().map_or(0, |out| out.len())
+    }
+
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.peer.address()
+    }
+
+    pub fn local(&self) -> Option<SocketAddr> {
+        let address = SockRef::from(&self.fd()?).local_addr().ok()?;
+        Some(canonical(address.as_socket()?))
+    }
+
+    pub fn os_error(&self) -> i32 {
+        self.os_error
+    }
+
+    pub fn is_owned(&self) -> bool {
+        self.env.kind == Kind::Owned
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.has(flag::OVER)
+    }
+
+    /// May this object be used here and now? A connection of a loop only in
+    /// its own callbacks, a detached one not through the old object.
+    pub fn usable(&self) -> Result<(), Status> {
+        if self.env.kind == Kind::Owned || self.in_callback {
+            return match self.has(flag::DETACHED) {
+                true => Err(Status::Detached),
+                false => Ok(()),
+            };
+        }
+        Err(Status::NotInHandler)
+    }
+
+    /// Asks the thread to close the connection when the callback is over;
+    /// the first reason stays.
+    pub fn close_because(&mut self, reason: CloseReason) {
+        if self.is_over() {
+            return;
+        }
+        self.reason = match reason {
+            CloseReason::Handler if self.has(flag::EOF) => CloseReason::Peer,
+            other => other,
+        };
+        self.set(flag::CLOSE);
+        if self.env.kind != Kind::Loop {
+            self.shut_now();
+        }
+    }
+
+    /// Asks for a reset instead of an orderly end.
+    pub fn abort(&mut self) {
+        if self.has(flag::DETACHED | flag::LAST | flag::ABORT) {
+            return;
+        }
+        self.reason = CloseReason::Abort;
+        self.set(flag::ABORT);
+        if self.env.kind == Kind::Owned {
+            self.reset();
+        }
+    }
+
+    /// Closes the descriptor so that the peer sees a reset.
+    pub fn reset(&mut self) {
+        if let Some(fd) = self.fd.take() {
+            let _ = SockRef::from(&fd).set_linger(Some(Duration::ZERO));
+        }
+    }
+
+    /// The transport failed with this error; answers what it means.
+    pub fn fail(&mut self, error: &std::io::Error) -> Status {
+        self.os_error = error.raw_os_error().unwrap_or(0);
+        self.set(flag::BROKEN);
+        if !self.has(flag::CLOSE | flag::ABORT) {
+            self.reason = CloseReason::Reset;
+        }
+        Status::of_transfer(error)
+    }
+
+    pub fn set_raised(&mut self, error: Error) {
+        self.extra.get_or_insert_default().raised = Some(error);
+    }
+
+    pub fn take_raised(&mut self) -> Option<Error> {
+        self.extra.as_mut()?.raised.take()
+    }
+
+    pub fn set_io_timeout(&mut self, millis: u64) {
+        self.extra.get_or_insert_default().io_timeout = Some(millis);
+    }
+
+    fn io_timeout(&self) -> u64 {
+        let own = self.extra.as_ref().and_then(|e| e.io_timeout);
+        own.unwrap_or(self.env.limits.io)
+    }
+
+    pub fn user_data(&self) -> Option<&(dyn Any + Send)> {
+        self.user_data.as_deref()
+    }
+
+    pub fn user_data_mut(&mut self) -> Option<&mut (dyn Any + Send)> {
+        self.user_data.as_deref_mut()
+    }
+
+    pub fn replace_user_data(
+        &mut self,
+        data: Option<Box<dyn Any + Send>>,
+    ) -> Option<Box<dyn Any + Send>> {
+        std::mem::replace(&mut self.user_data, data)
+    }
+
+    /// What is due next by the connection's own settings, or `NEVER`.
+    pub fn next_deadline(&self) -> (u64, CloseReason) {
+        let limits = &self.env.limits;
+        let mut next = (NEVER, CloseReason::Timer);
+        let mut consider = |due: u64, reason| {
+            if due < next.0 {
+                next = (due, reason);
+            }
+        };
+        if self.timer_at != 0 {
+            consider(self.timer_at, CloseReason::Timer);
+        }
+        if self.phase == Phase::Open && limits.idle != 0 {
+            consider(self.active_at + limits.idle + 1, CloseReason::Idle);
+        }
+        if let Some(out) = self.out.as_ref().filter(|_| limits.write != 0) {
+            consider(out.progress_at + limits.write + 1, CloseReason::WriteTimeout);
+        }
+        next
+    }
+}

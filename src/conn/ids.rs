@@ -1,0 +1,272 @@
+//! Connection ids, and the one word per connection that other threads see.
+
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use once_cell::sync::OnceCell;
+
+/// The number of a connection: never 0, never given to another connection of
+/// the same server, safe to keep and to use from any thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId(u64);
+
+const SLOT_BITS: u32 = 24;
+const GENERATION_BITS: u32 = 28;
+const GENERATION_MAX: u64 = (1 << GENERATION_BITS) - 1;
+
+impl ConnId {
+    /// The number.
+    pub fn get(self) -> u64 {
+        self.0
+    }
+
+    /// An id from its number; `None` for 0.
+    pub fn from_u64(id: u64) -> Option<ConnId> {
+        (id != 0).then_some(ConnId(id))
+    }
+
+    /// Of a loop's connection: the loop, the slot and how often that slot
+    /// was used, which is never 0.
+    fn of_slot(index: usize, slot: u32, generation: u64) -> u64 {
+        (index as u64) << (SLOT_BITS + GENERATION_BITS)
+            | u64::from(slot) << GENERATION_BITS
+            | generation
+    }
+
+    /// The loop of a loop's connection.
+    pub(crate) fn loop_index(id: u64) -> usize {
+        (id >> (SLOT_BITS + GENERATION_BITS)) as usize
+    }
+
+    /// The slot of a loop's connection.
+    pub(crate) fn slot(id: u64) -> u32 {
+        (id >> GENERATION_BITS) as u32 & ((1 << SLOT_BITS) - 1)
+    }
+
+    fn generation(id: u64) -> u64 {
+        id & GENERATION_MAX
+    }
+}
+
+// An entry: generation (28 bits), state (4 bits), pending bytes (32 bits).
+const ALIVE: u64 = 1 << 32;
+const OPEN: u64 = 1 << 33;
+const WOKEN: u64 = 1 << 34;
+const STATE: u64 = 0xf << 32;
+const PENDING: u64 = u32::MAX as u64;
+const GENERATION_SHIFT: u32 = 36;
+
+const FIRST_CHUNK: usize = 64;
+/// Slot numbers end where the chunks do, just below 2^24.
+const CHUNKS: usize = 18;
+
+/// Why a call by id was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    Gone,
+    Full,
+}
+
+/// One atomic word per slot of a loop: which connection has it, whether it
+/// may be sent to, and how many bytes are accepted for it but not written.
+/// Having these in one word makes each call by id one atomic step: what is
+/// counted is counted for that connection and for no later one.
+pub(crate) struct IdTable {
+    /// Chunk `k` has `64 << k` entries: no entry ever moves.
+    chunks: [OnceCell<Box<[AtomicU64]>>; CHUNKS],
+}
+
+impl Default for IdTable {
+    fn default() -> IdTable {
+        IdTable { chunks: [const { OnceCell::new() }; CHUNKS] }
+    }
+}
+
+impl IdTable {
+    /// How many slots there can be.
+    pub const SLOTS: u32 = ((FIRST_CHUNK << CHUNKS) - FIRST_CHUNK) as u32;
+
+    fn place(slot: u32) -> (usize, usize) {
+        let n = slot as usize + FIRST_CHUNK;
+        let chunk = (n / FIRST_CHUNK).ilog2() as usize;
+        (chunk, n - (FIRST_CHUNK << chunk))
+    }
+
+    fn entry(&self, slot: u32) -> Option<&AtomicU64> {
+        let (chunk, index) = IdTable::place(slot);
+        self.chunks.get(chunk)?.get()?.get(index)
+    }
+
+    /// Gives a slot to a new connection and answers its id; `None` when the
+    /// slot's generations are used up and it must not be used again.
+    pub fn open(&self, index: usize, slot: u32) -> Option<u64> {
+        let (chunk, at) = IdTable::place(slot);
+        let entries = self.chunks[chunk]
+            .get_or_init(|| (0..FIRST_CHUNK << chunk).map(|_| AtomicU64::new(0)).collect());
+        let generation = (entries[at].load(Ordering::Relaxed) >> GENERATION_SHIFT) + 1;
+        if generation > GENERATION_MAX {
+            return None;
+        }
+        entries[at].store(generation << GENERATION_SHIFT | ALIVE | OPEN, Ordering::Release);
+        Some(ConnId::of_slot(index, slot, generation))
+    }
+
+    fn update(
+        &self,
+        id: u64,
+        change: impl Fn(u64) -> Result<u64, Refused>,
+    ) -> Result<u64, Refused> {
+        let entry = self.entry(ConnId::slot(id)).ok_or(Refused::Gone)?;
+        let mut word = entry.load(Ordering::Acquire);
+        loop {
+            if word >> GENERATION_SHIFT != ConnId::generation(id) || word & ALIVE == 0 {
+                return Err(Refused::Gone);
+            }
+            let new = change(word)?;
+            match entry.compare_exchange_weak(word, new, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Ok(word),
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// Counts `n` more pending bytes if the connection takes them.
+    pub fn add(&self, id: u64, n: usize, limit: usize) -> Result<(), Refused> {
+        let added = self.update(id, |word| {
+            if word & OPEN == 0 {
+                return Err(Refused::Gone);
+            }
+            match (word & PENDING).saturating_add(n as u64) <= limit as u64 {
+                true => Ok(word + n as u64),
+                false => Err(Refused::Full),
+            }
+        });
+        added.map(drop)
+    }
+
+    /// `n` pending bytes were written or given up. The owning loop only.
+    pub fn sub(&self, id: u64, n: usize) {
+        let _ = self.update(id, |word| {
+            debug_assert!(word & PENDING >= n as u64);
+            Ok(word - (word & PENDING).min(n as u64))
+        });
+    }
+
+    /// Bytes accepted and not yet written. The owning loop only.
+    pub fn pending(&self, id: u64) -> usize {
+        let word = self.entry(ConnId::slot(id)).map_or(0, |e| e.load(Ordering::Relaxed));
+        (word & PENDING) as usize
+    }
+
+    /// The connection takes no more bytes and wakes; `true` where it did.
+    pub fn shut(&self, id: u64) -> bool {
+        self.update(id, |word| Ok(word & !OPEN)).is_ok_and(|before| before & OPEN != 0)
+    }
+
+    /// The connection is gone.
+    pub fn release(&self, id: u64) {
+        let _ = self.update(id, |word| Ok(word & !(STATE | PENDING)));
+    }
+
+    pub fn is_alive(&self, id: u64) -> bool {
+        self.update(id, Ok).is_ok()
+    }
+
+    /// Asks for a wake; `true` where none was on its way already.
+    pub fn wake(&self, id: u64) -> Result<bool, Refused> {
+        let before = self.update(id, |word| match word & OPEN {
+            0 => Err(Refused::Gone),
+            _ => Ok(word | WOKEN),
+        })?;
+        Ok(before & WOKEN == 0)
+    }
+
+    /// The wake arrived.
+    pub fn woken(&self, id: u64) {
+        let _ = self.update(id, |word| Ok(word & !WOKEN));
+    }
+
+    /// The ids of all open connections of the loop `index`.
+    pub fn open_ids(&self, index: usize) -> Vec<ConnId> {
+        let mut slot = 0;
+        let mut ids = Vec::new();
+        for entries in self.chunks.iter().map_while(OnceCell::get) {
+            for entry in entries.iter() {
+                let word = entry.load(Ordering::Acquire);
+                if word & OPEN != 0 {
+                    ids.push(ConnId(ConnId::of_slot(index, slot, word >> GENERATION_SHIFT)));
+                }
+                slot += 1;
+            }
+        }
+        ids
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_slot_has_one_place() {
+        assert_eq!(IdTable::place(0), (0, 0));
+        assert_eq!(IdTable::place(63), (0, 63));
+        assert_eq!(IdTable::place(64), (1, 0));
+        assert_eq!(IdTable::place(191), (1, 127));
+        assert_eq!(IdTable::place(192), (2, 0));
+        let last = IdTable::place(IdTable::SLOTS - 1);
+        assert_eq!(last, (CHUNKS - 1, (FIRST_CHUNK << (CHUNKS - 1)) - 1));
+        assert!(IdTable::SLOTS <= 1 << SLOT_BITS);
+    }
+
+    #[test]
+    fn ids_are_never_used_again() {
+        let table = IdTable::default();
+        let first = table.open(7, 3).unwrap();
+        assert_eq!((ConnId::loop_index(first), ConnId::slot(first)), (7, 3));
+        table.release(first);
+        let second = table.open(7, 3).unwrap();
+        assert_ne!(first, second);
+        assert_eq!(table.add(first, 1, 10), Err(Refused::Gone));
+        assert!(table.is_alive(second) && !table.is_alive(first));
+    }
+
+    #[test]
+    fn a_slot_whose_generations_are_used_up_is_retired() {
+        let table = IdTable::default();
+        let id = table.open(0, 0).unwrap();
+        table.release(id);
+        let entry = table.entry(0).unwrap();
+        entry.store((GENERATION_MAX - 1) << GENERATION_SHIFT, Ordering::Relaxed);
+        let last = table.open(0, 0).unwrap();
+        table.release(last);
+        assert_eq!(table.open(0, 0), None);
+    }
+
+    #[test]
+    fn pending_bytes_are_bounded_and_belong_to_one_connection() {
+        let table = IdTable::default();
+        let id = table.open(0, 0).unwrap();
+        assert_eq!(table.add(id, 10, 10), Ok(()));
+        assert_eq!(table.add(id, 1, 10), Err(Refused::Full));
+        table.sub(id, 4);
+        assert_eq!(table.pending(id), 6);
+        assert!(table.shut(id) && !table.shut(id));
+        assert_eq!(table.add(id, 1, 10), Err(Refused::Gone));
+        assert!(table.is_alive(id));
+        table.release(id);
+        let next = table.open(0, 0).unwrap();
+        assert_eq!(table.pending(next), 0);
+    }
+
+    #[test]
+    fn wakes_are_given_once() {
+        let table = IdTable::default();
+        let id = table.open(0, 0).unwrap();
+        assert_eq!(table.wake(id), Ok(true));
+        assert_eq!(table.wake(id), Ok(false));
+        table.woken(id);
+        assert_eq!(table.wake(id), Ok(true));
+    }
+}

@@ -1,0 +1,398 @@
+//! Receiving and sending: at once or not at all on a loop, waiting elsewhere.
+
+#![forbid(unsafe_code)]
+
+use std::io::{self, IoSlice};
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+use super::{flag, Conn, Ended, Kind};
+use crate::error::{CloseReason, Status};
+use crate::outbuf::OutBuf;
+use crate::sys;
+use crate::timer::{self, NEVER};
+
+/// Reads and bytes of one handler call before other connections have their
+/// turn.
+pub(crate) const READS: u8 = 16;
+pub(crate) const BUDGET: u32 = 1 << 20;
+
+impl Conn {
+    /// Bytes received, 0 at end of stream, or why not.
+    pub fn recv(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
+        if self.has(flag::OVER | flag::EOF) || buf.is_empty() {
+            return self.recv_none(buf);
+        }
+        match self.env.kind {
+            Kind::Loop => self.recv_now(buf),
+            Kind::Worker | Kind::Owned => self.recv_wait(buf),
+        }
+    }
+
+    fn recv_none(&self, buf: &[u8]) -> Result<usize, Status> {
+        match () {
+            () if self.has(flag::OVER) => Err(Status::Closed),
+            () if buf.is_empty() => Err(Status::Invalid),
+            () => Ok(0),
+        }
+    }
+
+    fn recv_now(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
+        if !self.has(flag::READY) || self.reads == 0 || self.budget == 0 {
+            return Err(Status::WouldBlock);
+        }
+        if self.out.is_some() && self.queued() > self.env.limits.high_water {
+            return Err(Status::WouldBlock);
+        }
+        self.reads -= 1;
+        let Some(fd) = self.fd() else { return Err(Status::Closed) };
+        match sys::recv(fd, buf, 0) {
+            Ok(n) => {
+                // A short read used the input up, and what arrives later
+                // makes a new event; but urgent data cuts reads short, and
+                // an end of stream or error is still to be read.
+                if n < buf.len() && !self.has(flag::HINT) {
+                    self.clear(flag::READY);
+                }
+                self.set(flag::AGAIN);
+                self.budget = self.budget.saturating_sub(n.min(BUDGET as usize) as u32);
+                Ok(self.received(n))
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                self.clear(flag::READY | flag::HINT);
+                Err(Status::WouldBlock)
+            }
+            Err(e) => Err(self.fail(&e)),
+        }
+    }
+
+    /// Counts what was received; 0 is the end of the stream.
+    fn received(&mut self, n: usize) -> usize {
+        if n == 0 {
+            self.set(flag::EOF);
+            return 0;
+        }
+        self.env.counters.bytes_in.add(n as u64);
+        self.touch();
+        n
+    }
+
+    fn sent(&mut self, n: usize) {
+        self.env.counters.bytes_out.add(n as u64);
+        self.touch();
+    }
+
+    fn touch(&mut self) {
+        if self.env.limits.idle != 0 {
+            self.active_at = timer::now();
+        }
+    }
+
+    /// Sends all of it or nothing; what the kernel does not take is queued.
+    pub fn send(&mut self, buf: &[u8]) -> Result<(), Status> {
+        if self.has(flag::OVER | flag::WR_SHUT) {
+            return Err(Status::Closed);
+        }
+        match self.env.kind {
+            Kind::Loop => {
+                self.admit(buf.len())?;
+                let written = self.write_now(buf)?;
+                if written < buf.len() {
+                    let rest = &buf[written..];
+                    self.env.ids.add(self.id, rest.len(), usize::MAX).ok();
+                    self.queue().push(rest);
+                }
+                Ok(())
+            }
+            Kind::Worker | Kind::Owned => self.send_wait(buf),
+        }
+    }
+
+    /// [`Conn::send`] of several buffers as one.
+    pub fn sendv(&mut self, bufs: &[IoSlice<'_>]) -> Result<(), Status> {
+        if let [one] = bufs {
+            return self.send(one);
+        }
+        let total = bufs.iter().map(|b| b.len()).sum();
+        if self.env.kind != Kind::Loop || total <= GATHER {
+            return self.send(&bufs.iter().flat_map(|b| b.iter().copied()).collect::<Vec<u8>>());
+        }
+        if self.has(flag::OVER | flag::WR_SHUT) {
+            return Err(Status::Closed);
+        }
+        self.admit(total)?;
+        self.env.ids.add(self.id, total, usize::MAX).ok();
+        for buf in bufs.iter().filter(|b| !b.is_empty()) {
+            self.queue().push(buf);
+        }
+        self.flush_queue().map(drop)
+    }
+
+    /// Bytes that came by id, already counted as pending.
+    pub fn send_shared(&mut self, bytes: Arc<[u8]>) -> Result<(), Status> {
+        let written = self.write_now(&bytes)?;
+        self.env.ids.sub(self.id, written);
+        if written < bytes.len() {
+            self.queue().push_shared(bytes, written);
+        }
+        Ok(())
+    }
+
+    fn admit(&self, n: usize) -> Result<(), Status> {
+        let pending = self.env.ids.pending(self.id);
+        match pending.saturating_add(n) > self.env.limits.send_limit {
+            true => Err(Status::BufferFull),
+            false => Ok(()),
+        }
+    }
+
+    /// Gives the kernel what it takes now, if nothing is queued before it.
+    fn write_now(&mut self, buf: &[u8]) -> Result<usize, Status> {
+        if self.out.is_some() || buf.is_empty() {
+            return Ok(0);
+        }
+        let Some(fd) = self.fd() else { return Err(Status::Closed) };
+        match sys::send(fd, buf, 0) {
+            Ok(n) => {
+                self.sent(n);
+                Ok(n)
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            Err(e) => Err(self.fail(&e)),
+        }
+    }
+
+    fn queue(&mut self) -> &mut OutBuf {
+        if self.out.is_none() {
+            self.set(flag::ARM);
+        }
+        self.out.get_or_insert_with(|| Box::new(OutBuf::begun_at(timer::now())))
+    }
+
+    /// Writes from the queue what the kernel takes now; `true` when the
+    /// queue is empty.
+    pub fn flush_queue(&mut self) -> Result<bool, Status> {
+        let Some(mut out) = self.out.take() else { return Ok(true) };
+        let written = match self.fd() {
+            None => return Err(Status::Closed),
+            Some(fd) => out.write_to(fd),
+        };
+        match written {
+            Ok(n) => {
+                out.progress_at = timer::now();
+                self.env.ids.sub(self.id, n);
+                self.sent(n);
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(self.fail(&e)),
+        }
+        if out.len() > 0 {
+            self.out = Some(out);
+            return Ok(false);
+        }
+        if self.has(flag::WR_SHUT) {
+            self.send_fin();
+        }
+        Ok(true)
+    }
+
+    /// Shuts the sending side once the queue is empty.
+    pub fn shut_write(&mut self) {
+        self.set(flag::WR_SHUT);
+        if self.out.is_none() {
+            self.send_fin();
+        }
+    }
+
+    fn send_fin(&mut self) {
+        if self.has(flag::FIN_SENT) {
+            return;
+        }
+        self.set(flag::FIN_SENT);
+        if let Some(fd) = self.fd() {
+            let _ = socket2::SockRef::from(&fd).shutdown(std::net::Shutdown::Write);
+        }
+    }
+
+    /// The input side: nothing more is read.
+    pub fn shut_read(&mut self) {
+        self.set(flag::EOF);
+        if let Some(fd) = self.fd() {
+            let _ = socket2::SockRef::from(&fd).shutdown(std::net::Shutdown::Read);
+        }
+    }
+
+    /// `close` where no loop does the rest: the peer sees the end now.
+    pub fn shut_now(&mut self) {
+        let _ = self.drain_queue(self.env.limits.linger);
+        self.send_fin();
+    }
+
+    // What follows waits: workers' connections and detached ones.
+
+    fn recv_wait(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
+        let until = self.wait_until();
+        let bounded = until != NEVER || self.out.is_some();
+        loop {
+            let Some(fd) = self.fd() else { return Err(Status::Closed) };
+            let result = sys::recv(fd, buf, if bounded { libc::MSG_DONTWAIT } else { 0 });
+            match result {
+                Ok(n) if n > 0 => return Ok(self.received(n)),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.wait(libc::POLLIN, until)?;
+                }
+                // The end of the stream, or of a connection that another
+                // thread ended under our feet.
+                ended => {
+                    self.ended()?;
+                    return match ended {
+                        Ok(_) => Ok(self.received(0)),
+                        Err(e) => Err(self.fail(&e)),
+                    };
+                }
+            }
+        }
+    }
+
+    fn send_wait(&mut self, buf: &[u8]) -> Result<(), Status> {
+        let until = self.wait_until();
+        while self.out.is_some() {
+            if !self.flush_queue()? {
+                self.wait(libc::POLLOUT, until)?;
+            }
+        }
+        let flags = if until != NEVER { libc::MSG_DONTWAIT } else { 0 };
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let Some(fd) = self.fd() else { return Err(Status::Closed) };
+            match sys::send(fd, rest, flags) {
+                Ok(n) => {
+                    self.sent(n);
+                    rest = &rest[n..];
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.wait(libc::POLLOUT, until)?;
+                }
+                Err(e) => {
+                    self.ended()?;
+                    return Err(self.fail(&e));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Another thread ended this worker's connection: it is closed, whatever
+    /// the call said.
+    fn ended(&mut self) -> Result<(), Status> {
+        let ended = self.env.ended.load(Ordering::Acquire);
+        if ended == Ended::No as u8 {
+            return Ok(());
+        }
+        self.set(flag::BROKEN);
+        self.reason = match ended {
+            e if e == Ended::Aborted as u8 => CloseReason::Abort,
+            e if e == Ended::Cut as u8 => CloseReason::Cut,
+            _ => CloseReason::Handler,
+        };
+        Err(Status::Closed)
+    }
+
+    /// When a call that begins now gives up.
+    fn wait_until(&self) -> u64 {
+        let io = match self.io_timeout() {
+            0 => NEVER,
+            millis => timer::after_millis(millis),
+        };
+        let whole = if self.timer_at != 0 { self.timer_at } else { NEVER };
+        io.min(whole).min(self.idle_until())
+    }
+
+    fn idle_until(&self) -> u64 {
+        match self.env.limits.idle {
+            0 => NEVER,
+            idle => self.active_at + idle + 1,
+        }
+    }
+
+    /// Waits for `events`; queued bytes leave meanwhile.
+    fn wait(&mut self, events: i16, until: u64) -> Result<(), Status> {
+        loop {
+            let Some(fd) = self.fd() else { return Err(Status::Closed) };
+            let writing = if self.out.is_some() { libc::POLLOUT } else { 0 };
+            match sys::poll(fd, events | writing, timer::poll_timeout(until)) {
+                Ok(0) if timer::now() >= until => return Err(self.waited_too_long()),
+                Ok(found) => {
+                    if writing != 0 && found & libc::POLLOUT != 0 {
+                        self.flush_queue()?;
+                    }
+                    if found & (events | libc::POLLERR | libc::POLLHUP) != 0 {
+                        return Ok(());
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(self.fail(&e)),
+            }
+        }
+    }
+
+    fn waited_too_long(&mut self) -> Status {
+        if timer::now() >= self.idle_until() {
+            self.set(flag::BROKEN);
+            self.reason = CloseReason::Idle;
+        }
+        Status::Timeout
+    }
+
+    /// Lets queued bytes leave for at most `millis`.
+    fn drain_queue(&mut self, millis: u64) -> Result<(), Status> {
+        let until = timer::after_millis(millis);
+        while self.out.is_some() && !self.flush_queue()? {
+            let Some(fd) = self.fd() else { return Err(Status::Closed) };
+            match sys::poll(fd, libc::POLLOUT, timer::poll_timeout(until)) {
+                Ok(0) if timer::now() >= until => return Err(Status::Timeout),
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Err(Status::Io),
+            }
+        }
+        Ok(())
+    }
+
+    /// The end of a connection that no loop has: what is queued leaves, then,
+    /// where the end of the stream was seen or nothing is unread, `None`: the
+    /// descriptor is closed. Else it is half-closed and given back, for its
+    /// input is to be discarded before it is closed: close(2) with unread
+    /// input makes the kernel send a reset (RFC 2525, 2.17), and that can
+    /// destroy the reply on its way.
+    pub fn end(&mut self) -> Option<std::os::fd::OwnedFd> {
+        if self.has(flag::ABORT) || self.reason == CloseReason::Abort {
+            self.reset();
+            return None;
+        }
+        if !self.has(flag::BROKEN) {
+            let _ = self.drain_queue(self.env.limits.linger);
+        }
+        self.out = None;
+        let fd = self.take_fd()?;
+        use std::os::fd::AsFd;
+        if self.has(flag::BROKEN | flag::EOF) || self.env.limits.linger == 0 {
+            return None;
+        }
+        if !unread(fd.as_fd()) {
+            return None;
+        }
+        let _ = socket2::SockRef::from(&fd).shutdown(std::net::Shutdown::Write);
+        Some(fd)
+    }
+}
+
+/// Small gathers are cheaper copied and sent at once.
+const GATHER: usize = 16 << 10;
+
+/// One look, without waiting, whether input is unread.
+pub(crate) fn unread(fd: BorrowedFd<'_>) -> bool {
+    let mut byte = [0];
+    matches!(sys::recv(fd, &mut byte, libc::MSG_PEEK | libc::MSG_DONTWAIT), Ok(1))
+}

@@ -1,0 +1,401 @@
+//! Status numbers, close reasons and the error object.
+
+#![forbid(unsafe_code)]
+
+use std::any::Any;
+use std::fmt;
+use std::io;
+
+macro_rules! statuses {
+    ($($(#[$doc:meta])* $variant:ident = $code:literal, $name:literal, $message:literal;)*) => {
+        /// The outcome of a call. Numbers are stable; 0 is success, every
+        /// failure is −1001 or below, so that a handler's own `-1` is never
+        /// mistaken for one.
+        #[repr(i32)]
+        #[non_exhaustive]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Status { $($(#[$doc])* $variant = $code,)* }
+
+        impl Status {
+            /// Every status there is, success first.
+            pub const ALL: &'static [Status] = &[$(Status::$variant,)*];
+
+            /// The name of the C constant, for example `"NS_ERR_CLOSED"`.
+            pub fn name(self) -> &'static str {
+                match self { $(Status::$variant => $name,)* }
+            }
+
+            /// A short sentence that says what the status means.
+            pub fn message(self) -> &'static str {
+                match self { $(Status::$variant => $message,)* }
+            }
+        }
+    };
+}
+
+statuses! {
+    /// Success.
+    Ok = 0, "NS_OK", "success";
+    /// An argument is not valid.
+    Invalid = -1001, "NS_ERR_INVALID", "invalid argument";
+    /// The server or the object is in the wrong state for this call.
+    State = -1002, "NS_ERR_STATE", "wrong state for this call";
+    /// A deadline passed.
+    Timeout = -1003, "NS_ERR_TIMEOUT", "timed out";
+    /// The connection is closed, or its id is stale.
+    Closed = -1004, "NS_ERR_CLOSED", "the connection is closed";
+    /// The peer reset the connection, or the transport failed.
+    Reset = -1005, "NS_ERR_RESET", "the connection was reset";
+    /// Nothing can be read now; not a failure in a handler.
+    WouldBlock = -1006, "NS_ERR_WOULD_BLOCK", "the call would block";
+    /// The outbound queue would pass `send_limit`; nothing was sent.
+    BufferFull = -1007, "NS_ERR_BUFFER_FULL", "the outbound queue is full";
+    /// No worker became free in time.
+    Rejected = -1008, "NS_ERR_REJECTED", "refused: no worker became free in time";
+    /// The socket was taken out of the server.
+    Detached = -1009, "NS_ERR_DETACHED", "the socket is detached";
+    /// Only a non-blocking server can do this.
+    NotNonBlocking = -1010, "NS_ERR_NOT_NON_BLOCKING", "only on a non-blocking server";
+    /// Only a callback of that connection can do this.
+    NotInHandler = -1011, "NS_ERR_NOT_IN_HANDLER", "only inside a callback of this connection";
+    /// The object is in use by the calling callback.
+    Busy = -1012, "NS_ERR_BUSY", "busy: called from one of the server's callbacks";
+    /// The call would wait for its own thread.
+    Deadlock = -1013, "NS_ERR_DEADLOCK", "the call would wait for itself";
+    /// A panic was caught.
+    Panic = -1014, "NS_ERR_PANIC", "a panic was caught";
+    /// The handler failed.
+    Handler = -1015, "NS_ERR_HANDLER", "the handler failed";
+    /// The service or host cannot be resolved.
+    Address = -1016, "NS_ERR_ADDRESS", "the service cannot be resolved";
+    /// Binding or listening failed.
+    Listen = -1017, "NS_ERR_LISTEN", "cannot listen";
+    /// Another failure of the operating system.
+    Io = -1018, "NS_ERR_IO", "input/output error";
+    /// Out of memory.
+    NoMemory = -1019, "NS_ERR_NO_MEMORY", "out of memory";
+    /// A thread cannot be created.
+    Thread = -1020, "NS_ERR_THREAD", "cannot create a thread";
+    /// This system or build cannot do it.
+    Unsupported = -1021, "NS_ERR_UNSUPPORTED", "not supported";
+    /// Accepting a connection failed.
+    Accept = -1022, "NS_ERR_ACCEPT", "cannot accept a connection";
+    /// The `on_start` hook failed.
+    Hook = -1023, "NS_ERR_HOOK", "the on_start hook failed";
+}
+
+impl Status {
+    /// The stable number, 0 or negative.
+    pub fn code(self) -> i32 {
+        self as i32
+    }
+
+    /// The status of a number, if it is one.
+    pub fn from_code(code: i32) -> Option<Status> {
+        Status::ALL.iter().copied().find(|s| s.code() == code)
+    }
+
+    /// What a failed transfer on an open connection means.
+    pub(crate) fn of_transfer(error: &io::Error) -> Status {
+        match error.raw_os_error() {
+            Some(libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED) => Status::Reset,
+            Some(libc::EAGAIN) => Status::WouldBlock,
+            // Keep-alive or retransmission gave up on a vanished peer.
+            Some(libc::ETIMEDOUT) => Status::Timeout,
+            Some(libc::ENOMEM | libc::ENOBUFS) => Status::NoMemory,
+            _ => Status::Io,
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.message())
+    }
+}
+
+/// Why a connection ended, as told to `on_close` and counted in
+/// [`Stats::closed`](crate::Stats::closed).
+#[repr(i32)]
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// The program closed it.
+    Handler = 1,
+    /// The program closed it after it had seen the end of the stream.
+    Peer = 2,
+    /// The peer reset it, or the transport failed.
+    Reset = 3,
+    /// `idle_timeout` passed.
+    Idle = 4,
+    /// Its one-shot timer fired and there is no `on_timeout`.
+    Timer = 5,
+    /// Queued bytes made no progress for `write_timeout`.
+    WriteTimeout = 6,
+    /// The handler failed or panicked.
+    Error = 7,
+    /// The program aborted it.
+    Abort = 8,
+    /// A stop closed it, nothing was lost.
+    Stop = 9,
+    /// A stop ended it at its deadline.
+    Cut = 10,
+    /// No worker became free in time.
+    Rejected = 11,
+}
+
+impl CloseReason {
+    /// One more than the largest number; the length of `Stats::closed`.
+    pub const COUNT: usize = 12;
+
+    const ALL: [CloseReason; 11] = [
+        CloseReason::Handler,
+        CloseReason::Peer,
+        CloseReason::Reset,
+        CloseReason::Idle,
+        CloseReason::Timer,
+        CloseReason::WriteTimeout,
+        CloseReason::Error,
+        CloseReason::Abort,
+        CloseReason::Stop,
+        CloseReason::Cut,
+        CloseReason::Rejected,
+    ];
+
+    /// The reason of a number, if it is one.
+    pub fn from_code(code: i32) -> Option<CloseReason> {
+        CloseReason::ALL.into_iter().find(|r| *r as i32 == code)
+    }
+
+    /// One word, as the report shows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            CloseReason::Handler => "handler",
+            CloseReason::Peer => "peer",
+            CloseReason::Reset => "reset",
+            CloseReason::Idle => "idle",
+            CloseReason::Timer => "timer",
+            CloseReason::WriteTimeout => "write-timeout",
+            CloseReason::Error => "error",
+            CloseReason::Abort => "abort",
+            CloseReason::Stop => "stop",
+            CloseReason::Cut => "cut",
+            CloseReason::Rejected => "rejected",
+        }
+    }
+}
+
+/// A failure: a [`Status`], a sentence that says what failed, on what and
+/// why, and, where there is one, the code of the operating system.
+///
+/// A bare status costs no allocation.
+pub struct Error {
+    status: Status,
+    detail: Option<Box<Detail>>,
+}
+
+#[derive(Default)]
+struct Detail {
+    message: String,
+    os_code: i32,
+    handler_code: i32,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    payload: Option<Box<dyn Any + Send + Sync>>,
+}
+
+impl Error {
+    /// An error with its own sentence.
+    pub fn new(status: Status, message: impl Into<String>) -> Error {
+        Error::from(status).edit(|d| d.message = message.into())
+    }
+
+    /// What a handler says of its own failure: a negative code and a
+    /// sentence. A code that is a [`Status`] number gives that status,
+    /// another [`Status::Handler`]; a code ≥ 0 becomes −1.
+    pub fn raise(code: i32, message: impl Into<String>) -> Error {
+        let code = if code < 0 { code } else { -1 };
+        let status = Status::from_code(code).unwrap_or(Status::Handler);
+        Error::new(status, message).edit(|d| d.handler_code = code)
+    }
+
+    /// What is made of a handler's negative return when nothing was raised.
+    pub(crate) fn returned(code: i32) -> Error {
+        match Status::from_code(code) {
+            Some(status) => Error::raise(code, format!("the handler returned {}", status.name())),
+            None => Error::raise(code, format!("the handler returned {code}")),
+        }
+    }
+
+    /// The failure of a system call: `what` with the reason appended, for
+    /// example `cannot listen on "http": Permission denied`.
+    pub fn from_os(status: Status, what: &str, error: &io::Error) -> Error {
+        let code = error.raw_os_error().unwrap_or(0);
+        Error::new(status, format!("{what}: {}", reason(error))).edit(|d| d.os_code = code)
+    }
+
+    /// The failure of `on_start`, which makes `start` fail.
+    pub(crate) fn into_hook(mut self) -> Error {
+        self.status = Status::Hook;
+        self.edit(|d| d.message = format!("on_start failed: {}", d.message))
+    }
+
+    pub(crate) fn append(self, text: &str) -> Error {
+        self.edit(|d| d.message.push_str(text))
+    }
+
+    /// Hands an object over to the exception handler.
+    pub fn with_payload(self, payload: Box<dyn Any + Send + Sync>) -> Error {
+        self.edit(|d| d.payload = Some(payload))
+    }
+
+    /// The status.
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// The code of the operating system (`errno`), 0 where there is none.
+    pub fn os_code(&self) -> i32 {
+        self.detail.as_ref().map_or(0, |d| d.os_code)
+    }
+
+    /// The negative number that the handler returned or raised, else 0.
+    pub fn handler_code(&self) -> i32 {
+        self.detail.as_ref().map_or(0, |d| d.handler_code)
+    }
+
+    /// The whole sentence.
+    pub fn message(&self) -> &str {
+        match &self.detail {
+            Some(d) if !d.message.is_empty() => &d.message,
+            _ => self.status.message(),
+        }
+    }
+
+    /// What [`Error::with_payload`] attached.
+    pub fn payload(&self) -> Option<&(dyn Any + Send + Sync)> {
+        self.detail.as_ref()?.payload.as_deref()
+    }
+
+    /// A status with the code that the operating system gave, if any.
+    pub(crate) fn with_os_code(status: Status, os_code: i32) -> Error {
+        if os_code == 0 {
+            return Error::from(status);
+        }
+        let why = io::Error::from_raw_os_error(os_code);
+        Error::new(status, format!("{}: {}", status.message(), reason(&why)))
+            .edit(|d| d.os_code = os_code)
+    }
+
+    /// What a caught panic becomes.
+    pub(crate) fn panic(payload: &(dyn Any + Send)) -> Error {
+        let text = payload
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        match text {
+            Some(text) => Error::new(Status::Panic, format!("a panic was caught: {text}")),
+            None => Error::from(Status::Panic),
+        }
+    }
+
+    fn edit(mut self, change: impl FnOnce(&mut Detail)) -> Error {
+        change(self.detail.get_or_insert_default());
+        self
+    }
+}
+
+/// The operating system's words without std's "(os error N)" tail: the code
+/// stands by itself in [`Error::os_code`].
+pub(crate) fn reason(error: &io::Error) -> String {
+    let mut text = error.to_string();
+    if let Some(end) = text.find(" (os error ") {
+        text.truncate(end);
+    }
+    // It goes on a sentence: "Permission denied" but not "RPC failed".
+    let mut letters = text.chars();
+    if let (Some(first), Some('a'..='z')) = (letters.next(), letters.next()) {
+        text.replace_range(..first.len_utf8(), &first.to_lowercase().to_string());
+    }
+    text
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.message())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.status.name(), self.message())
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        let source = self.detail.as_ref()?.source.as_ref()?;
+        Some(source.as_ref())
+    }
+}
+
+impl From<Status> for Error {
+    fn from(status: Status) -> Error {
+        Error { status, detail: None }
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Error {
+        let status = match error.kind() {
+            io::ErrorKind::WouldBlock => Status::WouldBlock,
+            io::ErrorKind::TimedOut => Status::Timeout,
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Status::Reset,
+            io::ErrorKind::NotConnected => Status::Closed,
+            _ => Status::Io,
+        };
+        match error.downcast::<Error>() {
+            Ok(ours) => ours,
+            Err(error) => Error::new(status, reason(&error)).edit(|d| {
+                d.os_code = error.raw_os_error().unwrap_or(0);
+                d.source = Some(Box::new(error));
+            }),
+        }
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> io::Error {
+        let kind = match error.status {
+            Status::WouldBlock => io::ErrorKind::WouldBlock,
+            Status::Timeout => io::ErrorKind::TimedOut,
+            Status::Reset => io::ErrorKind::ConnectionReset,
+            Status::Closed | Status::Detached => io::ErrorKind::NotConnected,
+            Status::Invalid => io::ErrorKind::InvalidInput,
+            _ => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, error)
+    }
+}
+
+impl From<String> for Error {
+    fn from(message: String) -> Error {
+        Error::new(Status::Handler, message)
+    }
+}
+
+impl From<&str> for Error {
+    fn from(message: &str) -> Error {
+        Error::new(Status::Handler, message)
+    }
+}
+
+impl From<Box<dyn std::error::Error + Send + Sync>> for Error {
+    fn from(source: Box<dyn std::error::Error + Send + Sync>) -> Error {
+        match source.downcast::<Error>() {
+            Ok(ours) => *ours,
+            Err(source) => {
+                Error::new(Status::Handler, source.to_string()).edit(|d| d.source = Some(source))
+            }
+        }
+    }
+}

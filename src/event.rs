@@ -1,0 +1,395 @@
+//! Non-blocking mode: event loops, and what they share.
+//!
+//! The first loop also accepts. It gives each connection to the loop with
+//! the fewest; to another loop than itself by putting it among that one's
+//! arrivals and registering it with that one's poller while the arrivals are
+//! locked. The registration itself makes the first event, so the other loop
+//! needs no wake-up call, and finds the connection complete.
+
+#![forbid(unsafe_code)]
+
+mod accept;
+mod close;
+mod dispatch;
+mod mail;
+mod run;
+mod slab;
+
+pub(crate) use mail::Mail;
+pub(crate) use run::Loop;
+
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crossbeam_channel::{Receiver, Sender};
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+
+use crate::blocking::lock;
+use crate::config::{Config, Limits};
+use crate::conn::{flag, Conn, ConnId, Env, IdTable, Kind, Refused};
+use crate::error::{Error, Status};
+use crate::server::Server;
+use crate::socket::OwnedSocket;
+use crate::sys::Event;
+
+/// A token is an id without the loop: slot and generation. Those of this
+/// module's own descriptors are above all of them.
+const TOKEN_MASK: u64 = (1 << 52) - 1;
+const WAKE: Token = Token(usize::MAX);
+const LISTENERS: usize = usize::MAX - (1 << 16);
+
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("an event's token takes 64 bits");
+
+fn token(id: u64) -> Token {
+    Token((id & TOKEN_MASK) as usize)
+}
+
+/// What a loop's connections are registered for. Urgent data is among it
+/// because it makes reads short although more input waits.
+const INPUT: Interest = Interest::READABLE.add(Interest::PRIORITY);
+const BOTH: Interest = INPUT.add(Interest::WRITABLE);
+
+/// The slots of a loop that are free, and what was put into it from outside.
+struct Entrance {
+    /// The loop's poller; none before it runs and after it ended.
+    registry: Option<Registry>,
+    free: Vec<u32>,
+    next: u32,
+    arrivals: Vec<Conn>,
+}
+
+/// The outside of a loop.
+pub(crate) struct Shared {
+    pub env: Arc<Env>,
+    entrance: Mutex<Entrance>,
+    has_arrivals: AtomicBool,
+    mail: (Sender<Mail>, Receiver<Mail>),
+    /// A wake-up is on its way: further mail needs none.
+    awake: AtomicBool,
+    wake: Event,
+}
+
+impl Shared {
+    fn new(env: Env, poll: &mio::Poll) -> std::io::Result<Shared> {
+        let wake = Event::new()?;
+        poll.registry().register(&mut SourceFd(&wake.as_raw_fd()), WAKE, Interest::READABLE)?;
+        Ok(Shared {
+            env: Arc::new(env),
+            entrance: Mutex::new(Entrance {
+                registry: Some(poll.registry().try_clone()?),
+                free: Vec::new(),
+                next: 0,
+                arrivals: Vec::new(),
+            }),
+            has_arrivals: AtomicBool::new(false),
+            mail: crossbeam_channel::unbounded(),
+            awake: AtomicBool::new(false),
+            wake,
+        })
+    }
+
+    /// Puts mail into the loop's box; one wake-up serves a burst of it.
+    pub fn post(&self, mail: Mail) {
+        let _ = self.mail.0.send(mail);
+        if !self.awake.swap(true, Ordering::AcqRel) {
+            self.wake.signal();
+        }
+    }
+
+    /// An id with a free slot.
+    fn allocate(&self, entrance: &mut Entrance) -> Option<u64> {
+        loop {
+            let slot = entrance.free.pop().or_else(|| {
+                let slot = entrance.next;
+                entrance.next += u32::from(slot < IdTable::SLOTS);
+                (slot < IdTable::SLOTS).then_some(slot)
+            })?;
+            if let Some(id) = self.env.ids.open(self.env.index, slot) {
+                return Some(id);
+            }
+        }
+    }
+
+    fn free(&self, id: u64) {
+        self.env.ids.release(id);
+        lock(&self.entrance).free.push(ConnId::slot(id));
+    }
+
+    /// Puts a connection into the loop from another thread: complete before
+    /// its first event can be seen, since it is among the arrivals before it
+    /// is registered. On failure `make` is called back with nothing done.
+    fn put<T>(
+        &self,
+        source: T,
+        fd: impl Fn(&T) -> i32,
+        make: impl FnOnce(T, u64) -> Conn,
+    ) -> Result<u64, (Error, T)> {
+        let mut entrance = lock(&self.entrance);
+        if entrance.registry.is_none() {
+            return Err((Error::new(Status::State, "the server is not running"), source));
+        }
+        let Some(id) = self.allocate(&mut entrance) else {
+            return Err((Error::new(Status::NoMemory, "no connection slot is left"), source));
+        };
+        let raw = fd(&source);
+        let registered = match &entrance.registry {
+            Some(registry) => registry.register(&mut SourceFd(&raw), token(id), BOTH),
+            None => Ok(()),
+        };
+        if let Err(e) = registered {
+            self.env.ids.release(id);
+            entrance.free.push(ConnId::slot(id));
+            return Err((Error::from_os(Status::Io, "cannot watch the socket", &e), source));
+        }
+        // The loop may see the first event already, but it looks for the
+        // connection under this lock.
+        let mut conn = make(source, id);
+        conn.set(flag::WRITABLE);
+        entrance.arrivals.push(conn);
+        self.has_arrivals.store(true, Ordering::Release);
+        self.env.counters.open.add(1);
+        Ok(id)
+    }
+}
+
+/// The loops of a server.
+pub(crate) struct Loops {
+    loops: Vec<Arc<Shared>>,
+    max_connections: u64,
+    /// Open connections of all loops.
+    open: AtomicU64,
+    /// Accepting waits for a connection to close.
+    paused: AtomicBool,
+}
+
+impl Loops {
+    pub fn new(
+        config: &Config,
+        server: u64,
+        max_connections: usize,
+    ) -> std::io::Result<(Loops, Vec<mio::Poll>)> {
+        let mut loops = Vec::new();
+        let mut polls = Vec::new();
+        for index in 0..config.max_thread as usize {
+            let poll = mio::Poll::new()?;
+            let env = Env::new(Kind::Loop, server, index, Limits::of(config));
+            loops.push(Arc::new(Shared::new(env, &poll)?));
+            polls.push(poll);
+        }
+        let loops = Loops {
+            loops,
+            max_connections: max_connections as u64,
+            open: AtomicU64::new(0),
+            paused: AtomicBool::new(false),
+        };
+        Ok((loops, polls))
+    }
+
+    pub fn envs(&self) -> impl Iterator<Item = &Arc<Env>> {
+        self.loops.iter().map(|shared| &shared.env)
+    }
+
+    /// Lets the loops close their connections until `deadline`, then cut.
+    pub fn begin_stop(&self, deadline: u64) {
+        for shared in &self.loops {
+            shared.post(Mail::Stop(deadline));
+        }
+    }
+
+    pub fn start_accepting(&self, listeners: Vec<crate::listener::Listener>) {
+        self.loops[0].post(Mail::Listen(listeners));
+    }
+
+    /// The loop with the fewest connections; ties stay with `first`.
+    fn least_busy(&self, first: usize) -> usize {
+        let open = |i: usize| self.loops[i].env.counters.open.get();
+        let mut best = (first, open(first));
+        for i in 0..self.loops.len() {
+            let n = if i == first { best.1 } else { open(i) };
+            if n < best.1 {
+                best = (i, n);
+            }
+        }
+        best.0
+    }
+
+    fn is_full(&self) -> bool {
+        self.open.load(Ordering::Acquire) >= self.max_connections
+    }
+
+    fn opened(&self) {
+        self.open.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A connection is gone: accepting may go on.
+    fn gone(&self) {
+        self.open.fetch_sub(1, Ordering::AcqRel);
+        if self.paused.swap(false, Ordering::AcqRel) {
+            self.loops[0].post(Mail::Accept);
+        }
+    }
+
+    fn of(&self, id: ConnId) -> Result<&Shared, Status> {
+        let shared = self.loops.get(ConnId::loop_index(id.get()));
+        shared.map(Arc::as_ref).ok_or(Status::Closed)
+    }
+
+    pub fn send(&self, id: ConnId, bytes: &[u8]) -> Result<(), Status> {
+        let shared = self.of(id)?;
+        let limit = shared.env.limits.send_limit;
+        shared.env.ids.add(id.get(), bytes.len(), limit).map_err(refused)?;
+        if !bytes.is_empty() {
+            shared.post(Mail::Send(id.get(), bytes.into()));
+        }
+        Ok(())
+    }
+
+    /// One copy of the bytes and one mail for each loop.
+    pub fn broadcast(&self, ids: &[ConnId], bytes: &[u8]) -> usize {
+        let mut accepted = vec![Vec::new(); self.loops.len()];
+        for id in ids.iter().map(|id| id.get()) {
+            let index = ConnId::loop_index(id);
+            let Some(shared) = self.loops.get(index) else { continue };
+            let limit = shared.env.limits.send_limit;
+            if shared.env.ids.add(id, bytes.len(), limit).is_ok() {
+                accepted[index].push(id);
+            }
+        }
+        let count = accepted.iter().map(Vec::len).sum();
+        if bytes.is_empty() || count == 0 {
+            return count;
+        }
+        let bytes: Arc<[u8]> = bytes.into();
+        for (shared, ids) in self.loops.iter().zip(accepted) {
+            if !ids.is_empty() {
+                shared.post(Mail::Broadcast(ids, bytes.clone()));
+            }
+        }
+        count
+    }
+
+    pub fn close(&self, id: ConnId) -> Result<(), Status> {
+        let shared = self.of(id)?;
+        // What is sent from now on is refused.
+        if !shared.env.ids.shut(id.get()) {
+            return Err(Status::Closed);
+        }
+        shared.post(Mail::Close(id.get()));
+        Ok(())
+    }
+
+    pub fn abort(&self, id: ConnId) -> Result<(), Status> {
+        let shared = self.of(id)?;
+        if !shared.env.ids.is_alive(id.get()) {
+            return Err(Status::Closed);
+        }
+        shared.env.ids.shut(id.get());
+        shared.post(Mail::Abort(id.get()));
+        Ok(())
+    }
+
+    pub fn wake(&self, id: ConnId) -> Result<(), Status> {
+        let shared = self.of(id)?;
+        if shared.env.ids.wake(id.get()).map_err(refused)? {
+            shared.post(Mail::Wake(id.get()));
+        }
+        Ok(())
+    }
+
+    pub fn connections(&self) -> Vec<ConnId> {
+        let lists = self.loops.iter().map(|s| s.env.ids.open_ids(s.env.index));
+        lists.flatten().collect()
+    }
+
+    /// Takes the connection of a running callback out of its loop.
+    pub fn detach(&self, conn: &mut Conn, owner: Arc<Env>) -> Result<Conn, Error> {
+        let shared = &self.loops[conn.env.index];
+        if let (Some(registry), Some(fd)) = (&lock(&shared.entrance).registry, conn.fd()) {
+            // Not waiting any more, should it have been shut already.
+            let _ = registry.deregister(&mut SourceFd(&fd.as_raw_fd()));
+            socket2::SockRef::from(&fd)
+                .set_nonblocking(false)
+                .map_err(|e| Error::from_os(Status::Io, "cannot detach the socket", &e))?;
+        }
+        shared.env.ids.release(conn.id);
+        let mut stub = Conn::vacant(conn.env.clone());
+        (stub.id, stub.phase, stub.in_callback) = (conn.id, conn.phase, conn.in_callback);
+        // Its slot's queue entry and timers are still about.
+        stub.armed = conn.armed;
+        stub.flags = flag::DETACHED | conn.flags & flag::QUEUED;
+        let mut taken = conn.replace(stub);
+        taken.env = owner;
+        taken.in_callback = false;
+        taken.timer_at = 0;
+        taken.clear(!(flag::EOF | flag::WR_SHUT | flag::FIN_SENT));
+        Ok(taken)
+    }
+
+    /// Gives an owned socket to the loop it came from, or to the least busy.
+    pub fn attach(
+        &self,
+        server: &Server,
+        mut socket: OwnedSocket,
+    ) -> Result<u64, (Error, OwnedSocket)> {
+        let conn = socket.conn_mut();
+        if conn.is_over() || conn.fd().is_none() {
+            return Err((Error::from(Status::Closed), socket));
+        }
+        let former = conn.env.server == server.number() && conn.env.index < self.loops.len();
+        let index = if former { conn.env.index } else { self.least_busy(0) };
+        let nonblocking = conn.fd().map(|fd| socket2::SockRef::from(&fd).set_nonblocking(true));
+        if let Some(Err(e)) = nonblocking {
+            return Err((Error::from_os(Status::Io, "cannot attach the socket", &e), socket));
+        }
+        let shared = &self.loops[index];
+        self.opened();
+        let fd = |socket: &OwnedSocket| socket.raw_fd();
+        let id = shared.put(socket, fd, |socket, id| {
+            let mut conn = socket.take();
+            conn.env = shared.env.clone();
+            conn.id = id;
+            conn.active_at = crate::timer::now();
+            conn.set(flag::ATTACHED | flag::ARM);
+            let _ = shared.env.ids.add(id, conn.queued(), usize::MAX);
+            shared.env.counters.attached.add(1);
+            conn
+        });
+        match id {
+            Ok(id) => Ok(id),
+            Err((error, mut socket)) => {
+                self.gone();
+                if let Some(fd) = socket.conn_mut().fd() {
+                    let _ = socket2::SockRef::from(&fd).set_nonblocking(false);
+                }
+                Err((error, socket))
+            }
+        }
+    }
+
+    /// Hands an accepted connection to another loop.
+    fn pass(&self, index: usize, fd: OwnedFd, peer: Option<SocketAddr>) -> Result<(), Error> {
+        let shared = &self.loops[index];
+        self.opened();
+        let source = (fd, peer);
+        let put = shared.put(
+            source,
+            |(fd, _)| fd.as_raw_fd(),
+            |(fd, peer), id| Conn::open(shared.env.clone(), id, fd, peer),
+        );
+        put.map(drop).map_err(|(error, _)| {
+            self.gone();
+            error
+        })
+    }
+}
+
+fn refused(why: Refused) -> Status {
+    match why {
+        Refused::Gone => Status::Closed,
+        Refused::Full => Status::BufferFull,
+    }
+}

@@ -1,0 +1,192 @@
+//! Accepting, in the first loop, and the beginning of a connection.
+
+#![forbid(unsafe_code)]
+
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::Ordering;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Token};
+
+use super::run::Loop;
+use super::{token, INPUT, LISTENERS};
+use crate::blocking::lock;
+use crate::callback;
+use crate::conn::{flag, Conn, ConnId};
+use crate::error::{CloseReason, Error};
+use crate::listener::{Backoff, Listener, Refusal};
+use crate::timer::{self, NEVER};
+
+/// Connections accepted before the open ones have their turn.
+const PER_TURN: usize = 64;
+
+/// What the first loop accepts from.
+pub(crate) struct Acceptor {
+    listeners: Vec<Listener>,
+    /// Which of them may have connections waiting.
+    ready: Vec<bool>,
+    backoff: Backoff,
+    /// Descriptors are used up: not before this time. 0 for now.
+    resume_at: u64,
+    /// As many connections are open as may be.
+    full: bool,
+}
+
+impl Acceptor {
+    /// When to accept again without an event: 0 for at once, or never.
+    pub fn next_try(&self) -> u64 {
+        if self.full || !self.ready.contains(&true) {
+            return NEVER;
+        }
+        self.resume_at
+    }
+}
+
+impl Loop {
+    pub(super) fn listen(&mut self, listeners: Vec<Listener>) {
+        if self.stopping() {
+            return;
+        }
+        for (i, listener) in listeners.iter().enumerate() {
+            let raw = listener.as_raw_fd();
+            let mut source = SourceFd(&raw);
+            let token = Token(LISTENERS + i);
+            if let Err(e) = self.poll.registry().register(&mut source, token, Interest::READABLE) {
+                let error = Error::from_os(crate::Status::Listen, "cannot watch the listener", &e);
+                self.report(&error);
+            }
+        }
+        // Connections may be waiting since before the registration.
+        let ready = vec![true; listeners.len()];
+        let backoff = Backoff::default();
+        self.acceptor = Some(Acceptor { listeners, ready, backoff, resume_at: 0, full: false });
+    }
+
+    pub(super) fn listener_ready(&mut self, index: usize) {
+        if let Some(ready) = self.acceptor.as_mut().and_then(|a| a.ready.get_mut(index)) {
+            *ready = true;
+        }
+    }
+
+    /// A connection was closed: there is room, and a descriptor.
+    pub(super) fn accept_again(&mut self) {
+        if let Some(acceptor) = &mut self.acceptor {
+            acceptor.full = false;
+            acceptor.resume_at = 0;
+        }
+    }
+
+    /// Accepts some of the connections that wait.
+    pub(super) fn accept(&mut self) {
+        let Some(mut acceptor) = self.acceptor.take() else { return };
+        let due = acceptor.next_try();
+        if due == 0 || due <= timer::now() {
+            self.accept_some(&mut acceptor);
+        }
+        // A stop in a callback meanwhile comes as mail, in a later turn.
+        self.acceptor = Some(acceptor);
+    }
+
+    fn accept_some(&mut self, acceptor: &mut Acceptor) {
+        for _ in 0..PER_TURN {
+            let Some(i) = acceptor.ready.iter().position(|ready| *ready) else { return };
+            if self.loops.is_full() {
+                // Said first, looked at again after: a connection that is
+                // closed in between is not missed.
+                self.loops.paused.store(true, Ordering::SeqCst);
+                acceptor.full = self.loops.is_full();
+                if acceptor.full {
+                    return;
+                }
+                self.loops.paused.store(false, Ordering::SeqCst);
+            }
+            match acceptor.listeners[i].accept(true) {
+                Ok((fd, peer)) => {
+                    acceptor.backoff.recovered();
+                    acceptor.resume_at = 0;
+                    self.begin(fd, peer);
+                }
+                Err(Refusal::Empty | Refusal::Shut) => acceptor.ready[i] = false,
+                Err(Refusal::Next) => {}
+                Err(Refusal::Exhausted(e)) => {
+                    let (wait, report) = acceptor.backoff.exhausted(&e);
+                    acceptor.resume_at = timer::after_millis(wait);
+                    // The next connection to close lets us try at once.
+                    self.loops.paused.store(true, Ordering::SeqCst);
+                    self.shared.env.counters.accept_errors.add(1);
+                    if let Some(error) = report {
+                        self.report(&error);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn report(&mut self, error: &Error) {
+        if callback::failed_without_socket(&self.server, error).is_err() {
+            self.shared.env.counters.handler_errors.add(1);
+        }
+    }
+
+    /// A new connection goes to the loop with the fewest.
+    fn begin(&mut self, fd: OwnedFd, peer: Option<SocketAddr>) {
+        let index = self.loops.least_busy(self.shared.env.index);
+        let begun = if index == self.shared.env.index {
+            self.keep(fd, peer)
+        } else {
+            self.loops.pass(index, fd, peer)
+        };
+        match begun {
+            Ok(()) => self.shared.env.counters.accepted.add(1),
+            Err(error) => {
+                self.shared.env.counters.accept_errors.add(1);
+                self.report(&error);
+            }
+        }
+    }
+
+    fn keep(&mut self, fd: OwnedFd, peer: Option<SocketAddr>) -> Result<(), Error> {
+        let raw = fd.as_raw_fd();
+        let no_slot = || Error::new(crate::Status::NoMemory, "no connection slot is left");
+        let id = self.shared.allocate(&mut lock(&self.shared.entrance)).ok_or_else(no_slot)?;
+        if let Err(e) = self.poll.registry().register(&mut SourceFd(&raw), token(id), INPUT) {
+            self.shared.free(id);
+            return Err(Error::from_os(crate::Status::Io, "cannot watch the socket", &e));
+        }
+        self.slab.install(ConnId::slot(id), Conn::open(self.shared.env.clone(), id, fd, peer));
+        self.live += 1;
+        self.loops.opened();
+        self.shared.env.counters.open.add(1);
+        self.opened(id);
+        Ok(())
+    }
+
+    /// The first callback, unless the connection was attached.
+    pub(super) fn opened(&mut self, id: u64) {
+        let slot = ConnId::slot(id);
+        let Some(conn) = self.slab.get(slot).filter(|conn| conn.id == id) else { return };
+        if self.stop_at.is_some() {
+            if !conn.has(flag::ATTACHED) {
+                conn.set(flag::UNOPENED);
+            }
+            self.drain_one(slot);
+            return;
+        }
+        if conn.has(flag::ATTACHED) {
+            self.settle(slot);
+            return;
+        }
+        let result = callback::call(&self.server, conn, |handler, server, socket| {
+            handler.on_open(server, socket)
+        });
+        if self.after(slot, result) {
+            // Whatever the exception handler did with it.
+            self.change(id, |conn| conn.close_because(CloseReason::Error));
+        }
+        if self.shared.env.limits.idle != 0 {
+            self.arm(slot);
+        }
+    }
+}

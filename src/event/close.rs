@@ -1,0 +1,187 @@
+//! The end of a connection: flush, half-close, linger, close; and the stop.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+
+use super::run::{Loop, SCRATCH};
+use crate::callback;
+use crate::conn::{flag, unread, Conn, Phase};
+use crate::error::CloseReason;
+use crate::sys;
+use crate::timer;
+
+/// Reads of a lingering connection before others have their turn.
+const READS: usize = 16;
+
+impl Loop {
+    /// The program closed it: what is queued leaves first.
+    pub(super) fn begin_close(&mut self, slot: u32, reason: CloseReason) {
+        let Some(conn) = self.slab.get(slot) else { return };
+        conn.phase = Phase::Flushing;
+        conn.reason = reason;
+        conn.timer_at = 0;
+        conn.env.ids.shut(conn.id);
+        if conn.out.is_none() {
+            self.flushed(slot);
+            return;
+        }
+        self.watch_writable(slot);
+        self.arm(slot);
+    }
+
+    /// Everything has left: closes at once if the peer has closed, else
+    /// half-closes and discards input for a while. A close with input unread
+    /// would make the kernel send a reset, which may destroy what was sent.
+    pub(super) fn flushed(&mut self, slot: u32) {
+        let Some(conn) = self.slab.get(slot) else { return };
+        let linger = conn.env.limits.linger;
+        if conn.has(flag::EOF) || linger == 0 {
+            let reason = conn.reason;
+            self.finish(slot, reason);
+            return;
+        }
+        conn.phase = Phase::Lingering;
+        conn.shut_write();
+        conn.timer_at = timer::after_millis(linger);
+        if let Some(stop_at) = self.stop_at {
+            conn.timer_at = conn.timer_at.min(stop_at.max(1));
+        }
+        let ready = conn.has(flag::READY);
+        self.arm(slot);
+        if ready {
+            self.discard(slot);
+        }
+    }
+
+    /// Reads input away until the peer has closed.
+    pub(super) fn discard(&mut self, slot: u32) {
+        let Some(conn) = self.slab.get(slot) else { return };
+        let Some(fd) = conn.fd() else { return };
+        self.scratch.resize(SCRATCH, 0);
+        for _ in 0..READS {
+            match sys::recv(fd, &mut self.scratch, 0) {
+                Ok(n) if n > 0 => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    conn.clear(flag::READY);
+                    return;
+                }
+                _ => {
+                    let reason = conn.reason;
+                    self.finish(slot, reason);
+                    return;
+                }
+            }
+        }
+        if !conn.has(flag::QUEUED) {
+            conn.set(flag::QUEUED);
+            let id = conn.id;
+            self.ready.push_back(id);
+        }
+    }
+
+    /// The last step of every connection that was not detached.
+    pub(super) fn finish(&mut self, slot: u32, reason: CloseReason) {
+        let Some(conn) = self.slab.get(slot) else { return };
+        if conn.phase == Phase::Vacant {
+            return;
+        }
+        let id = conn.id;
+        conn.env.ids.shut(id);
+        conn.phase = Phase::Flushing;
+        if !conn.has(flag::UNOPENED) {
+            callback::closed(&self.server, conn, reason);
+        }
+        let counters = &self.shared.env.counters;
+        counters.closed[reason as usize].add(1);
+        match reason {
+            CloseReason::Stop => counters.drained.add(1),
+            CloseReason::Cut => counters.cut.add(1),
+            _ => {}
+        }
+        if matches!(reason, CloseReason::Abort | CloseReason::Cut | CloseReason::WriteTimeout) {
+            conn.reset();
+        }
+        self.vacate(slot, id);
+    }
+
+    /// The program took the connection: its slot is free.
+    pub(super) fn take_out(&mut self, slot: u32) {
+        let Some(conn) = self.slab.get(slot) else { return };
+        let id = conn.id;
+        self.shared.env.counters.detached.add(1);
+        self.vacate(slot, id);
+    }
+
+    /// Frees the slot. Closing a descriptor takes it out of the poller
+    /// (epoll(7)): no call for that.
+    fn vacate(&mut self, slot: u32, id: u64) {
+        let vacant = Conn::vacant(self.shared.env.clone());
+        let Some(conn) = self.slab.get(slot) else { return };
+        drop(conn.replace(vacant));
+        self.live -= 1;
+        self.shared.env.counters.open.sub(1);
+        self.shared.free(id);
+        self.loops.gone();
+    }
+
+    /// Stops accepting and closes what can be closed. Asked again with an
+    /// earlier deadline it takes that one.
+    pub(super) fn begin_stop(&mut self, deadline: u64) {
+        let deadline = deadline.max(1);
+        if let Some(earlier) = self.stop_at {
+            self.stop_at = Some(earlier.min(deadline));
+            return;
+        }
+        self.stop_at = Some(deadline);
+        self.stop_accepting();
+        for slot in 0..self.slab.end() {
+            self.drain_one(slot);
+        }
+        self.install_arrivals();
+    }
+
+    fn stop_accepting(&mut self) {
+        crate::blocking::lock(&self.shared.entrance).registry = None;
+        self.acceptor = None;
+    }
+
+    /// A connection with nothing unsent and nothing unread closes at once.
+    pub(super) fn drain_one(&mut self, slot: u32) {
+        let Some(conn) = self.slab.get(slot) else { return };
+        match conn.phase {
+            Phase::Open if conn.out.is_some() => self.begin_close(slot, CloseReason::Stop),
+            Phase::Open => {
+                if conn.has(flag::EOF) || !conn.fd().is_some_and(unread) {
+                    self.finish(slot, CloseReason::Stop);
+                } else {
+                    conn.set(flag::READY);
+                    self.begin_close(slot, CloseReason::Stop);
+                }
+            }
+            Phase::Lingering => {
+                if let Some(stop_at) = self.stop_at {
+                    conn.timer_at = conn.timer_at.min(stop_at);
+                    self.arm(slot);
+                }
+            }
+            Phase::Flushing | Phase::Vacant => {}
+        }
+    }
+
+    /// The stop's deadline has passed.
+    pub(super) fn cut(&mut self) {
+        for slot in 0..self.slab.end() {
+            let Some(conn) = self.slab.get(slot) else { continue };
+            match conn.phase {
+                Phase::Vacant => {}
+                // Everything has left; only the peer's end is missing.
+                Phase::Lingering => {
+                    let reason = conn.reason;
+                    self.finish(slot, reason);
+                }
+                Phase::Open | Phase::Flushing => self.finish(slot, CloseReason::Cut),
+            }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Calling the handler, and what it left to be done: one look at the flags
+//! after each callback.
+
+#![forbid(unsafe_code)]
+
+use super::run::Loop;
+use crate::callback;
+use crate::conn::{flag, ConnId, Phase, BUDGET, READS};
+use crate::error::{CloseReason, Error};
+
+impl Loop {
+    /// Input is there, or was: has the handler read it if it may.
+    pub(super) fn input(&mut self, id: u64, slot: u32) {
+        if self.stopping() {
+            return;
+        }
+        let Some(conn) = self.slab.get(slot) else { return };
+        if conn.phase != Phase::Open || (conn.id ^ id) & super::TOKEN_MASK != 0 {
+            return;
+        }
+        if conn.has(flag::PAUSED | flag::THROTTLED) {
+            // The handler cannot be told of a reset, but nothing can be sent
+            // any more either.
+            if conn.has(flag::ERR) {
+                self.finish(slot, CloseReason::Reset);
+            }
+            return;
+        }
+        if !conn.has(flag::READY) || conn.has(flag::EOF) {
+            if conn.has(flag::ERR) {
+                self.finish(slot, CloseReason::Reset);
+            }
+            return;
+        }
+        conn.reads = READS;
+        conn.budget = BUDGET;
+        conn.clear(flag::AGAIN);
+        conn.env.counters.calls.add(1);
+        let result = callback::call(&self.server, conn, |handler, server, socket| {
+            handler.handle(server, socket)
+        });
+        // A reset is read as an error; who does not read on is closed.
+        if conn.has(flag::ERR) && !conn.has(flag::AGAIN | flag::OVER | flag::PAUSED) {
+            conn.set(flag::BROKEN);
+            conn.reason = CloseReason::Reset;
+        }
+        self.after(slot, result);
+    }
+
+    /// After a callback: its failure, if it is one (then `true`), and the
+    /// flags.
+    pub(super) fn after(&mut self, slot: u32, result: Result<Result<(), Error>, Error>) -> bool {
+        let error = callback::outcome(result);
+        let failed = error.is_some();
+        if let (Some(error), Some(conn)) = (error, self.slab.get(slot)) {
+            callback::failed(&self.server, conn, error);
+        }
+        self.settle(slot);
+        failed
+    }
+
+    /// Does what callbacks and calls by id asked for. No callback of the
+    /// connection is on the stack.
+    pub(super) fn settle(&mut self, slot: u32) {
+        let Some(conn) = self.slab.get(slot) else { return };
+        if conn.has(flag::DETACHED) {
+            self.take_out(slot);
+            return;
+        }
+        if conn.has(flag::ABORT | flag::BROKEN) {
+            let reason = conn.reason;
+            self.finish(slot, reason);
+            return;
+        }
+        if conn.has(flag::CLOSE) && conn.phase == Phase::Open {
+            let reason = conn.reason;
+            self.begin_close(slot, reason);
+            return;
+        }
+        if conn.out.is_some() {
+            self.watch_writable(slot);
+        }
+        self.requeue(slot);
+        let armed = self.slab.get(slot).is_some_and(|conn| conn.has(flag::ARM));
+        if armed {
+            self.arm(slot);
+        }
+    }
+
+    /// Looks at the high-water mark, and has the handler called again where
+    /// it left input that it may read.
+    fn requeue(&mut self, slot: u32) {
+        let Some(conn) = self.slab.get(slot) else { return };
+        if conn.phase != Phase::Open {
+            return;
+        }
+        let (queued, high) = (conn.queued(), conn.env.limits.high_water);
+        if queued > high {
+            conn.set(flag::THROTTLED);
+        } else if conn.has(flag::THROTTLED) && queued <= high / 2 {
+            conn.clear(flag::THROTTLED);
+            conn.set(flag::AGAIN);
+        }
+        let wanted = conn.has(flag::AGAIN) && conn.has(flag::READY);
+        if wanted && !conn.has(flag::EOF | flag::PAUSED | flag::THROTTLED | flag::QUEUED) {
+            conn.set(flag::QUEUED);
+            self.ready.push_back(conn.id);
+        }
+    }
+
+    /// Writes from the outbound queue; tells when it is empty.
+    pub(super) fn flush(&mut self, slot: u32) {
+        let stopping = self.stopping();
+        let Some(conn) = self.slab.get(slot) else { return };
+        let (phase, flushed) = (conn.phase, conn.flush_queue());
+        match (phase, flushed) {
+            (_, Err(_)) => self.finish(slot, CloseReason::Reset),
+            (Phase::Flushing, Ok(true)) => self.flushed(slot),
+            (Phase::Open, Ok(true)) if !stopping => {
+                let result = callback::call(&self.server, conn, |handler, server, socket| {
+                    handler.on_drain(server, socket);
+                    Ok(())
+                });
+                self.after(slot, result);
+            }
+            (Phase::Open, Ok(_)) => self.settle(slot),
+            _ => {}
+        }
+    }
+
+    pub(super) fn timed_out(&mut self, slot: u32, reason: CloseReason) {
+        let Some(conn) = self.slab.get(slot) else { return };
+        match (conn.phase, reason) {
+            (Phase::Open, CloseReason::Timer) => {
+                conn.timer_at = 0;
+                let id = conn.id;
+                let result = callback::call(&self.server, conn, |handler, server, socket| {
+                    handler.on_timeout(server, socket);
+                    Ok(())
+                });
+                if conn.reason == CloseReason::Timer && conn.has(flag::CLOSE) {
+                    self.finish(slot, CloseReason::Timer);
+                } else {
+                    self.after(ConnId::slot(id), result);
+                }
+            }
+            (Phase::Lingering, _) => {
+                let reason = conn.reason;
+                self.finish(slot, reason);
+            }
+            _ => self.finish(slot, reason),
+        }
+    }
+}

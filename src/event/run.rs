@@ -1,0 +1,267 @@
+//! The loop: one turn after another of events, ready connections, mail and
+//! deadlines.
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::event::Event;
+use mio::{Events, Poll};
+
+use super::accept::Acceptor;
+use super::slab::Slab;
+use super::{token, Loops, Shared, LISTENERS, TOKEN_MASK, WAKE};
+use crate::blocking::lock;
+use crate::conn::{flag, unread, Conn, ConnId, Phase};
+use crate::error::CloseReason;
+use crate::server::Server;
+use crate::timer::{self, Timers, NEVER};
+
+const EVENTS: usize = 1024;
+/// Input that is discarded is read into this.
+pub(super) const SCRATCH: usize = 64 << 10;
+
+pub(crate) struct Loop {
+    pub(super) server: Server,
+    pub(super) loops: Arc<Loops>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) poll: Poll,
+    pub(super) slab: Slab,
+    /// Connections in use, those that linger among them.
+    pub(super) live: usize,
+    /// Connections whose handler is to be called again without an event.
+    pub(super) ready: VecDeque<u64>,
+    pub(super) timers: Timers,
+    pub(super) acceptor: Option<Acceptor>,
+    pub(super) mail_left: bool,
+    /// What is left of a broadcast.
+    pub(super) broadcast: Option<(Vec<u64>, Arc<[u8]>)>,
+    pub(super) scratch: Vec<u8>,
+    /// The deadline of a stop.
+    pub(super) stop_at: Option<u64>,
+}
+
+impl Loop {
+    pub fn new(server: Server, loops: Arc<Loops>, index: usize, poll: Poll) -> Loop {
+        let shared = loops.loops[index].clone();
+        Loop {
+            server,
+            slab: Slab::new(shared.env.clone()),
+            loops,
+            shared,
+            poll,
+            live: 0,
+            ready: VecDeque::new(),
+            timers: Timers::default(),
+            acceptor: None,
+            mail_left: false,
+            broadcast: None,
+            scratch: Vec::new(),
+            stop_at: None,
+        }
+    }
+
+    /// A thread's whole life.
+    pub fn run(mut self) {
+        let mut events = Events::with_capacity(EVENTS);
+        while !self.finished() {
+            let timeout = self.timeout();
+            match self.poll.poll(&mut events, timeout) {
+                Ok(()) => self.turn(&events),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // The poller's own descriptor is valid and the buffer is
+                // ours: there is no other error (epoll_wait(2)).
+                Err(_) => std::thread::yield_now(),
+            }
+        }
+        self.shared.wake.close();
+    }
+
+    fn finished(&self) -> bool {
+        self.stop_at.is_some() && self.live == 0 && !self.shared.has_arrivals()
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let accepting = self.acceptor.as_ref().map_or(NEVER, Acceptor::next_try);
+        if self.mail_left || !self.ready.is_empty() || accepting == 0 {
+            return Some(Duration::ZERO);
+        }
+        let next = self.timers.next().min(self.stop_at.unwrap_or(NEVER)).min(accepting);
+        let millis = || next.saturating_sub(timer::now()).min(i32::MAX as u64);
+        (next != NEVER).then(|| Duration::from_millis(millis()))
+    }
+
+    fn turn(&mut self, events: &Events) {
+        // Those that are ready from before have their turn after the events.
+        let again = self.ready.len();
+        for event in events {
+            match event.token() {
+                WAKE => self.mail_left = true,
+                token if token.0 >= LISTENERS => self.listener_ready(token.0 - LISTENERS),
+                token => self.event(token.0 as u64, event),
+            }
+        }
+        for _ in 0..again {
+            if let Some(id) = self.ready.pop_front() {
+                self.run_again(id);
+            }
+        }
+        if std::mem::take(&mut self.mail_left) {
+            self.drain_mail();
+        }
+        if self.shared.has_arrivals() {
+            self.install_arrivals();
+        }
+        self.accept();
+        if self.timers.next() != NEVER {
+            self.expire();
+        }
+        if self.stop_at.is_some_and(|deadline| deadline <= timer::now()) {
+            self.cut();
+        }
+    }
+
+    pub(super) fn stopping(&self) -> bool {
+        self.stop_at.is_some()
+    }
+
+    /// The connection of an id (or of its token), unless it is gone.
+    pub(super) fn conn(&mut self, id: u64) -> Option<&mut Conn> {
+        let slot = ConnId::slot(id);
+        let same = |conn: &Conn| conn.phase != Phase::Vacant && (conn.id ^ id) & TOKEN_MASK == 0;
+        if !self.slab.get(slot).is_some_and(|conn| same(conn)) {
+            if !self.shared.has_arrivals() {
+                return None;
+            }
+            self.install_arrivals();
+        }
+        self.slab.get(slot).filter(|conn| same(conn))
+    }
+
+    fn event(&mut self, token: u64, event: &Event) {
+        let Some(conn) = self.conn(token) else { return };
+        let hint = event.is_read_closed() || event.is_error() || event.is_priority();
+        let input = event.is_readable() || hint;
+        if input {
+            conn.set(flag::READY);
+        }
+        if hint {
+            conn.set(flag::HINT);
+        }
+        if event.is_error() {
+            conn.set(flag::ERR);
+        }
+        let slot = ConnId::slot(conn.id);
+        let (phase, queued) = (conn.phase, conn.out.is_some());
+        if event.is_writable() && queued {
+            self.flush(slot);
+        }
+        match phase {
+            Phase::Open if input => self.input(token, slot),
+            Phase::Flushing if event.is_error() => self.finish(slot, CloseReason::Reset),
+            Phase::Lingering if input => self.discard(slot),
+            _ => {}
+        }
+    }
+
+    /// A connection of the ready queue.
+    fn run_again(&mut self, id: u64) {
+        let Some(conn) = self.slab.get(ConnId::slot(id)).filter(|conn| conn.id == id) else {
+            return;
+        };
+        conn.clear(flag::QUEUED);
+        let slot = ConnId::slot(id);
+        match conn.phase {
+            Phase::Open => {
+                // Is there input at all? The last read may have taken the
+                // very last byte, and a handler is not called for nothing.
+                let sure = conn.has(flag::HINT);
+                if conn.has(flag::READY) && !sure && !conn.fd().is_some_and(has_input) {
+                    conn.clear(flag::READY);
+                }
+                self.input(id, slot);
+            }
+            Phase::Lingering => self.discard(slot),
+            Phase::Flushing | Phase::Vacant => {}
+        }
+    }
+
+    /// Puts what came from other threads into its slots.
+    pub(super) fn install_arrivals(&mut self) {
+        let arrivals = {
+            let mut entrance = lock(&self.shared.entrance);
+            self.shared.has_arrivals.store(false, Ordering::Release);
+            std::mem::take(&mut entrance.arrivals)
+        };
+        // All first: the callback of one may come upon another.
+        let ids: Vec<_> = arrivals.iter().map(|conn| conn.id).collect();
+        for conn in arrivals {
+            self.live += 1;
+            self.slab.install(ConnId::slot(conn.id), conn);
+        }
+        for id in ids {
+            self.opened(id);
+        }
+    }
+
+    /// Re-reads deadlines that may have passed.
+    fn expire(&mut self) {
+        let now = timer::now();
+        while let Some((due, slot)) = self.timers.expired(now) {
+            let Some(conn) = self.slab.get(slot) else { continue };
+            if conn.phase == Phase::Vacant || conn.armed != due {
+                continue;
+            }
+            conn.armed = NEVER;
+            let (deadline, reason) = conn.next_deadline();
+            if deadline <= now {
+                self.timed_out(slot, reason);
+            }
+            self.arm(slot);
+        }
+    }
+
+    /// Has the loop look at the connection when its next deadline falls due.
+    pub(super) fn arm(&mut self, slot: u32) {
+        let Some(conn) = self.slab.get(slot) else { return };
+        if conn.phase == Phase::Vacant || conn.has(flag::DETACHED) {
+            return;
+        }
+        conn.clear(flag::ARM);
+        let (deadline, _) = conn.next_deadline();
+        if deadline < conn.armed {
+            conn.armed = deadline;
+            self.timers.arm(deadline, slot);
+        }
+    }
+
+    /// Registers for writability too, once something is queued.
+    pub(super) fn watch_writable(&mut self, slot: u32) {
+        let Some(conn) = self.slab.get(slot) else { return };
+        if conn.has(flag::WRITABLE) {
+            return;
+        }
+        conn.set(flag::WRITABLE);
+        let (raw, id) = (conn.raw_fd(), conn.id);
+        let mut source = mio::unix::SourceFd(&raw);
+        if self.poll.registry().reregister(&mut source, token(id), super::BOTH).is_err() {
+            // Out of kernel memory: without events its bytes cannot leave.
+            self.finish(slot, CloseReason::Reset);
+        }
+    }
+}
+
+/// Input, an end of stream or an error is there to be read.
+fn has_input(fd: std::os::fd::BorrowedFd<'_>) -> bool {
+    unread(fd) || crate::sys::poll(fd, libc::POLLIN | libc::POLLRDHUP, 0).is_ok_and(|e| e != 0)
+}
+
+impl Shared {
+    pub(super) fn has_arrivals(&self) -> bool {
+        self.has_arrivals.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,224 @@
+//! Listening sockets: binding, accepting, and what accept's errors mean.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+use crate::config::Config;
+use crate::conn::canonical;
+use crate::error::{Error, Status};
+use crate::service::Service;
+use crate::sys;
+use crate::timer;
+
+/// A bound socket that listens. Options set here are inherited by what it
+/// accepts (Linux), which spares the calls per connection.
+pub(crate) struct Listener {
+    socket: Socket,
+    address: SocketAddr,
+}
+
+/// Why accept gave no connection.
+pub(crate) enum Refusal {
+    /// None is waiting.
+    Empty,
+    /// That connection is gone already; the next may do.
+    Next,
+    /// Descriptors or memory are used up: try later.
+    Exhausted(io::Error),
+    /// The listener is shut.
+    Shut,
+}
+
+impl Listener {
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The next waiting connection.
+    pub fn accept(&self, non_blocking: bool) -> Result<(OwnedFd, Option<SocketAddr>), Refusal> {
+        sys::accept(self.socket.as_fd(), non_blocking).map_err(|e| match e.raw_os_error() {
+            Some(libc::EAGAIN) => Refusal::Empty,
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => {
+                Refusal::Exhausted(e)
+            }
+            Some(libc::EINVAL | libc::EBADF | libc::ENOTSOCK) => Refusal::Shut,
+            // ECONNABORTED, EPROTO, EINTR, and the network errors that
+            // accept(2) passes on from the new connection.
+            _ => Refusal::Next,
+        })
+    }
+
+    pub fn set_nonblocking(&self) -> io::Result<()> {
+        self.socket.set_nonblocking(true)
+    }
+
+    /// Wakes every thread that waits in accept; none will succeed any more.
+    pub fn shut(&self) {
+        sys::shutdown(self.socket.as_raw_fd(), std::net::Shutdown::Both);
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+/// Binds all addresses of a service, on one port.
+pub(crate) fn bind(service: &Service, config: &Config) -> Result<Vec<Listener>, Error> {
+    let mut addresses = service.addresses(config.use_ipv6)?;
+    if service.is_wildcard() && config.use_ipv6 {
+        return bind_everywhere(service, addresses[0].port(), config);
+    }
+    let mut listeners = Vec::new();
+    for i in 0..addresses.len() {
+        let listener = bind_one(addresses[i], false, config);
+        let listener = listener.map_err(|e| cannot(service, addresses[i], &e))?;
+        // "Any free port" is the same one on every address.
+        if addresses[i].port() == 0 {
+            let port = listener.address.port();
+            addresses.iter_mut().for_each(|a| a.set_port(port));
+        }
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+/// IPv6 and IPv4 on one port: by one dual-stack socket where it is to be
+/// had (RFC 3493, 5.3), else by two; by IPv4 alone on a host without IPv6.
+fn bind_everywhere(service: &Service, port: u16, config: &Config) -> Result<Vec<Listener>, Error> {
+    let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    let v6 = SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), port);
+    let only_v4 = || match bind_one(v4, false, config) {
+        Ok(listener) => Ok(vec![listener]),
+        Err(e) => Err(cannot(service, v4, &e)),
+    };
+    match bind_one(v6, true, config) {
+        Ok(listener) => Ok(vec![listener]),
+        Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+            let six = bind_one(v6, false, config).map_err(|e| cannot(service, v6, &e))?;
+            let v4 = SocketAddr::new(v4.ip(), six.address.port());
+            let four = bind_one(v4, false, config).map_err(|e| cannot(service, v4, &e))?;
+            Ok(vec![six, four])
+        }
+        Err(e) if without_ipv6(&e) => only_v4(),
+        Err(e) => Err(cannot(service, v6, &e)),
+    }
+}
+
+fn without_ipv6(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
+fn cannot(service: &Service, address: SocketAddr, error: &io::Error) -> Error {
+    let text = format!("cannot listen on \"{}\"", service.text());
+    Error::from_os(Status::Listen, &text, error).append(&format!(" (port {})", address.port()))
+}
+
+fn bind_one(address: SocketAddr, dual: bool, config: &Config) -> io::Result<Listener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        // A system that insists on IPv6 alone (OpenBSD) says so here.
+        socket.set_only_v6(!dual).map_err(|e| match dual {
+            true => io::Error::from_raw_os_error(libc::EOPNOTSUPP),
+            false => e,
+        })?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_tcp_nodelay(config.no_delay)?;
+    if let Some(idle) = config.keep_alive {
+        socket.set_tcp_keepalive(&keep_alive(idle))?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(config.backlog as i32)?;
+    let bound = socket.local_addr()?.as_socket().unwrap_or(address);
+    Ok(Listener { socket, address: bound })
+}
+
+fn keep_alive(idle: Duration) -> TcpKeepalive {
+    let seconds = idle.as_secs() + u64::from(idle.subsec_nanos() > 0);
+    let seconds = seconds.max(1);
+    TcpKeepalive::new()
+        .with_time(Duration::from_secs(seconds))
+        .with_interval(Duration::from_secs((seconds / 4).max(1)))
+        .with_retries(4)
+}
+
+/// The text of what is listened on, as `ns_server_address` gives it.
+pub(crate) fn describe(listeners: &[Listener]) -> String {
+    let texts: Vec<_> = listeners.iter().map(|l| canonical(l.address).to_string()).collect();
+    texts.join(", ")
+}
+
+/// How to go on while descriptors or memory are used up: wait twice as long
+/// each time, at most 100 ms, and report at most once a second.
+#[derive(Default)]
+pub(crate) struct Backoff {
+    wait: u64,
+    reported_at: u64,
+}
+
+impl Backoff {
+    const FIRST: u64 = 5;
+    const MOST: u64 = 100;
+    const REPORT_EVERY: u64 = 1000;
+
+    /// The milliseconds to wait, and the error where it is to be reported.
+    pub fn exhausted(&mut self, error: &io::Error) -> (u64, Option<Error>) {
+        self.wait = (self.wait * 2).clamp(Backoff::FIRST, Backoff::MOST);
+        let now = timer::now();
+        if self.reported_at != 0 && now < self.reported_at + Backoff::REPORT_EVERY {
+            return (self.wait, None);
+        }
+        self.reported_at = now;
+        (self.wait, Some(Error::from_os(Status::Accept, "cannot accept a connection", error)))
+    }
+
+    pub fn recovered(&mut self) {
+        self.wait = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_to_a_cap_and_reports_are_rare() {
+        let mut backoff = Backoff::default();
+        let error = io::Error::from_raw_os_error(libc::EMFILE);
+        let rounds: Vec<_> = (0..7).map(|_| backoff.exhausted(&error)).collect();
+        let waits: Vec<_> = rounds.iter().map(|(wait, _)| *wait).collect();
+        assert_eq!(waits, [5, 10, 20, 40, 80, 100, 100]);
+        assert_eq!(rounds.iter().filter(|(_, report)| report.is_some()).count(), 1);
+        let report = rounds[0].1.as_ref().unwrap();
+        assert_eq!((report.status(), report.os_code()), (Status::Accept, libc::EMFILE));
+        backoff.recovered();
+        assert_eq!(backoff.exhausted(&error).0, 5);
+    }
+
+    #[test]
+    fn a_taken_port_is_named() {
+        let config = Config::new();
+        let first = bind(&Service::parse("127.0.0.1:0").unwrap(), &config).unwrap();
+        let port = first[0].address().port();
+        let again = Service::parse(&format!("127.0.0.1:{port}")).unwrap();
+        let error = bind(&again, &config).err().unwrap();
+        assert_eq!((error.status(), error.os_code()), (Status::Listen, libc::EADDRINUSE));
+        let sentence =
+            format!("cannot listen on \"127.0.0.1:{port}\": address already in use (port {port})");
+        assert_eq!(error.message(), sentence);
+    }
+}

@@ -1,0 +1,165 @@
+//! The outbound queue of a connection: what the kernel did not take yet.
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use crate::sys;
+
+/// Buffers handed to one sendmsg(2).
+const BATCH: usize = 16;
+/// The least that an own chunk holds, so that many small sends share one.
+const CHUNK: usize = 4096;
+
+enum Chunk {
+    Own(Vec<u8>),
+    /// One copy for all receivers of a broadcast.
+    Shared(Arc<[u8]>),
+}
+
+impl Chunk {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Chunk::Own(bytes) => bytes,
+            Chunk::Shared(bytes) => bytes,
+        }
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct OutBuf {
+    chunks: VecDeque<Chunk>,
+    /// Bytes of the first chunk that are written already.
+    head: usize,
+    len: usize,
+    /// When bytes were last written or the queue began, for `write_timeout`.
+    pub progress_at: u64,
+}
+
+impl OutBuf {
+    pub fn begun_at(now: u64) -> OutBuf {
+        OutBuf { progress_at: now, ..OutBuf::default() }
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.len += bytes.len();
+        if let Some(Chunk::Own(last)) = self.chunks.back_mut() {
+            if last.capacity() - last.len() >= bytes.len() {
+                last.extend_from_slice(bytes);
+                return;
+            }
+        }
+        let mut chunk = Vec::with_capacity(bytes.len().max(CHUNK));
+        chunk.extend_from_slice(bytes);
+        self.chunks.push_back(Chunk::Own(chunk));
+    }
+
+    /// Appends shared bytes, the first `written` of which are gone already.
+    /// Only an empty queue can have written some.
+    pub fn push_shared(&mut self, bytes: Arc<[u8]>, written: usize) {
+        self.len += bytes.len() - written;
+        if self.chunks.is_empty() {
+            self.head = written;
+        }
+        self.chunks.push_back(Chunk::Shared(bytes));
+    }
+
+    /// Writes as much as the kernel takes now and answers how much that was;
+    /// an error only where nothing could be written.
+    pub fn write_to(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+        let mut written = 0;
+        while self.len > 0 {
+            let mut batch = [IoSlice::new(&[]); BATCH];
+            let mut count = 0;
+            let mut offered = 0;
+            for (slice, chunk) in batch.iter_mut().zip(&self.chunks) {
+                let skip = if count == 0 { self.head } else { 0 };
+                *slice = IoSlice::new(&chunk.bytes()[skip..]);
+                offered += slice.len();
+                count += 1;
+            }
+            match sys::sendv(fd, &batch[..count], libc::MSG_DONTWAIT) {
+                Ok(n) => {
+                    self.consume(n);
+                    written += n;
+                    if n < offered {
+                        break;
+                    }
+                }
+                Err(_) if written > 0 => break,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(written)
+    }
+
+    fn consume(&mut self, mut n: usize) {
+        self.len -= n;
+        while let Some(first) = self.chunks.front() {
+            let left = first.bytes().len() - self.head;
+            if n < left {
+                self.head += n;
+                return;
+            }
+            n -= left;
+            self.head = 0;
+            self.chunks.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn bytes_leave_in_order_as_the_peer_reads() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut queue = OutBuf::default();
+        let mut expected = Vec::new();
+        for i in 0..200u32 {
+            let piece = vec![i as u8; 1 + (i as usize * 37) % 9000];
+            expected.extend_from_slice(&piece);
+            match i % 3 {
+                0 => queue.push_shared(piece.into(), 0),
+                _ => queue.push(&piece),
+            }
+        }
+        assert_eq!(queue.len(), expected.len());
+        let mut got = Vec::new();
+        let mut buffer = [0; 7000];
+        while queue.len() > 0 {
+            match queue.write_to(ours.as_fd()) {
+                Ok(_) => {}
+                Err(e) => assert_eq!(e.kind(), io::ErrorKind::WouldBlock),
+            }
+            let n = theirs.read(&mut buffer).unwrap();
+            got.extend_from_slice(&buffer[..n]);
+        }
+        drop(ours);
+        theirs.read_to_end(&mut got).unwrap();
+        assert!(got == expected);
+    }
+
+    #[test]
+    fn a_shared_piece_may_be_begun() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut queue = OutBuf::default();
+        queue.push_shared(Arc::from(&b"hello"[..]), 2);
+        queue.push(b"!");
+        assert_eq!(queue.write_to(ours.as_fd()).unwrap(), 4);
+        let mut got = [0; 4];
+        theirs.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"llo!");
+    }
+}

@@ -1,0 +1,384 @@
+//! The server: the public object.
+
+#![forbid(unsafe_code)]
+
+mod control;
+mod lifecycle;
+mod start;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use once_cell::sync::OnceCell;
+
+use crate::blocking::Pool;
+use crate::callback;
+use crate::config::{Config, Limits};
+use crate::conn::{ConnId, Ended, Env, Kind};
+use crate::error::{Error, Status};
+use crate::event::Loops;
+use crate::handler::Handler;
+use crate::service::Service;
+use crate::shutdown::ShutdownPort;
+use crate::socket::{OwnedSocket, Socket};
+use crate::stats::{self, Stats, ThreadStats};
+
+use lifecycle::Life;
+
+/// Where a server stands. It goes through these once, in this order; a
+/// failed start leads back to `New`.
+#[repr(i32)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    /// Not started.
+    #[default]
+    New = 0,
+    /// Binding, starting threads, in `on_start`.
+    Starting = 1,
+    /// Accepting.
+    Running = 2,
+    /// Draining.
+    Stopping = 3,
+    /// Over.
+    Stopped = 4,
+}
+
+impl State {
+    /// The state in a word.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::New => "new",
+            State::Starting => "starting",
+            State::Running => "running",
+            State::Stopping => "stopping",
+            State::Stopped => "stopped",
+        }
+    }
+}
+
+/// A server: a service, a handler and a configuration.
+///
+/// A handle, cheap to clone, for any thread. When the last one that came from
+/// [`Server::new`] is dropped the server is stopped; the one that callbacks
+/// are given, and its clones, do not count.
+#[derive(Clone)]
+pub struct Server {
+    inner: Arc<Inner>,
+    /// Only the program's own handles have it.
+    _owner: Option<Arc<Owner>>,
+}
+
+struct Owner(Arc<Inner>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let server = Server { inner: self.0.clone(), _owner: None };
+        let _ = server.stop();
+    }
+}
+
+pub(crate) struct Inner {
+    number: u64,
+    service: Service,
+    shutdown_service: Option<Service>,
+    config: Config,
+    handler: Box<dyn Handler>,
+    life: Life,
+    running: RwLock<Option<Arc<Running>>>,
+}
+
+/// What a started server has; its counters outlive the stop.
+pub(crate) struct Running {
+    engine: Engine,
+    shutdown: Option<ShutdownPort>,
+    port: u16,
+    address: String,
+    started: Instant,
+    uptime: OnceCell<Duration>,
+}
+
+pub(crate) enum Engine {
+    Pool(Pool),
+    Loops(Arc<Loops>),
+}
+
+/// [`Server::attach`] failed: why, and the socket, still the caller's.
+pub struct AttachError {
+    /// Why.
+    pub error: Error,
+    /// The socket.
+    pub socket: OwnedSocket,
+}
+
+impl std::fmt::Debug for AttachError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "AttachError({:?})", self.error)
+    }
+}
+
+impl From<AttachError> for Error {
+    fn from(failed: AttachError) -> Error {
+        failed.error
+    }
+}
+
+impl Server {
+    /// A server with the default configuration. Nothing is bound yet.
+    ///
+    /// `service` says where to listen: `"5000"`, `"http"`, `"0"` or `""` for
+    /// any free port, `"127.0.0.1:5000"`, `"[::1]:5000"`.
+    ///
+    /// Errors: [`Status::Invalid`] for a service string that is none.
+    pub fn new(service: &str, handler: impl Handler) -> Result<Server, Error> {
+        Server::with_config(service, handler, Config::new())
+    }
+
+    /// A server. Errors: [`Status::Invalid`] for a bad service string or a
+    /// setting out of bounds, [`Status::Io`] where the system has no
+    /// descriptor left.
+    pub fn with_config(
+        service: &str,
+        handler: impl Handler,
+        config: Config,
+    ) -> Result<Server, Error> {
+        static NUMBERS: AtomicU64 = AtomicU64::new(1);
+        config.validate()?;
+        let service = Service::parse(service)?;
+        let shutdown_service = match &config.shutdown_port {
+            Some(text) => Some(Service::parse(text)?.or_loopback()),
+            None => None,
+        };
+        let inner = Arc::new(Inner {
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+            service,
+            shutdown_service,
+            config,
+            handler: Box::new(handler),
+            life: Life::new()
+                .map_err(|e| Error::from_os(Status::Io, "cannot make an event", &e))?,
+            running: RwLock::new(None),
+        });
+        Ok(Server { _owner: Some(Arc::new(Owner(inner.clone()))), inner })
+    }
+
+    /// The handle that the library's threads and callbacks use.
+    fn view(&self) -> Server {
+        Server { inner: self.inner.clone(), _owner: None }
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.inner.number
+    }
+
+    pub(crate) fn handler(&self) -> &dyn Handler {
+        &*self.inner.handler
+    }
+
+    fn running(&self) -> Option<Arc<Running>> {
+        self.inner.running.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Is the calling thread one of this server's, or in one of its
+    /// callbacks? There, `stop` only requests and `wait` is an error.
+    pub fn in_callback(&self) -> bool {
+        callback::is_inside(self.inner.number)
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// The port, 0 before `start`.
+    pub fn port(&self) -> u16 {
+        self.running().map_or(0, |r| r.port)
+    }
+
+    /// The shutdown port, 0 before `start` or where there is none.
+    pub fn shutdown_port(&self) -> u16 {
+        self.running().and_then(|r| r.shutdown.as_ref().map(ShutdownPort::port)).unwrap_or(0)
+    }
+
+    /// The addresses listened on, as `127.0.0.1:5000`; several are joined by
+    /// `", "`. Empty before `start`.
+    pub fn address(&self) -> String {
+        self.running().map_or(String::new(), |r| r.address.clone())
+    }
+
+    /// A snapshot of the counters.
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats {
+            state: self.state(),
+            non_blocking: self.inner.config.non_blocking,
+            threads: self.inner.config.max_thread,
+            ..Stats::default()
+        };
+        let Some(running) = self.running() else { return stats };
+        stats.port = running.port;
+        stats.shutdown_port = running.shutdown.as_ref().map_or(0, ShutdownPort::port);
+        stats.uptime = *running.uptime.get().unwrap_or(&running.started.elapsed());
+        for env in running.engine.envs() {
+            stats.add(&env.counters);
+            stats.active_threads += u32::from(env.counters.open.get() > 0);
+        }
+        if let Engine::Pool(pool) = &running.engine {
+            pool.lobby(|env, waiting| {
+                stats.add(&env.counters);
+                stats.waiting = waiting;
+                // A seat counts a connection when it gets it.
+                stats.accepted += waiting;
+            });
+        }
+        let shutdown_errors = running.shutdown.as_ref().map_or(0, ShutdownPort::handler_errors);
+        stats.handler_errors += shutdown_errors;
+        stats
+    }
+
+    /// A snapshot of one worker's or loop's counters; `None` for an index
+    /// that is none, and before `start`.
+    pub fn thread_stats(&self, index: usize) -> Option<ThreadStats> {
+        let running = self.running()?;
+        let env = running.engine.envs().into_iter().nth(index)?;
+        Some(ThreadStats::of(index, &env.counters))
+    }
+
+    /// The status in text, for people.
+    pub fn report(&self) -> String {
+        let threads: Vec<_> = match self.running() {
+            Some(running) => {
+                let envs = running.engine.envs().into_iter().enumerate();
+                envs.map(|(i, env)| ThreadStats::of(i, &env.counters)).collect()
+            }
+            None => Vec::new(),
+        };
+        let address = match self.address() {
+            text if text.is_empty() => format!("\"{}\"", self.inner.service.text()),
+            text => text,
+        };
+        stats::report(&address, &self.stats(), &threads)
+    }
+
+    /// Takes a connection out of a non-blocking server, in any callback of it
+    /// but `on_close`. The new socket is the caller's, in blocking mode, for
+    /// any thread, at once.
+    ///
+    /// Errors: [`Status::NotNonBlocking`], [`Status::NotInHandler`],
+    /// [`Status::Detached`], [`Status::Closed`].
+    pub fn detach(&self, socket: &mut Socket<'_>) -> Result<OwnedSocket, Error> {
+        if !self.inner.config.non_blocking {
+            return Err(Error::from(Status::NotNonBlocking));
+        }
+        let conn = socket.conn();
+        if conn.env.kind != Kind::Loop || conn.env.server != self.inner.number {
+            return Err(Error::from(Status::NotInHandler));
+        }
+        conn.usable()?;
+        if conn.has(crate::conn::flag::LAST) {
+            return Err(Error::from(Status::NotInHandler));
+        }
+        if conn.is_over() {
+            return Err(Error::from(Status::Closed));
+        }
+        let running = self.running().ok_or(Status::State)?;
+        let Engine::Loops(loops) = &running.engine else {
+            return Err(Error::from(Status::NotNonBlocking));
+        };
+        let limits = Limits::of(&self.inner.config);
+        let owner = Env::new(Kind::Owned, self.inner.number, conn.env.index, limits);
+        loops.detach(conn, Arc::new(owner)).map(OwnedSocket::new)
+    }
+
+    /// Gives a detached socket to this non-blocking server: to the loop it
+    /// came from, or, of another server, to the least busy. It gets a new id
+    /// and no `on_open`; its handler runs when it can be read.
+    ///
+    /// Errors: [`Status::NotNonBlocking`], [`Status::State`],
+    /// [`Status::Closed`]; the socket comes back with them.
+    pub fn attach(&self, socket: OwnedSocket) -> Result<ConnId, AttachError> {
+        let failed = |status, socket| Err(AttachError { error: Error::from(status), socket });
+        let Some(running) = self.running() else { return failed(Status::State, socket) };
+        let Engine::Loops(loops) = &running.engine else {
+            return failed(Status::NotNonBlocking, socket);
+        };
+        match loops.attach(self, socket) {
+            Ok(id) => Ok(ConnId::from_u64(id).expect("an id is never 0")),
+            Err((error, socket)) => Err(AttachError { error, socket }),
+        }
+    }
+
+    /// Sends to a connection from any thread. Success means accepted, not
+    /// delivered; order holds per calling thread.
+    ///
+    /// Errors: [`Status::Closed`] for a connection that is gone,
+    /// [`Status::BufferFull`], [`Status::NotNonBlocking`].
+    pub fn send(&self, id: ConnId, data: &[u8]) -> Result<(), Error> {
+        Ok(self.loops(|loops| loops.send(id, data))?)
+    }
+
+    /// Sends to many connections and shares one copy of the bytes; answers
+    /// how many accepted it.
+    pub fn broadcast(&self, ids: &[ConnId], data: &[u8]) -> Result<usize, Error> {
+        Ok(self.loops(|loops| Ok(loops.broadcast(ids, data)))?)
+    }
+
+    /// Has `on_wake` called for a connection; calls before it ran count once.
+    pub fn wake(&self, id: ConnId) -> Result<(), Error> {
+        Ok(self.loops(|loops| loops.wake(id))?)
+    }
+
+    /// The ids of the open connections, as of now.
+    pub fn connections(&self) -> Result<Vec<ConnId>, Error> {
+        match self.loops(|loops| Ok(loops.connections())) {
+            Err(Status::Closed) => Ok(Vec::new()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Closes a connection: queued bytes leave first. On a blocking server
+    /// its `recv` and `send` answer `Closed` from now on.
+    pub fn close(&self, id: ConnId) -> Result<(), Error> {
+        self.end(id, Ended::Closed)
+    }
+
+    /// Ends a connection with a reset.
+    pub fn abort(&self, id: ConnId) -> Result<(), Error> {
+        self.end(id, Ended::Aborted)
+    }
+
+    fn end(&self, id: ConnId, how: Ended) -> Result<(), Error> {
+        let running = self.running().ok_or(Status::Closed)?;
+        match (&running.engine, how) {
+            (Engine::Pool(pool), how) => pool.end(id.get(), how)?,
+            (Engine::Loops(loops), Ended::Aborted) => loops.abort(id)?,
+            (Engine::Loops(loops), _) => loops.close(id)?,
+        }
+        Ok(())
+    }
+
+    fn loops<T>(&self, call: impl FnOnce(&Loops) -> Result<T, Status>) -> Result<T, Status> {
+        if !self.inner.config.non_blocking {
+            return Err(Status::NotNonBlocking);
+        }
+        match self.running().as_deref() {
+            Some(Running { engine: Engine::Loops(loops), .. }) => call(loops),
+            _ => Err(Status::Closed),
+        }
+    }
+}
+
+impl Engine {
+    /// Ends what a stop's deadline found; loops do it by themselves.
+    fn cut(&self) {
+        if let Engine::Pool(pool) = self {
+            pool.cut();
+        }
+    }
+
+    fn envs(&self) -> Vec<&Arc<Env>> {
+        match self {
+            Engine::Pool(pool) => pool.envs().collect(),
+            Engine::Loops(loops) => loops.envs().collect(),
+        }
+    }
+}

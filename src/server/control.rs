@@ -1,0 +1,194 @@
+//! The control thread (in the foreground: the caller of `start`): waits for
+//! the stop, lets closed connections linger meanwhile, drains, cuts, joins.
+
+#![forbid(unsafe_code)]
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+
+use super::start::cannot_spawn;
+use super::{Engine, Running, Server};
+use crate::blocking::Lingering;
+use crate::callback::{self, Inside};
+use crate::error::{Error, Status};
+use crate::sys;
+use crate::timer::{self, NEVER};
+
+const WAKE: Token = Token(usize::MAX);
+const EVENTS: usize = 256;
+
+pub(super) struct Control {
+    server: Server,
+    poll: Poll,
+    events: Events,
+    threads: Vec<JoinHandle<()>>,
+    lingering: Lingering,
+    arrivals: (Sender<OwnedFd>, Receiver<OwnedFd>),
+    shutdown_gate: Option<Sender<()>>,
+}
+
+impl Control {
+    pub fn new(server: Server, max_connections: usize) -> Result<Control, Error> {
+        let failed = |e| Error::from_os(Status::Io, "cannot wait for the stop", &e);
+        let poll = Poll::new().map_err(failed)?;
+        let wake = server.inner.life.wake.as_raw_fd();
+        poll.registry().register(&mut SourceFd(&wake), WAKE, Interest::READABLE).map_err(failed)?;
+        let linger = server.config().linger_timeout.as_millis() as u64;
+        Ok(Control {
+            server,
+            poll,
+            events: Events::with_capacity(EVENTS),
+            threads: Vec::new(),
+            lingering: Lingering::new(linger, (max_connections / 16).clamp(16, 1024)),
+            arrivals: crossbeam_channel::unbounded(),
+            shutdown_gate: None,
+        })
+    }
+
+    pub fn lingering_sender(&self) -> Sender<OwnedFd> {
+        self.arrivals.0.clone()
+    }
+
+    /// What the shutdown port's thread waits for before it accepts.
+    pub fn shutdown_gate(&mut self) -> Receiver<()> {
+        let (sender, receiver) = crossbeam_channel::bounded(1);
+        self.shutdown_gate = Some(sender);
+        receiver
+    }
+
+    pub fn open_shutdown_gate(&mut self) {
+        if let Some(gate) = self.shutdown_gate.take() {
+            let _ = gate.send(());
+        }
+    }
+
+    /// Starts a thread of the server.
+    pub fn spawn(
+        &mut self,
+        name: String,
+        body: impl FnOnce() + Send + 'static,
+    ) -> Result<(), Error> {
+        let number = self.server.number();
+        self.server.inner.life.alive.fetch_add(1, Ordering::SeqCst);
+        let ending = Ending(self.server.clone());
+        let thread = sys::spawn(name, move || {
+            let ending = ending;
+            let _inside = Inside::enter(number);
+            if callback::contain(body).is_err() {
+                // A defect of the library: end in good order.
+                ending.0.request_stop();
+            }
+        });
+        self.threads.push(thread.map_err(|e| cannot_spawn(&e))?);
+        Ok(())
+    }
+
+    /// Ends what a start that failed had begun.
+    pub fn undo(mut self, running: &Running) {
+        begin_stop(running, 0);
+        self.shutdown_gate = None;
+        self.join();
+    }
+
+    /// Serves until the stop, and stops.
+    pub fn run(mut self) {
+        let Some(running) = self.server.running() else { return };
+        while !self.server.is_stopping() {
+            self.turn(NEVER);
+        }
+        self.drain(&running);
+        self.join();
+        self.run_stop_hook();
+        // The descriptors first: whoever sees the stop sees them released.
+        let server = self.server.clone();
+        drop(self);
+        server.set_stopped(&running);
+    }
+
+    /// From the request of a stop until every thread has ended.
+    fn drain(&mut self, running: &Running) {
+        let mut deadline = self.server.begin_stopping();
+        begin_stop(running, deadline);
+        let mut cut = false;
+        while self.any_alive() || !self.lingering.is_empty() {
+            self.turn(if cut { NEVER } else { deadline });
+            let sooner = self.server.stop_deadline();
+            if sooner < deadline {
+                deadline = sooner;
+                if let Engine::Loops(loops) = &running.engine {
+                    loops.begin_stop(deadline);
+                }
+            }
+            if deadline <= timer::now() {
+                self.lingering.clear();
+                if !cut {
+                    cut = true;
+                    running.engine.cut();
+                }
+            }
+        }
+    }
+
+    fn any_alive(&self) -> bool {
+        self.server.inner.life.alive.load(Ordering::SeqCst) > 0
+    }
+
+    /// Waits for something to do, at most until a deadline, and lingers.
+    fn turn(&mut self, deadline: u64) {
+        let until = deadline.min(self.lingering.next_deadline());
+        let timeout = match timer::poll_timeout(until) {
+            -1 => None,
+            millis => Some(Duration::from_millis(millis as u64)),
+        };
+        if self.poll.poll(&mut self.events, timeout).is_err() {
+            // Interrupted: in the foreground the program's signals come here.
+            return;
+        }
+        for event in &self.events {
+            if event.token() != WAKE {
+                self.lingering.readable(event.token());
+            }
+        }
+        while let Ok(fd) = self.arrivals.1.try_recv() {
+            self.lingering.add(self.poll.registry(), fd);
+        }
+        self.lingering.turn();
+    }
+
+    fn join(&mut self) {
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+
+    fn run_stop_hook(&self) {
+        let _inside = Inside::enter(self.server.number());
+        let _ = callback::contain(|| self.server.handler().on_stop(&self.server));
+    }
+}
+
+fn begin_stop(running: &Running, deadline: u64) {
+    match &running.engine {
+        Engine::Pool(pool) => pool.begin_stop(),
+        Engine::Loops(loops) => loops.begin_stop(deadline),
+    }
+    if let Some(port) = &running.shutdown {
+        port.stop();
+    }
+}
+
+/// The end of a thread, told to the control thread.
+struct Ending(Server);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.inner.life.alive.fetch_sub(1, Ordering::SeqCst);
+        self.0.wake_control();
+    }
+}

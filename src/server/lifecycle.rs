@@ -1,0 +1,300 @@
+//! The life of a server: start, stop, wait.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::control::Control;
+use super::{Running, Server, State};
+use crate::blocking::lock;
+use crate::error::{Error, Status};
+use crate::sys::Event;
+use crate::timer::{self, NEVER};
+
+/// What `stop` waits for beyond the deadline: for cut handlers to return.
+const GRACE: Duration = Duration::from_millis(80);
+
+pub(super) struct Life {
+    now: Mutex<Now>,
+    changed: Condvar,
+    /// A stop was requested, perhaps by a signal handler.
+    requested: AtomicBool,
+    pub wake: Event,
+    /// Threads of the engine and the shutdown port that have not ended.
+    pub alive: AtomicUsize,
+    /// The control thread of a server in the background. Its own lock: who
+    /// joins it holds it.
+    pub control: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Now {
+    state: State,
+    /// The drain time of the stop to come, where it is not the configured.
+    drain: Option<Duration>,
+    /// When what is left will be cut.
+    deadline: u64,
+}
+
+impl Life {
+    pub fn new() -> io::Result<Life> {
+        Ok(Life {
+            now: Mutex::new(Now { state: State::New, drain: None, deadline: NEVER }),
+            changed: Condvar::new(),
+            requested: AtomicBool::new(false),
+            wake: Event::new()?,
+            alive: AtomicUsize::new(0),
+            control: Mutex::new(None),
+        })
+    }
+
+    fn now(&self) -> MutexGuard<'_, Now> {
+        lock(&self.now)
+    }
+
+    fn set(&self, state: State) {
+        self.now().state = state;
+        self.changed.notify_all();
+    }
+}
+
+impl Server {
+    /// Starts and serves until the server stops; the calling thread waits
+    /// for that.
+    ///
+    /// Errors, with everything undone, so that it may be tried again:
+    /// [`Status::Address`], [`Status::Listen`], [`Status::Thread`],
+    /// [`Status::Io`], and [`Status::Hook`] where `on_start` failed.
+    /// [`Status::State`] for a server that runs or has run.
+    pub fn start(&self) -> Result<(), Error> {
+        if let Some(control) = self.launch(|| Ok(()))? {
+            control.run();
+        }
+        Ok(())
+    }
+
+    /// Starts and returns when the server is accepting: its ports are final
+    /// then. Errors as with [`Server::start`].
+    pub fn start_background(&self) -> Result<(), Error> {
+        let (sender, receiver) = crossbeam_channel::bounded::<Control>(1);
+        let launched = self.launch(|| {
+            let handle = self.spawn_control(move || {
+                if let Ok(control) = receiver.recv() {
+                    control.run();
+                }
+            })?;
+            *lock(&self.inner.life.control) = Some(handle);
+            Ok(())
+        });
+        match launched {
+            Ok(Some(control)) => {
+                // The control thread waits for it: it cannot have ended.
+                let _ = sender.send(control);
+                Ok(())
+            }
+            Ok(None) => Ok(()),
+            Err(error) => {
+                drop(sender);
+                self.join_control();
+                Err(error)
+            }
+        }
+    }
+
+    /// Everything up to accepting. `None` where a stop was requested before.
+    fn launch(
+        &self,
+        spawn_control: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<Option<Control>, Error> {
+        let life = &self.inner.life;
+        {
+            let mut now = life.now();
+            if now.state != State::New {
+                let text = format!("cannot start: the server is {}", now.state.name());
+                return Err(Error::new(Status::State, text));
+            }
+            if life.requested.load(Ordering::SeqCst) {
+                now.state = State::Stopped;
+                drop(now);
+                life.wake.close();
+                life.changed.notify_all();
+                return Ok(None);
+            }
+            now.state = State::Starting;
+        }
+        match self.prepare(spawn_control) {
+            Ok(control) => {
+                life.set(State::Running);
+                Ok(Some(control))
+            }
+            Err(error) => {
+                life.set(State::New);
+                Err(error)
+            }
+        }
+    }
+
+    /// Stops: accepting ends, running handlers may finish and bytes may
+    /// leave for the `drain_timeout`, then the rest is cut; returns when the
+    /// server has stopped. In a callback of this server it only requests the
+    /// stop and returns at once. On a server that was never started it does
+    /// nothing.
+    ///
+    /// Errors: [`Status::Timeout`] where a handler does not return; the stop
+    /// goes on, and may be waited for again.
+    pub fn stop(&self) -> Result<(), Error> {
+        self.stop_in(None)
+    }
+
+    /// [`Server::stop`] with another drain time; of concurrent stops the
+    /// earliest deadline counts.
+    pub fn stop_within(&self, drain: Duration) -> Result<(), Error> {
+        if drain > crate::config::MAX_TIME {
+            return Err(Error::new(Status::Invalid, "the drain time is too long"));
+        }
+        self.stop_in(Some(drain))
+    }
+
+    fn stop_in(&self, drain: Option<Duration>) -> Result<(), Error> {
+        let life = &self.inner.life;
+        {
+            let mut now = life.now();
+            if now.state == State::New {
+                return Ok(());
+            }
+            if let Some(drain) = drain {
+                now.drain = Some(now.drain.map_or(drain, |earlier| earlier.min(drain)));
+                if now.state == State::Stopping {
+                    now.deadline = now.deadline.min(timer::after(drain));
+                }
+            }
+        }
+        self.request_stop();
+        if self.in_callback() {
+            return Ok(());
+        }
+        // A start that is under way sees the request when it has finished.
+        self.wait_while(None, |state| state == State::Starting)?;
+        let left = self.time_to_deadline() + GRACE;
+        let stopped =
+            self.wait_while(Some(left), |state| matches!(state, State::Running | State::Stopping));
+        stopped.map_err(|_| {
+            Error::new(Status::Timeout, "a handler does not return; the server is still stopping")
+        })?;
+        self.join_control();
+        Ok(())
+    }
+
+    /// How long the stop may still take.
+    fn time_to_deadline(&self) -> Duration {
+        let now = self.inner.life.now();
+        match now.deadline {
+            // The control thread has not begun yet.
+            NEVER => now.drain.unwrap_or(self.inner.config.drain_timeout),
+            deadline => Duration::from_millis(deadline.saturating_sub(timer::now())),
+        }
+    }
+
+    /// Requests a stop and returns at once; for any thread, callbacks, and
+    /// signal handlers (it is async-signal-safe: an atomic store and one
+    /// write(2), and `errno` is kept). Before `start` it is remembered:
+    /// `start` then returns at once.
+    pub fn request_stop(&self) {
+        let life = &self.inner.life;
+        life.requested.store(true, Ordering::SeqCst);
+        life.wake.signal();
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.inner.life.requested.load(Ordering::SeqCst)
+    }
+
+    /// Waits until the server has stopped, by whatever route, at most for
+    /// `timeout` (`None`: for ever). On a server that was never started it
+    /// returns at once.
+    ///
+    /// Errors: [`Status::Timeout`]; [`Status::Deadlock`] in a callback or on
+    /// a thread of this server.
+    pub fn wait(&self, timeout: Option<Duration>) -> Result<(), Error> {
+        if self.in_callback() {
+            return Err(Error::from(Status::Deadlock));
+        }
+        self.wait_while(timeout, |state| !matches!(state, State::New | State::Stopped))?;
+        self.join_control();
+        Ok(())
+    }
+
+    fn wait_while(
+        &self,
+        timeout: Option<Duration>,
+        goes_on: impl Fn(State) -> bool,
+    ) -> Result<(), Error> {
+        let life = &self.inner.life;
+        let until = timeout.and_then(|time| Instant::now().checked_add(time));
+        let mut now = life.now();
+        while goes_on(now.state) {
+            now = match until {
+                None => life.changed.wait(now).unwrap_or_else(|e| e.into_inner()),
+                Some(until) => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return Err(Error::from(Status::Timeout));
+                    }
+                    let waited = life.changed.wait_timeout(now, left);
+                    waited.unwrap_or_else(|e| e.into_inner()).0
+                }
+            };
+        }
+        Ok(())
+    }
+
+    /// The control thread has published the stop and is about to end:
+    /// everybody who waited for the stop waits for its end too.
+    fn join_control(&self) {
+        let mut control = lock(&self.inner.life.control);
+        if let Some(handle) = control.take() {
+            let _ = handle.join();
+        }
+    }
+
+    /// True before the start and after the stop.
+    pub fn is_stopped(&self) -> bool {
+        matches!(self.state(), State::New | State::Stopped)
+    }
+
+    /// Where the server stands.
+    pub fn state(&self) -> State {
+        self.inner.life.now().state
+    }
+
+    /// For threads of this server: something for the control thread.
+    pub(crate) fn wake_control(&self) {
+        self.inner.life.wake.signal();
+    }
+
+    /// The stop begins; answers its deadline.
+    pub(super) fn begin_stopping(&self) -> u64 {
+        let life = &self.inner.life;
+        let mut now = life.now();
+        let drain = now.drain.unwrap_or(self.inner.config.drain_timeout);
+        now.state = State::Stopping;
+        now.deadline = timer::after(drain);
+        life.changed.notify_all();
+        now.deadline
+    }
+
+    /// The stop's deadline, which a more urgent stop may bring forward.
+    pub(super) fn stop_deadline(&self) -> u64 {
+        self.inner.life.now().deadline
+    }
+
+    /// The very last step.
+    pub(super) fn set_stopped(&self, running: &Running) {
+        let _ = running.uptime.set(running.started.elapsed());
+        self.inner.life.wake.close();
+        self.inner.life.set(State::Stopped);
+    }
+}

@@ -1,0 +1,174 @@
+//! The steps of a start: listeners, threads, `on_start`, accepting.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use once_cell::sync::OnceCell;
+
+use super::control::Control;
+use super::{Engine, Running, Server};
+use crate::blocking::Pool;
+use crate::callback::{self, Inside};
+use crate::error::{Error, Status};
+use crate::event::{Loop, Loops};
+use crate::listener::{self, Listener};
+use crate::shutdown::ShutdownPort;
+use crate::sys;
+
+/// What only the start needs.
+struct Parts {
+    polls: Vec<mio::Poll>,
+    listeners: Vec<Listener>,
+}
+
+impl Server {
+    /// All of it. A failure undoes what was done.
+    pub(super) fn prepare(
+        &self,
+        spawn_control: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<Control, Error> {
+        let mut control = Control::new(self.view(), self.max_connections())?;
+        let (running, parts) = self.bind(&control)?;
+        self.set_running(Some(running.clone()));
+        let started = self
+            .spawn_all(&mut control, &running, parts.polls)
+            .and_then(|()| spawn_control())
+            .and_then(|()| self.run_start_hook());
+        if let Err(error) = started {
+            control.undo(&running);
+            self.set_running(None);
+            return Err(error);
+        }
+        match &running.engine {
+            Engine::Pool(pool) => pool.open_gate(),
+            Engine::Loops(loops) => loops.start_accepting(parts.listeners),
+        }
+        control.open_shutdown_gate();
+        Ok(control)
+    }
+
+    /// The listeners: from now on clients wait in the backlog.
+    fn bind(&self, control: &Control) -> Result<(Arc<Running>, Parts), Error> {
+        let inner = &self.inner;
+        let config = &inner.config;
+        let shutdown = match &inner.shutdown_service {
+            Some(service) => Some(ShutdownPort::bind(service, config, inner.number)?),
+            None => None,
+        };
+        let mut listeners = listener::bind(&inner.service, config)?;
+        let port = listeners.first().map_or(0, |l| l.address().port());
+        let address = listener::describe(&listeners);
+        let most = self.max_connections();
+        let mut polls = Vec::new();
+        let engine = if config.non_blocking {
+            for listener in &listeners {
+                listener.set_nonblocking().map_err(|e| cannot_watch(&e))?;
+            }
+            let (loops, made) =
+                Loops::new(config, inner.number, most).map_err(|e| cannot_watch(&e))?;
+            polls = made;
+            Engine::Loops(Arc::new(loops))
+        } else {
+            let listeners = std::mem::take(&mut listeners);
+            let lingering = control.lingering_sender();
+            Engine::Pool(Pool::new(config, inner.number, most, listeners, lingering))
+        };
+        let running = Running {
+            engine,
+            shutdown,
+            port,
+            address,
+            started: Instant::now(),
+            uptime: OnceCell::new(),
+        };
+        Ok((Arc::new(running), Parts { polls, listeners }))
+    }
+
+    fn set_running(&self, running: Option<Arc<Running>>) {
+        let mut place = self.inner.running.write().unwrap_or_else(PoisonError::into_inner);
+        *place = running;
+    }
+
+    /// The bound on open connections: what is configured, else what the
+    /// process's descriptors allow with a reserve for the program's own.
+    fn max_connections(&self) -> usize {
+        match self.inner.config.max_connections {
+            0 => {
+                let limit = sys::descriptor_limit().min(1 << 30) as usize;
+                limit.saturating_sub(64 + limit / 16).max(16)
+            }
+            n => n as usize,
+        }
+    }
+
+    fn spawn_all(
+        &self,
+        control: &mut Control,
+        running: &Arc<Running>,
+        polls: Vec<mio::Poll>,
+    ) -> Result<(), Error> {
+        match &running.engine {
+            Engine::Pool(pool) => {
+                for i in 0..pool.threads() {
+                    let (server, running) = (self.view(), running.clone());
+                    control.spawn(format!("ns-worker-{i}"), move || {
+                        if let Engine::Pool(pool) = &running.engine {
+                            pool.work(&server);
+                        }
+                    })?;
+                }
+            }
+            Engine::Loops(loops) => {
+                for (i, poll) in polls.into_iter().enumerate() {
+                    let event_loop = Loop::new(self.view(), loops.clone(), i, poll);
+                    control.spawn(format!("ns-loop-{i}"), move || event_loop.run())?;
+                }
+            }
+        }
+        if running.shutdown.is_some() {
+            let (server, running) = (self.view(), running.clone());
+            let gate = control.shutdown_gate();
+            control.spawn("ns-shutdown".into(), move || {
+                if let (Ok(()), Some(port)) = (gate.recv(), &running.shutdown) {
+                    port.work(&server);
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The control thread of a server in the background.
+    pub(super) fn spawn_control(
+        &self,
+        body: impl FnOnce() + Send + 'static,
+    ) -> Result<JoinHandle<()>, Error> {
+        let number = self.inner.number;
+        let handle = sys::spawn("ns-control".into(), move || {
+            let _inside = Inside::enter(number);
+            body();
+        });
+        handle.map_err(|e| cannot_spawn(&e))
+    }
+
+    fn run_start_hook(&self) -> Result<(), Error> {
+        let _inside = Inside::enter(self.inner.number);
+        let view = self.view();
+        match callback::contain(|| view.handler().on_start(&view)) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(error.into_hook()),
+            Err(panic) => Err(panic),
+        }
+    }
+}
+
+pub(super) fn cannot_spawn(error: &io::Error) -> Error {
+    Error::from_os(Status::Thread, "cannot start a thread", error)
+}
+
+fn cannot_watch(error: &io::Error) -> Error {
+    Error::from_os(Status::Io, "cannot watch sockets", error)
+}

@@ -1,0 +1,141 @@
+//! Service strings → addresses to listen on.
+
+#![forbid(unsafe_code)]
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::error::{Error, Status};
+use crate::sys;
+
+/// Where to listen: a host (none: all of this machine's addresses) and a
+/// port number or a name of services(5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Service {
+    text: String,
+    host: Option<String>,
+    port: String,
+}
+
+impl Service {
+    /// Takes a service string apart: `"5000"`, `"http"`, `"0"` or `""` (any
+    /// free port), `"127.0.0.1:5000"`, `"[::1]:5000"`, `"localhost:http"`.
+    /// Names are looked up when the server starts.
+    pub fn parse(text: &str) -> Result<Service, Error> {
+        let bad = |why: &str| Err(Error::new(Status::Invalid, format!("service {text:?}: {why}")));
+        let (host, port) = match text.rsplit_once(':') {
+            None => (None, text),
+            Some((host, port)) => match host.strip_prefix('[') {
+                Some(inner) => match inner.strip_suffix(']') {
+                    Some(inner) => (Some(inner), port),
+                    None => return bad("an IPv6 address stands in brackets, \"[::1]:5000\""),
+                },
+                None if host.contains(':') => {
+                    return bad("an IPv6 address stands in brackets, \"[::1]:5000\"")
+                }
+                None => (Some(host), port),
+            },
+        };
+        if host.is_some_and(str::is_empty) {
+            return bad("the host is empty");
+        }
+        if host.is_some() && port.is_empty() {
+            return bad("the port is empty");
+        }
+        let port = if port.is_empty() { "0" } else { port };
+        if !port.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.+".contains(&b)) {
+            return bad("not a port number or a service name");
+        }
+        if port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_err() {
+            return bad("a port number is at most 65535");
+        }
+        if host.is_some_and(|h| h.bytes().any(|b| b <= b' ')) {
+            return bad("the host has a blank or a control character");
+        }
+        Ok(Service {
+            text: text.to_string(),
+            host: host.map(str::to_string),
+            port: port.to_string(),
+        })
+    }
+
+    /// The string that the program gave.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// No host is given.
+    pub fn is_wildcard(&self) -> bool {
+        self.host.is_none()
+    }
+
+    /// The same service on the loopback address where no host is given.
+    pub fn or_loopback(mut self) -> Service {
+        self.host.get_or_insert_with(|| Ipv4Addr::LOCALHOST.to_string());
+        self
+    }
+
+    /// Looks the names up. A wildcard gives one address, `[::]` with
+    /// `use_ipv6`, else `0.0.0.0`; a host name all of its addresses, without
+    /// `use_ipv6` its IPv4 ones if it has any.
+    pub fn addresses(&self, use_ipv6: bool) -> Result<Vec<SocketAddr>, Error> {
+        let failed = |why: String| {
+            Error::new(Status::Address, format!("cannot resolve \"{}\": {why}", self.text))
+        };
+        let Some(host) = &self.host else {
+            let port = match self.port.parse() {
+                Ok(port) => port,
+                Err(_) => sys::resolve(None, &self.port, libc::AF_INET)
+                    .map_err(failed)?
+                    .first()
+                    .map_or(0, SocketAddr::port),
+            };
+            let any: IpAddr = match use_ipv6 {
+                true => Ipv6Addr::UNSPECIFIED.into(),
+                false => Ipv4Addr::UNSPECIFIED.into(),
+            };
+            return Ok(vec![SocketAddr::new(any, port)]);
+        };
+        let all = sys::resolve(Some(host), &self.port, libc::AF_UNSPEC).map_err(failed)?;
+        let v4: Vec<_> = all.iter().copied().filter(SocketAddr::is_ipv4).collect();
+        match use_ipv6 || v4.is_empty() {
+            true => Ok(all),
+            false => Ok(v4),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_are_taken_apart() {
+        let parts = |text: &str| {
+            let service = Service::parse(text).unwrap();
+            (service.host, service.port)
+        };
+        let host = |h: &str| Some(h.to_string());
+        assert_eq!(parts("5000"), (None, "5000".into()));
+        assert_eq!(parts("http"), (None, "http".into()));
+        assert_eq!(parts(""), (None, "0".into()));
+        assert_eq!(parts("127.0.0.1:80"), (host("127.0.0.1"), "80".into()));
+        assert_eq!(parts("[::1]:80"), (host("::1"), "80".into()));
+        assert_eq!(parts("localhost:http"), (host("localhost"), "http".into()));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for text in ["65536", "::1:80", "[::1:80", ":80", "host:", "a b", "-1 ", "\n", "x y:1"] {
+            assert_eq!(Service::parse(text).unwrap_err().status(), Status::Invalid, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_looked_up() {
+        let wild = Service::parse("http").unwrap();
+        assert_eq!(wild.addresses(false).unwrap(), ["0.0.0.0:80".parse().unwrap()]);
+        assert_eq!(wild.addresses(true).unwrap(), ["[::]:80".parse().unwrap()]);
+        let none = Service::parse("no-such-service").unwrap();
+        assert_eq!(none.addresses(false).unwrap_err().status(), Status::Address);
+    }
+}

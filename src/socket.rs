@@ -1,0 +1,353 @@
+//! The handler's view of a connection, and detached sockets.
+
+#![forbid(unsafe_code)]
+
+use std::any::Any;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{OwnedFd, RawFd};
+use std::time::Duration;
+
+use crate::config::MAX_TIME;
+use crate::conn::{flag, Conn, ConnId, Kind};
+use crate::error::{CloseReason, Error, Status};
+use crate::timer;
+
+/// A connection as its callbacks see it, or an [`OwnedSocket`] in use.
+///
+/// On a worker and when owned, calls wait; in a callback of a loop they never
+/// do. After [`Server::detach`](crate::Server::detach) every call answers
+/// [`Status::Detached`].
+pub struct Socket<'a> {
+    conn: &'a mut Conn,
+}
+
+impl<'a> Socket<'a> {
+    pub(crate) fn of(conn: &'a mut Conn) -> Socket<'a> {
+        Socket { conn }
+    }
+
+    pub(crate) fn conn(&mut self) -> &mut Conn {
+        self.conn
+    }
+
+    /// The address of the connection, which is the C layer's `ns_socket *`.
+    #[cfg(feature = "capi")]
+    pub(crate) fn conn_ptr(&mut self) -> *mut Conn {
+        self.conn
+    }
+
+    fn failed(&self, status: Status) -> Error {
+        match status {
+            Status::Reset | Status::Io | Status::Timeout | Status::NoMemory => {
+                Error::with_os_code(status, self.conn.os_error())
+            }
+            other => Error::from(other),
+        }
+    }
+
+    fn try_call<T>(
+        &mut self,
+        call: impl FnOnce(&mut Conn) -> Result<T, Status>,
+    ) -> Result<T, Error> {
+        self.conn.usable()?;
+        call(self.conn).map_err(|status| self.failed(status))
+    }
+
+    /// Receives into `buf`: how many bytes, 0 at the end of the stream.
+    ///
+    /// On a loop it answers [`Status::WouldBlock`] when nothing can be read
+    /// now; also, without a system call, after a short read, above the
+    /// high-water mark, and after 16 reads or 1 MiB in one call of the
+    /// handler, which then is called again after the other ready connections.
+    /// Elsewhere it waits, at most for the `io_timeout`.
+    ///
+    /// Errors: `WouldBlock`, `Timeout`, `Closed` (also when a stop ended the
+    /// connection), `Reset`, `Io`, `Detached`, `Invalid` for an empty buffer.
+    pub fn recv(&mut self, buf: &mut [u8]) -> Result<usize, Error> {
+        self.try_call(|conn| conn.recv(buf))
+    }
+
+    /// Sends all of `buf`, or nothing of it and an error.
+    ///
+    /// On a loop, what the kernel does not take is queued and leaves as the
+    /// peer reads; [`Status::BufferFull`] where the queue would pass
+    /// `send_limit`. Elsewhere it waits, at most for the `io_timeout`, after
+    /// which an unknown part has been sent.
+    pub fn send(&mut self, buf: &[u8]) -> Result<(), Error> {
+        self.try_call(|conn| conn.send(buf))
+    }
+
+    /// [`Socket::send`] of several buffers as one.
+    pub fn sendv(&mut self, bufs: &[IoSlice<'_>]) -> Result<(), Error> {
+        self.try_call(|conn| conn.sendv(bufs))
+    }
+
+    /// Shuts one direction or both, as shutdown(2) does; the sending side
+    /// after what is queued has left. Receiving then answers 0, sending
+    /// `Closed`.
+    pub fn shutdown(&mut self, how: Shutdown) -> Result<(), Error> {
+        self.try_call(|conn| {
+            if conn.is_over() {
+                return Err(Status::Closed);
+            }
+            if how != Shutdown::Read {
+                conn.shut_write();
+            }
+            if how != Shutdown::Write {
+                conn.shut_read();
+            }
+            Ok(())
+        })
+    }
+
+    /// Closes the connection: on a loop after the callback, when what is
+    /// queued has left. Closing again does nothing.
+    pub fn close(&mut self) {
+        self.close_because(CloseReason::Handler);
+    }
+
+    pub(crate) fn close_because(&mut self, reason: CloseReason) {
+        if self.conn.usable().is_ok() {
+            self.conn.close_because(reason);
+        }
+    }
+
+    /// Ends the connection with a reset; what is queued is dropped.
+    pub fn abort(&mut self) {
+        if self.conn.usable().is_ok() {
+            self.conn.abort();
+        }
+    }
+
+    /// The connection was closed, aborted or detached, or its transport
+    /// failed.
+    pub fn is_closed(&self) -> bool {
+        self.conn.is_over()
+    }
+
+    /// The connection's number; a detached socket keeps its last.
+    pub fn id(&self) -> ConnId {
+        // A connection always has an id; the shutdown port's is 1.
+        ConnId::from_u64(self.conn.id.max(1)).expect("not zero")
+    }
+
+    /// The peer's address, an IPv4-mapped one as IPv4.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.conn.peer()
+    }
+
+    /// The local address, an IPv4-mapped one as IPv4.
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.conn.local()
+    }
+
+    /// Bytes in the outbound queue.
+    pub fn queued(&self) -> usize {
+        self.conn.queued()
+    }
+
+    /// The descriptor, −1 when there is none any more; it stays the
+    /// library's.
+    pub fn raw_fd(&self) -> RawFd {
+        self.conn.raw_fd()
+    }
+
+    /// The operating system's code of the transport's failure, else 0.
+    pub fn os_error(&self) -> i32 {
+        self.conn.os_error()
+    }
+
+    /// Sets the one-shot timer, in place of a former one, or turns it off.
+    /// `on_timeout` runs once it has passed. Non-blocking mode only.
+    pub fn set_timer(&mut self, time: Option<Duration>) -> Result<(), Error> {
+        check_time(time)?;
+        self.on_loop(|conn| {
+            conn.timer_at = time.map_or(0, timer::after);
+            conn.set(flag::ARM);
+        })
+    }
+
+    /// This connection's own `io_timeout`. Not on a loop, where no call
+    /// waits: [`Status::Unsupported`].
+    pub fn set_io_timeout(&mut self, time: Option<Duration>) -> Result<(), Error> {
+        check_time(time)?;
+        self.try_call(|conn| {
+            if conn.env.kind == Kind::Loop {
+                return Err(Status::Unsupported);
+            }
+            conn.set_io_timeout(time.map_or(0, |t| t.as_millis().max(1) as u64));
+            Ok(())
+        })
+    }
+
+    /// Stops reading: the handler is not called until
+    /// [`Socket::resume`]. Non-blocking mode only.
+    pub fn pause(&mut self) -> Result<(), Error> {
+        self.on_loop(|conn| conn.set(flag::PAUSED))
+    }
+
+    /// Reads again.
+    pub fn resume(&mut self) -> Result<(), Error> {
+        self.on_loop(|conn| {
+            if conn.has(flag::PAUSED) {
+                conn.clear(flag::PAUSED);
+                conn.set(flag::AGAIN);
+            }
+        })
+    }
+
+    fn on_loop(&mut self, change: impl FnOnce(&mut Conn)) -> Result<(), Error> {
+        self.try_call(|conn| {
+            if conn.env.kind != Kind::Loop {
+                return Err(Status::NotNonBlocking);
+            }
+            if conn.is_over() {
+                return Err(Status::Closed);
+            }
+            change(conn);
+            Ok(())
+        })
+    }
+
+    /// The program's own data of this connection, if it is a `T`.
+    pub fn user_data<T: Any>(&self) -> Option<&T> {
+        self.conn.user_data()?.downcast_ref()
+    }
+
+    /// The same, to change.
+    pub fn user_data_mut<T: Any>(&mut self) -> Option<&mut T> {
+        self.conn.user_data_mut()?.downcast_mut()
+    }
+
+    /// Attaches data to the connection, in place of former data; it is
+    /// dropped after `on_close`. It goes along with a detach.
+    pub fn set_user_data<T: Any + Send>(&mut self, data: T) {
+        let former = self.conn.replace_user_data(Some(Box::new(data)));
+        drop(former);
+    }
+
+    /// Takes the data out, if it is a `T`.
+    pub fn take_user_data<T: Any>(&mut self) -> Option<T> {
+        if self.user_data::<T>().is_none() {
+            return None;
+        }
+        let data = self.conn.replace_user_data(None)?;
+        let data: Box<dyn Any> = data;
+        data.downcast().ok().map(|data| *data)
+    }
+}
+
+fn check_time(time: Option<Duration>) -> Result<(), Error> {
+    match time {
+        Some(time) if time > MAX_TIME => {
+            let most = MAX_TIME.as_millis();
+            Err(Error::new(Status::Invalid, format!("a time is at most {most} ms")))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Read for Socket<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        Ok(self.recv(buf)?)
+    }
+}
+
+impl Write for Socket<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.send(buf)?;
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A detached socket: the program's own, in blocking mode, for one thread at
+/// a time. Dropping it closes the connection: what is queued leaves, and
+/// unread input is discarded, both bounded by the server's `linger_timeout`.
+pub struct OwnedSocket {
+    conn: Box<Conn>,
+}
+
+impl OwnedSocket {
+    pub(crate) fn new(conn: Conn) -> OwnedSocket {
+        OwnedSocket { conn: Box::new(conn) }
+    }
+
+    /// The socket, to use.
+    pub fn socket(&mut self) -> Socket<'_> {
+        Socket::of(&mut self.conn)
+    }
+
+    pub(crate) fn raw_fd(&self) -> RawFd {
+        self.conn.raw_fd()
+    }
+
+    pub(crate) fn conn_mut(&mut self) -> &mut Conn {
+        &mut self.conn
+    }
+
+    /// The bare descriptor, in blocking mode. An error, with the socket,
+    /// where bytes are still queued ([`Status::Busy`]) or it is closed.
+    pub fn release_fd(mut self) -> Result<OwnedFd, (Error, OwnedSocket)> {
+        if self.conn.queued() > 0 {
+            return Err((Error::from(Status::Busy), self));
+        }
+        match self.conn.take_fd() {
+            Some(fd) if !self.conn.is_over() => Ok(fd),
+            _ => Err((Error::from(Status::Closed), self)),
+        }
+    }
+
+    /// The connection itself, for the C layer, whose `ns_socket *` of a
+    /// detached socket is its address.
+    #[cfg(feature = "capi")]
+    pub(crate) fn into_raw(self) -> *mut Conn {
+        Box::into_raw(Box::new(self.take()))
+    }
+
+    /// What [`OwnedSocket::into_raw`] gave, back.
+    #[cfg(feature = "capi")]
+    pub(crate) fn from_box(conn: Box<Conn>) -> OwnedSocket {
+        OwnedSocket { conn }
+    }
+
+    pub(crate) fn take(mut self) -> Conn {
+        let rest = Conn::vacant(self.conn.env.clone());
+        self.conn.replace(rest)
+    }
+}
+
+impl Drop for OwnedSocket {
+    fn drop(&mut self) {
+        if self.conn.raw_fd() < 0 {
+            return;
+        }
+        let linger = self.conn.env.limits.linger;
+        if let Some(fd) = self.conn.end() {
+            crate::blocking::discard(fd, timer::after_millis(linger));
+        }
+    }
+}
+
+impl Read for OwnedSocket {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.socket().read(buf)
+    }
+}
+
+impl Write for OwnedSocket {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.socket().write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,225 @@
+//! Counters, the snapshot of them, and the textual report.
+
+#![forbid(unsafe_code)]
+
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::error::CloseReason;
+use crate::server::State;
+
+/// A counter that one thread writes and all may read: a load and a store,
+/// no locked instruction.
+#[derive(Default)]
+pub(crate) struct Count(AtomicU64);
+
+impl Count {
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A counter that several threads write.
+#[derive(Default)]
+pub(crate) struct SharedCount(AtomicU64);
+
+impl SharedCount {
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::AcqRel);
+    }
+
+    pub fn sub(&self, n: u64) {
+        self.0.fetch_sub(n, Ordering::AcqRel);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// What one thread counts.
+#[derive(Default)]
+pub(crate) struct Counters {
+    /// Connections that this thread has now.
+    pub open: SharedCount,
+    pub attached: SharedCount,
+    pub accepted: Count,
+    pub refused: Count,
+    pub detached: Count,
+    pub drained: Count,
+    pub cut: Count,
+    pub bytes_in: Count,
+    pub bytes_out: Count,
+    pub calls: Count,
+    pub handler_errors: Count,
+    pub accept_errors: Count,
+    pub closed: [Count; CloseReason::COUNT],
+}
+
+/// A snapshot of a server's counters. Each number is exact; taken together
+/// they are of one moment only while nothing happens. At rest
+/// `accepted + attached = open + waiting + closed_total() + detached`.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Where the server stands.
+    pub state: State,
+    /// Its mode.
+    pub non_blocking: bool,
+    /// Workers or loops.
+    pub threads: u32,
+    /// Threads that have at least one connection.
+    pub active_threads: u32,
+    /// The port, 0 before it is known.
+    pub port: u16,
+    /// The shutdown port, 0 where there is none.
+    pub shutdown_port: u16,
+    /// Time since accepting began; stands still after the stop.
+    pub uptime: Duration,
+    /// Connections accepted, the refused ones among them.
+    pub accepted: u64,
+    /// Sockets given back with `attach`.
+    pub attached: u64,
+    /// Connections refused because no worker became free in time.
+    pub refused: u64,
+    /// Connections open now.
+    pub open: u64,
+    /// Connections waiting for a worker now.
+    pub waiting: u64,
+    /// Sockets taken out with `detach`.
+    pub detached: u64,
+    /// Connections that a stop closed with nothing lost.
+    pub drained: u64,
+    /// Connections that a stop ended at its deadline.
+    pub cut: u64,
+    /// Bytes received.
+    pub bytes_in: u64,
+    /// Bytes given to the kernel.
+    pub bytes_out: u64,
+    /// Failed handlers, hooks and exception handlers.
+    pub handler_errors: u64,
+    /// Failures to accept.
+    pub accept_errors: u64,
+    /// TLS handshakes completed.
+    pub handshakes: u64,
+    /// TLS handshakes that failed.
+    pub handshake_failures: u64,
+    /// Connections closed, by [`CloseReason`] number.
+    pub closed: [u64; CloseReason::COUNT],
+}
+
+impl Stats {
+    /// Connections closed, for whatever reason.
+    pub fn closed_total(&self) -> u64 {
+        self.closed.iter().sum()
+    }
+
+    pub(crate) fn add(&mut self, c: &Counters) {
+        self.accepted += c.accepted.get();
+        self.attached += c.attached.get();
+        self.refused += c.refused.get();
+        self.open += c.open.get();
+        self.detached += c.detached.get();
+        self.drained += c.drained.get();
+        self.cut += c.cut.get();
+        self.bytes_in += c.bytes_in.get();
+        self.bytes_out += c.bytes_out.get();
+        self.handler_errors += c.handler_errors.get();
+        self.accept_errors += c.accept_errors.get();
+        for (sum, count) in self.closed.iter_mut().zip(&c.closed) {
+            *sum += count.get();
+        }
+    }
+}
+
+/// A snapshot of one thread's counters.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct ThreadStats {
+    /// The thread's number, from 0.
+    pub index: u32,
+    /// Connections that it has now.
+    pub active: u64,
+    /// Connections that it accepted; another thread may serve them.
+    pub accepted: u64,
+    /// Bytes received.
+    pub bytes_in: u64,
+    /// Bytes given to the kernel.
+    pub bytes_out: u64,
+    /// Handler calls.
+    pub calls: u64,
+    /// Failed handlers, hooks and exception handlers.
+    pub handler_errors: u64,
+}
+
+impl ThreadStats {
+    pub(crate) fn of(index: usize, c: &Counters) -> ThreadStats {
+        ThreadStats {
+            index: index as u32,
+            active: c.open.get(),
+            accepted: c.accepted.get(),
+            bytes_in: c.bytes_in.get(),
+            bytes_out: c.bytes_out.get(),
+            calls: c.calls.get(),
+            handler_errors: c.handler_errors.get(),
+        }
+    }
+}
+
+/// The report for people. The four lines of threads and sockets are those of
+/// the framework that this one reimplements; tools read them.
+pub(crate) fn report(address: &str, stats: &Stats, threads: &[ThreadStats]) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = write_report(&mut text, address, stats, threads);
+    text
+}
+
+fn write_report(
+    out: &mut String,
+    address: &str,
+    stats: &Stats,
+    threads: &[ThreadStats],
+) -> std::fmt::Result {
+    let mode = if stats.non_blocking { "non-blocking" } else { "blocking" };
+    writeln!(out, "Server {address} ({mode}, {})", stats.state.name())?;
+    if stats.shutdown_port != 0 {
+        writeln!(out, "Shutdown port: {}", stats.shutdown_port)?;
+    }
+    writeln!(out, "Uptime: {}.{:03} s", stats.uptime.as_secs(), stats.uptime.subsec_millis())?;
+    writeln!(out, "Total thread count: {}", stats.threads)?;
+    writeln!(out, "Active thread count: {}", stats.active_threads)?;
+    for thread in threads {
+        writeln!(
+            out,
+            "  Thread #{} calls {}, bytes in {}, out {}",
+            thread.index, thread.calls, thread.bytes_in, thread.bytes_out
+        )?;
+        writeln!(out, "    - active sockets {}", thread.active)?;
+    }
+    writeln!(
+        out,
+        "Connections: accepted {}, attached {}, open {}, waiting {}, closed {}, detached {}",
+        stats.accepted,
+        stats.attached,
+        stats.open,
+        stats.waiting,
+        stats.closed_total(),
+        stats.detached
+    )?;
+    for (number, count) in stats.closed.iter().enumerate().filter(|(_, count)| **count > 0) {
+        let name = CloseReason::from_code(number as i32).map_or("?", CloseReason::name);
+        writeln!(out, "  closed ({name}): {count}")?;
+    }
+    writeln!(
+        out,
+        "Refused {}, drained {}, cut {}, handler errors {}, accept errors {}",
+        stats.refused, stats.drained, stats.cut, stats.handler_errors, stats.accept_errors
+    )?;
+    writeln!(out, "Bytes: in {}, out {}", stats.bytes_in, stats.bytes_out)
+}

@@ -1,0 +1,78 @@
+//! A wake-up that any thread, and a signal handler, may give.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+
+/// An eventfd(2) that can be closed while others may still signal it. It is
+/// waited for edge-triggered: each signal is an event, and nobody reads it.
+pub(crate) struct Event {
+    fd: AtomicI32,
+    closed: AtomicBool,
+    /// Calls of `signal` on their way; the descriptor is not closed (and so
+    /// cannot be reused for something else) before they are through.
+    users: AtomicUsize,
+}
+
+impl Event {
+    pub fn new() -> io::Result<Event> {
+        // SAFETY: no pointers are passed.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Event {
+            fd: AtomicI32::new(fd),
+            closed: AtomicBool::new(false),
+            users: AtomicUsize::new(0),
+        })
+    }
+
+    /// The descriptor to wait on, for the one thread that later closes it.
+    pub fn fd(&self) -> RawFd {
+        self.fd.load(Ordering::Relaxed)
+    }
+
+    /// Makes the descriptor readable. Async-signal-safe: atomics, write(2),
+    /// and `errno` is kept.
+    pub fn signal(&self) {
+        self.users.fetch_add(1, Ordering::SeqCst);
+        if !self.closed.load(Ordering::SeqCst) {
+            let one = 1u64.to_ne_bytes();
+            // SAFETY: errno is this thread's own; write reads 8 valid bytes.
+            // A full counter (EAGAIN) is readable already.
+            unsafe {
+                let errno = libc::__errno_location();
+                let kept = *errno;
+                libc::write(self.fd(), one.as_ptr().cast(), one.len());
+                *errno = kept;
+            }
+        }
+        self.users.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Releases the descriptor; later signals do nothing.
+    pub fn close(&self) {
+        if self.closed.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        while self.users.load(Ordering::SeqCst) != 0 {
+            std::thread::yield_now();
+        }
+        let fd = self.fd.swap(-1, Ordering::SeqCst);
+        // SAFETY: the descriptor is ours, and nobody uses it any more.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+}
+
+impl AsRawFd for Event {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd()
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

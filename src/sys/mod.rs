@@ -1,0 +1,157 @@
+//! System calls: the only unsafe code of the core. Each function is a call
+//! of the manual's section 2 or 3 with Rust types and nothing more.
+
+mod event;
+mod resolve;
+mod thread;
+
+pub(crate) use event::Event;
+pub(crate) use resolve::resolve;
+pub(crate) use thread::spawn;
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use socket2::SockAddr;
+
+/// What a call that answers −1 and `errno` means.
+fn check(result: libc::ssize_t) -> io::Result<usize> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(result as usize)
+}
+
+/// recv(2), again after `EINTR`. `flags` are `MSG_…`.
+pub(crate) fn recv(fd: BorrowedFd<'_>, buf: &mut [u8], flags: i32) -> io::Result<usize> {
+    loop {
+        // SAFETY: the buffer is valid for writes of its length.
+        let n = unsafe { libc::recv(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), flags) };
+        match check(n) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+/// send(2) without SIGPIPE, again after `EINTR`.
+pub(crate) fn send(fd: BorrowedFd<'_>, buf: &[u8], flags: i32) -> io::Result<usize> {
+    let flags = flags | libc::MSG_NOSIGNAL;
+    loop {
+        // SAFETY: the buffer is valid for reads of its length.
+        let n = unsafe { libc::send(fd.as_raw_fd(), buf.as_ptr().cast(), buf.len(), flags) };
+        match check(n) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+/// sendmsg(2) of several buffers without SIGPIPE, again after `EINTR`.
+pub(crate) fn sendv(fd: BorrowedFd<'_>, bufs: &[IoSlice<'_>], flags: i32) -> io::Result<usize> {
+    // SAFETY: msghdr is plain data for which all zeros is valid.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    // An IoSlice is guaranteed to be ABI-compatible with iovec on Unix.
+    message.msg_iov = bufs.as_ptr().cast_mut().cast();
+    message.msg_iovlen = bufs.len() as _;
+    loop {
+        // SAFETY: the message points to `bufs`, which outlive the call; the
+        // kernel only reads them.
+        let n = unsafe { libc::sendmsg(fd.as_raw_fd(), &message, flags | libc::MSG_NOSIGNAL) };
+        match check(n) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+/// accept4(2) with close-on-exec. `EINTR` is given to the caller.
+pub(crate) fn accept(
+    listener: BorrowedFd<'_>,
+    non_blocking: bool,
+) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
+    let flags = libc::SOCK_CLOEXEC | if non_blocking { libc::SOCK_NONBLOCK } else { 0 };
+    // SAFETY: the storage and its length are valid for the kernel to fill.
+    let (fd, address) = unsafe {
+        SockAddr::try_init(|storage, length| {
+            match libc::accept4(listener.as_raw_fd(), storage.cast(), length, flags) {
+                -1 => Err(io::Error::last_os_error()),
+                fd => Ok(fd),
+            }
+        })
+    }?;
+    // SAFETY: accept4 gave us this descriptor, nobody else has it.
+    Ok((unsafe { OwnedFd::from_raw_fd(fd) }, address.as_socket()))
+}
+
+/// poll(2) of one descriptor. `timeout` in milliseconds, negative for ever.
+/// Answers the events that are there, 0 after the timeout.
+pub(crate) fn poll(fd: BorrowedFd<'_>, events: i16, timeout: i32) -> io::Result<i16> {
+    let mut entry = [libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 }];
+    poll_many(&mut entry, timeout)?;
+    Ok(entry[0].revents)
+}
+
+/// poll(2) of several descriptors; answers how many have events.
+pub(crate) fn poll_many(entries: &mut [libc::pollfd], timeout: i32) -> io::Result<usize> {
+    // SAFETY: the entries are valid for reads and writes.
+    let n = unsafe { libc::poll(entries.as_mut_ptr(), entries.len() as libc::nfds_t, timeout) };
+    check(n as libc::ssize_t)
+}
+
+/// An entry for [`poll_many`].
+pub(crate) fn poll_entry(fd: RawFd, events: i16) -> libc::pollfd {
+    libc::pollfd { fd, events, revents: 0 }
+}
+
+/// How many bytes the peer has not acknowledged yet (`SIOCOUTQ`, tcp(7)).
+pub(crate) fn unsent(fd: RawFd) -> usize {
+    let mut count: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ (the same number as TIOCOUTQ) writes one int.
+    let result = unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &mut count) };
+    if result < 0 {
+        return 0;
+    }
+    count.max(0) as usize
+}
+
+/// How many descriptors this process may have open (`RLIMIT_NOFILE`).
+pub(crate) fn descriptor_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: getrlimit fills the struct.
+    let result = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
+    if result < 0 {
+        return 1024;
+    }
+    limit.rlim_cur
+}
+
+/// shutdown(2) of a descriptor that the caller knows to be open: a listener
+/// (which wakes every accept on it, accept then fails with `EINVAL`) or a
+/// connection that another thread serves.
+pub(crate) fn shutdown(fd: RawFd, how: std::net::Shutdown) {
+    let how = match how {
+        std::net::Shutdown::Read => libc::SHUT_RD,
+        std::net::Shutdown::Write => libc::SHUT_WR,
+        std::net::Shutdown::Both => libc::SHUT_RDWR,
+    };
+    // SAFETY: no pointers are passed.
+    unsafe { libc::shutdown(fd, how) };
+}
+
+/// Makes close(2) of a descriptor that the caller knows to be open send a
+/// reset (`SO_LINGER` with a time of zero, socket(7)).
+pub(crate) fn reset_on_close(fd: RawFd) {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    // SAFETY: the option's value is a linger struct of the given size.
+    unsafe {
+        libc::setsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            (&raw const linger).cast(),
+            std::mem::size_of_val(&linger) as libc::socklen_t,
+        )
+    };
+}

@@ -1,0 +1,92 @@
+//! Deadlines: the monotonic clock and a heap of what falls due.
+
+#![forbid(unsafe_code)]
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::{Duration, Instant};
+
+use once_cell::sync::OnceCell;
+
+/// No deadline.
+pub(crate) const NEVER: u64 = u64::MAX;
+
+/// Milliseconds of the monotonic clock, rounded down, from a moment before
+/// the first call; never 0, which stands for "off" in a connection.
+pub(crate) fn now() -> u64 {
+    static START: OnceCell<Instant> = OnceCell::new();
+    START.get_or_init(Instant::now).elapsed().as_millis() as u64 + 1
+}
+
+/// The first moment of [`now`] at which `time` has passed for certain.
+pub(crate) fn after(time: Duration) -> u64 {
+    after_millis(time.as_nanos().div_ceil(1_000_000) as u64)
+}
+
+/// [`after`] for milliseconds. One more than the sum, because the present
+/// millisecond may be all but over: a deadline is never early.
+pub(crate) fn after_millis(millis: u64) -> u64 {
+    now() + millis + 1
+}
+
+/// The time until a deadline as poll(2) takes it: −1 for [`NEVER`].
+pub(crate) fn poll_timeout(deadline: u64) -> i32 {
+    match deadline {
+        NEVER => -1,
+        _ => deadline.saturating_sub(now()).min(i32::MAX as u64) as i32,
+    }
+}
+
+/// What falls due when, by slot. An entry is only a hint to look: whoever
+/// takes it out computes the true deadline and arms again, so that moving a
+/// deadline back, as every byte does to an idle timeout, costs nothing here.
+#[derive(Default)]
+pub(crate) struct Timers {
+    heap: BinaryHeap<Reverse<(u64, u32)>>,
+}
+
+impl Timers {
+    pub fn arm(&mut self, due: u64, slot: u32) {
+        self.heap.push(Reverse((due, slot)));
+    }
+
+    /// The earliest entry's time, or [`NEVER`].
+    pub fn next(&self) -> u64 {
+        self.heap.peek().map_or(NEVER, |Reverse((due, _))| *due)
+    }
+
+    /// Takes out the earliest entry if it is due.
+    pub fn expired(&mut self, now: u64) -> Option<(u64, u32)> {
+        let due = self.heap.peek().is_some_and(|Reverse((due, _))| *due <= now);
+        due.then(|| self.heap.pop()).flatten().map(|Reverse(entry)| entry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_come_out_in_order_and_not_early() {
+        let mut timers = Timers::default();
+        assert_eq!(timers.next(), NEVER);
+        for (due, slot) in [(30, 1), (10, 2), (20, 3)] {
+            timers.arm(due, slot);
+        }
+        assert_eq!(timers.next(), 10);
+        assert_eq!(timers.expired(9), None);
+        assert_eq!(timers.expired(25), Some((10, 2)));
+        assert_eq!(timers.expired(25), Some((20, 3)));
+        assert_eq!(timers.expired(25), None);
+    }
+
+    #[test]
+    fn a_deadline_is_never_early() {
+        let start = Instant::now();
+        let due = after(Duration::from_millis(3));
+        while now() < due {
+            std::hint::spin_loop();
+        }
+        assert!(start.elapsed() >= Duration::from_millis(3));
+    }
+}
