@@ -15,7 +15,7 @@ use std::time::Duration;
 use socket2::SockRef;
 
 use crate::config::Limits;
-use crate::error::{CloseReason, Error, Status};
+use crate::error::{CloseReason, Status};
 use crate::outbuf::OutBuf;
 use crate::stats::Counters;
 use crate::timer::{self, NEVER};
@@ -172,7 +172,9 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
 /// What few connections have.
 #[derive(Default)]
 struct Extra {
-    raised: Option<Error>,
+    /// What `ns_raise` left for the end of the callback.
+    #[cfg(feature = "capi")]
+    raised: Option<crate::Error>,
     /// This connection's own `io_timeout` in ms, 0 for off.
     io_timeout: Option<u64>,
 }
@@ -291,6 +293,7 @@ impl Conn {
         self.os_error
     }
 
+    #[cfg(feature = "capi")]
     pub fn is_owned(&self) -> bool {
         self.env.kind == Kind::Owned
     }
@@ -356,11 +359,13 @@ impl Conn {
         Status::of_transfer(error)
     }
 
-    pub fn set_raised(&mut self, error: Error) {
+    #[cfg(feature = "capi")]
+    pub fn set_raised(&mut self, error: crate::Error) {
         self.extra.get_or_insert_default().raised = Some(error);
     }
 
-    pub fn take_raised(&mut self) -> Option<Error> {
+    #[cfg(feature = "capi")]
+    pub fn take_raised(&mut self) -> Option<crate::Error> {
         self.extra.as_mut()?.raised.take()
     }
 
@@ -407,5 +412,24 @@ impl Conn {
             consider(out.progress_at + limits.write + 1, CloseReason::WriteTimeout);
         }
         next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The budget of an idle connection, with the 8 bytes of its id entry.
+    #[test]
+    fn an_idle_connection_is_small() {
+        assert!(size_of::<Conn>() <= 120, "{}", size_of::<Conn>());
+    }
+
+    #[test]
+    fn a_mapped_peer_is_shown_as_ipv4() {
+        let mapped: SocketAddr = "[::ffff:192.0.2.1]:80".parse().unwrap();
+        assert_eq!(canonical(mapped).to_string(), "192.0.2.1:80");
+        let six: SocketAddr = "[2001:db8::1]:80".parse().unwrap();
+        assert_eq!(canonical(six), six);
     }
 }

@@ -219,6 +219,7 @@ impl Error {
     }
 
     /// What is made of a handler's negative return when nothing was raised.
+    #[cfg(feature = "capi")]
     pub(crate) fn returned(code: i32) -> Error {
         match Status::from_code(code) {
             Some(status) => Error::raise(code, format!("the handler returned {}", status.name())),

@@ -14,7 +14,7 @@ use crate::conn::canonical;
 use crate::error::{Error, Status};
 use crate::service::Service;
 use crate::sys;
-use crate::timer;
+use crate::timer::{self, NEVER};
 
 /// A bound socket that listens. Options set here are inherited by what it
 /// accepts (Linux), which spares the calls per connection.
@@ -154,6 +154,29 @@ fn keep_alive(idle: Duration) -> TcpKeepalive {
         .with_time(Duration::from_secs(seconds))
         .with_interval(Duration::from_secs((seconds / 4).max(1)))
         .with_retries(4)
+}
+
+/// accept(2) that gives up at a time. With one listener and no time it is
+/// the bare call.
+pub(crate) fn accept_until(
+    listeners: &[Listener],
+    until: u64,
+) -> Result<(OwnedFd, Option<SocketAddr>), Refusal> {
+    if let ([listener], NEVER) = (listeners, until) {
+        return listener.accept(false);
+    }
+    let mut entries: Vec<_> =
+        listeners.iter().map(|l| sys::poll_entry(l.as_raw_fd(), libc::POLLIN)).collect();
+    match sys::poll_many(&mut entries, timer::poll_timeout(until)) {
+        Ok(_) => {}
+        Err(_) => return Err(Refusal::Next),
+    }
+    for (listener, entry) in listeners.iter().zip(&entries) {
+        if entry.revents != 0 {
+            return listener.accept(false);
+        }
+    }
+    Err(Refusal::Empty)
 }
 
 /// The text of what is listened on, as `ns_server_address` gives it.

@@ -3,16 +3,18 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex};
 
-use crate::blocking::Seat;
+use crate::blocking::{lock, Seat};
 use crate::callback;
 use crate::config::{Config, Limits};
 use crate::conn::{Conn, Ended, Env, Kind};
-use crate::error::{CloseReason, Error, Status};
+use crate::error::{CloseReason, Error};
 use crate::listener::{self, Backoff, Listener, Refusal};
 use crate::server::Server;
 use crate::service::Service;
-use crate::timer;
+use crate::sys;
+use crate::timer::{self, NEVER};
 
 /// How long one peer may take, in ms, whatever it sends.
 const PATIENCE: u64 = 5000;
@@ -20,7 +22,9 @@ const PATIENCE: u64 = 5000;
 const LINGER: u64 = 100;
 
 pub(crate) struct ShutdownPort {
-    listeners: Vec<Listener>,
+    port: u16,
+    /// Given up at the stop; the thread has its own reference.
+    listeners: Mutex<Arc<[Listener]>>,
     seat: Seat,
 }
 
@@ -28,16 +32,15 @@ impl ShutdownPort {
     pub fn bind(service: &Service, config: &Config, server: u64) -> Result<ShutdownPort, Error> {
         let limits = Limits { linger: LINGER, idle: 0, ..Limits::of(config) };
         let listeners = listener::bind(service, config)?;
-        for listener in &listeners {
-            listener
-                .set_nonblocking()
-                .map_err(|e| Error::from_os(Status::Listen, "cannot listen for a shutdown", &e))?;
-        }
-        Ok(ShutdownPort { listeners, seat: Seat::new(Env::new(Kind::Worker, server, 0, limits)) })
+        Ok(ShutdownPort {
+            port: listeners.first().map_or(0, |l| l.address().port()),
+            listeners: Mutex::new(listeners.into()),
+            seat: Seat::new(Env::new(Kind::Worker, server, 0, limits)),
+        })
     }
 
     pub fn port(&self) -> u16 {
-        self.listeners.first().map_or(0, |l| l.address().port())
+        self.port
     }
 
     /// The handler's calls there that failed.
@@ -47,34 +50,27 @@ impl ShutdownPort {
 
     /// Ends [`ShutdownPort::work`], also while it serves a peer.
     pub fn stop(&self) {
-        self.listeners.iter().for_each(Listener::shut);
+        let listeners = std::mem::replace(&mut *lock(&self.listeners), Arc::new([]));
+        listeners.iter().for_each(Listener::shut);
         self.seat.end_any(Ended::Cut);
     }
 
     /// The thread's whole life.
     pub fn work(&self, server: &Server) {
+        let listeners = lock(&self.listeners).clone();
         let mut backoff = Backoff::default();
         while !server.is_stopping() {
-            let mut entries: Vec<_> = self
-                .listeners
-                .iter()
-                .map(|l| crate::sys::poll_entry(l.as_raw_fd(), libc::POLLIN))
-                .collect();
-            if crate::sys::poll_many(&mut entries, -1).is_err() {
-                continue;
-            }
-            let ready = entries.iter().position(|entry| entry.revents != 0);
-            match ready.map(|i| self.listeners[i].accept(false)) {
-                Some(Ok((fd, peer))) => {
+            match listener::accept_until(&listeners, NEVER) {
+                Ok((fd, peer)) => {
                     backoff.recovered();
                     self.serve(server, fd, peer);
                 }
-                Some(Err(Refusal::Exhausted(e))) => {
+                Err(Refusal::Exhausted(e)) => {
                     let (wait, _) = backoff.exhausted(&e);
-                    let _ = crate::sys::poll_many(&mut [], wait as i32);
+                    let _ = sys::poll_many(&mut [], wait as i32);
                 }
-                Some(Err(Refusal::Shut)) => return,
-                Some(Err(Refusal::Empty | Refusal::Next)) | None => {}
+                Err(Refusal::Shut) => return,
+                Err(Refusal::Empty | Refusal::Next) => {}
             }
         }
     }

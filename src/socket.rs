@@ -229,9 +229,7 @@ impl<'a> Socket<'a> {
 
     /// Takes the data out, if it is a `T`.
     pub fn take_user_data<T: Any>(&mut self) -> Option<T> {
-        if self.user_data::<T>().is_none() {
-            return None;
-        }
+        self.user_data::<T>()?;
         let data = self.conn.replace_user_data(None)?;
         let data: Box<dyn Any> = data;
         data.downcast().ok().map(|data| *data)

@@ -11,9 +11,8 @@ use super::{lock, Arrival, Gate, Pool, Seat, Waiting};
 use crate::callback;
 use crate::conn::{flag, Conn, Ended};
 use crate::error::{CloseReason, Error, Status};
-use crate::listener::{Backoff, Listener, Refusal};
+use crate::listener::{accept_until, Backoff, Listener, Refusal};
 use crate::server::Server;
-use crate::sys;
 use crate::timer::{self, NEVER};
 
 impl Pool {
@@ -272,27 +271,4 @@ fn run_handler(server: &Server, conn: &mut Conn) -> bool {
             true
         }
     }
-}
-
-/// accept(2) that gives up at a time. With one listener and no time it is
-/// the bare call.
-fn accept_until(
-    listeners: &[Listener],
-    until: u64,
-) -> Result<(std::os::fd::OwnedFd, Option<std::net::SocketAddr>), Refusal> {
-    if let ([listener], NEVER) = (listeners, until) {
-        return listener.accept(false);
-    }
-    let mut entries: Vec<_> =
-        listeners.iter().map(|l| sys::poll_entry(l.as_raw_fd(), libc::POLLIN)).collect();
-    match sys::poll_many(&mut entries, timer::poll_timeout(until)) {
-        Ok(_) => {}
-        Err(_) => return Err(Refusal::Next),
-    }
-    for (listener, entry) in listeners.iter().zip(&entries) {
-        if entry.revents != 0 {
-            return listener.accept(false);
-        }
-    }
-    Err(Refusal::Empty)
 }

@@ -79,13 +79,14 @@ impl Loop {
 
     /// Accepts some of the connections that wait.
     pub(super) fn accept(&mut self) {
-        let Some(mut acceptor) = self.acceptor.take() else { return };
-        let due = acceptor.next_try();
-        if due == 0 || due <= timer::now() {
-            self.accept_some(&mut acceptor);
+        let due = self.acceptor.as_ref().map_or(NEVER, Acceptor::next_try);
+        if due == NEVER || (due > 0 && due > timer::now()) {
+            return;
         }
-        // A stop in a callback meanwhile comes as mail, in a later turn.
-        self.acceptor = Some(acceptor);
+        if let Some(mut acceptor) = self.acceptor.take() {
+            self.accept_some(&mut acceptor);
+            self.acceptor = Some(acceptor);
+        }
     }
 
     fn accept_some(&mut self, acceptor: &mut Acceptor) {
