@@ -55,8 +55,8 @@ struct State {
     /// Free seats, by number.
     free: Vec<usize>,
     queue: VecDeque<Waiting>,
-    /// The acceptor waits for room or for descriptors.
-    paused: bool,
+    /// Threads that wait for room or for descriptors.
+    paused: usize,
 }
 
 pub(crate) struct Pool {
@@ -73,6 +73,8 @@ pub(crate) struct Pool {
     patience: u64,
     max_waiting: usize,
     max_connections: usize,
+    /// `max_connections` can be reached.
+    tight: bool,
     /// Closed connections whose input is to be discarded, and how many.
     lingering: Sender<OwnedFd>,
 }
@@ -85,9 +87,10 @@ impl Pool {
         listeners: Vec<Listener>,
         lingering: Sender<OwnedFd>,
     ) -> Pool {
-        if listeners.len() > 1 {
+        let tight = config.max_thread as usize + config.max_waiting as usize > max_connections;
+        if listeners.len() > 1 || tight {
             // Threads that saw the same connection must not wait for another
-            // one there and miss those of the other listeners.
+            // one there.
             for listener in &listeners {
                 let _ = listener.set_nonblocking();
             }
@@ -109,7 +112,7 @@ impl Pool {
                 gate: Gate::Shut,
                 free: (0..seats.min(max_connections)).rev().collect(),
                 queue: VecDeque::new(),
-                paused: false,
+                paused: 0,
             }),
             changed: Condvar::new(),
             listeners: Mutex::new(listeners.into()),
@@ -118,6 +121,7 @@ impl Pool {
             patience: u64::from(config.max_retry) * config.retry_interval.as_millis() as u64,
             max_waiting: config.max_waiting as usize,
             max_connections,
+            tight,
             lingering,
         }
     }

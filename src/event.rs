@@ -135,6 +135,9 @@ impl Shared {
         let Some(id) = self.allocate(&mut entrance) else {
             return Err((Error::new(Status::NoMemory, "no connection slot is left"), source));
         };
+        // Said before the first event can come: the loop looks for the
+        // connection only where there are arrivals, and then under this lock.
+        self.has_arrivals.store(true, Ordering::SeqCst);
         let raw = fd(&source);
         let registered = match &entrance.registry {
             Some(registry) => registry.register(&mut SourceFd(&raw), token(id), BOTH),
@@ -145,12 +148,9 @@ impl Shared {
             entrance.free.push(ConnId::slot(id));
             return Err((Error::from_os(Status::Io, "cannot watch the socket", &e), source));
         }
-        // The loop may see the first event already, but it looks for the
-        // connection under this lock.
         let mut conn = make(source, id);
         conn.set(flag::WRITABLE);
         entrance.arrivals.push(conn);
-        self.has_arrivals.store(true, Ordering::Release);
         self.env.counters.open.add(1);
         Ok(id)
     }

@@ -41,7 +41,7 @@ impl Listener {
     }
 
     /// The next waiting connection.
-    pub fn accept(&self, non_blocking: bool) -> Result<(OwnedFd, Option<SocketAddr>), Refusal> {
+    pub fn accept(&self, non_blocking: bool) -> Result<Accepted, Refusal> {
         sys::accept(self.socket.as_fd(), non_blocking).map_err(|e| match e.raw_os_error() {
             Some(libc::EAGAIN) => Refusal::Empty,
             Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => {
@@ -156,27 +156,39 @@ fn keep_alive(idle: Duration) -> TcpKeepalive {
         .with_retries(4)
 }
 
+/// A new connection and its peer.
+pub(crate) type Accepted = (OwnedFd, Option<SocketAddr>);
+
 /// accept(2) that gives up at a time. With one listener and no time it is
 /// the bare call.
-pub(crate) fn accept_until(
-    listeners: &[Listener],
-    until: u64,
-) -> Result<(OwnedFd, Option<SocketAddr>), Refusal> {
+pub(crate) fn accept_until(listeners: &[Listener], until: u64) -> Result<Accepted, Refusal> {
     if let ([listener], NEVER) = (listeners, until) {
         return listener.accept(false);
     }
+    accept_from(listeners, &wait_ready(listeners, until)?)
+}
+
+/// Waits until a listener may have a connection, or until a time.
+pub(crate) fn wait_ready(
+    listeners: &[Listener],
+    until: u64,
+) -> Result<Vec<libc::pollfd>, Refusal> {
     let mut entries: Vec<_> =
         listeners.iter().map(|l| sys::poll_entry(l.as_raw_fd(), libc::POLLIN)).collect();
     match sys::poll_many(&mut entries, timer::poll_timeout(until)) {
-        Ok(_) => {}
-        Err(_) => return Err(Refusal::Next),
+        Ok(0) => Err(Refusal::Empty),
+        Ok(_) => Ok(entries),
+        Err(_) => Err(Refusal::Next),
     }
-    for (listener, entry) in listeners.iter().zip(&entries) {
-        if entry.revents != 0 {
-            return listener.accept(false);
-        }
-    }
-    Err(Refusal::Empty)
+}
+
+/// Accepts from the first of the listeners that [`wait_ready`] found.
+pub(crate) fn accept_from(
+    listeners: &[Listener],
+    entries: &[libc::pollfd],
+) -> Result<Accepted, Refusal> {
+    let ready = entries.iter().position(|entry| entry.revents != 0);
+    ready.map_or(Err(Refusal::Empty), |i| listeners[i].accept(false))
 }
 
 /// The text of what is listened on, as `ns_server_address` gives it.

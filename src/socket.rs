@@ -310,12 +310,6 @@ impl OwnedSocket {
         Box::into_raw(Box::new(self.take()))
     }
 
-    /// What [`OwnedSocket::into_raw`] gave, back.
-    #[cfg(feature = "capi")]
-    pub(crate) fn from_box(conn: Box<Conn>) -> OwnedSocket {
-        OwnedSocket { conn }
-    }
-
     pub(crate) fn take(mut self) -> Conn {
         let rest = Conn::vacant(self.conn.env.clone());
         self.conn.replace(rest)

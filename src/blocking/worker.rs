@@ -5,13 +5,16 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
+use std::sync::MutexGuard;
 use std::time::Duration;
 
-use super::{lock, Arrival, Gate, Pool, Seat, Waiting};
+use super::{lock, Arrival, Gate, Pool, Seat, State, Waiting};
 use crate::callback;
 use crate::conn::{flag, Conn, Ended};
 use crate::error::{CloseReason, Error, Status};
-use crate::listener::{accept_until, Backoff, Listener, Refusal};
+use crate::listener::{
+    accept_from, accept_until, wait_ready, Accepted, Backoff, Listener, Refusal,
+};
 use crate::server::Server;
 use crate::timer::{self, NEVER};
 
@@ -27,7 +30,7 @@ impl Pool {
             let mut arrival = Some(arrival);
             while let Some(a) = arrival {
                 self.serve(server, number, a);
-                arrival = self.finished(number);
+                arrival = self.finished(server, number);
             }
         }
         self.refuse_waiting(server, |_| true);
@@ -49,11 +52,11 @@ impl Pool {
     ) -> Option<(usize, Arrival)> {
         loop {
             let until = self.wait_for_room()?;
-            match accept_until(listeners, until) {
-                Ok((fd, peer)) => {
+            match self.accept(listeners, until) {
+                Ok(((fd, peer), state)) => {
                     backoff.recovered();
                     let arrival = Arrival { id: self.next_id(), fd, peer };
-                    if let Some(seated) = self.seat_or_queue(server, arrival) {
+                    if let Some(seated) = self.seat_or_queue(server, state, arrival) {
                         return Some(seated);
                     }
                 }
@@ -65,6 +68,26 @@ impl Pool {
         }
     }
 
+    /// A new connection, and the lock under which it finds its place.
+    fn accept(
+        &self,
+        listeners: &[Listener],
+        until: u64,
+    ) -> Result<(Accepted, MutexGuard<'_, State>), Refusal> {
+        if !self.tight {
+            let accepted = accept_until(listeners, until)?;
+            return Ok((accepted, self.state()));
+        }
+        // A thread that waits in accept(2) cannot be called back when the
+        // last room is taken. So here accepting itself is under the lock.
+        let ready = wait_ready(listeners, until)?;
+        let state = self.state();
+        if self.held(&state) >= self.max_connections {
+            return Err(Refusal::Empty);
+        }
+        Ok((accept_from(listeners, &ready)?, state))
+    }
+
     /// Waits while as many connections are held as may be; answers until
     /// when to accept: until the first of the queue has waited too long.
     fn wait_for_room(&self) -> Option<u64> {
@@ -74,11 +97,11 @@ impl Pool {
                 return None;
             }
             let until = state.head_deadline();
-            let full = state.free.is_empty() && self.held(&state) >= self.max_connections;
+            let full = self.held(&state) >= self.max_connections;
             if !full || until <= timer::now() {
                 return Some(until);
             }
-            state.paused = true;
+            state.paused += 1;
             state = match until {
                 NEVER => self.changed.wait(state).ok()?,
                 _ => {
@@ -86,19 +109,23 @@ impl Pool {
                     self.changed.wait_timeout(state, time).ok()?.0
                 }
             };
-            state.paused = false;
+            state.paused -= 1;
         }
     }
 
     /// Connections served and waiting.
-    fn held(&self, state: &super::State) -> usize {
+    fn held(&self, state: &State) -> usize {
         let seats = self.seats.len().min(self.max_connections);
         seats - state.free.len() + state.queue.len()
     }
 
-    fn seat_or_queue(&self, server: &Server, arrival: Arrival) -> Option<(usize, Arrival)> {
-        let mut state = self.state();
-        if state.gate == Gate::Stopping {
+    fn seat_or_queue(
+        &self,
+        server: &Server,
+        mut state: MutexGuard<'_, State>,
+        arrival: Arrival,
+    ) -> Option<(usize, Arrival)> {
+        if state.gate == Gate::Stopping || server.is_stopping() {
             // Not accepted any more; the peer sees the end.
             return None;
         }
@@ -116,16 +143,14 @@ impl Pool {
     }
 
     /// The seat's next connection, or the seat is free again.
-    fn finished(&self, number: usize) -> Option<Arrival> {
+    fn finished(&self, server: &Server, number: usize) -> Option<Arrival> {
         let mut state = self.state();
-        let next = match state.gate {
-            Gate::Stopping => None,
-            _ => state.queue.pop_front(),
-        };
+        let stopping = state.gate == Gate::Stopping || server.is_stopping();
+        let next = if stopping { None } else { state.queue.pop_front() };
         if next.is_none() {
             state.free.push(number);
         }
-        if state.paused {
+        if state.paused > 0 {
             self.changed.notify_all();
         }
         next.map(|waiting| waiting.arrival)
@@ -147,11 +172,11 @@ impl Pool {
         }
         let mut state = self.state();
         if state.gate == Gate::Open {
-            state.paused = true;
+            state.paused += 1;
             if let Ok((mut state, _)) =
                 self.changed.wait_timeout(state, Duration::from_millis(wait))
             {
-                state.paused = false;
+                state.paused -= 1;
             }
         }
     }

@@ -80,7 +80,7 @@ impl Loop {
     /// Accepts some of the connections that wait.
     pub(super) fn accept(&mut self) {
         let due = self.acceptor.as_ref().map_or(NEVER, Acceptor::next_try);
-        if due == NEVER || (due > 0 && due > timer::now()) {
+        if due == NEVER || (due > 0 && due > timer::now()) || self.stopping() {
             return;
         }
         if let Some(mut acceptor) = self.acceptor.take() {

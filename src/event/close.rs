@@ -94,10 +94,10 @@ impl Loop {
         }
         let counters = &self.shared.env.counters;
         counters.closed[reason as usize].add(1);
-        match reason {
-            CloseReason::Stop => counters.drained.add(1),
-            CloseReason::Cut => counters.cut.add(1),
-            _ => {}
+        match (reason, self.stop_at) {
+            (CloseReason::Cut, _) => counters.cut.add(1),
+            (_, Some(_)) => counters.drained.add(1),
+            (_, None) => {}
         }
         if matches!(reason, CloseReason::Abort | CloseReason::Cut | CloseReason::WriteTimeout) {
             conn.reset();

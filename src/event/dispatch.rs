@@ -129,10 +129,14 @@ impl Loop {
     }
 
     pub(super) fn timed_out(&mut self, slot: u32, reason: CloseReason) {
+        let stopping = self.stopping();
         let Some(conn) = self.slab.get(slot) else { return };
         match (conn.phase, reason) {
             (Phase::Open, CloseReason::Timer) => {
                 conn.timer_at = 0;
+                if stopping {
+                    return;
+                }
                 let id = conn.id;
                 let result = callback::call(&self.server, conn, |handler, server, socket| {
                     handler.on_timeout(server, socket);

@@ -125,8 +125,9 @@ impl Loop {
         }
     }
 
+    /// No handler is begun any more, even before the mail that says so.
     pub(super) fn stopping(&self) -> bool {
-        self.stop_at.is_some()
+        self.stop_at.is_some() || self.server.is_stopping()
     }
 
     /// The connection of an id (or of its token), unless it is gone.

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::cell::Cell;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
@@ -80,6 +81,7 @@ impl Server {
     /// then. Errors as with [`Server::start`].
     pub fn start_background(&self) -> Result<(), Error> {
         let (sender, receiver) = crossbeam_channel::bounded::<Control>(1);
+        let spawned = Cell::new(false);
         let launched = self.launch(|| {
             let handle = self.spawn_control(move || {
                 if let Ok(control) = receiver.recv() {
@@ -87,6 +89,7 @@ impl Server {
                 }
             })?;
             *lock(&self.inner.life.control) = Some(handle);
+            spawned.set(true);
             Ok(())
         });
         match launched {
@@ -98,7 +101,9 @@ impl Server {
             Ok(None) => Ok(()),
             Err(error) => {
                 drop(sender);
-                self.join_control();
+                if spawned.get() {
+                    self.join_control();
+                }
                 Err(error)
             }
         }
