@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
@@ -40,15 +41,19 @@ pub(crate) fn is_inside(server: u64) -> bool {
 }
 
 /// Runs the program's code; a panic in it becomes an error.
+#[inline]
 pub(crate) fn contain<T>(body: impl FnOnce() -> T) -> Result<T, Error> {
     // What a panic leaves half done is the program's own; the library's
     // state is not touched by its code.
-    catch_unwind(AssertUnwindSafe(body)).map_err(|payload| {
-        let error = Error::panic(&*payload);
-        // The payload's own drop may panic too.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
-        error
-    })
+    catch_unwind(AssertUnwindSafe(body)).map_err(caught)
+}
+
+#[cold]
+fn caught(payload: Box<dyn Any + Send>) -> Error {
+    let error = Error::panic(&*payload);
+    // The payload's own drop may panic too.
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
+    error
 }
 
 /// Drops the program's data, containing panics.
@@ -58,18 +63,20 @@ pub(crate) fn contain_drop<T>(data: T) {
 
 /// Runs one callback of a connection. During it, and only then, the
 /// program's `ns_socket *` of a loop's connection may be used.
+#[inline]
 pub(crate) fn call<T>(
     server: &Server,
     conn: &mut Conn,
     body: impl FnOnce(&dyn Handler, &Server, &mut Socket<'_>) -> T,
 ) -> Result<T, Error> {
-    conn.in_callback = true;
+    conn.set(flag::IN_CALLBACK);
     let result = contain(|| body(server.handler(), server, &mut Socket::of(conn)));
-    conn.in_callback = false;
+    conn.clear(flag::IN_CALLBACK);
     result
 }
 
 /// What a handler's outcome means: waiting for input is no failure.
+#[inline]
 pub(crate) fn outcome(result: Result<Result<(), Error>, Error>) -> Option<Error> {
     match result {
         Ok(Ok(())) => None,

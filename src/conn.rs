@@ -36,6 +36,16 @@ pub(crate) enum Kind {
     Owned,
 }
 
+impl Kind {
+    fn flag(self) -> u32 {
+        match self {
+            Kind::Loop => flag::LOOP,
+            Kind::Worker => 0,
+            Kind::Owned => flag::OWNED,
+        }
+    }
+}
+
 /// What all connections of a thread share with it and with each other.
 pub(crate) struct Env {
     pub kind: Kind,
@@ -118,6 +128,13 @@ pub(crate) mod flag {
 
     /// A stop came before `on_open`: no `on_close` either.
     pub const UNOPENED: u32 = 1 << 18;
+
+    /// A callback of this connection is running.
+    pub const IN_CALLBACK: u32 = 1 << 19;
+    /// A loop's: calls never wait. The kind of the `Env`, where it is at hand.
+    pub const LOOP: u32 = 1 << 20;
+    /// Detached, the program's own; likewise.
+    pub const OWNED: u32 = 1 << 21;
 
     /// Nothing can be sent or received any more.
     pub const OVER: u32 = CLOSE | ABORT | BROKEN | DETACHED | LAST;
@@ -204,8 +221,6 @@ pub(crate) struct Conn {
     pub budget: u32,
     /// Reads the current handler call may still make.
     pub reads: u8,
-    /// A callback of this connection is running.
-    pub in_callback: bool,
     pub phase: Phase,
     pub reason: CloseReason,
 }
@@ -215,6 +230,7 @@ impl Conn {
     pub fn vacant(env: Arc<Env>) -> Conn {
         Conn {
             id: 0,
+            flags: env.kind.flag(),
             env,
             out: None,
             extra: None,
@@ -223,12 +239,10 @@ impl Conn {
             timer_at: 0,
             armed: NEVER,
             peer: Peer::default(),
-            flags: 0,
             fd: None,
             os_error: 0,
             budget: 0,
             reads: 0,
-            in_callback: false,
             phase: Phase::Vacant,
             reason: CloseReason::Handler,
         }
@@ -252,14 +266,24 @@ impl Conn {
         std::mem::replace(self, rest)
     }
 
+    /// Gives the connection to another thread's, or to the program.
+    pub fn move_to(&mut self, env: Arc<Env>) {
+        self.clear(flag::LOOP | flag::OWNED);
+        self.set(env.kind.flag());
+        self.env = env;
+    }
+
+    #[inline]
     pub fn has(&self, flags: u32) -> bool {
         self.flags & flags != 0
     }
 
+    #[inline]
     pub fn set(&mut self, flags: u32) {
         self.flags |= flags;
     }
 
+    #[inline]
     pub fn clear(&mut self, flags: u32) {
         self.flags &= !flags;
     }
@@ -295,7 +319,7 @@ impl Conn {
 
     #[cfg(feature = "capi")]
     pub fn is_owned(&self) -> bool {
-        self.env.kind == Kind::Owned
+        self.has(flag::OWNED)
     }
 
     pub fn is_over(&self) -> bool {
@@ -304,14 +328,23 @@ impl Conn {
 
     /// May this object be used here and now? A connection of a loop only in
     /// its own callbacks, a detached one not through the old object.
+    #[inline]
     pub fn usable(&self) -> Result<(), Status> {
-        if self.env.kind == Kind::Owned || self.in_callback {
-            return match self.has(flag::DETACHED) {
-                true => Err(Status::Detached),
-                false => Ok(()),
-            };
+        if !self.has(flag::IN_CALLBACK | flag::OWNED) {
+            return Err(Status::NotInHandler);
         }
-        Err(Status::NotInHandler)
+        match self.has(flag::DETACHED) {
+            true => Err(Status::Detached),
+            false => Ok(()),
+        }
+    }
+
+    /// A callback left nothing to be done.
+    #[inline]
+    pub fn is_settled(&self) -> bool {
+        let asks = flag::OVER | flag::ARM | flag::THROTTLED;
+        let more = flag::AGAIN | flag::READY;
+        self.flags & asks == 0 && self.flags & more != more && self.out.is_none()
     }
 
     /// Asks the thread to close the connection when the callback is over;
@@ -325,7 +358,7 @@ impl Conn {
             other => other,
         };
         self.set(flag::CLOSE);
-        if self.env.kind != Kind::Loop {
+        if !self.has(flag::LOOP) {
             self.shut_now();
         }
     }
@@ -337,7 +370,7 @@ impl Conn {
         }
         self.reason = CloseReason::Abort;
         self.set(flag::ABORT);
-        if self.env.kind == Kind::Owned {
+        if self.has(flag::OWNED) {
             self.reset();
         }
     }

@@ -317,15 +317,14 @@ impl Loops {
         }
         shared.env.ids.release(conn.id);
         let mut stub = Conn::vacant(conn.env.clone());
-        (stub.id, stub.phase, stub.in_callback) = (conn.id, conn.phase, conn.in_callback);
+        (stub.id, stub.phase) = (conn.id, conn.phase);
         // Its slot's queue entry and timers are still about.
         stub.armed = conn.armed;
-        stub.flags = flag::DETACHED | conn.flags & flag::QUEUED;
+        stub.set(flag::DETACHED | flag::IN_CALLBACK | conn.flags & flag::QUEUED);
         let mut taken = conn.replace(stub);
-        taken.env = owner;
-        taken.in_callback = false;
         taken.timer_at = 0;
-        taken.clear(!(flag::EOF | flag::WR_SHUT | flag::FIN_SENT));
+        taken.flags &= flag::EOF | flag::WR_SHUT | flag::FIN_SENT;
+        taken.move_to(owner);
         Ok(taken)
     }
 
@@ -350,7 +349,7 @@ impl Loops {
         let fd = |socket: &OwnedSocket| socket.raw_fd();
         let id = shared.put(socket, fd, |socket, id| {
             let mut conn = socket.take();
-            conn.env = shared.env.clone();
+            conn.move_to(shared.env.clone());
             conn.id = id;
             conn.active_at = crate::timer::now();
             conn.set(flag::ATTACHED | flag::ARM);

@@ -169,10 +169,7 @@ pub(crate) fn accept_until(listeners: &[Listener], until: u64) -> Result<Accepte
 }
 
 /// Waits until a listener may have a connection, or until a time.
-pub(crate) fn wait_ready(
-    listeners: &[Listener],
-    until: u64,
-) -> Result<Vec<libc::pollfd>, Refusal> {
+pub(crate) fn wait_ready(listeners: &[Listener], until: u64) -> Result<Vec<libc::pollfd>, Refusal> {
     let mut entries: Vec<_> =
         listeners.iter().map(|l| sys::poll_entry(l.as_raw_fd(), libc::POLLIN)).collect();
     match sys::poll_many(&mut entries, timer::poll_timeout(until)) {

@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
-use super::{flag, Conn, Ended, Kind};
+use super::{flag, Conn, Ended};
 use crate::error::{CloseReason, Status};
 use crate::outbuf::OutBuf;
 use crate::sys;
@@ -20,24 +20,22 @@ pub(crate) const BUDGET: u32 = 1 << 20;
 
 impl Conn {
     /// Bytes received, 0 at end of stream, or why not.
+    #[inline]
     pub fn recv(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
         if self.has(flag::OVER | flag::EOF) || buf.is_empty() {
-            return self.recv_none(buf);
+            return match () {
+                () if self.has(flag::OVER) => Err(Status::Closed),
+                () if buf.is_empty() => Err(Status::Invalid),
+                () => Ok(0),
+            };
         }
-        match self.env.kind {
-            Kind::Loop => self.recv_now(buf),
-            Kind::Worker | Kind::Owned => self.recv_wait(buf),
+        if self.has(flag::LOOP) {
+            return self.recv_now(buf);
         }
+        self.recv_wait(buf)
     }
 
-    fn recv_none(&self, buf: &[u8]) -> Result<usize, Status> {
-        match () {
-            () if self.has(flag::OVER) => Err(Status::Closed),
-            () if buf.is_empty() => Err(Status::Invalid),
-            () => Ok(0),
-        }
-    }
-
+    #[inline]
     fn recv_now(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
         if !self.has(flag::READY) || self.reads == 0 || self.budget == 0 {
             return Err(Status::WouldBlock);
@@ -68,6 +66,7 @@ impl Conn {
     }
 
     /// Counts what was received; 0 is the end of the stream.
+    #[inline]
     fn received(&mut self, n: usize) -> usize {
         if n == 0 {
             self.set(flag::EOF);
@@ -78,11 +77,13 @@ impl Conn {
         n
     }
 
+    #[inline]
     fn sent(&mut self, n: usize) {
         self.env.counters.bytes_out.add(n as u64);
         self.touch();
     }
 
+    #[inline]
     fn touch(&mut self) {
         if self.env.limits.idle != 0 {
             self.active_at = timer::now();
@@ -90,23 +91,25 @@ impl Conn {
     }
 
     /// Sends all of it or nothing; what the kernel does not take is queued.
+    #[inline]
     pub fn send(&mut self, buf: &[u8]) -> Result<(), Status> {
         if self.has(flag::OVER | flag::WR_SHUT) {
             return Err(Status::Closed);
         }
-        match self.env.kind {
-            Kind::Loop => {
-                self.admit(buf.len())?;
-                let written = self.write_now(buf)?;
-                if written < buf.len() {
-                    let rest = &buf[written..];
-                    self.env.ids.add(self.id, rest.len(), usize::MAX).ok();
-                    self.queue().push(rest);
-                }
-                Ok(())
-            }
-            Kind::Worker | Kind::Owned => self.send_wait(buf),
+        if !self.has(flag::LOOP) {
+            return self.send_wait(buf);
         }
+        self.admit(buf.len())?;
+        let written = self.write_now(buf)?;
+        if written < buf.len() {
+            self.enqueue(&buf[written..]);
+        }
+        Ok(())
+    }
+
+    fn enqueue(&mut self, rest: &[u8]) {
+        self.env.ids.add(self.id, rest.len(), usize::MAX).ok();
+        self.queue().push(rest);
     }
 
     /// [`Conn::send`] of several buffers as one.
@@ -115,7 +118,7 @@ impl Conn {
             return self.send(one);
         }
         let total = bufs.iter().map(|b| b.len()).sum();
-        if self.env.kind != Kind::Loop || total <= GATHER {
+        if !self.has(flag::LOOP) || total <= GATHER {
             return self.send(&bufs.iter().flat_map(|b| b.iter().copied()).collect::<Vec<u8>>());
         }
         if self.has(flag::OVER | flag::WR_SHUT) {
@@ -139,6 +142,7 @@ impl Conn {
         Ok(())
     }
 
+    #[inline]
     fn admit(&self, n: usize) -> Result<(), Status> {
         let pending = self.env.ids.pending(self.id);
         match pending.saturating_add(n) > self.env.limits.send_limit {
@@ -148,6 +152,7 @@ impl Conn {
     }
 
     /// Gives the kernel what it takes now, if nothing is queued before it.
+    #[inline]
     fn write_now(&mut self, buf: &[u8]) -> Result<usize, Status> {
         if self.out.is_some() || buf.is_empty() {
             return Ok(0);

@@ -35,7 +35,7 @@ pub(crate) struct Acceptor {
 
 impl Acceptor {
     /// When to accept again without an event: 0 for at once, or never.
-    pub fn next_try(&self) -> u64 {
+    fn next_try(&self) -> u64 {
         if self.full || !self.ready.contains(&true) {
             return NEVER;
         }
@@ -61,11 +61,13 @@ impl Loop {
         let ready = vec![true; listeners.len()];
         let backoff = Backoff::default();
         self.acceptor = Some(Acceptor { listeners, ready, backoff, resume_at: 0, full: false });
+        self.reconsider_accepting();
     }
 
     pub(super) fn listener_ready(&mut self, index: usize) {
         if let Some(ready) = self.acceptor.as_mut().and_then(|a| a.ready.get_mut(index)) {
             *ready = true;
+            self.reconsider_accepting();
         }
     }
 
@@ -74,17 +76,22 @@ impl Loop {
         if let Some(acceptor) = &mut self.acceptor {
             acceptor.full = false;
             acceptor.resume_at = 0;
+            self.reconsider_accepting();
         }
+    }
+
+    fn reconsider_accepting(&mut self) {
+        self.accept_at = self.acceptor.as_ref().map_or(NEVER, Acceptor::next_try);
     }
 
     /// Accepts some of the connections that wait.
     pub(super) fn accept(&mut self) {
-        let due = self.acceptor.as_ref().map_or(NEVER, Acceptor::next_try);
-        if due == NEVER || (due > 0 && due > timer::now()) || self.stopping() {
+        if (self.accept_at > 0 && self.accept_at > timer::now()) || self.stopping() {
             return;
         }
         if let Some(mut acceptor) = self.acceptor.take() {
             self.accept_some(&mut acceptor);
+            self.accept_at = acceptor.next_try();
             self.acceptor = Some(acceptor);
         }
     }
@@ -182,7 +189,7 @@ impl Loop {
         let result = callback::call(&self.server, conn, |handler, server, socket| {
             handler.on_open(server, socket)
         });
-        if self.after(slot, result) {
+        if self.after(slot, callback::outcome(result)) {
             // Whatever the exception handler did with it.
             self.change(id, |conn| conn.close_because(CloseReason::Error));
         }

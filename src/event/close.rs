@@ -9,7 +9,7 @@ use crate::callback;
 use crate::conn::{flag, unread, Conn, Phase};
 use crate::error::CloseReason;
 use crate::sys;
-use crate::timer;
+use crate::timer::{self, NEVER};
 
 /// Reads of a lingering connection before others have their turn.
 const READS: usize = 16;
@@ -144,6 +144,7 @@ impl Loop {
     fn stop_accepting(&mut self) {
         crate::blocking::lock(&self.shared.entrance).registry = None;
         self.acceptor = None;
+        self.accept_at = NEVER;
     }
 
     /// A connection with nothing unsent and nothing unread closes at once.

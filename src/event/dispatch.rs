@@ -5,7 +5,7 @@
 
 use super::run::Loop;
 use crate::callback;
-use crate::conn::{flag, ConnId, Phase, BUDGET, READS};
+use crate::conn::{flag, Phase, BUDGET, READS};
 use crate::error::{CloseReason, Error};
 
 impl Loop {
@@ -44,13 +44,15 @@ impl Loop {
             conn.set(flag::BROKEN);
             conn.reason = CloseReason::Reset;
         }
-        self.after(slot, result);
+        match callback::outcome(result) {
+            None if conn.is_settled() => {}
+            error => drop(self.after(slot, error)),
+        }
     }
 
     /// After a callback: its failure, if it is one (then `true`), and the
     /// flags.
-    pub(super) fn after(&mut self, slot: u32, result: Result<Result<(), Error>, Error>) -> bool {
-        let error = callback::outcome(result);
+    pub(super) fn after(&mut self, slot: u32, error: Option<Error>) -> bool {
         let failed = error.is_some();
         if let (Some(error), Some(conn)) = (error, self.slab.get(slot)) {
             callback::failed(&self.server, conn, error);
@@ -119,9 +121,8 @@ impl Loop {
             (Phase::Open, Ok(true)) if !stopping => {
                 let result = callback::call(&self.server, conn, |handler, server, socket| {
                     handler.on_drain(server, socket);
-                    Ok(())
                 });
-                self.after(slot, result);
+                self.after(slot, result.err());
             }
             (Phase::Open, Ok(_)) => self.settle(slot),
             _ => {}
@@ -137,15 +138,13 @@ impl Loop {
                 if stopping {
                     return;
                 }
-                let id = conn.id;
                 let result = callback::call(&self.server, conn, |handler, server, socket| {
                     handler.on_timeout(server, socket);
-                    Ok(())
                 });
                 if conn.reason == CloseReason::Timer && conn.has(flag::CLOSE) {
                     self.finish(slot, CloseReason::Timer);
                 } else {
-                    self.after(ConnId::slot(id), result);
+                    self.after(slot, result.err());
                 }
             }
             (Phase::Lingering, _) => {

@@ -103,8 +103,7 @@ impl Loop {
         let Some(conn) = self.slab.get(ConnId::slot(id)) else { return };
         let result = callback::call(&self.server, conn, |handler, server, socket| {
             handler.on_wake(server, socket);
-            Ok(())
         });
-        self.after(ConnId::slot(id), result);
+        self.after(ConnId::slot(id), result.err());
     }
 }

@@ -37,6 +37,8 @@ pub(crate) struct Loop {
     pub(super) ready: VecDeque<u64>,
     pub(super) timers: Timers,
     pub(super) acceptor: Option<Acceptor>,
+    /// When to accept without an event: 0 for at once, or never.
+    pub(super) accept_at: u64,
     pub(super) mail_left: bool,
     /// What is left of a broadcast.
     pub(super) broadcast: Option<(Vec<u64>, Arc<[u8]>)>,
@@ -58,6 +60,7 @@ impl Loop {
             ready: VecDeque::new(),
             timers: Timers::default(),
             acceptor: None,
+            accept_at: NEVER,
             mail_left: false,
             broadcast: None,
             scratch: Vec::new(),
@@ -86,11 +89,10 @@ impl Loop {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let accepting = self.acceptor.as_ref().map_or(NEVER, Acceptor::next_try);
-        if self.mail_left || !self.ready.is_empty() || accepting == 0 {
+        if self.mail_left || !self.ready.is_empty() || self.accept_at == 0 {
             return Some(Duration::ZERO);
         }
-        let next = self.timers.next().min(self.stop_at.unwrap_or(NEVER)).min(accepting);
+        let next = self.timers.next().min(self.stop_at.unwrap_or(NEVER)).min(self.accept_at);
         let millis = || next.saturating_sub(timer::now()).min(i32::MAX as u64);
         (next != NEVER).then(|| Duration::from_millis(millis()))
     }
@@ -100,9 +102,9 @@ impl Loop {
         let again = self.ready.len();
         for event in events {
             match event.token() {
+                token if token.0 < LISTENERS => self.event(token.0 as u64, event),
                 WAKE => self.mail_left = true,
-                token if token.0 >= LISTENERS => self.listener_ready(token.0 - LISTENERS),
-                token => self.event(token.0 as u64, event),
+                token => self.listener_ready(token.0 - LISTENERS),
             }
         }
         for _ in 0..again {
@@ -116,7 +118,9 @@ impl Loop {
         if self.shared.has_arrivals() {
             self.install_arrivals();
         }
-        self.accept();
+        if self.accept_at != NEVER {
+            self.accept();
+        }
         if self.timers.next() != NEVER {
             self.expire();
         }
@@ -131,9 +135,11 @@ impl Loop {
     }
 
     /// The connection of an id (or of its token), unless it is gone.
+    #[inline]
     pub(super) fn conn(&mut self, id: u64) -> Option<&mut Conn> {
+        // A free slot has the id 0, which no connection has.
+        let same = |conn: &Conn| (conn.id ^ id) & TOKEN_MASK == 0;
         let slot = ConnId::slot(id);
-        let same = |conn: &Conn| conn.phase != Phase::Vacant && (conn.id ^ id) & TOKEN_MASK == 0;
         if !self.slab.get(slot).is_some_and(|conn| same(conn)) {
             if !self.shared.has_arrivals() {
                 return None;

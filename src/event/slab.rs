@@ -19,6 +19,7 @@ impl Slab {
         Slab { env, chunks: Vec::new() }
     }
 
+    #[inline]
     pub fn get(&mut self, slot: u32) -> Option<&mut Conn> {
         let slot = slot as usize;
         self.chunks.get_mut(slot / CHUNK)?.get_mut(slot % CHUNK)
