@@ -369,16 +369,21 @@ impl Loops {
         }
     }
 
-    /// Hands an accepted connection to another loop.
-    fn pass(&self, index: usize, fd: OwnedFd, peer: Option<SocketAddr>) -> Result<(), Error> {
+    /// Hands a connection that the loop `from` accepted to another one.
+    fn pass(
+        &self,
+        from: &Shared,
+        index: usize,
+        fd: OwnedFd,
+        peer: Option<SocketAddr>,
+    ) -> Result<(), Error> {
         let shared = &self.loops[index];
         self.opened();
-        let source = (fd, peer);
-        let put = shared.put(
-            source,
-            |(fd, _)| fd.as_raw_fd(),
-            |(fd, peer), id| Conn::open(shared.env.clone(), id, fd, peer),
-        );
+        let make = |(fd, peer), id| {
+            from.env.counters.accepted.add(1);
+            Conn::open(shared.env.clone(), id, fd, peer)
+        };
+        let put = shared.put((fd, peer), |(fd, _)| fd.as_raw_fd(), make);
         put.map(drop).map_err(|(error, _)| {
             self.gone();
             error

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod control;
+mod handover;
 mod lifecycle;
 mod start;
 

@@ -144,14 +144,11 @@ impl Loop {
         let begun = if index == self.shared.env.index {
             self.keep(fd, peer)
         } else {
-            self.loops.pass(index, fd, peer)
+            self.loops.pass(&self.shared, index, fd, peer)
         };
-        match begun {
-            Ok(()) => self.shared.env.counters.accepted.add(1),
-            Err(error) => {
-                self.shared.env.counters.accept_errors.add(1);
-                self.report(&error);
-            }
+        if let Err(error) = begun {
+            self.shared.env.counters.accept_errors.add(1);
+            self.report(&error);
         }
     }
 
@@ -166,6 +163,7 @@ impl Loop {
         self.slab.install(ConnId::slot(id), Conn::open(self.shared.env.clone(), id, fd, peer));
         self.live += 1;
         self.loops.opened();
+        self.shared.env.counters.accepted.add(1);
         self.shared.env.counters.open.add(1);
         self.opened(id);
         Ok(())

@@ -87,7 +87,8 @@ impl Loop {
             return;
         }
         let id = conn.id;
-        conn.env.ids.shut(id);
+        // From now on the id is stale, in `on_close` too.
+        conn.env.ids.release(id);
         conn.phase = Phase::Flushing;
         if !conn.has(flag::UNOPENED) {
             callback::closed(&self.server, conn, reason);

@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
+use super::handover::{handover, Giver, Taker};
 use super::start::cannot_spawn;
 use super::{Engine, Running, Server};
 use crate::blocking::Lingering;
@@ -30,7 +31,7 @@ pub(super) struct Control {
     threads: Vec<JoinHandle<()>>,
     lingering: Lingering,
     arrivals: (Sender<OwnedFd>, Receiver<OwnedFd>),
-    shutdown_gate: Option<Sender<()>>,
+    shutdown_gate: Option<Giver<()>>,
 }
 
 impl Control {
@@ -56,15 +57,15 @@ impl Control {
     }
 
     /// What the shutdown port's thread waits for before it accepts.
-    pub fn shutdown_gate(&mut self) -> Receiver<()> {
-        let (sender, receiver) = crossbeam_channel::bounded(1);
-        self.shutdown_gate = Some(sender);
-        receiver
+    pub fn shutdown_gate(&mut self) -> Taker<()> {
+        let (giver, taker) = handover();
+        self.shutdown_gate = Some(giver);
+        taker
     }
 
     pub fn open_shutdown_gate(&mut self) {
         if let Some(gate) = self.shutdown_gate.take() {
-            let _ = gate.send(());
+            gate.give(());
         }
     }
 

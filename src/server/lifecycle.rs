@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::control::Control;
+use super::handover::handover;
 use super::{Running, Server, State};
 use crate::blocking::lock;
 use crate::error::{Error, Status};
@@ -80,11 +81,11 @@ impl Server {
     /// Starts and returns when the server is accepting: its ports are final
     /// then. Errors as with [`Server::start`].
     pub fn start_background(&self) -> Result<(), Error> {
-        let (sender, receiver) = crossbeam_channel::bounded::<Control>(1);
+        let (giver, taker) = handover::<Control>();
         let spawned = Cell::new(false);
         let launched = self.launch(|| {
             let handle = self.spawn_control(move || {
-                if let Ok(control) = receiver.recv() {
+                if let Some(control) = taker.take() {
                     control.run();
                 }
             })?;
@@ -94,13 +95,12 @@ impl Server {
         });
         match launched {
             Ok(Some(control)) => {
-                // The control thread waits for it: it cannot have ended.
-                let _ = sender.send(control);
+                giver.give(control);
                 Ok(())
             }
             Ok(None) => Ok(()),
             Err(error) => {
-                drop(sender);
+                drop(giver);
                 if spawned.get() {
                     self.join_control();
                 }

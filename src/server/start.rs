@@ -133,7 +133,7 @@ impl Server {
             let (server, running) = (self.view(), running.clone());
             let gate = control.shutdown_gate();
             control.spawn("ns-shutdown".into(), move || {
-                if let (Ok(()), Some(port)) = (gate.recv(), &running.shutdown) {
+                if let (Some(()), Some(port)) = (gate.take(), &running.shutdown) {
                     port.work(&server);
                 }
             })?;

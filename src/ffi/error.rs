@@ -1,0 +1,300 @@
+//! Status numbers, the error object, and what a handler says of its failure.
+
+use std::array;
+use std::ffi::{c_char, c_void, CString};
+use std::ptr;
+use std::sync::OnceLock;
+
+use super::socket::reachable;
+use super::support::{guard, text, UserData};
+use super::types::{ns_drop_fn, ns_socket, ns_status};
+use crate::{CloseReason, Error, Status};
+
+/// Success.
+pub const NS_OK: i32 = 0;
+/// An argument is not valid: NULL, not UTF-8, out of its bounds.
+pub const NS_ERR_INVALID: i32 = -1001;
+/// The server or the config is in the wrong state for this call.
+pub const NS_ERR_STATE: i32 = -1002;
+/// A deadline passed.
+pub const NS_ERR_TIMEOUT: i32 = -1003;
+/// The connection is closed, or its id is stale.
+pub const NS_ERR_CLOSED: i32 = -1004;
+/// The peer reset the connection, or the transport failed.
+pub const NS_ERR_RESET: i32 = -1005;
+/// Nothing can be read now; no failure in a handler.
+pub const NS_ERR_WOULD_BLOCK: i32 = -1006;
+/// The outbound queue would pass `send_limit`; nothing was sent.
+pub const NS_ERR_BUFFER_FULL: i32 = -1007;
+/// No worker became free in time.
+pub const NS_ERR_REJECTED: i32 = -1008;
+/// The socket was taken out of the server.
+pub const NS_ERR_DETACHED: i32 = -1009;
+/// Only a non-blocking server can do this.
+pub const NS_ERR_NOT_NON_BLOCKING: i32 = -1010;
+/// Only a callback of this connection can do this.
+pub const NS_ERR_NOT_IN_HANDLER: i32 = -1011;
+/// Not in one of the server's own callbacks.
+pub const NS_ERR_BUSY: i32 = -1012;
+/// The call would wait for its own thread.
+pub const NS_ERR_DEADLOCK: i32 = -1013;
+/// A panic was caught: a bug in the library.
+pub const NS_ERR_PANIC: i32 = -1014;
+/// The handler returned a negative number of its own.
+pub const NS_ERR_HANDLER: i32 = -1015;
+/// The service or host cannot be resolved.
+pub const NS_ERR_ADDRESS: i32 = -1016;
+/// Binding or listening failed.
+pub const NS_ERR_LISTEN: i32 = -1017;
+/// Another failure of the operating system.
+pub const NS_ERR_IO: i32 = -1018;
+/// Out of memory.
+pub const NS_ERR_NO_MEMORY: i32 = -1019;
+/// A thread cannot be created.
+pub const NS_ERR_THREAD: i32 = -1020;
+/// This system or build cannot do it.
+pub const NS_ERR_UNSUPPORTED: i32 = -1021;
+/// Accepting a connection failed.
+pub const NS_ERR_ACCEPT: i32 = -1022;
+/// The `on_start` hook failed.
+pub const NS_ERR_HOOK: i32 = -1023;
+
+/// The numbers are the core's; a mismatch does not compile.
+const _: () = {
+    assert!(NS_OK == Status::Ok as i32);
+    assert!(NS_ERR_INVALID == Status::Invalid as i32);
+    assert!(NS_ERR_STATE == Status::State as i32);
+    assert!(NS_ERR_TIMEOUT == Status::Timeout as i32);
+    assert!(NS_ERR_CLOSED == Status::Closed as i32);
+    assert!(NS_ERR_RESET == Status::Reset as i32);
+    assert!(NS_ERR_WOULD_BLOCK == Status::WouldBlock as i32);
+    assert!(NS_ERR_BUFFER_FULL == Status::BufferFull as i32);
+    assert!(NS_ERR_REJECTED == Status::Rejected as i32);
+    assert!(NS_ERR_DETACHED == Status::Detached as i32);
+    assert!(NS_ERR_NOT_NON_BLOCKING == Status::NotNonBlocking as i32);
+    assert!(NS_ERR_NOT_IN_HANDLER == Status::NotInHandler as i32);
+    assert!(NS_ERR_BUSY == Status::Busy as i32);
+    assert!(NS_ERR_DEADLOCK == Status::Deadlock as i32);
+    assert!(NS_ERR_PANIC == Status::Panic as i32);
+    assert!(NS_ERR_HANDLER == Status::Handler as i32);
+    assert!(NS_ERR_ADDRESS == Status::Address as i32);
+    assert!(NS_ERR_LISTEN == Status::Listen as i32);
+    assert!(NS_ERR_IO == Status::Io as i32);
+    assert!(NS_ERR_NO_MEMORY == Status::NoMemory as i32);
+    assert!(NS_ERR_THREAD == Status::Thread as i32);
+    assert!(NS_ERR_UNSUPPORTED == Status::Unsupported as i32);
+    assert!(NS_ERR_ACCEPT == Status::Accept as i32);
+    assert!(NS_ERR_HOOK == Status::Hook as i32);
+    // Each status is in this list.
+    assert!(Status::ALL.len() == 24);
+};
+
+/// What failed: a status, a sentence, and what the operating system or the
+/// handler said. Owned where a call gives it through `err` (`ns_error_free`),
+/// borrowed in an exception handler.
+pub struct ns_error {
+    error: Source,
+    message: CString,
+}
+
+enum Source {
+    Owned(Error),
+    /// Of a callback: the error outlives the object, which is on the stack.
+    Borrowed(*const Error),
+}
+
+impl ns_error {
+    pub(super) fn owned(error: Error) -> ns_error {
+        ns_error { message: c_string(error.message()), error: Source::Owned(error) }
+    }
+
+    /// The caller keeps `error` in place while the result is used.
+    pub(super) fn borrowed(error: &Error) -> ns_error {
+        ns_error { message: c_string(error.message()), error: Source::Borrowed(error) }
+    }
+
+    fn get(&self) -> &Error {
+        match &self.error {
+            Source::Owned(error) => error,
+            // SAFETY: `borrowed` states that it outlives this object.
+            Source::Borrowed(error) => unsafe { &**error },
+        }
+    }
+}
+
+/// A NUL inside would cut the text short for a C reader.
+fn c_string(text: &str) -> CString {
+    CString::new(text.replace('\0', "\u{fffd}")).unwrap_or_default()
+}
+
+/// A payload of `ns_raise_with`, as the core keeps it.
+struct Payload(UserData);
+
+/// What one error says, or `none` for NULL.
+///
+/// # Safety
+/// `error` is NULL or valid.
+unsafe fn ask<T: Copy>(error: *const ns_error, none: T, what: impl FnOnce(&ns_error) -> T) -> T {
+    // SAFETY: the caller's promise.
+    guard(none, || unsafe { error.as_ref() }.map_or(none, what))
+}
+
+/// The status: a negative `NS_ERR_...`. 0 for NULL. [any]
+#[no_mangle]
+pub unsafe extern "C" fn ns_error_status(error: *const ns_error) -> ns_status {
+    // SAFETY: the caller's contract.
+    unsafe { ask(error, NS_OK, |e| e.get().status().code()) }
+}
+
+/// The code of the operating system (`errno`), 0 where there is none. [any]
+#[no_mangle]
+pub unsafe extern "C" fn ns_error_os_code(error: *const ns_error) -> i32 {
+    // SAFETY: the caller's contract.
+    unsafe { ask(error, 0, |e| e.get().os_code()) }
+}
+
+/// The negative number that the handler returned or raised, 0 where the
+/// failure is not a handler's. [any]
+#[no_mangle]
+pub unsafe extern "C" fn ns_error_handler_code(error: *const ns_error) -> i32 {
+    // SAFETY: the caller's contract.
+    unsafe { ask(error, 0, |e| e.get().handler_code()) }
+}
+
+/// A sentence that says what failed, on what, and why, for example
+/// `cannot listen on "http": permission denied (port 80)`. UTF-8, borrowed from
+/// the error. "" for NULL, never NULL. [any]
+#[no_mangle]
+pub unsafe extern "C" fn ns_error_message(error: *const ns_error) -> *const c_char {
+    // SAFETY: the caller's contract.
+    unsafe { ask(error, c"".as_ptr(), |e| e.message.as_ptr()) }
+}
+
+/// The payload given to `ns_raise_with`, borrowed from the error; NULL where
+/// there is none. [any]
+#[no_mangle]
+pub unsafe extern "C" fn ns_error_payload(error: *const ns_error) -> *mut c_void {
+    // SAFETY: the caller's contract.
+    unsafe {
+        ask(error, ptr::null_mut(), |e| {
+            let payload = e.get().payload().and_then(|p| p.downcast_ref::<Payload>());
+            payload.map_or(ptr::null_mut(), |p| p.0.pointer)
+        })
+    }
+}
+
+/// Frees an error that a call gave through `err`. NULL and a callback's
+/// borrowed error are left alone. [any]
+#[no_mangle]
+pub unsafe extern "C" fn ns_error_free(error: *mut ns_error) {
+    // SAFETY: the caller's contract; an owned one was made by Box::into_raw.
+    guard((), || unsafe {
+        if error.as_ref().is_some_and(|e| matches!(e.error, Source::Owned(_))) {
+            drop(Box::from_raw(error));
+        }
+    })
+}
+
+/// Says why a handler fails, for its exception handler: `return ns_raise(...)`.
+/// `code` is a number of your own or an `NS_ERR_...`; `message` is copied, NULL
+/// for none. Returns `code` if it is negative, else -1, whatever else is wrong.
+/// What was raised is forgotten when the callback returns 0 or more. [handler]
+#[no_mangle]
+pub unsafe extern "C" fn ns_raise(
+    socket: *mut ns_socket,
+    code: i32,
+    message: *const c_char,
+) -> i32 {
+    // SAFETY: the caller's contract.
+    unsafe { ns_raise_with(socket, code, message, ptr::null_mut(), None) }
+}
+
+/// `ns_raise` with an object that the exception handler reads by
+/// `ns_error_payload`; `drop` (NULL: none) frees it after that, or at once if
+/// it cannot be handed over. [handler]
+#[no_mangle]
+pub unsafe extern "C" fn ns_raise_with(
+    socket: *mut ns_socket,
+    code: i32,
+    message: *const c_char,
+    payload: *mut c_void,
+    drop: ns_drop_fn,
+) -> i32 {
+    let code = if code < 0 { code } else { -1 };
+    let payload = Payload(UserData::new(payload, drop));
+    guard(code, || {
+        // SAFETY: the caller's contract.
+        let (conn, message) = unsafe { (reachable(socket), text(message, "message")) };
+        if let Ok(conn) = conn {
+            let error = match message {
+                Ok(message) => Error::raise(code, message),
+                Err(_) => Error::returned(code),
+            };
+            conn.set_raised(error.with_payload(Box::new(payload)));
+        }
+        code
+    })
+}
+
+/// The name of a status, `"NS_ERR_CLOSED"`; `"NS_ERR_UNKNOWN"` for another
+/// number. Static. [any]
+#[no_mangle]
+pub extern "C" fn ns_status_name(status: ns_status) -> *const c_char {
+    static NAMES: OnceLock<[Text; Status::ALL.len()]> = OnceLock::new();
+    guard(c"".as_ptr(), || {
+        let names = NAMES.get_or_init(|| array::from_fn(|i| text_of(Status::ALL[i].name())));
+        place(status).map_or(c"NS_ERR_UNKNOWN".as_ptr(), |at| names[at].as_ptr())
+    })
+}
+
+/// What a status means, in a few words; `"unknown status"` for another
+/// number. Static. [any]
+#[no_mangle]
+pub extern "C" fn ns_status_message(status: ns_status) -> *const c_char {
+    static TEXTS: OnceLock<[Text; Status::ALL.len()]> = OnceLock::new();
+    guard(c"".as_ptr(), || {
+        let texts = TEXTS.get_or_init(|| array::from_fn(|i| text_of(Status::ALL[i].message())));
+        place(status).map_or(c"unknown status".as_ptr(), |at| texts[at].as_ptr())
+    })
+}
+
+/// One word for an `NS_CLOSE_...` reason, `"peer"`; `"unknown"` for another
+/// number. Static. [any]
+#[no_mangle]
+pub extern "C" fn ns_close_reason_name(reason: i32) -> *const c_char {
+    static NAMES: OnceLock<[Text; CloseReason::COUNT]> = OnceLock::new();
+    guard(c"".as_ptr(), || {
+        let name = |i| CloseReason::from_code(i as i32).map_or("unknown", CloseReason::name);
+        let names = NAMES.get_or_init(|| array::from_fn(|i| text_of(name(i))));
+        let name = usize::try_from(reason).ok().and_then(|at| names.get(at));
+        name.map_or(c"unknown".as_ptr(), |name| name.as_ptr())
+    })
+}
+
+/// A C string in place: static ones that need no heap, so nothing is left at
+/// the end of the process for a leak checker to find.
+type Text = [c_char; 64];
+
+fn text_of(text: &str) -> Text {
+    let mut out = [0; 64];
+    // The last one stays 0.
+    for (to, from) in out[..63].iter_mut().zip(text.bytes()) {
+        *to = from as c_char;
+    }
+    out
+}
+
+fn place(status: ns_status) -> Option<usize> {
+    Status::ALL.iter().position(|s| s.code() == status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn static_texts_are_whole() {
+        let texts = Status::ALL.iter().flat_map(|s| [s.name(), s.message()]);
+        assert!(texts.map(str::len).all(|len| len < 64));
+    }
+}

@@ -1,0 +1,206 @@
+//! Counters and the report.
+
+use std::ffi::c_char;
+use std::mem;
+use std::ptr;
+
+use super::server::{alive, ns_server};
+use super::support::{give_text, guard, status};
+use super::types::ns_status;
+use crate::{Error, Stats, Status, ThreadStats};
+
+/// Sizes of output structs outside of these bounds are a mistake. The room
+/// above lets a program be built with a later header.
+const SIZES: std::ops::RangeInclusive<usize> = 8..=65536;
+
+/// A snapshot of a server. At rest: accepted + attached = open + waiting + all
+/// of closed + detached.
+#[repr(C)]
+pub struct ns_stats {
+    /// An NS_STATE_....
+    pub state: u32,
+    /// 1 in non-blocking mode.
+    pub non_blocking: u32,
+    /// Workers or loops.
+    pub threads: u32,
+    /// Those of them that have a connection.
+    pub active_threads: u32,
+    /// As `ns_server_port`.
+    pub port: u32,
+    /// As `ns_server_shutdown_port`.
+    pub shutdown_port: u32,
+    /// Milliseconds since the start.
+    pub uptime_ms: u64,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Sockets given back by `ns_attach`.
+    pub attached: u64,
+    /// Connections refused because no worker became free.
+    pub refused: u64,
+    /// Connections open now.
+    pub open: u64,
+    /// Connections that wait for a worker now.
+    pub waiting: u64,
+    /// Connections taken out by `ns_detach`.
+    pub detached: u64,
+    /// Connections that a stop let finish.
+    pub drained: u64,
+    /// Connections that a stop cut.
+    pub cut: u64,
+    /// Bytes received.
+    pub bytes_in: u64,
+    /// Bytes sent.
+    pub bytes_out: u64,
+    /// Failures of handlers and of exception handlers.
+    pub handler_errors: u64,
+    /// Failures to accept.
+    pub accept_errors: u64,
+    /// TLS handshakes completed.
+    pub handshakes: u64,
+    /// TLS handshakes failed.
+    pub handshake_failures: u64,
+    /// Connections closed, by NS_CLOSE_... reason.
+    pub closed: [u64; 16],
+}
+
+/// A snapshot of one worker or loop.
+#[repr(C)]
+pub struct ns_thread_stats {
+    /// 0 to threads - 1.
+    pub index: u32,
+    /// 0; for alignment.
+    pub reserved: u32,
+    /// Its connections now.
+    pub active: u64,
+    /// Connections it accepted.
+    pub accepted: u64,
+    /// Bytes received.
+    pub bytes_in: u64,
+    /// Bytes sent.
+    pub bytes_out: u64,
+    /// Calls of the handler.
+    pub calls: u64,
+    /// Failures of handlers and of exception handlers.
+    pub handler_errors: u64,
+}
+
+impl From<Stats> for ns_stats {
+    fn from(s: Stats) -> ns_stats {
+        let mut closed = [0; 16];
+        closed[..s.closed.len()].copy_from_slice(&s.closed);
+        ns_stats {
+            state: s.state as u32,
+            non_blocking: s.non_blocking.into(),
+            threads: s.threads,
+            active_threads: s.active_threads,
+            port: s.port.into(),
+            shutdown_port: s.shutdown_port.into(),
+            uptime_ms: s.uptime.as_millis() as u64,
+            accepted: s.accepted,
+            attached: s.attached,
+            refused: s.refused,
+            open: s.open,
+            waiting: s.waiting,
+            detached: s.detached,
+            drained: s.drained,
+            cut: s.cut,
+            bytes_in: s.bytes_in,
+            bytes_out: s.bytes_out,
+            handler_errors: s.handler_errors,
+            accept_errors: s.accept_errors,
+            handshakes: s.handshakes,
+            handshake_failures: s.handshake_failures,
+            closed,
+        }
+    }
+}
+
+impl From<ThreadStats> for ns_thread_stats {
+    fn from(s: ThreadStats) -> ns_thread_stats {
+        ns_thread_stats {
+            index: s.index,
+            reserved: 0,
+            active: s.active,
+            accepted: s.accepted,
+            bytes_in: s.bytes_in,
+            bytes_out: s.bytes_out,
+            calls: s.calls,
+            handler_errors: s.handler_errors,
+        }
+    }
+}
+
+/// Fills as much of `out` as the program's struct has, zeros where it has more.
+///
+/// # Safety
+/// `out` is NULL or has `size` bytes; `T` has no padding.
+unsafe fn fill<T>(
+    out: *mut T,
+    size: usize,
+    value: impl FnOnce() -> Result<T, Error>,
+) -> Result<(), Error> {
+    if out.is_null() || !SIZES.contains(&size) {
+        return Err(Error::from(Status::Invalid));
+    }
+    let value = value()?;
+    let known = size.min(mem::size_of::<T>());
+    // SAFETY: known + the rest = size bytes, which the caller has.
+    unsafe {
+        ptr::copy_nonoverlapping(ptr::from_ref(&value).cast::<u8>(), out.cast::<u8>(), known);
+        out.cast::<u8>().add(known).write_bytes(0, size - known);
+    }
+    Ok(())
+}
+
+/// Fills `*out`, of which `size` is the `sizeof`: a library with more to say
+/// leaves the rest out, one with less fills it with zeros. 0 or NS_ERR_INVALID. [any]
+#[no_mangle]
+pub unsafe extern "C" fn ns_server_stats(
+    server: *const ns_server,
+    out: *mut ns_stats,
+    size: usize,
+) -> ns_status {
+    // SAFETY: the caller's contract; no padding, see the test below.
+    status(|| unsafe { fill(out, size, || Ok(alive(server)?.server.stats().into())) })
+}
+
+/// As `ns_server_stats`, for the thread `index` of 0 to threads - 1, else
+/// NS_ERR_INVALID. [any]
+#[no_mangle]
+pub unsafe extern "C" fn ns_server_thread_stats(
+    server: *const ns_server,
+    index: u32,
+    out: *mut ns_thread_stats,
+    size: usize,
+) -> ns_status {
+    let value = || {
+        // SAFETY: the caller's contract.
+        let stats = unsafe { alive(server) }?.server.thread_stats(index as usize);
+        stats.map(Into::into).ok_or(Error::from(Status::Invalid))
+    };
+    // SAFETY: the caller's contract; no padding, see the test below.
+    status(|| unsafe { fill(out, size, value) })
+}
+
+/// A report to read: state, threads, connections, counters. As `snprintf`:
+/// writes at most `len` bytes, NUL included, and returns the length of the
+/// whole text without it; it may differ at the next call. [any]
+#[no_mangle]
+pub unsafe extern "C" fn ns_server_report(
+    server: *const ns_server,
+    buf: *mut c_char,
+    len: usize,
+) -> usize {
+    guard(0, || {
+        // SAFETY: the caller's contract.
+        let report = unsafe { alive(server) }.map_or(String::new(), |s| s.server.report());
+        // SAFETY: the caller's contract.
+        unsafe { give_text(&report, buf, len) }
+    })
+}
+
+/// No padding: 6 and 2 words of 32 bits, the rest of 64.
+const _: () = {
+    assert!(mem::size_of::<ns_stats>() == 6 * 4 + (15 + 16) * 8);
+    assert!(mem::size_of::<ns_thread_stats>() == 2 * 4 + 6 * 8);
+};

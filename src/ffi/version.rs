@@ -1,0 +1,54 @@
+//! Which library this is.
+
+use std::ffi::{c_char, CStr};
+
+use super::support::{guard, text};
+
+const fn number(digits: &str) -> u32 {
+    match u32::from_str_radix(digits, 10) {
+        Ok(number) => number,
+        Err(_) => panic!("not a number"),
+    }
+}
+
+/// The version of the library in use, `"MAJOR.MINOR.PATCH"`. Static. [any]
+#[no_mangle]
+pub extern "C" fn ns_version_string() -> *const c_char {
+    const TEXT: &str = concat!(env!("CARGO_PKG_VERSION"), "\0");
+    TEXT.as_ptr().cast()
+}
+
+/// The version of the library in use as a number, 0xMMmmpp; compare it with
+/// `NS_VERSION_NUMBER`, the header's. [any]
+#[no_mangle]
+pub extern "C" fn ns_version_number() -> u32 {
+    number(env!("CARGO_PKG_VERSION_MAJOR")) << 16
+        | number(env!("CARGO_PKG_VERSION_MINOR")) << 8
+        | number(env!("CARGO_PKG_VERSION_PATCH"))
+}
+
+/// 1 if the library in use can do `name`, else 0, also for NULL and unknown
+/// names. There are: "blocking", "non-blocking", "detach", "attach", "ipv6",
+/// "shutdown-port"; "tls" is 0 in this version. [any]
+#[no_mangle]
+pub unsafe extern "C" fn ns_has_feature(name: *const c_char) -> i32 {
+    const FEATURES: [&str; 6] =
+        ["blocking", "non-blocking", "detach", "attach", "ipv6", "shutdown-port"];
+    // SAFETY: the caller's contract.
+    let name = unsafe { text(name, "name") };
+    guard(0, || name.is_ok_and(|name| FEATURES.contains(&name)).into())
+}
+
+const _: () =
+    assert!(CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()).is_ok());
+
+/// Keeps panics of the library off the host's stderr. Only the shared library
+/// may: it has a standard library of its own, so the hook is too. In a Rust
+/// program that uses the crate, the hook is the program's.
+pub(super) fn silence_panics() {
+    #[cfg(feature = "silent-panics")]
+    {
+        static ONCE: std::sync::Once = std::sync::Once::new();
+        ONCE.call_once(|| std::panic::set_hook(Box::new(|_| ())));
+    }
+}
