@@ -1,0 +1,11 @@
+//! The same test-suite against the C ABI, and what only C programs can do.
+
+#[path = "support/c_backend/mod.rs"]
+mod api;
+#[path = "suite/mod.rs"]
+mod suite;
+#[path = "support/mod.rs"]
+mod support;
+
+#[path = "only_c/mod.rs"]
+mod only_c;

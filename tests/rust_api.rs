@@ -1,0 +1,11 @@
+//! The test-suite against the Rust API.
+
+#[path = "support/rust_backend.rs"]
+mod api;
+#[path = "suite/mod.rs"]
+mod suite;
+#[path = "support/mod.rs"]
+mod support;
+
+#[path = "only_rust/mod.rs"]
+mod only_rust;

@@ -1,0 +1,205 @@
+//! 2.4: attach.
+
+use super::detach::{detached, detaching, exchange};
+use crate::api::{CloseReason, Hooks, OwnedSocket, Server, Status};
+use crate::support::*;
+
+/// 2.4: an attached socket is served again: a new id, no second `on_open`, one `on_close`.
+#[test]
+fn attach_gives_it_back() {
+    isolated(|| {
+        let (log, owned) = events();
+        let (call_log, calls) = events();
+        let (opens, closes) = (call_log.clone(), call_log.clone());
+        let hooks = Hooks::new(move |server: &Server, socket| match text(socket)?.as_str() {
+            "" => Ok(socket.close()),
+            "detach" => Ok(log.add((socket.id(), server.detach(socket)?))),
+            other => {
+                call_log.add(format!("{other} {}", socket.id().get()));
+                socket.send(other.as_bytes())
+            }
+        })
+        .on_open(move |_, _| {
+            opens.add("open".to_owned());
+            Ok(())
+        })
+        .on_close(move |_, _, reason| closes.add(format!("{reason:?}")));
+        let server = start(non_blocking(2), hooks);
+        let mut client = Client::connect(&server);
+        assert_eq!(calls.next(), "open");
+        let mut ids = Vec::new();
+        for round in 1..=3 {
+            client.send("detach");
+            let (old, socket): (_, OwnedSocket) = owned.next();
+            ids.push(old);
+            eventually("it has left", || server.stats().open == 0);
+            assert_eq!(status(server.wake(old)), Status::Closed, "its old id is stale");
+            let new = server.attach(socket).unwrap();
+            assert!(!ids.contains(&new));
+            client.echo("hello");
+            assert_eq!(calls.next(), format!("hello {}", new.get()));
+            assert_eq!(server.connections().unwrap(), [new]);
+            assert_eq!(server.stats().attached, round);
+        }
+        client.finish_sending();
+        client.expect_end();
+        drop(client);
+        assert_eq!(calls.next(), "Peer");
+        wait_idle(&server);
+        assert!(calls.drain().is_empty());
+        let stats = server.stats();
+        assert_eq!((stats.accepted, stats.attached, stats.detached), (1, 3, 3));
+        assert_eq!(stats.closed[CloseReason::Peer as usize], 1);
+    });
+}
+
+/// 2.4: the handler runs if bytes wait at the attach, and unsent bytes go back as well.
+#[test]
+fn attach_with_bytes_both_ways() {
+    isolated(|| {
+        let (log, owned) = events();
+        let hooks = Hooks::new(move |server: &Server, socket| match text(socket)?.as_str() {
+            "detach" => {
+                socket.send(&pattern(BULK))?;
+                Ok(log.add(server.detach(socket)?))
+            }
+            other => socket.send(other.as_bytes()),
+        });
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::small(&server);
+        client.send("detach");
+        let socket: OwnedSocket = owned.next();
+        client.send("waiting");
+        server.attach(socket).unwrap();
+        assert!(client.receive(BULK) == pattern(BULK));
+        client.expect("waiting");
+    });
+}
+
+/// 2.4: user data survives the way out and back.
+#[test]
+fn attach_keeps_user_data() {
+    isolated(|| {
+        let (log, owned) = events();
+        let hooks = Hooks::new(move |server: &Server, socket| {
+            if text(socket)? == "detach" {
+                return Ok(log.add(server.detach(socket)?));
+            }
+            let data = socket.user_data::<String>().cloned().unwrap_or_default();
+            socket.send(data.as_bytes())
+        });
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::connect(&server);
+        client.send("detach");
+        let mut socket: OwnedSocket = owned.next();
+        socket.socket().set_user_data(String::from("kept"));
+        server.attach(socket).unwrap();
+        client.send("what?");
+        client.expect("kept");
+    });
+}
+
+/// 2.4, 2.9: the deadlines of an attached connection are kept: idleness and its timer.
+#[test]
+fn attach_with_deadlines() {
+    isolated(|| {
+        let (log, owned) = events();
+        let (timeout_log, timeouts) = events();
+        let hooks = Hooks::new(move |server: &Server, socket| match text(socket)?.as_str() {
+            "detach" => Ok(log.add(server.detach(socket)?)),
+            "timer" => socket.set_timer(Some(ms(200))),
+            _ => Ok(()),
+        })
+        .on_timeout(move |_, _| timeout_log.add(()));
+        let server = start(non_blocking(1).idle_timeout(ms(400)), hooks);
+        let mut client = Client::connect(&server);
+        client.send("detach");
+        server.attach(owned.next()).unwrap();
+        client.send("timer");
+        timeouts.next();
+        client.send("detach");
+        let socket = owned.next();
+        // Deadlines of its time in the server are over when it comes back.
+        std::thread::sleep(ms(450));
+        let clock = Stopwatch::start();
+        server.attach(socket).unwrap();
+        client.expect_gone();
+        clock.kept(ms(400));
+        drop(client);
+        wait_idle(&server);
+        assert_eq!(server.stats().closed[CloseReason::Idle as usize], 1);
+    });
+}
+
+/// 2.4: attaching on another server, which then serves it on its least busy loop.
+#[test]
+fn attach_on_another_server() {
+    isolated(|| {
+        let (server, owned) = detaching(non_blocking(1));
+        let other = start(non_blocking(2), Hooks::new(echo));
+        let mut busy = Client::connect(&other);
+        busy.echo("hello");
+        let (mut client, socket) = detached(&server, &owned);
+        other.attach(socket).unwrap();
+        drop(server);
+        client.echo("served by the other");
+        let active: Vec<_> = (0..2).map(|i| other.thread_stats(i).unwrap().active).collect();
+        assert_eq!(active, [1, 1]);
+        client.finish_sending();
+        client.expect_end();
+        drop((client, busy));
+        wait_idle(&other);
+        let stats = other.stats();
+        assert_eq!((stats.accepted, stats.attached, stats.closed_total()), (1, 1, 2));
+    });
+}
+
+/// 2.4: on failure the caller still owns the socket: blocking, unstarted and stopped servers.
+#[test]
+fn a_failed_attach_leaves_the_socket_to_the_caller() {
+    isolated(|| {
+        let (server, owned) = detaching(non_blocking(1));
+        let (mut client, mut socket) = detached(&server, &owned);
+        server.stop().unwrap();
+        let stopped = server;
+        let pool = start(blocking(1), Hooks::new(echo));
+        let unstarted = unstarted(non_blocking(1), Hooks::new(echo));
+        let cases = [
+            (&pool, Status::NotNonBlocking),
+            (&stopped, Status::State),
+            (&unstarted, Status::State),
+        ];
+        for (server, expected) in cases {
+            let failure = server.attach(socket).expect_err("attached");
+            assert_eq!(failure.error.status(), expected);
+            socket = failure.socket;
+            exchange(&mut client, &mut socket, "still mine");
+        }
+    });
+}
+
+/// 2.4: a detach and an attach inside one callback.
+#[test]
+fn detach_and_attach_inside_the_handler() {
+    isolated(|| {
+        let hooks = Hooks::new(move |server: &Server, socket| {
+            let word = text(socket)?;
+            if word.is_empty() {
+                return Ok(socket.close());
+            }
+            let mut owned = server.detach(socket)?;
+            owned.socket().send(word.as_bytes())?;
+            server.attach(owned).map(drop).map_err(|failure| failure.error)
+        });
+        let server = start(non_blocking(2), hooks);
+        let mut client = Client::connect(&server);
+        for i in 0..50 {
+            client.echo(&format!("round {i}"));
+        }
+        client.finish_sending();
+        client.expect_end();
+        drop(client);
+        wait_idle(&server);
+        assert_eq!(server.stats().attached, 50);
+    });
+}

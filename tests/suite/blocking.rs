@@ -1,0 +1,415 @@
+//! 2.2: workers, the end of a handler, and the close after it.
+
+use crate::api::{CloseReason, Config, Hooks, Status};
+use crate::support::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+
+/// Counts how many callbacks are inside at once.
+#[derive(Clone, Default)]
+struct Crowd(Arc<(AtomicUsize, AtomicUsize)>);
+
+impl Crowd {
+    fn visit(&self, stay: impl FnOnce()) {
+        let now = self.0 .0.fetch_add(1, Ordering::SeqCst) + 1;
+        self.0 .1.fetch_max(now, Ordering::SeqCst);
+        stay();
+        self.0 .0.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn most(&self) -> usize {
+        self.0 .1.load(Ordering::SeqCst)
+    }
+}
+
+/// 2.2: the default is one worker in blocking mode.
+#[test]
+fn the_default_is_one_worker() {
+    isolated(|| {
+        let server = start(Config::new(), Hooks::new(echo));
+        assert_eq!(server.stats().threads, 1);
+        assert!(!server.stats().non_blocking);
+        Client::connect(&server).echo("hello");
+        assert_eq!(count_threads_named("ns-worker"), 1);
+    });
+}
+
+/// 2.2: with one worker one connection is served at a time; the others wait, longer than any
+/// retry takes, and none is refused.
+#[test]
+fn one_worker_never_refuses() {
+    isolated(|| {
+        let (crowd, gate) = (Crowd::default(), Gate::new());
+        let (counted, inside) = (crowd.clone(), gate.clone());
+        let config = blocking(1).max_retry(1).retry_interval(ms(20)).max_waiting(1);
+        let server = start(
+            config,
+            Hooks::new(move |_, socket| {
+                counted.visit(|| inside.wait());
+                socket.send(b"served")
+            }),
+        );
+        let mut clients: Vec<_> = (0..8).map(|_| Client::connect(&server)).collect();
+        gate.reached_by(1);
+        steadily("one at a time, none refused", || {
+            gate.waiting() == 1 && server.stats().refused == 0
+        });
+        gate.open();
+        for client in &mut clients {
+            client.expect_last("served");
+        }
+        wait_idle(&server);
+        assert_eq!(crowd.most(), 1);
+        assert_eq!((server.stats().refused, server.stats().accepted), (0, 8));
+    });
+}
+
+/// 2.2: at most `max_thread` handlers run at once, and that many do.
+#[test]
+fn at_most_max_thread_handlers_at_once() {
+    isolated(|| {
+        let (crowd, gate) = (Crowd::default(), Gate::new());
+        let (counted, inside) = (crowd.clone(), gate.clone());
+        let server = start(
+            blocking(3),
+            Hooks::new(move |_, socket| {
+                counted.visit(|| inside.wait());
+                socket.send(b"served")
+            }),
+        );
+        let mut clients: Vec<_> = (0..12).map(|_| Client::connect(&server)).collect();
+        gate.reached_by(3);
+        eventually("nine wait", || server.stats().waiting == 9);
+        assert_eq!(server.stats().active_threads, 3);
+        assert_eq!(gate.waiting(), 3);
+        gate.open();
+        for client in &mut clients {
+            client.expect_last("served");
+        }
+        wait_idle(&server);
+        assert_eq!(crowd.most(), 3);
+        assert_eq!(server.stats().accepted, 12);
+    });
+}
+
+/// 2.2: a slow client holds its own worker and no other.
+#[test]
+fn idle_workers_serve_beside_a_busy_one() {
+    isolated(|| {
+        let server = start(blocking(2), Hooks::new(echo));
+        let mut slow = Client::connect(&server);
+        slow.echo("first word");
+        for i in 0..50 {
+            Client::connect(&server).echo(&format!("quick {i}"));
+        }
+        slow.echo("last word");
+    });
+}
+
+/// 2.2: the handler runs once per connection, may block, and the socket is closed after it.
+#[test]
+fn the_handler_runs_once_and_the_socket_is_closed() {
+    isolated(|| {
+        let (log, calls) = events();
+        let server = start(
+            blocking(2),
+            Hooks::new(move |_, socket| {
+                let first = text(socket)?;
+                let second = text(socket)?;
+                log.add((first, second));
+                socket.send(b"bye")
+            }),
+        );
+        let mut client = Client::connect(&server);
+        client.send("one");
+        calls.none();
+        client.send("two");
+        client.expect_last("bye");
+        assert_eq!(calls.next(), ("one".into(), "two".into()));
+        calls.none();
+        drop(client);
+        wait_idle(&server);
+        assert_eq!(server.stats().closed[CloseReason::Handler as usize], 1);
+    });
+}
+
+/// 2.2: a handler may close the socket itself; what follows is an error, not a crash.
+#[test]
+fn the_handler_may_close_by_itself() {
+    isolated(|| {
+        let (log, results) = events();
+        let server = start(
+            blocking(1),
+            Hooks::new(move |_, socket| {
+                socket.send(b"bye")?;
+                socket.close();
+                socket.close();
+                log.add((
+                    socket.is_closed(),
+                    status(socket.send(b"x")),
+                    status(socket.recv(&mut [0; 1])),
+                ));
+                Ok(())
+            }),
+        );
+        Client::connect(&server).expect_last("bye");
+        assert_eq!(results.next(), (true, Status::Closed, Status::Closed));
+        wait_idle(&server);
+    });
+}
+
+/// 2.2: a handler that fails: the exception handler is called with the socket still open, it may
+/// send, then the socket is closed.
+#[test]
+fn a_failing_handler_closes_after_the_exception_handler() {
+    isolated(|| {
+        let (log, errors) = events();
+        let server = start(
+            blocking(2),
+            Hooks::new(|_, socket| {
+                text(socket)?;
+                Err("broken".into())
+            })
+            .on_exception(move |_, socket, error| {
+                let socket = socket.expect("a socket");
+                log.add((socket.is_closed(), error.message().to_owned()));
+                socket.send(b"sorry")
+            }),
+        );
+        let mut client = Client::connect(&server);
+        client.send("x");
+        client.expect_last("sorry");
+        drop(client);
+        assert_eq!(errors.next(), (false, "broken".into()));
+        wait_idle(&server);
+        assert_eq!(server.stats().handler_errors, 1);
+        assert_eq!(server.stats().closed[CloseReason::Error as usize], 1);
+    });
+}
+
+/// 2.2: never a leaked socket, on any path: success, failure, panic, own close, abort, and the
+/// same in the exception handler.
+#[test]
+fn no_path_leaks_a_socket() {
+    isolated(|| {
+        let act = |socket: &mut crate::api::Socket<'_>, what: &str| match what {
+            "fail" => Err("failed".into()),
+            "panic" => panic!("on purpose"),
+            "close" => {
+                socket.close();
+                Ok(())
+            }
+            "abort" => {
+                socket.abort();
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        let server = start(
+            blocking(2),
+            Hooks::new(move |_, socket| {
+                let command = text(socket)?;
+                let (first, second) = command.split_once(' ').unwrap_or((&command, ""));
+                socket.set_user_data(second.to_owned());
+                act(socket, first)
+            })
+            .on_exception(move |_, socket, _| {
+                let socket = socket.expect("a socket");
+                let then = socket.user_data::<String>().cloned().unwrap_or_default();
+                act(socket, &then)
+            }),
+        );
+        let sockets = count_sockets();
+        let mut count = 0;
+        for first in ["ok", "close", "abort", "fail", "panic"] {
+            for second in ["ok", "close", "abort", "fail", "panic"] {
+                let mut client = Client::connect(&server);
+                client.send(format!("{first} {second}"));
+                client.expect_gone();
+                count += 1;
+            }
+        }
+        wait_idle(&server);
+        assert_eq!(server.stats().accepted, count);
+        eventually("the descriptors are closed", || count_sockets() == sockets);
+    });
+}
+
+/// 2.2: unread input does not lose the reply to a reset.
+#[test]
+fn the_reply_survives_unread_input() {
+    isolated(|| {
+        let reply = pattern(200_000);
+        let copy = reply.clone();
+        let server = start(
+            blocking(2),
+            Hooks::new(move |_, socket| {
+                socket.recv(&mut [0; 1])?;
+                socket.send(&copy)
+            }),
+        );
+        for _ in 0..10 {
+            let mut client = Client::connect(&server);
+            client.send(vec![b'?'; 300_000]);
+            assert!(client.rest() == reply);
+        }
+    });
+}
+
+/// 2.2: input that comes after the close is discarded as well, and the peer's close ends it.
+#[test]
+fn late_input_is_discarded() {
+    isolated(|| {
+        let server = start(
+            blocking(1).linger_timeout(ms(10_000)),
+            Hooks::new(move |_, socket| {
+                socket.recv(&mut [0; 1])?;
+                socket.send(b"reply")
+            }),
+        );
+        let sockets = count_sockets();
+        let mut client = Client::connect(&server);
+        client.send("two bytes at least");
+        client.expect_last("reply");
+        for _ in 0..20 {
+            client.send(vec![b'x'; 30_000]);
+        }
+        let clock = Stopwatch::start();
+        drop(client);
+        eventually("it is closed", || count_sockets() == sockets);
+        clock.at_once();
+        wait_idle(&server);
+    });
+}
+
+/// 2.2: no worker waits for a lingering close.
+#[test]
+fn no_worker_lingers() {
+    isolated(|| {
+        let server = start(
+            blocking(1).linger_timeout(ms(20_000)),
+            Hooks::new(|_, socket| {
+                socket.recv(&mut [0; 1])?;
+                socket.send(b"reply")
+            }),
+        );
+        let clock = Stopwatch::start();
+        let mut lingering = Vec::new();
+        for _ in 0..5 {
+            let mut client = Client::connect(&server);
+            client.send("unread input");
+            client.expect_last("reply");
+            lingering.push(client);
+        }
+        clock.at_once();
+    });
+}
+
+/// 2.2, 2.9: the wait for the peer is bounded by `linger_timeout`, and not shorter.
+#[test]
+fn lingering_is_bounded() {
+    isolated(|| {
+        let server = start(
+            blocking(2).linger_timeout(ms(300)),
+            Hooks::new(|_, socket| {
+                socket.recv(&mut [0; 1])?;
+                socket.send(b"reply")
+            }),
+        );
+        let sockets = count_sockets();
+        let mut client = Client::connect(&server);
+        let clock = Stopwatch::start();
+        client.send("unread input");
+        client.expect_last("reply");
+        assert_eq!(count_sockets(), sockets + 2, "client and lingering server side");
+        eventually("it is closed", || count_sockets() == sockets + 1);
+        clock.kept(ms(300));
+        wait_idle(&server);
+    });
+}
+
+/// 2.2: where nothing is unread the descriptor is closed at once, whatever the linger timeout.
+#[test]
+fn nothing_unread_closes_at_once() {
+    isolated(|| {
+        let server = start(
+            blocking(2).linger_timeout(ms(30_000)),
+            Hooks::new(|_, socket| {
+                text(socket)?;
+                socket.send(b"reply")
+            }),
+        );
+        let sockets = count_sockets();
+        let mut client = Client::connect(&server);
+        client.send("x");
+        let clock = Stopwatch::start();
+        client.expect_last("reply");
+        eventually("it is closed", || count_sockets() == sockets + 1);
+        clock.at_once();
+    });
+}
+
+/// 2.2: the end of stream was seen: closed at once, and told apart as such.
+#[test]
+fn end_of_stream_closes_at_once() {
+    isolated(|| {
+        let server = start(
+            blocking(2).linger_timeout(ms(30_000)),
+            Hooks::new(|_, socket| {
+                while socket.recv(&mut [0; 100])? > 0 {}
+                socket.send(b"reply")
+            }),
+        );
+        let sockets = count_sockets();
+        let mut client = Client::connect(&server);
+        client.send("x");
+        client.finish_sending();
+        client.expect_last("reply");
+        eventually("it is closed", || count_sockets() == sockets + 1);
+        wait_idle(&server);
+        assert_eq!(server.stats().closed[CloseReason::Peer as usize], 1);
+    });
+}
+
+/// 2.2: `send` takes all or fails, also where the peer reads slowly.
+#[test]
+fn send_waits_for_a_slow_reader() {
+    isolated(|| {
+        let bulk = pattern(BULK);
+        let copy = bulk.clone();
+        let server = start(blocking(1), Hooks::new(move |_, socket| socket.send(&copy)));
+        let mut client = Client::small(&server);
+        assert!(client.rest() == bulk);
+    });
+}
+
+/// 2.2: an abort resets the connection.
+#[test]
+fn abort_resets() {
+    isolated(|| {
+        let server = start(
+            blocking(1),
+            Hooks::new(|_, socket| {
+                text(socket)?;
+                socket.abort();
+                Ok(())
+            }),
+        );
+        let mut client = Client::connect(&server);
+        client.send("x");
+        client.expect_reset();
+        wait_idle(&server);
+        assert_eq!(server.stats().closed[CloseReason::Abort as usize], 1);
+    });
+}
+
+/// 2.2, §5: the pool is `max_thread` + 1 equal threads at most: no more than it needs.
+#[test]
+fn the_pool_is_small() {
+    isolated(|| {
+        let server = start(blocking(4), Hooks::new(echo));
+        assert_eq!(server.stats().threads, 4);
+        // A thread gives itself its name.
+        eventually("workers", || (4..=5).contains(&count_threads_named("ns-worker")));
+    });
+}

@@ -1,0 +1,417 @@
+//! 2.11: calls by id, from any thread.
+
+use crate::api::{CloseReason, ConnId, Hooks, Server, Status};
+use crate::support::*;
+use std::sync::{Arc, Mutex};
+
+/// An echo server whose opened connections are told.
+fn telling(config: crate::api::Config) -> (Server, Events<ConnId>) {
+    let (log, ids) = events();
+    let hooks = Hooks::new(echo).on_open(move |_, socket| {
+        log.add(socket.id());
+        Ok(())
+    });
+    (start(config, hooks), ids)
+}
+
+#[track_caller]
+fn connected(server: &Server, ids: &Events<ConnId>) -> (Client, ConnId) {
+    (Client::connect(server), ids.next())
+}
+
+fn stale(value: u64) -> ConnId {
+    ConnId::from_u64(value).unwrap()
+}
+
+/// An id that no server gives: of a loop that it does not have.
+const NOBODY: u64 = 0xdead_beef_dead_beef;
+
+/// 2.11: `send` from any thread.
+#[test]
+fn send_from_another_thread() {
+    isolated(|| {
+        let (server, ids) = telling(non_blocking(2));
+        let mut connections: Vec<_> = (0..4).map(|_| connected(&server, &ids)).collect();
+        for (i, (client, id)) in connections.iter_mut().enumerate() {
+            server.send(*id, format!("for {i}").as_bytes()).unwrap();
+            client.expect(format!("for {i}"));
+        }
+        let bulk = pattern(BULK);
+        server.send(connections[0].1, &bulk).unwrap();
+        assert!(connections[0].0.receive(BULK) == bulk);
+    });
+}
+
+/// 2.11: order holds per calling thread.
+#[test]
+fn order_holds_per_calling_thread() {
+    isolated(|| {
+        let (server, ids) = telling(non_blocking(2));
+        let (mut client, id) = connected(&server, &ids);
+        const THREADS: usize = 4;
+        const MESSAGES: usize = 500;
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let server = &server;
+                scope.spawn(move || {
+                    for number in 0..MESSAGES {
+                        server.send(id, format!("{thread} {number:04}\n").as_bytes()).unwrap();
+                    }
+                });
+            }
+            let text = client.receive(THREADS * MESSAGES * 7);
+            let mut next = [0; THREADS];
+            for line in String::from_utf8(text).unwrap().lines() {
+                let (thread, number) = line.split_once(' ').unwrap();
+                let thread: usize = thread.parse().unwrap();
+                assert_eq!(number.parse::<usize>().unwrap(), next[thread], "thread {thread}");
+                next[thread] += 1;
+            }
+        });
+    });
+}
+
+/// 2.11: bytes are counted at once against `send_limit`: NS_ERR_BUFFER_FULL is immediate, also
+/// while the loop is busy; what was accepted arrives, and nothing else.
+#[test]
+fn send_is_counted_at_once() {
+    isolated(|| {
+        let (log, ids) = events();
+        let gate = Gate::new();
+        let inside = gate.clone();
+        let hooks = Hooks::new(move |_, socket| {
+            text(socket)?;
+            inside.wait();
+            Ok(())
+        })
+        .on_open(move |_, socket| {
+            log.add(socket.id());
+            Ok(())
+        });
+        let config = non_blocking(1).send_limit(1 << 20).high_water_mark(1 << 20);
+        let server = start(config, hooks);
+        let mut client = Client::connect(&server);
+        let id = ids.next();
+        client.send("hold the loop");
+        gate.reached_by(1);
+        let piece = vec![b'p'; 128 << 10];
+        for _ in 0..8 {
+            server.send(id, &piece).unwrap();
+        }
+        assert_eq!(status(server.send(id, &piece)), Status::BufferFull);
+        assert_eq!(status(server.send(id, b"x")), Status::BufferFull);
+        assert_eq!(server.broadcast(&[id], b"x").unwrap(), 0, "nor by broadcast");
+        gate.open();
+        assert!(client.receive(1 << 20).iter().all(|byte| *byte == b'p'));
+        client.expect_silence();
+        // It has room again.
+        server.send(id, b"after").unwrap();
+        client.expect("after");
+    });
+}
+
+/// 2.11: `broadcast` returns how many it accepted; gone connections are none of them.
+#[test]
+fn broadcast() {
+    isolated(|| {
+        let (server, ids) = telling(non_blocking(3));
+        let mut connections: Vec<_> = (0..30).map(|_| connected(&server, &ids)).collect();
+        let mut all: Vec<ConnId> = connections.iter().map(|(_, id)| *id).collect();
+        assert_eq!(server.broadcast(&all, b"to all").unwrap(), 30);
+        for (client, _) in &mut connections {
+            client.expect("to all");
+        }
+        drop(connections.drain(..10));
+        eventually("ten have left", || server.stats().open == 20);
+        all.push(stale(NOBODY));
+        all.push(stale(u64::MAX));
+        assert_eq!(server.broadcast(&all, b"to the rest").unwrap(), 20);
+        assert_eq!(server.broadcast(&[], b"to nobody").unwrap(), 0);
+        for (client, _) in &mut connections {
+            client.expect("to the rest");
+        }
+    });
+}
+
+/// 2.11: a program that publishes from one handler to many connections, under its own lock which
+/// `on_close` takes too, loses no message and does not dead-lock.
+#[test]
+fn publish_under_the_programs_own_lock() {
+    isolated(|| {
+        let members: Arc<Mutex<Vec<ConnId>>> = Arc::default();
+        let (publishing, opening, closing) = (members.clone(), members.clone(), members.clone());
+        let hooks = Hooks::new(move |server: &Server, socket| {
+            let (bytes, ended) = available(socket)?;
+            let members = publishing.lock().unwrap();
+            if !bytes.is_empty() {
+                // A member may have gone whose `on_close` is still to come.
+                assert!(server.broadcast(&members, &bytes)? <= members.len());
+            }
+            drop(members);
+            if ended {
+                socket.close();
+            }
+            Ok(())
+        })
+        .on_open(move |_, socket| {
+            opening.lock().unwrap().push(socket.id());
+            Ok(())
+        })
+        .on_close(move |_, socket, _| closing.lock().unwrap().retain(|id| *id != socket.id()));
+        let server = start(non_blocking(2), hooks);
+        let mut clients: Vec<_> = (0..300).map(|_| Client::connect(&server)).collect();
+        eventually("all are members", || members.lock().unwrap().len() == 300);
+        let mut publisher = Client::connect(&server);
+        eventually("it is a member", || members.lock().unwrap().len() == 301);
+        let message = "a message to everybody. ".repeat(10);
+        for _ in 0..20 {
+            publisher.echo(&message);
+        }
+        for client in &mut clients {
+            client.expect(message.repeat(20));
+        }
+        // Members leave while others publish.
+        std::thread::scope(|scope| {
+            scope.spawn(|| drop(clients));
+            for _ in 0..20 {
+                publisher.echo(&message);
+            }
+        });
+        drop(publisher);
+        wait_idle(&server);
+        assert!(members.lock().unwrap().is_empty());
+    });
+}
+
+/// 2.11: `close` flushes, `abort` resets.
+#[test]
+fn close_and_abort() {
+    isolated(|| {
+        let (server, ids) = telling(non_blocking(2));
+        let (mut client, id) = connected(&server, &ids);
+        server.send(id, &pattern(BULK)).unwrap();
+        server.close(id).unwrap();
+        assert!(client.rest() == pattern(BULK), "order holds between send and close");
+        drop(client);
+        let (mut client, id) = connected(&server, &ids);
+        server.abort(id).unwrap();
+        client.expect_reset();
+        wait_idle(&server);
+        let stats = server.stats();
+        assert_eq!(stats.closed[CloseReason::Handler as usize], 1);
+        assert_eq!(stats.closed[CloseReason::Abort as usize], 1);
+    });
+}
+
+/// 2.11: `wake` calls `on_wake` on the connection's loop.
+#[test]
+fn wake() {
+    isolated(|| {
+        let (log, woken) = events();
+        let (open_log, opened) = events();
+        let hooks = Hooks::new(echo)
+            .on_open(move |_, socket| {
+                open_log.add((socket.id(), thread_number()));
+                Ok(())
+            })
+            .on_wake(move |_, socket| log.add((socket.id(), thread_number())));
+        let server = start(non_blocking(3), hooks);
+        let clients: Vec<_> = (0..6).map(|_| Client::connect(&server)).collect();
+        for connection in opened.take(6) {
+            server.wake(connection.0).unwrap();
+            assert_eq!(woken.next(), connection);
+        }
+        woken.none();
+        drop(clients);
+    });
+}
+
+/// 2.11: waking without an `on_wake` is harmless.
+#[test]
+fn wake_without_a_hook() {
+    isolated(|| {
+        let (server, ids) = telling(non_blocking(1));
+        let (mut client, id) = connected(&server, &ids);
+        for _ in 0..100 {
+            server.wake(id).unwrap();
+        }
+        client.echo("still served");
+    });
+}
+
+/// 2.11: many wakes of a busy connection are not lost: at least one comes after the last.
+#[test]
+fn no_wake_is_lost() {
+    isolated(|| {
+        let counter = Arc::new(Mutex::new((0, 0)));
+        let (log, done) = events();
+        let seen = counter.clone();
+        let (open_log, ids) = events();
+        let hooks = Hooks::new(echo)
+            .on_open(move |_, socket| {
+                open_log.add(socket.id());
+                Ok(())
+            })
+            .on_wake(move |_, _| {
+                let mut state = seen.lock().unwrap();
+                state.1 = state.0;
+                if state.1 == 2000 {
+                    log.add(());
+                }
+            });
+        let server = start(non_blocking(1), hooks);
+        let (_client, id) = connected(&server, &ids);
+        for _ in 0..2000 {
+            counter.lock().unwrap().0 += 1;
+            server.wake(id).unwrap();
+        }
+        done.next();
+    });
+}
+
+/// 2.11: a gone connection is NS_ERR_CLOSED, for every call; an id is never given again.
+#[test]
+fn stale_ids_are_closed() {
+    isolated(|| {
+        let (server, ids) = telling(non_blocking(1));
+        let mut gone = vec![stale(NOBODY), stale(u64::MAX), stale(1 << 63)];
+        for _ in 0..50 {
+            let (client, id) = connected(&server, &ids);
+            assert!(!gone.contains(&id), "an id was given twice");
+            drop(client);
+            wait_idle(&server);
+            gone.push(id);
+        }
+        let (mut client, _) = connected(&server, &ids);
+        for id in gone {
+            assert_eq!(status(server.send(id, b"x")), Status::Closed);
+            assert_eq!(status(server.close(id)), Status::Closed);
+            assert_eq!(status(server.abort(id)), Status::Closed);
+            assert_eq!(status(server.wake(id)), Status::Closed);
+        }
+        client.echo("the one in the same slot is unharmed");
+    });
+}
+
+/// 2.11: ids of another server are stale here.
+#[test]
+fn ids_of_another_server() {
+    isolated(|| {
+        let (one, one_ids) = telling(non_blocking(1));
+        let (two, two_ids) = telling(non_blocking(1));
+        let (mut first, first_id) = connected(&one, &one_ids);
+        let (mut second, second_id) = connected(&two, &two_ids);
+        if first_id != second_id {
+            assert_eq!(status(one.abort(second_id)), Status::Closed);
+            assert_eq!(status(two.abort(first_id)), Status::Closed);
+        }
+        first.echo("unharmed");
+        second.echo("unharmed");
+    });
+}
+
+/// 2.11: after a stop, and before the start, every id is stale.
+#[test]
+fn ids_of_a_server_that_does_not_run() {
+    isolated(|| {
+        let (server, ids) = telling(non_blocking(1));
+        let (_client, id) = connected(&server, &ids);
+        server.stop().unwrap();
+        assert_eq!(status(server.send(id, b"x")), Status::Closed);
+        assert_eq!(status(server.wake(id)), Status::Closed);
+        assert!(server.connections().map_or(true, |all| all.is_empty()));
+        let fresh = unstarted(non_blocking(1), Hooks::new(echo));
+        assert_ne!(status(fresh.send(id, b"x")), Status::Ok);
+    });
+}
+
+/// 2.11: `foreach` is synchronous over a snapshot of ids.
+#[test]
+fn connections_are_listed() {
+    isolated(|| {
+        let (server, ids) = telling(non_blocking(3));
+        assert!(server.connections().unwrap().is_empty());
+        let connections: Vec<_> = (0..20).map(|_| connected(&server, &ids)).collect();
+        let mut expected: Vec<u64> = connections.iter().map(|(_, id)| id.get()).collect();
+        let listed = || {
+            let mut all: Vec<u64> =
+                server.connections().unwrap().iter().map(|id| id.get()).collect();
+            all.sort();
+            all
+        };
+        expected.sort();
+        assert_eq!(listed(), expected);
+        assert!(!expected.contains(&0));
+        drop(connections);
+        wait_idle(&server);
+        assert!(listed().is_empty());
+    });
+}
+
+/// 2.11: calls from many threads at once, for connections that come and go.
+#[test]
+fn calls_while_connections_come_and_go() {
+    isolated(|| {
+        let (server, _ids) = telling(non_blocking(2));
+        std::thread::scope(|scope| {
+            let traffic = scope.spawn(|| {
+                for round in 0..150 {
+                    let clients: Vec<_> = (0..4).map(|_| Client::connect(&server)).collect();
+                    if round % 2 == 0 {
+                        clients.into_iter().for_each(Client::reset);
+                    }
+                }
+            });
+            while !traffic.is_finished() {
+                let all = server.connections().unwrap();
+                let accepted = server.broadcast(&all, b"hello").unwrap();
+                assert!(accepted <= all.len());
+                for id in all {
+                    assert!(matches!(status(server.wake(id)), Status::Ok | Status::Closed));
+                    assert!(matches!(status(server.close(id)), Status::Ok | Status::Closed));
+                }
+            }
+        });
+        wait_idle(&server);
+    });
+}
+
+/// 2.11: on a blocking server only close and abort: a blocked `recv` is ended.
+#[test]
+fn on_a_blocking_server() {
+    isolated(|| {
+        let (log, results) = events();
+        let (open_log, ids) = events();
+        let hooks = Hooks::new(move |_, socket| {
+            log.add(status(socket.recv(&mut [0; 8])));
+            Ok(())
+        })
+        .on_open(move |_, socket| {
+            open_log.add(socket.id());
+            Ok(())
+        });
+        let server = start(blocking(2), hooks);
+        for call in ["close", "abort"] {
+            let (mut client, id) = connected(&server, &ids);
+            assert_eq!(status(server.send(id, b"x")), Status::NotNonBlocking);
+            assert_eq!(status(server.wake(id)), Status::NotNonBlocking);
+            assert_eq!(status(server.broadcast(&[id], b"x")), Status::NotNonBlocking);
+            match call {
+                "close" => server.close(id).unwrap(),
+                _ => server.abort(id).unwrap(),
+            }
+            assert_eq!(results.next(), Status::Closed);
+            match call {
+                "close" => client.expect_end(),
+                _ => client.expect_reset(),
+            }
+            drop(client);
+            wait_idle(&server);
+            assert_eq!(status(server.close(id)), Status::Closed);
+            assert_eq!(status(server.abort(id)), Status::Closed);
+        }
+        let stats = server.stats();
+        assert_eq!(stats.closed[CloseReason::Handler as usize], 1);
+        assert_eq!(stats.closed[CloseReason::Abort as usize], 1);
+    });
+}

@@ -1,0 +1,232 @@
+//! 2.3: close and abort in non-blocking mode.
+
+use crate::api::{CloseReason, Hooks, Status};
+use crate::support::*;
+
+/// 2.3: `close` flushes what is queued, then ends the stream.
+#[test]
+fn close_flushes() {
+    isolated(|| {
+        let hooks = Hooks::new(|_, socket| {
+            text(socket)?;
+            socket.send(&pattern(BULK))?;
+            socket.close();
+            Ok(())
+        });
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::small(&server);
+        client.send("x");
+        assert!(client.rest() == pattern(BULK));
+        drop(client);
+        wait_idle(&server);
+        assert_eq!(server.stats().closed[CloseReason::Handler as usize], 1);
+    });
+}
+
+/// 2.3: it discards input until the peer closes: nothing is lost to a reset.
+#[test]
+fn close_discards_input() {
+    isolated(|| {
+        let (log, called) = events();
+        let hooks = Hooks::new(move |_, socket| {
+            socket.recv(&mut [0; 1])?;
+            socket.send(&pattern(BULK))?;
+            socket.close();
+            log.add(());
+            Ok(())
+        });
+        let server = start(non_blocking(1).linger_timeout(ms(20_000)), hooks);
+        let mut client = Client::small(&server);
+        client.send(vec![b'?'; 100_000]);
+        called.next();
+        client.receive(100);
+        client.send(vec![b'!'; 300_000]);
+        let rest = client.rest();
+        assert!(rest == pattern(BULK)[100..], "{} bytes", rest.len());
+        client.send(vec![b'.'; 300_000]);
+        let clock = Stopwatch::start();
+        drop(client);
+        wait_idle(&server);
+        clock.at_once();
+        assert!(called.drain().is_empty(), "the handler is not called any more");
+    });
+}
+
+/// 2.3, 2.9: the wait for the peer is bounded by `linger_timeout`, and not shorter.
+#[test]
+fn lingering_is_bounded() {
+    isolated(|| {
+        let hooks = Hooks::new(|_, socket| {
+            text(socket)?;
+            socket.send(b"bye")?;
+            socket.close();
+            Ok(())
+        });
+        let server = start(non_blocking(1).linger_timeout(ms(300)), hooks);
+        let sockets = count_sockets();
+        let mut client = Client::connect(&server);
+        let clock = Stopwatch::start();
+        client.send("x");
+        client.expect_last("bye");
+        assert!(clock.elapsed() < ms(300) + LATE);
+        eventually("it is closed", || count_sockets() == sockets + 1);
+        clock.kept(ms(300));
+        wait_idle(&server);
+    });
+}
+
+/// 2.3: where the end of stream was seen the close is at once.
+#[test]
+fn close_after_the_end_of_stream_is_at_once() {
+    isolated(|| {
+        let (log, reasons) = events();
+        let hooks = Hooks::new(|_, socket| {
+            if available(socket)?.1 {
+                socket.send(b"bye")?;
+                socket.close();
+            }
+            Ok(())
+        })
+        .on_close(move |_, _, reason| log.add(reason));
+        let server = start(non_blocking(1).linger_timeout(ms(20_000)), hooks);
+        let mut client = Client::connect(&server);
+        client.send("x");
+        client.finish_sending();
+        client.expect_last("bye");
+        let clock = Stopwatch::start();
+        wait_idle(&server);
+        clock.at_once();
+        assert_eq!(reasons.next(), CloseReason::Peer);
+    });
+}
+
+/// 2.3: `abort` resets, whatever is queued.
+#[test]
+fn abort_resets() {
+    isolated(|| {
+        let (log, reasons) = events();
+        let hooks = Hooks::new(|_, socket| {
+            if text(socket)? == "queued" {
+                socket.send(&pattern(BULK))?;
+            }
+            socket.abort();
+            Ok(())
+        })
+        .on_close(move |_, _, reason| log.add(reason));
+        let server = start(non_blocking(1).linger_timeout(ms(20_000)), hooks);
+        for command in ["nothing", "queued"] {
+            let mut client = Client::small(&server);
+            client.send(command);
+            client.expect_reset();
+            assert_eq!(reasons.next(), CloseReason::Abort);
+        }
+        let clock = Stopwatch::start();
+        wait_idle(&server);
+        clock.at_once();
+    });
+}
+
+/// 2.3: closing twice is harmless; the object lives until the callback returns.
+#[test]
+fn closing_twice_is_harmless() {
+    isolated(|| {
+        let (log, reasons) = events();
+        let (result_log, results) = events();
+        let hooks = Hooks::new(move |_, socket| {
+            let id = socket.id();
+            match text(socket)?.as_str() {
+                "close" => socket.close(),
+                _ => socket.abort(),
+            }
+            socket.close();
+            socket.close();
+            result_log.add((
+                socket.is_closed(),
+                socket.id() == id,
+                status(socket.recv(&mut [0; 1])),
+                status(socket.send(b"x")),
+            ));
+            Ok(())
+        })
+        .on_close(move |_, _, reason| log.add(reason));
+        let server = start(non_blocking(1), hooks);
+        for (command, reason) in [("close", CloseReason::Handler), ("abort", CloseReason::Abort)] {
+            let mut client = Client::connect(&server);
+            client.send(command);
+            client.expect_gone();
+            drop(client);
+            assert_eq!(results.next(), (true, true, Status::Closed, Status::Closed));
+            assert_eq!(reasons.next(), reason);
+        }
+        reasons.none();
+    });
+}
+
+/// 2.3: an abort overtakes a close that still flushes.
+#[test]
+fn abort_after_close() {
+    isolated(|| {
+        let hooks = Hooks::new(|_, socket| {
+            text(socket)?;
+            socket.send(&pattern(BULK))?;
+            socket.close();
+            socket.abort();
+            Ok(())
+        });
+        let server = start(non_blocking(1).linger_timeout(ms(20_000)), hooks);
+        let mut client = Client::small(&server);
+        client.send("x");
+        client.expect_reset();
+        let clock = Stopwatch::start();
+        wait_idle(&server);
+        clock.at_once();
+    });
+}
+
+/// 2.3: a peer that resets while the close still flushes ends it.
+#[test]
+fn reset_during_a_close() {
+    isolated(|| {
+        let hooks = Hooks::new(|_, socket| {
+            text(socket)?;
+            socket.send(&pattern(BULK))?;
+            socket.close();
+            Ok(())
+        });
+        let server = start(non_blocking(1).linger_timeout(ms(20_000)), hooks);
+        let mut client = Client::small(&server);
+        client.send("x");
+        client.receive(1);
+        client.reset();
+        let clock = Stopwatch::start();
+        wait_idle(&server);
+        clock.at_once();
+    });
+}
+
+/// 2.3: a close in `on_open` works as any other.
+#[test]
+fn close_in_on_open() {
+    isolated(|| {
+        let (log, calls) = events();
+        let closed = log.clone();
+        let hooks = Hooks::new(move |_, _| {
+            log.add("handler".to_owned());
+            Ok(())
+        })
+        .on_open(|_, socket| {
+            socket.send(b"go away")?;
+            socket.close();
+            Ok(())
+        })
+        .on_close(move |_, _, reason| closed.add(format!("{reason:?}")));
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::connect(&server);
+        client.send("hello?");
+        client.expect_last("go away");
+        drop(client);
+        assert_eq!(calls.next(), "Handler");
+        wait_idle(&server);
+        assert!(calls.drain().is_empty());
+    });
+}

@@ -1,0 +1,430 @@
+//! 2.9: deadlines are never early, and not late.
+
+use crate::api::{CloseReason, Hooks, Server, Socket, Status};
+use crate::support::*;
+use std::time::Instant;
+
+/// When a callback set a deadline, for a later one to see.
+struct Since(Instant);
+
+fn mark(socket: &mut Socket<'_>) {
+    socket.set_user_data(Since(Instant::now()));
+}
+
+fn since(socket: &Socket<'_>) -> std::time::Duration {
+    socket.user_data::<Since>().expect("marked").0.elapsed()
+}
+
+/// 2.9: `idle_timeout`: no byte either way closes the connection.
+#[test]
+fn idle_timeout() {
+    isolated(|| {
+        let hooks = Hooks::new(echo);
+        let server = start(non_blocking(2).idle_timeout(ms(300)), hooks);
+        let clock = Stopwatch::start();
+        let mut silent = Client::connect(&server);
+        silent.expect_gone();
+        clock.kept(ms(300));
+        drop(silent);
+        wait_idle(&server);
+        assert_eq!(server.stats().closed[CloseReason::Idle as usize], 1);
+    });
+}
+
+/// 2.9: bytes of either direction put it off.
+#[test]
+fn activity_puts_the_idle_timeout_off() {
+    isolated(|| {
+        let (log, ids) = events();
+        let hooks = Hooks::new(|_, socket| text(socket).map(drop))
+            .on_open(move |_, socket| {
+                log.add(socket.id());
+                Ok(())
+            })
+            .on_close(|_, _, reason| assert_eq!(reason, CloseReason::Idle));
+        let server = start(non_blocking(1).idle_timeout(ms(400)), hooks);
+        let mut sending = Client::connect(&server);
+        ids.next();
+        let mut receiving = Client::connect(&server);
+        let id = ids.next();
+        let clock = Stopwatch::start();
+        for _ in 0..10 {
+            sending.send("x");
+            server.send(id, b"x").unwrap();
+            receiving.expect("x");
+            std::thread::sleep(ms(80));
+        }
+        assert_eq!(server.stats().open, 2, "after {:?}", clock.elapsed());
+        let clock = Stopwatch::start();
+        sending.send("x");
+        server.send(id, b"last").unwrap();
+        sending.expect_gone();
+        clock.kept(ms(400));
+        receiving.expect_gone();
+        clock.kept(ms(400));
+    });
+}
+
+/// 2.9: never early: a handler that took long and then sent is not idle since its turn began.
+#[test]
+fn the_idle_timeout_counts_from_the_last_byte() {
+    isolated(|| {
+        let (log, times) = events();
+        let hooks = Hooks::new(|_, socket| {
+            text(socket)?;
+            std::thread::sleep(ms(350));
+            socket.send(b"after a long time")?;
+            mark(socket);
+            Ok(())
+        })
+        .on_close(move |_, socket, reason| log.add((reason, since(socket))));
+        let server = start(non_blocking(1).idle_timeout(ms(400)), hooks);
+        let mut client = Client::connect(&server);
+        client.send("x");
+        client.expect_last("after a long time");
+        let (reason, time) = times.next();
+        assert_eq!(reason, CloseReason::Idle);
+        // The mark was made a moment after the send.
+        kept(time + ms(5), ms(400));
+    });
+}
+
+/// 2.9: `idle_timeout` in blocking mode, where the handler waits in `recv`.
+#[test]
+fn idle_timeout_in_blocking_mode() {
+    isolated(|| {
+        let (log, results) = events();
+        let hooks = Hooks::new(move |_, socket| {
+            text(socket)?;
+            let start = Instant::now();
+            let result = status(socket.recv(&mut [0; 8]));
+            log.add((result, start.elapsed()));
+            Ok(())
+        });
+        let server = start(blocking(1).idle_timeout(ms(250)), hooks);
+        let mut client = Client::connect(&server);
+        client.send("x");
+        client.expect_gone();
+        let (result, time) = results.next();
+        assert_ne!(result, Status::Ok);
+        assert!(time > ms(200) && time < ms(250) + LATE, "{time:?}");
+        drop(client);
+        wait_idle(&server);
+        assert_eq!(server.stats().closed[CloseReason::Idle as usize], 1);
+    });
+}
+
+/// 2.9: a connection's timer calls `on_timeout`, once, never early.
+#[test]
+fn the_timer_calls_on_timeout_once() {
+    isolated(|| {
+        let (log, times) = events();
+        let hooks = Hooks::new(|_, socket| {
+            let time: u64 = text(socket)?.parse().unwrap();
+            mark(socket);
+            socket.set_timer(Some(ms(time)))
+        })
+        .on_timeout(move |_, socket| log.add(since(socket)));
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::connect(&server);
+        for time in [1, 37, 250, 120] {
+            client.send(time.to_string());
+            kept(times.next(), ms(time));
+        }
+        times.none();
+        assert_eq!(server.stats().open, 1);
+    });
+}
+
+/// 2.9: never early in a callback that took long before it set the timer.
+#[test]
+fn the_timer_counts_from_its_setting() {
+    isolated(|| {
+        let (log, times) = events();
+        let hooks = Hooks::new(|_, socket| {
+            text(socket)?;
+            std::thread::sleep(ms(200));
+            mark(socket);
+            socket.set_timer(Some(ms(150)))
+        })
+        .on_timeout(move |_, socket| log.add(since(socket)));
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::connect(&server);
+        client.send("x");
+        kept(times.next(), ms(150));
+    });
+}
+
+/// 2.9: setting the timer again moves it, setting none stops it.
+#[test]
+fn the_timer_can_be_moved_and_stopped() {
+    isolated(|| {
+        let (log, times) = events();
+        let hooks = Hooks::new(|_, socket| {
+            socket.set_timer(Some(ms(50)))?;
+            match text(socket)?.as_str() {
+                "later" => socket.set_timer(Some(ms(300)))?,
+                "sooner" => {
+                    socket.set_timer(Some(ms(30_000)))?;
+                    socket.set_timer(Some(ms(20)))?;
+                }
+                _ => socket.set_timer(None)?,
+            }
+            mark(socket);
+            Ok(())
+        })
+        .on_timeout(move |_, socket| log.add(since(socket)));
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::connect(&server);
+        client.send("stop");
+        times.none();
+        client.send("later");
+        kept(times.next() + ms(1), ms(300));
+        client.send("sooner");
+        assert!(times.next() < LATE);
+        times.none();
+    });
+}
+
+/// 2.9: `on_timeout` may set the timer again: a clock for each connection.
+#[test]
+fn a_periodic_timer() {
+    isolated(|| {
+        let (log, times) = events();
+        let hooks = Hooks::new(|_, socket| text(socket).map(drop))
+            .on_open(|_, socket| {
+                mark(socket);
+                socket.set_timer(Some(ms(30)))
+            })
+            .on_timeout(move |_, socket| {
+                log.add(since(socket));
+                mark(socket);
+                socket.set_timer(Some(ms(30))).unwrap();
+            });
+        let server = start(non_blocking(1), hooks);
+        let _client = Client::connect(&server);
+        for time in times.take(5) {
+            kept(time, ms(30));
+        }
+    });
+}
+
+/// 2.9: where no `on_timeout` is set the timer closes the connection.
+#[test]
+fn the_timer_closes_without_on_timeout() {
+    isolated(|| {
+        let (log, times) = events();
+        let hooks = Hooks::new(|_, socket| {
+            text(socket)?;
+            mark(socket);
+            socket.set_timer(Some(ms(120)))
+        })
+        .on_close(move |_, socket, reason| log.add((reason, since(socket))));
+        let server = start(non_blocking(1).linger_timeout(ms(50)), hooks);
+        let mut client = Client::connect(&server);
+        client.send("x");
+        client.expect_end();
+        drop(client);
+        let (reason, time) = times.next();
+        assert_eq!(reason, CloseReason::Timer);
+        kept(time, ms(120));
+    });
+}
+
+/// 2.9: many timers at once are all kept.
+#[test]
+fn many_timers() {
+    isolated(|| {
+        let (log, times) = events();
+        let hooks = Hooks::new(|_, socket| {
+            let time: u64 = text(socket)?.parse().unwrap();
+            socket.set_user_data((Instant::now(), time));
+            socket.set_timer(Some(ms(time)))
+        })
+        .on_timeout(move |_, socket| {
+            let (start, due) = socket.user_data::<(Instant, u64)>().unwrap();
+            log.add((start.elapsed(), *due));
+        });
+        let server = start(non_blocking(2), hooks);
+        let mut clients: Vec<_> = (0..100).map(|_| Client::connect(&server)).collect();
+        for (i, client) in clients.iter_mut().enumerate() {
+            client.send((1 + i * 37 % 400).to_string());
+        }
+        for (time, due) in times.take(100) {
+            kept(time, ms(due));
+        }
+    });
+}
+
+/// 2.9: `io_timeout`: a blocking `recv` and a blocking `send` return NS_ERR_TIMEOUT, no earlier,
+/// and the socket is usable afterwards.
+#[test]
+fn io_timeout() {
+    isolated(|| {
+        let (log, results) = events();
+        let hooks = Hooks::new(move |_, socket| {
+            let command = text(socket)?;
+            let start = Instant::now();
+            let result = match command.as_str() {
+                "recv" => status(socket.recv(&mut [0; 8])),
+                _ => status(socket.send(&vec![0; BULK])),
+            };
+            log.add((result, start.elapsed()));
+            if command == "recv" {
+                socket.send(b"too late")?;
+            }
+            Ok(())
+        });
+        let server = start(blocking(2).io_timeout(ms(150)), hooks);
+        let mut client = Client::connect(&server);
+        client.send("recv");
+        client.expect_last("too late");
+        let (result, time) = results.next();
+        assert_eq!(result, Status::Timeout);
+        kept(time, ms(150));
+        let mut client = Client::small(&server);
+        client.send("send");
+        let (result, time) = results.next();
+        assert_eq!(result, Status::Timeout);
+        kept(time, ms(150));
+    });
+}
+
+/// 2.9, §3: a connection's own I/O timeout goes before that of the config.
+#[test]
+fn io_timeout_of_one_connection() {
+    isolated(|| {
+        let (log, results) = events();
+        let hooks = Hooks::new(move |_, socket| {
+            socket.set_io_timeout(Some(ms(100)))?;
+            let start = Instant::now();
+            log.add((status(socket.recv(&mut [0; 8])), start.elapsed()));
+            socket.set_io_timeout(None)?;
+            log.add((status(socket.recv(&mut [0; 8])), start.elapsed()));
+            Ok(())
+        });
+        let server = start(blocking(1).io_timeout(ms(30_000)), hooks);
+        let mut client = Client::connect(&server);
+        let (result, time) = results.next();
+        assert_eq!(result, Status::Timeout);
+        kept(time, ms(100));
+        results.none();
+        client.send("x");
+        assert_eq!(results.next().0, Status::Ok);
+    });
+}
+
+/// 2.9: `write_timeout`: queued bytes that make no progress close the connection.
+#[test]
+fn write_timeout() {
+    isolated(|| {
+        let (log, times) = events();
+        let hooks = Hooks::new(|_, socket| {
+            text(socket)?;
+            mark(socket);
+            socket.send(&pattern(BULK))
+        })
+        .on_close(move |_, socket, reason| log.add((reason, since(socket))));
+        let server = start(non_blocking(1).write_timeout(ms(250)), hooks);
+        let mut client = Client::small(&server);
+        client.send("x");
+        let (reason, time) = times.next();
+        assert_eq!(reason, CloseReason::WriteTimeout);
+        kept(time, ms(250));
+        client.expect_gone();
+        wait_idle(&server);
+    });
+}
+
+/// 2.9: progress, however slow, puts it off.
+#[test]
+fn progress_puts_the_write_timeout_off() {
+    isolated(|| {
+        let hooks = Hooks::new(|_, socket| {
+            text(socket)?;
+            socket.send(&pattern(BULK))?;
+            socket.close();
+            Ok(())
+        });
+        let config = non_blocking(1).write_timeout(ms(500)).linger_timeout(ms(20_000));
+        let server = start(config, hooks);
+        let mut client = Client::small(&server);
+        client.send("x");
+        let mut received = 0;
+        // About a second in all, with a pause after each part.
+        for _ in 0..10 {
+            received += client.receive(BULK / 11).len();
+            std::thread::sleep(ms(100));
+        }
+        received += client.rest().len();
+        assert_eq!(received, BULK);
+    });
+}
+
+/// 2.9: a queue that became empty in time leaves no deadline behind.
+#[test]
+fn no_write_timeout_without_queued_bytes() {
+    isolated(|| {
+        let (log, drained) = events();
+        let hooks = Hooks::new(|_, socket| match text(socket)?.as_str() {
+            "much" => socket.send(&pattern(BULK)),
+            other => socket.send(other.as_bytes()),
+        })
+        .on_drain(move |_, _| log.add(()));
+        let server = start(non_blocking(1).write_timeout(ms(150)), hooks);
+        let mut client = Client::small(&server);
+        client.send("much");
+        client.receive(BULK);
+        drained.next();
+        std::thread::sleep(ms(300));
+        client.echo("still there");
+    });
+}
+
+/// 2.9: keep-alive and TCP_NODELAY as the config says, on accepted connections.
+#[test]
+fn socket_options() {
+    isolated(|| {
+        let options = |config| {
+            let (log, seen) = events();
+            let hooks = Hooks::new(move |_, socket| {
+                let fd = socket.raw_fd();
+                log.add((
+                    socket_option(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE) != 0,
+                    socket_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE),
+                    socket_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY) != 0,
+                ));
+                socket.close();
+                Ok(())
+            });
+            let server = start(config, hooks);
+            let mut client = Client::connect(&server);
+            client.send("x");
+            client.expect_gone();
+            seen.next()
+        };
+        for config in both_modes() {
+            let (alive, idle, no_delay) = options(config.clone());
+            assert_eq!((alive, idle, no_delay), (true, 60, true), "the defaults");
+            let (alive, idle, no_delay) =
+                options(config.clone().keep_alive(ms(1500)).no_delay(false));
+            assert_eq!((alive, idle, no_delay), (true, 2, false));
+            assert!(!options(config.keep_alive(None)).0);
+        }
+    });
+}
+
+/// 2.9: `set_timer` is for non-blocking servers; elsewhere it is an error or kept, never a crash.
+#[test]
+fn a_timer_in_blocking_mode() {
+    isolated(|| {
+        let (log, results) = events();
+        let hooks = Hooks::new(move |_: &Server, socket| {
+            log.add(status(socket.set_timer(Some(ms(1)))));
+            socket.send(b"served")
+        });
+        let server = start(blocking(1), hooks);
+        Client::connect(&server).expect_last("served");
+        assert_eq!(results.next(), Status::NotNonBlocking);
+    });
+}

@@ -1,0 +1,360 @@
+//! 2.4: detach.
+
+use crate::api::{Config, Hooks, OwnedSocket, Server, Socket, Status};
+use crate::support::*;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+
+/// A server that detaches a connection when its client says so, and gives the socket to the test.
+pub(super) fn detaching(config: Config) -> (Server, Events<OwnedSocket>) {
+    let (log, owned) = events();
+    let hooks = Hooks::new(move |server: &Server, socket| match text(socket)?.as_str() {
+        "" => Ok(socket.close()),
+        "detach" => Ok(log.add(server.detach(socket)?)),
+        other => socket.send(other.as_bytes()),
+    });
+    (start(config, hooks), owned)
+}
+
+#[track_caller]
+pub(super) fn detached(server: &Server, owned: &Events<OwnedSocket>) -> (Client, OwnedSocket) {
+    let mut client = Client::connect(server);
+    client.send("detach");
+    (client, owned.next())
+}
+
+#[track_caller]
+pub(super) fn exchange(client: &mut Client, owned: &mut OwnedSocket, word: &str) {
+    client.send(word);
+    let mut socket = owned.socket();
+    assert_eq!(text(&mut socket).unwrap(), word);
+    socket.send(word.as_bytes()).unwrap();
+    client.expect(word);
+}
+
+/// 2.4: the detached socket is in blocking mode and usable from another thread; freeing it closes.
+#[test]
+fn a_detached_socket_is_the_programs_own() {
+    isolated(|| {
+        let (server, owned) = detaching(non_blocking(2));
+        let (mut client, mut socket) = detached(&server, &owned);
+        eventually("it has left", || server.stats().detached == 1 && server.stats().open == 0);
+        std::thread::scope(|scope| {
+            let task = scope.spawn(|| {
+                let word = text(&mut socket.socket());
+                socket.socket().send(b"answer").unwrap();
+                drop(socket);
+                word
+            });
+            client.expect_silence();
+            client.send("question");
+            client.expect_last("answer");
+            assert_eq!(task.join().unwrap().unwrap(), "question");
+        });
+        wait_idle(&server);
+    });
+}
+
+/// 2.4: it is usable at once, also while the callback that detached it still runs, in which the
+/// borrowed object answers NS_ERR_DETACHED.
+#[test]
+fn usable_while_the_callback_still_runs() {
+    isolated(|| {
+        let (log, owned) = events();
+        let (result_log, results) = events();
+        let gate = Gate::new();
+        let inside = gate.clone();
+        let hooks = Hooks::new(move |server: &Server, socket| {
+            text(socket)?;
+            log.add(server.detach(socket)?);
+            inside.wait();
+            result_log.add([
+                status(socket.recv(&mut [0; 10])),
+                status(socket.send(b"x")),
+                status(server.detach(socket)),
+                status(socket.pause()),
+                status(socket.set_timer(Some(ms(1)))),
+            ]);
+            socket.close();
+            Ok(())
+        })
+        .on_close(|_, _, _| panic!("not after a detach"));
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::connect(&server);
+        client.send("go");
+        let mut socket: OwnedSocket = owned.next();
+        gate.reached_by(1);
+        for word in ["one", "two", "three"] {
+            exchange(&mut client, &mut socket, word);
+        }
+        drop(socket);
+        client.expect_end();
+        gate.open();
+        assert_eq!(results.next(), [Status::Detached; 5]);
+        // The slot is free for others.
+        let mut next = Client::connect(&server);
+        next.send("go");
+        drop(owned.next());
+        next.expect_end();
+        wait_idle(&server);
+        assert_eq!(server.stats().detached, 2);
+    });
+}
+
+/// 2.4: a detached socket is usable after its server was freed.
+#[test]
+fn usable_after_the_server_was_freed() {
+    isolated(|| {
+        let (server, owned) = detaching(non_blocking(1));
+        let (mut client, mut socket) = detached(&server, &owned);
+        server.stop().unwrap();
+        exchange(&mut client, &mut socket, "stopped");
+        drop(server);
+        exchange(&mut client, &mut socket, "freed");
+        assert!(socket.socket().peer().is_some());
+        drop(socket);
+        client.expect_end();
+    });
+}
+
+/// 2.4: unread bytes go with it.
+#[test]
+fn unread_bytes_are_included() {
+    isolated(|| {
+        let (log, owned) = events();
+        let hooks = Hooks::new(move |server: &Server, socket| {
+            socket.recv(&mut [0; 3])?;
+            log.add(server.detach(socket)?);
+            Ok(())
+        });
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::connect(&server);
+        client.send("abcdef");
+        let mut socket: OwnedSocket = owned.next();
+        assert_eq!(text(&mut socket.socket()).unwrap(), "def");
+        client.finish_sending();
+        assert_eq!(text(&mut socket.socket()).unwrap(), "");
+    });
+}
+
+/// 2.4: unsent bytes go with it, and are sent before what the owner sends.
+#[test]
+fn unsent_bytes_are_included() {
+    isolated(|| {
+        let (log, owned) = events();
+        let hooks = Hooks::new(move |server: &Server, socket| {
+            text(socket)?;
+            socket.send(&pattern(BULK))?;
+            log.add(server.detach(socket)?);
+            Ok(())
+        });
+        let server = start(non_blocking(1), hooks);
+        for last_words in ["", " and the end"] {
+            let mut client = Client::small(&server);
+            client.send("go");
+            let mut socket: OwnedSocket = owned.next();
+            assert!(socket.socket().queued() > 0);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    // Sending nothing leaves it to the end of the socket to flush.
+                    if !last_words.is_empty() {
+                        socket.socket().send(last_words.as_bytes()).unwrap();
+                    }
+                    drop(socket);
+                });
+                assert!(client.receive(BULK) == pattern(BULK));
+                client.expect_last(last_words);
+            });
+        }
+    });
+}
+
+/// 2.4: user data goes with it, and is dropped once, with the socket.
+#[test]
+fn user_data_is_included() {
+    isolated(|| {
+        let data = Arc::new(5);
+        let share = data.clone();
+        let (log, owned) = events();
+        let hooks = Hooks::new(move |server: &Server, socket| {
+            socket.set_user_data(share.clone());
+            log.add(server.detach(socket)?);
+            assert!(socket.user_data::<Arc<i32>>().is_none());
+            Ok(())
+        });
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::connect(&server);
+        client.send("go");
+        let mut socket: OwnedSocket = owned.next();
+        assert_eq!(socket.socket().user_data::<Arc<i32>>().map(|data| **data), Some(5));
+        drop(server);
+        assert_eq!(Arc::strong_count(&data), 2);
+        drop(socket);
+        assert_eq!(Arc::strong_count(&data), 1);
+    });
+}
+
+/// 2.4: allowed in every callback of the connection but `on_close`.
+#[test]
+fn detach_in_every_callback_but_on_close() {
+    isolated(|| {
+        for callback in ["on_open", "handler", "on_wake", "on_timeout", "on_drain", "on_exception"] {
+            detach_in(callback);
+        }
+    });
+}
+
+fn detach_in(callback: &'static str) {
+    let (log, owned) = events();
+    let here = move |name: &str, server: &Server, socket: &mut Socket<'_>| {
+        if name == callback {
+            log.add(server.detach(socket).expect(callback));
+        }
+    };
+    let (open, wake, timeout) = (here.clone(), here.clone(), here.clone());
+    let (drain, exception) = (here.clone(), here.clone());
+    let hooks = Hooks::new(move |server: &Server, socket| {
+        text(socket)?;
+        here("handler", server, socket);
+        match callback {
+            "on_wake" => server.wake(socket.id()),
+            "on_timeout" => socket.set_timer(Some(ms(1))),
+            "on_drain" => socket.send(&pattern(BULK)),
+            "on_exception" => Err("failed".into()),
+            _ => Ok(()),
+        }
+    })
+    .on_open(move |server, socket| {
+        open("on_open", server, socket);
+        Ok(())
+    })
+    .on_wake(move |server, socket| wake("on_wake", server, socket))
+    .on_timeout(move |server, socket| timeout("on_timeout", server, socket))
+    .on_drain(move |server, socket| drain("on_drain", server, socket))
+    .on_exception(move |server, socket, _| {
+        exception("on_exception", server, socket.unwrap());
+        Ok(())
+    })
+    .on_close(move |_, _, reason| panic!("{callback}: not after a detach: {reason:?}"));
+    let server = start(non_blocking(1), hooks);
+    let mut client = Client::small(&server);
+    if callback != "on_open" {
+        client.send("go");
+    }
+    if callback == "on_drain" {
+        client.receive(BULK);
+    }
+    let mut socket = owned.next();
+    exchange(&mut client, &mut socket, callback);
+    drop(socket);
+    client.expect_end();
+    wait_idle(&server);
+}
+
+/// 2.4: anywhere else it is an error, never a crash: in `on_close`, and for what is already owned.
+#[test]
+fn detach_anywhere_else_is_an_error() {
+    isolated(|| {
+        let (log, results) = events();
+        let (owned_log, owned) = events();
+        let hooks = Hooks::new(move |server: &Server, socket| {
+            if text(socket)? == "detach" {
+                owned_log.add(server.detach(socket)?);
+            }
+            socket.close();
+            Ok(())
+        })
+        .on_close(move |server, socket, _| log.add(status(server.detach(socket))));
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::connect(&server);
+        client.send("close");
+        client.expect_end();
+        drop(client);
+        assert_eq!(results.next(), Status::NotInHandler);
+        let (mut client, mut socket) = detached(&server, &owned);
+        let again = status(server.detach(&mut socket.socket()));
+        assert!(matches!(again, Status::NotInHandler | Status::Detached), "{again:?}");
+        exchange(&mut client, &mut socket, "unharmed");
+    });
+}
+
+/// 2.4: a closed socket cannot be detached.
+#[test]
+fn detach_after_close_is_an_error() {
+    isolated(|| {
+        let (log, results) = events();
+        let hooks = Hooks::new(move |server: &Server, socket| {
+            text(socket)?;
+            socket.close();
+            log.add(status(server.detach(socket)));
+            Ok(())
+        });
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::connect(&server);
+        client.send("x");
+        assert_eq!(results.next(), Status::Closed);
+        client.expect_end();
+        drop(client);
+        wait_idle(&server);
+    });
+}
+
+/// 2.4: the raw descriptor of a plain socket without buffered bytes can be had.
+#[test]
+fn the_descriptor_can_be_released() {
+    isolated(|| {
+        let (server, owned) = detaching(non_blocking(1));
+        let (mut client, socket) = detached(&server, &owned);
+        let fd = socket.release_fd().map_err(|(error, _)| error).unwrap();
+        drop(server);
+        let mut stream = TcpStream::from(fd);
+        stream.write_all(b"raw").unwrap();
+        client.expect("raw");
+        client.send("reply");
+        let mut buffer = [0; 5];
+        stream.read_exact(&mut buffer).unwrap();
+        assert_eq!(&buffer, b"reply", "and it blocks, as a detached socket does");
+        drop(stream);
+        client.expect_end();
+    });
+}
+
+/// 2.4: with unsent bytes the descriptor is not given away, and the caller still owns the socket.
+#[test]
+fn no_release_with_buffered_bytes() {
+    isolated(|| {
+        let (log, owned) = events();
+        let hooks = Hooks::new(move |server: &Server, socket| {
+            text(socket)?;
+            socket.send(&pattern(BULK))?;
+            log.add(server.detach(socket)?);
+            Ok(())
+        });
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::small(&server);
+        client.send("go");
+        let socket: OwnedSocket = owned.next();
+        let Err((_, socket)) = socket.release_fd() else { panic!("bytes are lost") };
+        std::thread::scope(|scope| {
+            scope.spawn(|| drop(socket));
+            assert!(client.rest() == pattern(BULK));
+        });
+    });
+}
+
+/// 2.4, 2.9: the I/O timeout of an owned socket.
+#[test]
+fn an_owned_socket_has_an_io_timeout() {
+    isolated(|| {
+        let (server, owned) = detaching(non_blocking(1));
+        let (mut client, mut socket) = detached(&server, &owned);
+        let mut view = socket.socket();
+        view.set_io_timeout(Some(ms(120))).unwrap();
+        let clock = Stopwatch::start();
+        assert_eq!(status(view.recv(&mut [0; 8])), Status::Timeout);
+        clock.kept(ms(120));
+        client.send("late");
+        assert_eq!(text(&mut view).unwrap(), "late");
+    });
+}

@@ -1,0 +1,140 @@
+//! 2.7: IPv6.
+
+use crate::api::{Hooks, Server, Status};
+use crate::support::*;
+
+fn started(service: &str, config: crate::api::Config, hooks: Hooks) -> Server {
+    let server = Server::with_config(service, hooks, config).unwrap();
+    server.start_background().unwrap();
+    server
+}
+
+/// Tells both addresses of a connection as the server sees them.
+fn tell_addresses() -> Hooks {
+    Hooks::new(|_, socket| {
+        text(socket)?;
+        let (peer, local) = (socket.peer().expect("a peer"), socket.local().expect("ours"));
+        socket.send(format!("{peer} to {local}").as_bytes())?;
+        socket.close();
+        Ok(())
+    })
+}
+
+#[track_caller]
+fn expect_addresses(mut client: Client) {
+    client.send("who am I?");
+    let ours = client.0.peer_addr().unwrap();
+    client.expect_last(&format!("{} to {ours}", client.local()));
+}
+
+/// 2.7: one dual-stack socket; IPv4 peers are shown as IPv4.
+#[test]
+fn both_families_on_one_socket() {
+    isolated(|| {
+        for config in both_modes() {
+            let server = started("0", config.use_ipv6(true), tell_addresses());
+            assert_eq!(listening_sockets().len(), 1);
+            for host in ["127.0.0.1", "::1"] {
+                expect_addresses(Client::to((host, server.port())));
+            }
+        }
+    });
+}
+
+/// 2.7: without `use_ipv6` a wildcard service is IPv4 only.
+#[test]
+fn off_by_default() {
+    isolated(|| {
+        let server = started("0", blocking(1), Hooks::new(echo));
+        Client::to(("127.0.0.1", server.port())).echo("IPv4");
+        assert!(refused(("::1", server.port())));
+    });
+}
+
+/// 2.7, 2.2: with IPv6 there is still one pool: `max_thread` is the total.
+#[test]
+fn one_pool_for_both_families() {
+    isolated(|| {
+        let gate = Gate::new();
+        let inside = gate.clone();
+        let hooks = Hooks::new(move |_, socket| {
+            inside.wait();
+            socket.send(b"served")
+        });
+        let server = started("0", blocking(2).use_ipv6(true), hooks);
+        let mut clients: Vec<_> = ["127.0.0.1", "::1", "127.0.0.1", "::1"]
+            .map(|host| Client::to((host, server.port())))
+            .into();
+        gate.reached_by(2);
+        eventually("two wait", || server.stats().waiting == 2);
+        assert_eq!((gate.waiting(), server.stats().threads), (2, 2));
+        gate.open();
+        for client in &mut clients {
+            client.expect_last("served");
+        }
+    });
+}
+
+/// 2.7: an explicit IPv6 address needs no `use_ipv6`, and is that address alone.
+#[test]
+fn an_explicit_address() {
+    isolated(|| {
+        for config in both_modes() {
+            let server = started("[::1]:0", config, Hooks::new(echo));
+            assert_eq!(server.address(), format!("[::1]:{}", server.port()));
+            Client::to(("::1", server.port())).echo("IPv6");
+            assert!(refused(("127.0.0.1", server.port())));
+        }
+    });
+}
+
+/// 2.7: an explicit address that cannot be bound is an error.
+#[test]
+fn an_address_that_is_not_ours() {
+    isolated(|| {
+        // Reserved for documentation: nobody's.
+        for service in ["203.0.113.77:0", "[2001:db8::77]:0"] {
+            let server =
+                Server::with_config(service, Hooks::new(echo), blocking(1).use_ipv6(true)).unwrap();
+            let error = server.start_background().expect_err("bound");
+            assert_eq!(error.status(), Status::Listen);
+            assert_eq!(error.os_code(), libc::EADDRNOTAVAIL);
+            assert!(error.message().contains(service), "{}", error.message());
+        }
+    });
+}
+
+/// 2.7: a host without IPv6 serves IPv4: here the kernel refuses to make IPv6 sockets.
+#[test]
+fn a_host_without_ipv6() {
+    isolated(|| {
+        refuse_ipv6_sockets();
+        for config in both_modes() {
+            let server = started("0", config.use_ipv6(true), tell_addresses());
+            expect_addresses(Client::to(("127.0.0.1", server.port())));
+        }
+    });
+}
+
+/// From now on socket(AF_INET6, …) fails in this process with EAFNOSUPPORT.
+fn refuse_ipv6_sockets() {
+    use libc::{sock_filter, BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
+    let step = |code, jt, jf, k| sock_filter { code: code as u16, jt, jf, k };
+    // Of struct seccomp_data: the number of the system call, and its first argument.
+    let (number, argument) = (0, 16);
+    let mut program = [
+        step(BPF_LD | BPF_W | BPF_ABS, 0, 0, number),
+        step(BPF_JMP | BPF_JEQ | BPF_K, 0, 3, libc::SYS_socket as u32),
+        step(BPF_LD | BPF_W | BPF_ABS, 0, 0, argument),
+        step(BPF_JMP | BPF_JEQ | BPF_K, 0, 1, libc::AF_INET6 as u32),
+        step(BPF_RET | BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EAFNOSUPPORT as u32),
+        step(BPF_RET | BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: the filter is valid during the call, which copies it.
+    let installed = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &filter) == 0
+    };
+    assert!(installed, "{}", std::io::Error::last_os_error());
+}

@@ -1,0 +1,286 @@
+//! 2.9: limits, and what happens when the system is out of something.
+
+use crate::api::{Error, Hooks, Server, Socket, Status};
+use crate::support::*;
+use socket2::{Domain, Type};
+use std::time::Instant;
+
+/// Echoes, and takes a short break where the mode would otherwise hold a thread for each client.
+fn served_once(_: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
+    let word = text(socket)?;
+    socket.send(word.as_bytes())?;
+    socket.close();
+    Ok(())
+}
+
+/// 2.9: at `max_connections` accepting pauses; clients wait in the backlog and are served later.
+#[test]
+fn max_connections_pauses_accepting() {
+    isolated(|| {
+        for config in both_modes() {
+            let server = start(config.max_connections(2), Hooks::new(echo));
+            let mut two: Vec<_> = (0..2).map(|_| Client::connect(&server)).collect();
+            for client in &mut two {
+                client.echo("inside");
+            }
+            let mut third = Client::connect(&server);
+            let mut fourth = Client::connect(&server);
+            third.send("third");
+            fourth.send("fourth");
+            let used = processor_time();
+            third.expect_silence();
+            fourth.expect_silence();
+            assert!(processor_time() - used < NEVER, "it spins");
+            assert_eq!((server.stats().accepted, server.stats().open), (2, 2));
+            two[0].echo("still served");
+            two.remove(0);
+            third.expect("third");
+            assert_eq!(server.stats().accepted, 3);
+            drop(third);
+            fourth.expect("fourth");
+            drop((two, fourth));
+            wait_idle(&server);
+            assert_eq!((server.stats().refused, server.stats().accepted), (0, 4));
+            for _ in 0..20 {
+                Client::connect(&server).echo("again");
+            }
+        }
+    });
+}
+
+/// 2.9: waiting connections count as well.
+#[test]
+fn max_connections_counts_waiting_ones() {
+    isolated(|| {
+        let gate = Gate::new();
+        let inside = gate.clone();
+        let hooks = Hooks::new(move |_, socket| {
+            inside.wait();
+            socket.send(b"served")
+        });
+        let server = start(blocking(2).max_connections(3), hooks);
+        let mut clients: Vec<_> = (0..5).map(|_| Client::connect(&server)).collect();
+        gate.reached_by(2);
+        eventually("one waits", || server.stats().waiting == 1);
+        steadily("no more are accepted", || server.stats().accepted == 3);
+        gate.open();
+        for client in &mut clients {
+            client.expect_last("served");
+        }
+        assert_eq!(server.stats().accepted, 5);
+    });
+}
+
+/// 2.9: a stop works while accepting pauses.
+#[test]
+fn stop_while_accepting_pauses() {
+    isolated(|| {
+        for config in both_modes() {
+            let config = config.max_connections(1).drain_timeout(ms(100));
+            let server = start(config, Hooks::new(echo));
+            let mut inside = Client::connect(&server);
+            inside.echo("inside");
+            let mut outside = Client::connect(&server);
+            let clock = Stopwatch::start();
+            server.stop().unwrap();
+            clock.at_once();
+            inside.expect_gone();
+            outside.expect_gone();
+            assert_settled(&server);
+        }
+    });
+}
+
+/// 2.9: the default of `max_connections` comes from RLIMIT_NOFILE, less a reserve.
+#[test]
+fn max_connections_from_the_descriptor_limit() {
+    isolated(|| {
+        for config in both_modes() {
+            set_descriptor_limit(256);
+            let server = start(config.max_retry(1000), Hooks::new(served_once));
+            // The server has looked; the clients of this process need room too.
+            set_descriptor_limit(2000);
+            let clients: Vec<_> = (0..300).map(|_| Client::connect(&server)).collect();
+            let held = || server.stats().open + server.stats().waiting;
+            eventually("many are open", || held() > 100);
+            steadily("a reserve is left", || held() < 250);
+            drop(clients);
+            wait_idle(&server);
+        }
+    });
+}
+
+/// 2.9: `backlog` is the listener's.
+#[test]
+fn backlog() {
+    isolated(|| {
+        for config in both_modes() {
+            let server = start(config.backlog(7), Hooks::new(echo));
+            let listeners = listening_sockets();
+            assert_eq!(listeners.len(), 1);
+            // Of a listening socket the kernel reports its backlog here (tcp_diag does the same).
+            assert_eq!(tcp_info(listeners[0]).tcpi_sacked, 7);
+            Client::connect(&server).echo("hello");
+        }
+    });
+}
+
+/// 2.9, 2.5: out of descriptors accepting backs off: no spin, one report per second without a
+/// socket, open connections are served, and it recovers by itself as soon as one is free.
+#[test]
+fn out_of_descriptors() {
+    isolated(|| {
+        for config in both_modes() {
+            without_descriptors(config.max_retry(1000).linger_timeout(ms(20)));
+        }
+    });
+}
+
+fn without_descriptors(config: crate::api::Config) {
+    let (log, errors) = events();
+    let hooks = Hooks::new(|_, socket| loop {
+        let word = text(socket)?;
+        socket.send(word.as_bytes())?;
+        if word != "inside" {
+            socket.close();
+            return Ok(());
+        }
+    })
+    .on_exception(move |_, socket, error| {
+        log.add((socket.is_some(), error.status(), error.os_code(), Instant::now()));
+        Ok(())
+    });
+    let limits = descriptor_limit();
+    let server = start(config.max_connections(10_000), hooks);
+    let mut inside = Client::connect(&server);
+    inside.echo("inside");
+    // What the clients need is made first; then nothing is left. A thread that waits in accept(2)
+    // already has a descriptor for what comes: there are more clients than threads.
+    let unconnected: Vec<_> = (0..12)
+        .map(|_| socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap())
+        .collect();
+    let highest = *descriptors().iter().max().unwrap() as u64;
+    let mut fillers = Vec::new();
+    while let Ok(file) = std::fs::File::open("/dev/null") {
+        if std::os::fd::AsRawFd::as_raw_fd(&file) as u64 > highest {
+            break;
+        }
+        fillers.push(file);
+    }
+    set_descriptor_limit(highest + 1);
+    let mut outside: Vec<_> =
+        unconnected.into_iter().map(|socket| Client::finish(socket, &server)).collect();
+    let (socket, status, os_code, mut last) = errors.next();
+    assert_eq!((socket, status, os_code), (false, Status::Accept, libc::EMFILE));
+    // Over two seconds: hardly any processor time, few reports, and service as usual.
+    let (clock, used) = (Stopwatch::start(), processor_time());
+    while clock.elapsed() < ms(2200) {
+        inside.echo("inside");
+        std::thread::sleep(ms(50));
+    }
+    let spent = processor_time() - used;
+    assert!(spent < clock.elapsed() / 10, "{spent:?} in {:?}", clock.elapsed());
+    let reports = errors.drain();
+    assert!(!reports.is_empty(), "the trouble goes on");
+    for (.., at) in reports {
+        let apart = at - std::mem::replace(&mut last, at);
+        assert!(apart >= ms(950), "two reports {apart:?} apart");
+    }
+    assert!(server.stats().accept_errors >= 2);
+    // It recovers by itself, as soon as there is one descriptor.
+    let clock = Stopwatch::start();
+    drop(inside);
+    for client in &mut outside {
+        client.send("waiting");
+    }
+    for client in &mut outside {
+        client.expect("waiting");
+    }
+    clock.at_once();
+    drop((outside, fillers));
+    set_descriptor_limit(limits.0);
+    wait_idle(&server);
+}
+
+/// 2.9: connections that are gone before they are accepted harm nothing.
+#[test]
+fn connections_that_are_gone_at_once() {
+    isolated(|| {
+        for config in both_modes() {
+            let server = start(config, Hooks::new(echo));
+            for _ in 0..200 {
+                Client::connect(&server).reset();
+            }
+            Client::connect(&server).echo("still served");
+            eventually("all have come", || server.stats().accepted == 201);
+            wait_idle(&server);
+            assert_eq!(server.stats().accept_errors, 0);
+        }
+    });
+}
+
+/// 2.9: a client that never sends holds nothing but its own connection.
+#[test]
+fn silent_clients() {
+    isolated(|| {
+        let server = start(non_blocking(1), Hooks::new(echo));
+        let silent: Vec<_> = (0..500).map(|_| Client::connect(&server)).collect();
+        let mut client = Client::connect(&server);
+        for i in 0..100 {
+            client.echo(&format!("{i}"));
+        }
+        eventually("all are open", || server.stats().open == 501);
+        let used = processor_time();
+        std::thread::sleep(NEVER);
+        assert!(processor_time() - used < NEVER / 2, "idle connections cost time");
+        drop((silent, client));
+        wait_idle(&server);
+    });
+}
+
+/// 2.1, 2.3: several thousand connections are held, served, and stopped in time.
+#[test]
+fn thousands_of_connections() {
+    isolated(|| {
+        const COUNT: usize = 4000;
+        set_descriptor_limit(descriptor_limit().1);
+        if descriptor_limit().0 < 2 * COUNT as u64 + 200 {
+            return;
+        }
+        let server = start(non_blocking(2), Hooks::new(echo));
+        let mut clients: Vec<_> = (0..COUNT).map(|_| Client::connect(&server)).collect();
+        eventually("all are open", || server.stats().open == COUNT as u64);
+        for client in clients.iter_mut().step_by(100) {
+            client.echo("one of many");
+        }
+        assert_eq!(server.connections().unwrap().len(), COUNT);
+        let clock = Stopwatch::start();
+        server.stop_within(ms(5000)).unwrap();
+        assert!(clock.elapsed() < ms(5100));
+        assert_eq!(server.stats().cut, 0);
+        assert_settled(&server);
+    });
+}
+
+/// 2.1, 2.9: many rounds of connect, serve and close leave memory where it was.
+#[test]
+fn many_rounds_leave_nothing_behind() {
+    isolated(|| {
+        for config in both_modes() {
+            let server = start(config, Hooks::new(served_once));
+            let rounds = |count| {
+                for _ in 0..count {
+                    let mut client = Client::connect(&server);
+                    client.send("x");
+                    client.expect_last("x");
+                }
+            };
+            rounds(500);
+            let before = resident_kib();
+            rounds(4000);
+            let grown = resident_kib().saturating_sub(before);
+            assert!(grown < 512, "{grown} KiB more");
+            wait_idle(&server);
+        }
+    });
+}

@@ -1,0 +1,25 @@
+//! The tests of both APIs, by the sections of the behaviour they state. They know the library
+//! only through `crate::api`, the backend of the test binary.
+
+mod attach;
+mod blocking;
+mod by_id;
+mod closing;
+mod deadlines;
+mod detach;
+mod errors;
+mod exception;
+mod fairness;
+mod hygiene;
+mod ipv6;
+mod lifecycle;
+mod limits;
+mod non_blocking;
+mod reasons;
+mod reference;
+mod sending;
+mod shutdown_port;
+mod status;
+mod stop;
+mod stop_callbacks;
+mod waiting;

@@ -1,0 +1,226 @@
+//! 2.6: the shutdown port.
+
+use crate::api::{Hooks, Server, State, Status};
+use crate::support::*;
+
+fn knock(server: &Server) -> Client {
+    Client::to(("127.0.0.1", server.shutdown_port()))
+}
+
+/// 2.6: off unless set.
+#[test]
+fn off_unless_set() {
+    isolated(|| {
+        for config in both_modes() {
+            let server = start(config, Hooks::new(echo));
+            assert_eq!(server.shutdown_port(), 0);
+            assert_eq!(server.stats().shutdown_port, 0);
+            assert_eq!(count_threads_named("ns-shutdown"), 0);
+            assert_eq!(listening_sockets().len(), 1);
+        }
+    });
+}
+
+/// 2.6: the default handler's answer stops the server, through the ordinary stop path.
+#[test]
+fn a_connection_stops_the_server() {
+    isolated(|| {
+        for config in both_modes() {
+            let (log, calls) = events();
+            let hooks = Hooks::new(echo).on_stop(move |_| log.add("on_stop"));
+            let server = start(config.shutdown_port("0"), hooks);
+            Client::connect(&server).echo("hello");
+            let mut knocking = knock(&server);
+            server.wait(Some(SOON)).unwrap();
+            knocking.expect_gone();
+            assert_eq!(server.state(), State::Stopped);
+            assert_eq!(calls.drain(), ["on_stop"]);
+            assert_settled(&server);
+        }
+    });
+}
+
+/// 2.6: a server in the foreground is ended by it as well.
+#[test]
+fn it_ends_a_server_in_the_foreground() {
+    isolated(|| {
+        let server = unstarted(blocking(1).shutdown_port("0"), Hooks::new(echo));
+        std::thread::scope(|scope| {
+            let foreground = scope.spawn(|| server.start());
+            eventually("it runs", || server.state() == State::Running);
+            drop(knock(&server));
+            foreground.join().unwrap().unwrap();
+        });
+    });
+}
+
+/// 2.6: it drains as any stop does.
+#[test]
+fn it_drains() {
+    isolated(|| {
+        for config in both_modes() {
+            let gate = Gate::new();
+            let inside = gate.clone();
+            let hooks = Hooks::new(move |_, socket| {
+                inside.wait();
+                socket.send(b"answer")?;
+                socket.close();
+                Ok(())
+            });
+            let server = start(config.shutdown_port("0"), hooks);
+            let mut client = Client::connect(&server);
+            client.send("x");
+            gate.reached_by(1);
+            drop(knock(&server));
+            eventually("it is stopping", || server.state() == State::Stopping);
+            gate.open();
+            client.expect_last("answer");
+            server.wait(Some(SOON)).unwrap();
+            assert_eq!((server.stats().drained, server.stats().cut), (1, 0));
+        }
+    });
+}
+
+/// 2.6: bound to the loopback unless a host is given in its service string.
+#[test]
+fn bound_to_the_loopback() {
+    isolated(|| {
+        let server = Server::with_config("0", Hooks::new(echo), blocking(1).shutdown_port("0"));
+        let server = server.unwrap();
+        server.start_background().unwrap();
+        let port = server.shutdown_port();
+        assert!(refused(("127.0.0.2", port)), "the wildcard address");
+        drop(Client::to(("127.0.0.2", server.port())));
+        drop(Client::to(("127.0.0.1", port)));
+        server.wait(Some(SOON)).unwrap();
+        let config = blocking(1).shutdown_port("127.0.0.2:0");
+        let server = start(config, Hooks::new(echo));
+        assert!(refused(("127.0.0.1", server.shutdown_port())));
+        drop(Client::to(("127.0.0.2", server.shutdown_port())));
+        server.wait(Some(SOON)).unwrap();
+    });
+}
+
+/// 2.6: the handler decides: zero goes on, nonzero stops; it may talk with the peer.
+#[test]
+fn the_handler_decides() {
+    isolated(|| {
+        for config in both_modes() {
+            let hooks = Hooks::new(echo).on_shutdown(|_, socket| {
+                let secret = text(socket)?;
+                let right = secret == "please";
+                socket.send(if right { b"goodbye" } else { b"no" })?;
+                Ok(right)
+            });
+            let server = start(config.shutdown_port("0"), hooks);
+            for word in ["now", "stop it"] {
+                let mut client = knock(&server);
+                client.send(word);
+                client.expect_last("no");
+                Client::connect(&server).echo("still running");
+            }
+            let mut client = knock(&server);
+            client.send("please");
+            client.expect_last("goodbye");
+            server.wait(Some(SOON)).unwrap();
+        }
+    });
+}
+
+/// 2.6: errors and panics in the handler are contained: the server goes on.
+#[test]
+fn handler_errors_are_contained() {
+    isolated(|| {
+        let hooks = Hooks::new(echo).on_shutdown(|_, socket| match text(socket)?.as_str() {
+            "fail" => Err("failed".into()),
+            "panic" => panic!("on purpose"),
+            "abort" => {
+                socket.abort();
+                Ok(false)
+            }
+            _ => Ok(true),
+        });
+        let server = start(blocking(1).shutdown_port("0"), hooks);
+        for word in ["fail", "panic", "abort", "fail"] {
+            let mut client = knock(&server);
+            client.send(word);
+            client.expect_gone();
+            assert_eq!(server.state(), State::Running, "{word}");
+            Client::connect(&server).echo("still running");
+        }
+        knock(&server).reset();
+        let mut client = knock(&server);
+        client.send("stop");
+        server.wait(Some(SOON)).unwrap();
+    });
+}
+
+/// 2.6: a silent peer holds it for 5 s at most, and nothing else meanwhile.
+#[test]
+fn a_silent_peer_does_not_hold_it() {
+    isolated(|| {
+        let (log, results) = events();
+        let hooks = Hooks::new(echo).on_shutdown(move |_, socket| {
+            let result = status(socket.recv(&mut [0; 8]));
+            log.add(result);
+            Ok(result == Status::Ok)
+        });
+        let server = start(non_blocking(1).shutdown_port("0"), hooks);
+        let clock = Stopwatch::start();
+        let mut silent = knock(&server);
+        let mut second = knock(&server);
+        second.send("x");
+        Client::connect(&server).echo("the server goes on");
+        assert_eq!(results.next(), Status::Timeout);
+        clock.kept(ms(5000));
+        silent.expect_gone();
+        assert_eq!(results.next(), Status::Ok);
+        server.wait(Some(SOON)).unwrap();
+    });
+}
+
+/// 2.6, 2.1: a stop does not wait for a silent peer of the shutdown port.
+#[test]
+fn a_stop_cuts_a_silent_peer() {
+    isolated(|| {
+        let (log, called) = events();
+        let hooks = Hooks::new(echo).on_shutdown(move |_, socket| {
+            log.add(());
+            socket.recv(&mut [0; 8]).map(|_| false)
+        });
+        let config = blocking(1).shutdown_port("0").drain_timeout(ms(200));
+        let server = start(config, hooks);
+        let _silent = knock(&server);
+        called.next();
+        let clock = Stopwatch::start();
+        server.stop().unwrap();
+        assert!(clock.elapsed() < ms(200) + LATE, "{:?}", clock.elapsed());
+    });
+}
+
+/// 2.6: connections of the shutdown port are no connections of the server.
+#[test]
+fn it_is_not_in_the_accounts() {
+    isolated(|| {
+        let (log, calls) = events();
+        let closed = log.clone();
+        let hooks = Hooks::new(echo)
+            .on_open(move |_, _| {
+                log.add("open");
+                Ok(())
+            })
+            .on_close(move |_, _, _| closed.add("close"))
+            .on_shutdown(|_, socket| {
+                socket.send(b"no")?;
+                Ok(false)
+            });
+        let server = start(non_blocking(1).shutdown_port("0"), hooks);
+        for _ in 0..3 {
+            knock(&server).expect_last("no");
+        }
+        let stats = server.stats();
+        assert_eq!((stats.accepted, stats.closed_total()), (0, 0));
+        server.stop().unwrap();
+        assert!(calls.drain().is_empty());
+    });
+}

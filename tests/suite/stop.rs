@@ -1,0 +1,461 @@
+//! 2.1: stop in its variants.
+
+use crate::api::{CloseReason, Hooks, Server, State, Status};
+use crate::support::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+
+/// A handler that answers when the gate opens, in either mode.
+fn answer_behind(gate: &Gate) -> Hooks {
+    let gate = gate.clone();
+    Hooks::new(move |_, socket| {
+        gate.wait();
+        socket.send(b"answer")?;
+        socket.close();
+        Ok(())
+    })
+}
+
+/// 2.1: after a stop nothing is accepted and nothing is left open.
+#[test]
+fn stop_ends_accepting() {
+    isolated(|| {
+        for config in both_modes() {
+            let server = start(config.shutdown_port("0"), Hooks::new(echo));
+            let (port, shutdown_port) = (server.port(), server.shutdown_port());
+            Client::connect(&server).echo("hello");
+            server.stop().unwrap();
+            assert_eq!(server.state(), State::Stopped);
+            assert!(refused(("127.0.0.1", port)));
+            assert!(refused(("127.0.0.1", shutdown_port)));
+            assert!(library_threads().is_empty());
+            assert_settled(&server);
+        }
+    });
+}
+
+/// 2.1: while a stop waits for a handler, no connection is accepted any more.
+#[test]
+fn stop_refuses_new_connections_at_once() {
+    isolated(|| {
+        let gate = Gate::new();
+        let server = start(blocking(2), answer_behind(&gate));
+        let mut client = Client::connect(&server);
+        gate.reached_by(1);
+        std::thread::scope(|scope| {
+            let stopping = scope.spawn(|| server.stop());
+            let port = server.port();
+            eventually("connecting is refused", || refused(("127.0.0.1", port)));
+            assert_eq!(server.state(), State::Stopping);
+            gate.open();
+            stopping.join().unwrap().unwrap();
+        });
+        client.expect_last("answer");
+    });
+}
+
+/// 2.1: the same while queued bytes leave.
+#[test]
+fn stop_refuses_new_connections_while_bytes_leave() {
+    isolated(|| {
+        let hooks = Hooks::new(|_, socket| {
+            text(socket)?;
+            socket.send(&pattern(BULK))
+        });
+        let server = start(non_blocking(2), hooks);
+        let mut client = Client::small(&server);
+        client.send("x");
+        client.receive(1);
+        std::thread::scope(|scope| {
+            let stopping = scope.spawn(|| server.stop());
+            let port = server.port();
+            eventually("connecting is refused", || refused(("127.0.0.1", port)));
+            assert_eq!(server.state(), State::Stopping);
+            client.receive(BULK - 1);
+            drop(client);
+            stopping.join().unwrap().unwrap();
+        });
+    });
+}
+
+/// 2.1: running handlers may finish, and are counted as drained.
+#[test]
+fn running_handlers_may_finish() {
+    isolated(|| {
+        for config in both_modes() {
+            let gate = Gate::new();
+            let server = start(config, answer_behind(&gate));
+            let mut client = Client::connect(&server);
+            client.send("x");
+            gate.reached_by(1);
+            std::thread::scope(|scope| {
+                let stopping = scope.spawn(|| server.stop());
+                eventually("it is stopping", || server.state() == State::Stopping);
+                assert!(!server.is_stopped());
+                gate.open();
+                stopping.join().unwrap().unwrap();
+            });
+            client.expect_last("answer");
+            let stats = server.stats();
+            assert_eq!((stats.drained, stats.cut), (1, 0), "{stats:?}");
+            assert_settled(&server);
+        }
+    });
+}
+
+/// 2.1: no new handler starts once a stop is under way: here another connection of the same loop
+/// has sent something before it.
+#[test]
+fn no_handler_starts_while_stopping() {
+    isolated(|| {
+        let (log, calls) = events();
+        let gate = Gate::new();
+        let inside = gate.clone();
+        let hooks = Hooks::new(move |_, socket| {
+            let text = text(socket)?;
+            log.add(text.clone());
+            if text == "first" {
+                inside.wait();
+            }
+            socket.send(b"served")?;
+            socket.close();
+            Ok(())
+        });
+        let server = start(non_blocking(1), hooks);
+        let mut first = Client::connect(&server);
+        let mut second = Client::connect(&server);
+        eventually("both are open", || server.stats().open == 2);
+        first.send("first");
+        gate.reached_by(1);
+        second.send("second");
+        std::thread::scope(|scope| {
+            let stopping = scope.spawn(|| server.stop());
+            eventually("it is stopping", || server.state() == State::Stopping);
+            gate.open();
+            stopping.join().unwrap().unwrap();
+        });
+        first.expect_last("served");
+        second.expect_gone();
+        assert_eq!(calls.drain(), ["first"]);
+    });
+}
+
+/// 2.1: connections that wait for a worker are refused by a stop, before the deadline.
+#[test]
+fn waiting_connections_are_refused() {
+    isolated(|| {
+        let gate = Gate::new();
+        let server = start(blocking(2).max_retry(100), answer_behind(&gate));
+        let mut served: Vec<_> = (0..2).map(|_| Client::connect(&server)).collect();
+        gate.reached_by(2);
+        let mut waiting: Vec<_> = (0..3).map(|_| Client::connect(&server)).collect();
+        eventually("three wait", || server.stats().waiting == 3);
+        std::thread::scope(|scope| {
+            let stopping = scope.spawn(|| server.stop());
+            for client in &mut waiting {
+                client.expect_gone();
+            }
+            assert_eq!(server.state(), State::Stopping);
+            gate.open();
+            stopping.join().unwrap().unwrap();
+        });
+        for client in &mut served {
+            client.expect_last("answer");
+        }
+        let stats = server.stats();
+        assert_eq!((stats.refused, stats.cut), (3, 0), "{stats:?}");
+        assert_settled(&server);
+    });
+}
+
+/// 2.1: bytes that are queued when a stop comes still leave.
+#[test]
+fn unsent_bytes_are_delivered() {
+    isolated(|| {
+        let (log, reasons) = events();
+        let bulk = pattern(BULK);
+        let copy = bulk.clone();
+        let hooks = Hooks::new(move |_, socket| {
+            text(socket)?;
+            socket.send(&copy)
+        })
+        .on_close(move |_, _, reason| log.add(reason));
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::small(&server);
+        client.send("x");
+        client.expect(&bulk[..1]);
+        std::thread::scope(|scope| {
+            let stopping = scope.spawn(|| server.stop());
+            eventually("it is stopping", || server.state() == State::Stopping);
+            let rest = client.rest();
+            assert!(rest == bulk[1..], "{} bytes and not {}", rest.len(), BULK - 1);
+            drop(client);
+            stopping.join().unwrap().unwrap();
+        });
+        let stats = server.stats();
+        assert_eq!((stats.drained, stats.cut), (1, 0), "{stats:?}");
+        assert_eq!(stats.closed[CloseReason::Stop as usize], 1);
+        assert_eq!(reasons.next(), CloseReason::Stop);
+    });
+}
+
+/// 2.1: what cannot leave until the deadline is cut, no earlier.
+#[test]
+fn unsent_bytes_are_cut_at_the_deadline() {
+    isolated(|| {
+        let (log, reasons) = events();
+        let hooks = Hooks::new(move |_, socket| {
+            text(socket)?;
+            socket.send(&vec![7; BULK])
+        })
+        .on_close(move |_, _, reason| log.add(reason));
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::small(&server);
+        client.send("x");
+        client.receive(1);
+        let clock = Stopwatch::start();
+        server.stop_within(ms(250)).unwrap();
+        clock.kept(ms(250));
+        assert_eq!(reasons.next(), CloseReason::Cut);
+        let stats = server.stats();
+        assert_eq!((stats.drained, stats.cut), (0, 1), "{stats:?}");
+        assert_settled(&server);
+        client.expect_gone();
+    });
+}
+
+/// 2.1: a connection with nothing unsent closes at once, whatever the deadline.
+#[test]
+fn idle_connections_close_at_once() {
+    isolated(|| {
+        let (log, reasons) = events();
+        let hooks = Hooks::new(echo).on_close(move |_, _, reason| log.add(reason));
+        let server = start(non_blocking(2).drain_timeout(ms(20_000)), hooks);
+        let mut clients: Vec<_> = (0..20).map(|_| Client::connect(&server)).collect();
+        for client in &mut clients {
+            client.echo("hello");
+        }
+        let clock = Stopwatch::start();
+        server.stop().unwrap();
+        clock.at_once();
+        assert_eq!(reasons.take(20), [CloseReason::Stop; 20]);
+        for client in &mut clients {
+            client.expect_end();
+        }
+    });
+}
+
+/// 2.1: an idle blocking server does not wait for its deadline either.
+#[test]
+fn an_idle_server_stops_at_once() {
+    isolated(|| {
+        for config in both_modes() {
+            let server = start(config.drain_timeout(ms(20_000)), Hooks::new(echo));
+            Client::connect(&server).echo("hello");
+            let clock = Stopwatch::start();
+            server.stop().unwrap();
+            clock.at_once();
+        }
+    });
+}
+
+/// 2.1: at the deadline a blocked `recv` and a blocked `send` return NS_ERR_CLOSED.
+#[test]
+fn a_blocked_call_is_cut_at_the_deadline() {
+    isolated(|| {
+        let (log, results) = events();
+        let hooks = Hooks::new(move |_, socket| {
+            let result = match text(socket)?.as_str() {
+                "recv" => status(socket.recv(&mut [0; 8])),
+                _ => status(socket.send(&vec![7; BULK])),
+            };
+            log.add((result, status(socket.send(b"more"))));
+            Ok(())
+        });
+        let server = start(blocking(2).drain_timeout(ms(200)), hooks);
+        let mut receiving = Client::connect(&server);
+        receiving.send("recv");
+        let mut sending = Client::small(&server);
+        sending.send("send");
+        sending.receive(1);
+        eventually("both are served", || server.stats().active_threads == 2);
+        let clock = Stopwatch::start();
+        server.stop().unwrap();
+        clock.kept(ms(200));
+        assert_eq!(results.take(2), [(Status::Closed, Status::Closed); 2]);
+        let stats = server.stats();
+        assert_eq!((stats.drained, stats.cut), (0, 2), "{stats:?}");
+        assert_eq!(stats.closed[CloseReason::Cut as usize], 2);
+        assert_settled(&server);
+    });
+}
+
+/// 2.1: `stop_within` overrides the drain timeout.
+#[test]
+fn stop_within_overrides_the_drain_timeout() {
+    isolated(|| {
+        for limit in [0, 150] {
+            let config = blocking(1).drain_timeout(ms(30_000));
+            let server = start(config, Hooks::new(|_, socket| socket.recv(&mut [0; 8]).map(drop)));
+            let mut client = Client::connect(&server);
+            eventually("it is served", || server.stats().active_threads == 1);
+            let clock = Stopwatch::start();
+            server.stop_within(ms(limit)).unwrap();
+            clock.kept(ms(limit));
+            client.expect_gone();
+        }
+    });
+}
+
+/// 2.1: a handler that never returns: `stop` times out, the server stays STOPPING and usable;
+/// once the handler has returned, a stop succeeds.
+#[test]
+fn a_handler_that_does_not_return() {
+    isolated(|| {
+        for config in both_modes() {
+            let gate = Gate::new();
+            let stops = Arc::new(AtomicUsize::new(0));
+            let count = stops.clone();
+            let hooks = answer_behind(&gate).on_stop(move |_| {
+                count.fetch_add(1, Ordering::SeqCst);
+            });
+            let server = start(config, hooks);
+            let mut client = Client::connect(&server);
+            client.send("x");
+            gate.reached_by(1);
+            for round in 0..2 {
+                let clock = Stopwatch::start();
+                assert_eq!(status(server.stop_within(ms(100))), Status::Timeout);
+                // The deadline of the first stop has passed when the second one comes.
+                clock.kept(if round == 0 { ms(100) } else { ms(0) });
+                assert_eq!(server.state(), State::Stopping);
+                assert!(!server.is_stopped());
+                assert_eq!(server.stats().state, State::Stopping);
+                assert_eq!(stops.load(Ordering::SeqCst), 0);
+            }
+            assert_eq!(status(server.wait(Some(ms(20)))), Status::Timeout);
+            gate.open();
+            server.stop().unwrap();
+            assert_eq!(server.state(), State::Stopped);
+            assert_eq!(stops.load(Ordering::SeqCst), 1);
+            assert_settled(&server);
+        }
+    });
+}
+
+/// 2.1: stop is idempotent.
+#[test]
+fn stop_twice() {
+    isolated(|| {
+        for config in both_modes() {
+            let server = start(config, Hooks::new(echo));
+            server.stop().unwrap();
+            let clock = Stopwatch::start();
+            server.stop().unwrap();
+            server.stop_within(ms(0)).unwrap();
+            server.request_stop();
+            server.wait(None).unwrap();
+            clock.at_once();
+        }
+    });
+}
+
+/// 2.1: concurrent stops all return when the server has stopped.
+#[test]
+fn concurrent_stops() {
+    isolated(|| {
+        for config in both_modes() {
+            let gate = Gate::new();
+            let server = start(config, answer_behind(&gate));
+            let mut client = Client::connect(&server);
+            client.send("x");
+            gate.reached_by(1);
+            std::thread::scope(|scope| {
+                let tasks: Vec<_> = (0..6)
+                    .map(|_| scope.spawn(|| (server.stop(), server.state())))
+                    .collect();
+                eventually("it is stopping", || server.state() == State::Stopping);
+                gate.open();
+                for task in tasks {
+                    let (result, state) = task.join().unwrap();
+                    result.unwrap();
+                    assert_eq!(state, State::Stopped);
+                }
+            });
+            client.expect_last("answer");
+        }
+    });
+}
+
+/// 2.1: a stop right after the start, and in the middle of many connects, loses nothing.
+#[test]
+fn stop_while_clients_connect() {
+    isolated(|| {
+        for config in both_modes() {
+            for _ in 0..5 {
+                let server = start(config.clone(), Hooks::new(echo));
+                let port = server.port();
+                std::thread::scope(|scope| {
+                    for _ in 0..3 {
+                        scope.spawn(move || {
+                            while let Ok(client) = Client::try_to(("127.0.0.1", port)) {
+                                drop(client);
+                            }
+                        });
+                    }
+                    eventually("some are accepted", || server.stats().accepted > 20);
+                    server.stop().unwrap();
+                });
+                assert_settled(&server);
+            }
+        }
+    });
+}
+
+/// 2.1: what ends a server on every route: `on_stop` runs once, and after the last connection.
+#[test]
+fn on_stop_runs_once_on_every_route() {
+    isolated(|| {
+        for config in both_modes() {
+            for route in ["stop", "request", "port", "handler", "free"] {
+                on_stop_by(config.clone(), route);
+            }
+        }
+    });
+}
+
+fn on_stop_by(config: crate::api::Config, route: &str) {
+    let (log, calls) = events();
+    let stop_log = log.clone();
+    let hooks = Hooks::new(|server: &Server, socket| {
+        match text(socket)?.as_str() {
+            "stop" => server.stop().unwrap(),
+            _ => socket.send(b"hello")?,
+        }
+        Ok(())
+    })
+    .on_close(move |_, _, _| log.add("on_close"))
+    .on_stop(move |_| stop_log.add("on_stop"));
+    let server = start(config.shutdown_port("0"), hooks);
+    let mut client = Client::connect(&server);
+    eventually("it is open", || server.stats().open == 1);
+    match route {
+        "handler" => client.send("stop"),
+        _ => {
+            client.send("hello");
+            client.expect("hello");
+        }
+    }
+    match route {
+        "stop" => server.stop().unwrap(),
+        "request" => server.request_stop(),
+        "port" => drop(Client::to(("127.0.0.1", server.shutdown_port()))),
+        _ => {}
+    }
+    if route != "free" {
+        server.wait(Some(SOON)).unwrap();
+        assert!(library_threads().is_empty());
+    }
+    drop(server);
+    assert_eq!(calls.drain(), ["on_close", "on_stop"], "{route}");
+}

@@ -1,0 +1,158 @@
+//! Looks at this process: threads, descriptors, signals, limits, time used.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+/// How many threads there are, and how many descriptors of each kind.
+#[derive(Debug, PartialEq)]
+pub struct Inventory {
+    threads: usize,
+    descriptors: BTreeMap<String, usize>,
+}
+
+impl Inventory {
+    pub fn take() -> Inventory {
+        let mut descriptors = BTreeMap::new();
+        for (_, kind) in descriptors_with_kind() {
+            *descriptors.entry(kind).or_insert(0) += 1;
+        }
+        let threads = fs::read_dir("/proc/self/task").unwrap().count();
+        Inventory { threads, descriptors }
+    }
+}
+
+fn descriptors_with_kind() -> Vec<(RawFd, String)> {
+    let kind = |target: String| match target.split_once(":[") {
+        Some((kind, _)) if kind != "anon_inode" => kind.to_owned(),
+        _ => target,
+    };
+    let mut all = Vec::new();
+    for entry in fs::read_dir("/proc/self/fd").unwrap().flatten() {
+        // The directory's own descriptor is gone by the time its link is read.
+        if let Ok(target) = fs::read_link(entry.path()) {
+            let target = target.to_string_lossy().into_owned();
+            if !target.ends_with("/fd") {
+                let number = entry.file_name().to_string_lossy().parse().unwrap();
+                all.push((number, kind(target)));
+            }
+        }
+    }
+    all
+}
+
+pub fn descriptors() -> Vec<RawFd> {
+    descriptors_with_kind().into_iter().map(|(fd, _)| fd).collect()
+}
+
+pub fn count_sockets() -> usize {
+    descriptors_with_kind().iter().filter(|(_, kind)| kind == "socket").count()
+}
+
+/// Whether a descriptor is closed when another program is executed.
+pub fn is_close_on_exec(fd: RawFd) -> bool {
+    // SAFETY: F_GETFD only reads a flag.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+    flags < 0 || flags & libc::FD_CLOEXEC != 0
+}
+
+/// The library's threads: their numbers and names.
+pub fn library_threads() -> Vec<(String, String)> {
+    let mut threads = Vec::new();
+    for entry in fs::read_dir("/proc/self/task").unwrap().flatten() {
+        if let Ok(name) = fs::read_to_string(entry.path().join("comm")) {
+            let name = name.trim_end().to_owned();
+            if name.starts_with("ns-") {
+                threads.push((entry.file_name().to_string_lossy().into_owned(), name));
+            }
+        }
+    }
+    threads
+}
+
+pub fn count_threads_named(prefix: &str) -> usize {
+    library_threads().iter().filter(|(_, name)| name.starts_with(prefix)).count()
+}
+
+/// The set of blocked signals of a thread; bit n-1 is signal n.
+pub fn blocked_signals(thread: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/self/task/{thread}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("SigBlk:")).unwrap();
+    u64::from_str_radix(line["SigBlk:".len()..].trim(), 16).unwrap()
+}
+
+/// The number of this thread, as the kernel has it.
+pub fn thread_number() -> i32 {
+    // SAFETY: takes nothing, cannot fail.
+    unsafe { libc::gettid() }
+}
+
+/// Processor time that this process has used.
+pub fn processor_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is valid for writing.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Resident memory of this process in KiB.
+pub fn resident_kib() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// The limit on descriptors: (soft, hard).
+pub fn descriptor_limit() -> (u64, u64) {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is valid for writing.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
+    (limit.rlim_cur, limit.rlim_max)
+}
+
+pub fn set_descriptor_limit(soft: u64) {
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: descriptor_limit().1 };
+    // SAFETY: `limit` is valid for reading.
+    let result = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
+    assert_eq!(result, 0, "setrlimit");
+}
+
+/// An integer socket option.
+pub fn socket_option(fd: RawFd, level: i32, option: i32) -> i32 {
+    let mut value = 0i32;
+    let mut size = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: `value` and `size` are valid for writing.
+    let result = unsafe { libc::getsockopt(fd, level, option, (&raw mut value).cast(), &mut size) };
+    assert_eq!(result, 0, "getsockopt");
+    value
+}
+
+/// How many bytes wait in a socket's receive buffer.
+pub fn bytes_waiting(fd: RawFd) -> usize {
+    let mut count = 0i32;
+    // SAFETY: FIONREAD writes one int.
+    let result = unsafe { libc::ioctl(fd, libc::FIONREAD, &mut count) };
+    assert_eq!(result, 0, "FIONREAD");
+    count as usize
+}
+
+/// What the kernel says of a TCP socket.
+pub fn tcp_info(fd: RawFd) -> libc::tcp_info {
+    // SAFETY: a plain structure of numbers.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut size = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: `info` and `size` are valid for writing.
+    let result = unsafe {
+        libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &mut size)
+    };
+    assert_eq!(result, 0, "TCP_INFO");
+    info
+}
+
+/// The listening sockets of this process.
+pub fn listening_sockets() -> Vec<RawFd> {
+    let listens = |fd: &RawFd| socket_option(*fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN) == 1;
+    let all = descriptors_with_kind().into_iter();
+    all.filter(|(_, kind)| kind == "socket").map(|(fd, _)| fd).filter(listens).collect()
+}
