@@ -28,7 +28,7 @@ use crossbeam_channel::Sender;
 use crate::config::{Config, Limits};
 use crate::conn::{Ended, Env, Kind};
 use crate::error::Status;
-use crate::listener::Listener;
+use crate::listener::{Backoff, Listener};
 use crate::timer::NEVER;
 
 /// A connection that was accepted and is not served yet.
@@ -57,11 +57,13 @@ struct State {
     queue: VecDeque<Waiting>,
     /// Threads that wait for room or for descriptors.
     paused: usize,
+    backoff: Backoff,
 }
 
 pub(crate) struct Pool {
     seats: Vec<Arc<Seat>>,
-    /// Counts what no seat does: refused connections, failures to accept.
+    /// Counts what no seat does: connections accepted and refused, failures
+    /// to accept. Written under the lock.
     lobby: Arc<Env>,
     state: Mutex<State>,
     changed: Condvar,
@@ -113,6 +115,7 @@ impl Pool {
                 free: (0..seats.min(max_connections)).rev().collect(),
                 queue: VecDeque::new(),
                 paused: 0,
+                backoff: Backoff::default(),
             }),
             changed: Condvar::new(),
             listeners: Mutex::new(listeners.into()),
@@ -172,7 +175,6 @@ impl Pool {
             Ended::Aborted => crate::error::CloseReason::Abort,
             _ => crate::error::CloseReason::Handler,
         };
-        self.lobby.counters.accepted.add(1);
         self.lobby.counters.closed[reason as usize].add(1);
         drop(state);
         if let Some(w) = waiting.filter(|_| how == Ended::Aborted) {

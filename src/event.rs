@@ -18,6 +18,7 @@ mod slab;
 pub(crate) use mail::Mail;
 pub(crate) use run::Loop;
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -68,6 +69,9 @@ pub(crate) struct Shared {
     entrance: Mutex<Entrance>,
     has_arrivals: AtomicBool,
     mail: (Sender<Mail>, Receiver<Mail>),
+    /// Mail taken out of the box and not handled yet, before what is in it.
+    /// The loop's thread only.
+    deferred: Mutex<VecDeque<Mail>>,
     /// A wake-up is on its way: further mail needs none.
     awake: AtomicBool,
     wake: Event,
@@ -87,6 +91,7 @@ impl Shared {
             }),
             has_arrivals: AtomicBool::new(false),
             mail: crossbeam_channel::unbounded(),
+            deferred: Mutex::new(VecDeque::new()),
             awake: AtomicBool::new(false),
             wake,
         })
@@ -316,6 +321,7 @@ impl Loops {
                 .map_err(|e| Error::from_os(Status::Io, "cannot detach the socket", &e))?;
         }
         shared.env.ids.release(conn.id);
+        shared.deliver_now(conn);
         let mut stub = Conn::vacant(conn.env.clone());
         (stub.id, stub.phase) = (conn.id, conn.phase);
         // Its slot's queue entry and timers are still about.
@@ -323,6 +329,7 @@ impl Loops {
         stub.set(flag::DETACHED | flag::IN_CALLBACK | conn.flags & flag::QUEUED);
         let mut taken = conn.replace(stub);
         taken.timer_at = 0;
+        taken.armed = crate::timer::NEVER;
         taken.flags &= flag::EOF | flag::WR_SHUT | flag::FIN_SENT;
         taken.move_to(owner);
         Ok(taken)

@@ -227,8 +227,8 @@ impl Server {
             pool.lobby(|env, waiting| {
                 stats.add(&env.counters);
                 stats.waiting = waiting;
-                // A seat counts a connection when it gets it.
-                stats.accepted += waiting;
+                // A seat counts what it serves of them.
+                stats.accepted = env.counters.accepted.get();
             });
         }
         let shutdown_errors = running.shutdown.as_ref().map_or(0, ShutdownPort::handler_errors);

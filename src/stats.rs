@@ -145,7 +145,8 @@ pub struct ThreadStats {
     pub index: u32,
     /// Connections that it has now.
     pub active: u64,
-    /// Connections that it accepted; another thread may serve them.
+    /// Connections that it accepted, which another loop may serve; of a
+    /// worker those that it serves or served.
     pub accepted: u64,
     /// Bytes received.
     pub bytes_in: u64,

@@ -1,5 +1,8 @@
 //! The same test-suite against the C ABI, and what only C programs can do.
 
+// `Ok(socket.close())` is how a handler ends.
+#![allow(clippy::unit_arg)]
+
 #[path = "support/c_backend/mod.rs"]
 mod api;
 #[path = "suite/mod.rs"]

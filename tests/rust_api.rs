@@ -1,5 +1,8 @@
 //! The test-suite against the Rust API.
 
+// `Ok(socket.close())` is how a handler ends.
+#![allow(clippy::unit_arg)]
+
 #[path = "support/rust_backend.rs"]
 mod api;
 #[path = "suite/mod.rs"]

@@ -12,9 +12,7 @@ use super::{lock, Arrival, Gate, Pool, Seat, State, Waiting};
 use crate::callback;
 use crate::conn::{flag, Conn, Ended};
 use crate::error::{CloseReason, Error, Status};
-use crate::listener::{
-    accept_from, accept_until, wait_ready, Accepted, Backoff, Listener, Refusal,
-};
+use crate::listener::{accept_from, accept_until, wait_ready, Accepted, Listener, Refusal};
 use crate::server::Server;
 use crate::timer::{self, NEVER};
 
@@ -25,8 +23,7 @@ impl Pool {
             return;
         }
         let listeners = lock(&self.listeners).clone();
-        let mut backoff = Backoff::default();
-        while let Some((number, arrival)) = self.next(server, &listeners, &mut backoff) {
+        while let Some((number, arrival)) = self.next(server, &listeners) {
             let mut arrival = Some(arrival);
             while let Some(a) = arrival {
                 self.serve(server, number, a);
@@ -44,17 +41,11 @@ impl Pool {
 
     /// Accepts until there is a connection with a free seat; `None` when the
     /// server stops.
-    fn next(
-        &self,
-        server: &Server,
-        listeners: &[Listener],
-        backoff: &mut Backoff,
-    ) -> Option<(usize, Arrival)> {
+    fn next(&self, server: &Server, listeners: &[Listener]) -> Option<(usize, Arrival)> {
         loop {
             let until = self.wait_for_room()?;
             match self.accept(listeners, until) {
                 Ok(((fd, peer), state)) => {
-                    backoff.recovered();
                     let arrival = Arrival { id: self.next_id(), fd, peer };
                     if let Some(seated) = self.seat_or_queue(server, state, arrival) {
                         return Some(seated);
@@ -62,7 +53,7 @@ impl Pool {
                 }
                 Err(Refusal::Empty | Refusal::Next) => {}
                 Err(Refusal::Shut) => return None,
-                Err(Refusal::Exhausted(e)) => self.back_off(server, backoff, &e),
+                Err(Refusal::Exhausted(e)) => self.back_off(server, &e),
             }
             self.refuse_waiting(server, |waiting| waiting.until <= timer::now());
         }
@@ -129,6 +120,8 @@ impl Pool {
             // Not accepted any more; the peer sees the end.
             return None;
         }
+        state.backoff.recovered();
+        self.lobby.counters.accepted.add(1);
         if let Some(number) = state.free.pop() {
             return Some((number, arrival));
         }
@@ -158,12 +151,12 @@ impl Pool {
 
     /// Out of descriptors or memory: waits, but no longer than until a
     /// connection is closed or the server stops.
-    fn back_off(&self, server: &Server, backoff: &mut Backoff, error: &io::Error) {
-        let (wait, report) = backoff.exhausted(error);
-        {
-            let _state = self.state();
+    fn back_off(&self, server: &Server, error: &io::Error) {
+        let (wait, report) = {
+            let mut state = self.state();
             self.lobby.counters.accept_errors.add(1);
-        }
+            state.backoff.exhausted(error)
+        };
         if let Some(error) = report {
             if callback::failed_without_socket(server, &error).is_err() {
                 let _state = self.state();
@@ -207,7 +200,6 @@ impl Pool {
         {
             let _state = self.state();
             let counters = &self.lobby.counters;
-            counters.accepted.add(1);
             counters.refused.add(1);
             counters.handler_errors.add(u64::from(told.is_some()));
             counters.closed[CloseReason::Rejected as usize].add(1);

@@ -132,6 +132,11 @@ impl Conn {
         self.flush_queue().map(drop)
     }
 
+    /// Bytes that came by id, behind what is queued.
+    pub fn enqueue_shared(&mut self, bytes: Arc<[u8]>) {
+        self.queue().push_shared(bytes, 0);
+    }
+
     /// Bytes that came by id, already counted as pending.
     pub fn send_shared(&mut self, bytes: Arc<[u8]>) -> Result<(), Status> {
         let written = self.write_now(&bytes)?;

@@ -14,7 +14,7 @@ use super::{token, INPUT, LISTENERS};
 use crate::blocking::lock;
 use crate::callback;
 use crate::conn::{flag, Conn, ConnId};
-use crate::error::{CloseReason, Error};
+use crate::error::{CloseReason, Error, Status};
 use crate::listener::{Backoff, Listener, Refusal};
 use crate::timer::{self, NEVER};
 
@@ -53,7 +53,7 @@ impl Loop {
             let mut source = SourceFd(&raw);
             let token = Token(LISTENERS + i);
             if let Err(e) = self.poll.registry().register(&mut source, token, Interest::READABLE) {
-                let error = Error::from_os(crate::Status::Listen, "cannot watch the listener", &e);
+                let error = Error::from_os(Status::Listen, "cannot watch the listener", &e);
                 self.report(&error);
             }
         }
@@ -146,7 +146,8 @@ impl Loop {
         } else {
             self.loops.pass(&self.shared, index, fd, peer)
         };
-        if let Err(error) = begun {
+        // A loop that stops already takes none; neither will this one.
+        if let Err(error) = begun.or_else(unless_stopping) {
             self.shared.env.counters.accept_errors.add(1);
             self.report(&error);
         }
@@ -154,11 +155,11 @@ impl Loop {
 
     fn keep(&mut self, fd: OwnedFd, peer: Option<SocketAddr>) -> Result<(), Error> {
         let raw = fd.as_raw_fd();
-        let no_slot = || Error::new(crate::Status::NoMemory, "no connection slot is left");
+        let no_slot = || Error::new(Status::NoMemory, "no connection slot is left");
         let id = self.shared.allocate(&mut lock(&self.shared.entrance)).ok_or_else(no_slot)?;
         if let Err(e) = self.poll.registry().register(&mut SourceFd(&raw), token(id), INPUT) {
             self.shared.free(id);
-            return Err(Error::from_os(crate::Status::Io, "cannot watch the socket", &e));
+            return Err(Error::from_os(Status::Io, "cannot watch the socket", &e));
         }
         self.slab.install(ConnId::slot(id), Conn::open(self.shared.env.clone(), id, fd, peer));
         self.live += 1;
@@ -194,5 +195,12 @@ impl Loop {
         if self.shared.env.limits.idle != 0 {
             self.arm(slot);
         }
+    }
+}
+
+fn unless_stopping(error: Error) -> Result<(), Error> {
+    match error.status() {
+        Status::State => Ok(()),
+        _ => Err(error),
     }
 }

@@ -99,7 +99,7 @@ impl Loop {
         let (queued, high) = (conn.queued(), conn.env.limits.high_water);
         if queued > high {
             conn.set(flag::THROTTLED);
-        } else if conn.has(flag::THROTTLED) && queued <= high / 2 {
+        } else if conn.has(flag::THROTTLED) && queued * 2 < high {
             conn.clear(flag::THROTTLED);
             conn.set(flag::AGAIN);
         }

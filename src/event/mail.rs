@@ -6,8 +6,10 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use super::run::Loop;
+use super::Shared;
+use crate::blocking::lock;
 use crate::callback;
-use crate::conn::{flag, ConnId, Phase};
+use crate::conn::{flag, Conn, ConnId, Phase};
 use crate::error::CloseReason;
 use crate::listener::Listener;
 
@@ -25,8 +27,8 @@ pub(crate) enum Mail {
     Stop(u64),
 }
 
-/// Mail handled before the connections have their turn again. A broadcast is
-/// split into pieces of as many receivers.
+/// Mail handled before the connections have their turn again; each receiver
+/// of a broadcast counts.
 const PER_TURN: usize = 256;
 
 impl Loop {
@@ -34,26 +36,20 @@ impl Loop {
     pub(super) fn drain_mail(&mut self) {
         // First the flag, then the box: what is posted after the box was
         // seen empty signals again.
-        self.shared.awake.store(false, Ordering::Release);
-        std::sync::atomic::fence(Ordering::SeqCst);
-        for _ in 0..PER_TURN {
-            let Some((ids, bytes)) = self.broadcast.take() else {
-                match self.shared.mail.1.try_recv() {
-                    Ok(mail) => self.handle(mail),
-                    Err(_) => return,
-                }
-                continue;
-            };
-            self.broadcast_some(ids, bytes);
-            break;
+        self.shared.awake.store(false, Ordering::SeqCst);
+        let mut left = PER_TURN;
+        while left > 0 {
+            let Some(mail) = self.shared.next_mail() else { return };
+            left = left.saturating_sub(self.handle(mail));
         }
         self.mail_left = true;
     }
 
-    fn handle(&mut self, mail: Mail) {
+    /// Handles a mail and answers how much work that was.
+    fn handle(&mut self, mail: Mail) -> usize {
         match mail {
             Mail::Send(id, bytes) => self.deliver(id, bytes),
-            Mail::Broadcast(ids, bytes) => self.broadcast = Some((ids, bytes)),
+            Mail::Broadcast(ids, bytes) => return self.broadcast(ids, bytes),
             Mail::Close(id) => self.change(id, |conn| conn.close_because(CloseReason::Handler)),
             Mail::Abort(id) => self.change(id, |conn| conn.abort()),
             Mail::Wake(id) => self.woken(id),
@@ -61,16 +57,21 @@ impl Loop {
             Mail::Accept => self.accept_again(),
             Mail::Stop(deadline) => self.begin_stop(deadline),
         }
+        1
     }
 
-    fn broadcast_some(&mut self, mut ids: Vec<u64>, bytes: Arc<[u8]>) {
+    /// The first receivers; the others are left in front of all other mail.
+    fn broadcast(&mut self, mut ids: Vec<u64>, bytes: Arc<[u8]>) -> usize {
         let rest = ids.split_off(ids.len().min(PER_TURN));
+        if !rest.is_empty() {
+            let rest = Mail::Broadcast(rest, bytes.clone());
+            lock(&self.shared.deferred).push_front(rest);
+        }
+        let count = ids.len();
         for id in ids {
             self.deliver(id, bytes.clone());
         }
-        if !rest.is_empty() {
-            self.broadcast = Some((rest, bytes));
-        }
+        count
     }
 
     fn deliver(&mut self, id: u64, bytes: Arc<[u8]>) {
@@ -85,7 +86,7 @@ impl Loop {
     }
 
     /// Changes a connection as a callback of it might.
-    pub(super) fn change(&mut self, id: u64, change: impl FnOnce(&mut crate::conn::Conn)) {
+    pub(super) fn change(&mut self, id: u64, change: impl FnOnce(&mut Conn)) {
         let Some(conn) = self.conn(id) else { return };
         change(conn);
         self.settle(ConnId::slot(id));
@@ -105,5 +106,33 @@ impl Loop {
             handler.on_wake(server, socket);
         });
         self.after(ConnId::slot(id), result.err());
+    }
+}
+
+impl Shared {
+    fn next_mail(&self) -> Option<Mail> {
+        let deferred = lock(&self.deferred).pop_front();
+        deferred.or_else(|| self.mail.1.try_recv().ok())
+    }
+
+    /// A connection leaves the loop: bytes that were accepted for it by id
+    /// and are still in the mail go with it.
+    pub(super) fn deliver_now(&self, conn: &mut Conn) {
+        let mut deferred = lock(&self.deferred);
+        deferred.extend(self.mail.1.try_iter());
+        for mail in deferred.iter_mut() {
+            match mail {
+                Mail::Send(id, bytes) if *id == conn.id => conn.enqueue_shared(bytes.clone()),
+                Mail::Broadcast(ids, bytes) if ids.contains(&conn.id) => {
+                    ids.retain(|id| *id != conn.id);
+                    conn.enqueue_shared(bytes.clone());
+                }
+                _ => {}
+            }
+        }
+        deferred.retain(|mail| !matches!(mail, Mail::Send(id, _) if *id == conn.id));
+        if !deferred.is_empty() && !self.awake.swap(true, Ordering::AcqRel) {
+            self.wake.signal();
+        }
     }
 }

@@ -40,8 +40,6 @@ pub(crate) struct Loop {
     /// When to accept without an event: 0 for at once, or never.
     pub(super) accept_at: u64,
     pub(super) mail_left: bool,
-    /// What is left of a broadcast.
-    pub(super) broadcast: Option<(Vec<u64>, Arc<[u8]>)>,
     pub(super) scratch: Vec<u8>,
     /// The deadline of a stop.
     pub(super) stop_at: Option<u64>,
@@ -62,7 +60,6 @@ impl Loop {
             acceptor: None,
             accept_at: NEVER,
             mail_left: false,
-            broadcast: None,
             scratch: Vec::new(),
             stop_at: None,
         }

@@ -183,7 +183,7 @@ impl Server {
         }
         // A start that is under way sees the request when it has finished.
         self.wait_while(None, |state| state == State::Starting)?;
-        let left = self.time_to_deadline() + GRACE;
+        let left = drain.unwrap_or_else(|| self.time_to_deadline()) + GRACE;
         let stopped =
             self.wait_while(Some(left), |state| matches!(state, State::Running | State::Stopping));
         stopped.map_err(|_| {

@@ -173,7 +173,11 @@ fn drop_functions_run_once_and_in_order() {
 #[test]
 #[allow(clippy::undocumented_unsafe_blocks)]
 fn the_server_has_its_own_reference_to_the_config() {
-    unsafe extern "C-unwind" fn handler(_: *mut ns_server, _: *mut ns_socket, _: *mut c_void) -> i32 {
+    unsafe extern "C-unwind" fn handler(
+        _: *mut ns_server,
+        _: *mut ns_socket,
+        _: *mut c_void,
+    ) -> i32 {
         0
     }
     isolated(|| unsafe {
@@ -229,7 +233,11 @@ fn null_is_an_error() {
 #[test]
 #[allow(clippy::undocumented_unsafe_blocks)]
 fn bad_utf8_is_an_error() {
-    unsafe extern "C-unwind" fn handler(_: *mut ns_server, _: *mut ns_socket, _: *mut c_void) -> i32 {
+    unsafe extern "C-unwind" fn handler(
+        _: *mut ns_server,
+        _: *mut ns_socket,
+        _: *mut c_void,
+    ) -> i32 {
         0
     }
     isolated(|| unsafe {

@@ -53,6 +53,31 @@ fn attach_gives_it_back() {
     });
 }
 
+/// 2.4: it goes back to its former loop.
+#[test]
+fn attach_on_the_former_loop() {
+    isolated(|| {
+        let (log, owned) = events();
+        let (thread_log, threads) = events();
+        let hooks = Hooks::new(move |server: &Server, socket| {
+            thread_log.add(thread_number());
+            match text(socket)?.as_str() {
+                "detach" => Ok(log.add(server.detach(socket)?)),
+                _ => Ok(()),
+            }
+        });
+        let server = start(non_blocking(3), hooks);
+        let mut clients: Vec<_> = (0..6).map(|_| Client::connect(&server)).collect();
+        for client in &mut clients {
+            client.send("detach");
+            let thread = threads.next();
+            server.attach(owned.next()).unwrap();
+            client.send("hello");
+            assert_eq!(threads.next(), thread);
+        }
+    });
+}
+
 /// 2.4: the handler runs if bytes wait at the attach, and unsent bytes go back as well.
 #[test]
 fn attach_with_bytes_both_ways() {

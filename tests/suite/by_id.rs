@@ -133,6 +133,29 @@ fn broadcast() {
     });
 }
 
+/// 2.11: `broadcast` shares one copy of the bytes, in the mail and in the queues.
+#[test]
+fn broadcast_shares_one_copy() {
+    isolated(|| {
+        let (server, ids) = telling(non_blocking(2));
+        let mut clients = Vec::new();
+        let mut all = Vec::new();
+        for _ in 0..50 {
+            clients.push(Client::small(&server));
+            all.push(ids.next());
+        }
+        let bulk = pattern(BULK);
+        let before = resident_kib();
+        assert_eq!(server.broadcast(&all, &bulk).unwrap(), 50);
+        for client in &mut clients {
+            client.expect(&bulk[..1000]);
+        }
+        let grown = resident_kib().saturating_sub(before) << 10;
+        assert!(grown < 3 * BULK, "{grown} bytes for 50 times {BULK}");
+        clients[7].expect(&bulk[1000..]);
+    });
+}
+
 /// 2.11: a program that publishes from one handler to many connections, under its own lock which
 /// `on_close` takes too, loses no message and does not dead-lock.
 #[test]

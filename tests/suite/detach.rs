@@ -199,7 +199,8 @@ fn user_data_is_included() {
 #[test]
 fn detach_in_every_callback_but_on_close() {
     isolated(|| {
-        for callback in ["on_open", "handler", "on_wake", "on_timeout", "on_drain", "on_exception"] {
+        for callback in ["on_open", "handler", "on_wake", "on_timeout", "on_drain", "on_exception"]
+        {
             detach_in(callback);
         }
     });
@@ -356,5 +357,26 @@ fn an_owned_socket_has_an_io_timeout() {
         clock.kept(ms(120));
         client.send("late");
         assert_eq!(text(&mut view).unwrap(), "late");
+    });
+}
+
+/// 2.4, 2.11: bytes that a call by id had accepted are among the unsent ones.
+#[test]
+fn bytes_accepted_by_id_are_included() {
+    isolated(|| {
+        let (log, owned) = events();
+        let hooks = Hooks::new(move |server: &Server, socket| {
+            text(socket)?;
+            server.send(socket.id(), b"accepted ")?;
+            log.add(server.detach(socket)?);
+            Ok(())
+        });
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::connect(&server);
+        client.send("go");
+        let mut socket: OwnedSocket = owned.next();
+        socket.socket().send(b"by the owner").unwrap();
+        drop(socket);
+        client.expect_last("accepted by the owner");
     });
 }

@@ -13,11 +13,7 @@ struct Told {
 }
 
 fn told(error: &Error) -> Told {
-    Told {
-        status: error.status(),
-        code: error.handler_code(),
-        message: error.message().to_owned(),
-    }
+    Told { status: error.status(), code: error.handler_code(), message: error.message().to_owned() }
 }
 
 /// 2.5: the status, code and message of a handler's failure; `ns_raise` always gives a negative

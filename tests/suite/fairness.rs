@@ -111,7 +111,7 @@ impl Watch {
 #[test]
 fn callbacks_never_overlap() {
     isolated(|| {
-        let watches: Arc<Mutex<Vec<(ConnId, Arc<Watch>)>>> = Arc::default();
+        let watches = Arc::new(Mutex::new(Vec::<(ConnId, Arc<Watch>)>::new()));
         let all = watches.clone();
         let enter = |socket: &mut Socket<'_>| {
             socket.user_data::<Arc<Watch>>().expect("set in on_open").enter();

@@ -104,6 +104,33 @@ fn an_address_that_is_not_ours() {
     });
 }
 
+/// 2.7: two sockets on the same port where dual-stack is not to be had; still one pool.
+#[test]
+fn two_sockets_without_dual_stack() {
+    isolated(|| {
+        faults::refuse_dual_stack();
+        for config in both_modes() {
+            let server = started("0", config.use_ipv6(true), tell_addresses());
+            let listeners = listening_sockets().len();
+            assert_eq!(listeners, 2);
+            for _ in 0..5 {
+                for host in ["127.0.0.1", "::1"] {
+                    expect_addresses(Client::to((host, server.port())));
+                }
+            }
+            server.stop().unwrap();
+            assert_settled(&server);
+        }
+        let server = started("0", blocking(1).use_ipv6(true), tell_addresses());
+        assert_eq!(server.stats().threads, 1);
+        for _ in 0..5 {
+            for host in ["127.0.0.1", "::1"] {
+                expect_addresses(Client::to((host, server.port())));
+            }
+        }
+    });
+}
+
 /// 2.7: a host without IPv6 serves IPv4: here the kernel refuses to make IPv6 sockets.
 #[test]
 fn a_host_without_ipv6() {

@@ -208,6 +208,71 @@ fn start_fails_where_on_start_fails() {
     });
 }
 
+/// 2.1: the shutdown listener comes first: where both ports are taken its failure is told.
+#[test]
+fn the_shutdown_port_is_bound_first() {
+    isolated(|| {
+        let taken = || TcpListener::bind("127.0.0.1:0").unwrap();
+        let (port, shutdown_port) = (taken(), taken());
+        let service = |listener: &TcpListener| listener.local_addr().unwrap().to_string();
+        let config = blocking(1).shutdown_port(service(&shutdown_port));
+        let server = Server::with_config(&service(&port), Hooks::new(echo), config).unwrap();
+        let error = server.start_background().expect_err("bound");
+        assert!(error.message().contains(&service(&shutdown_port)), "{}", error.message());
+    });
+}
+
+/// 2.1: `start` fails where threads cannot be made, at each of them, with everything undone.
+#[test]
+fn start_fails_without_threads() {
+    isolated(|| {
+        for config in both_modes() {
+            let server = unstarted(config.shutdown_port("0"), Hooks::new(echo));
+            let before = Inventory::take();
+            let mut failures = 0;
+            loop {
+                faults::limit_threads(Some(failures));
+                let result = server.start_background();
+                faults::limit_threads(None);
+                let Err(error) = result else { break };
+                assert_eq!((error.status(), error.os_code()), (Status::Thread, libc::EAGAIN));
+                assert_eq!(server.state(), State::New);
+                eventually("it is undone", || Inventory::take() == before);
+                failures += 1;
+            }
+            assert!(failures >= 4, "loops or workers, control and shutdown threads");
+            Client::connect(&server).echo("started at last");
+            server.stop().unwrap();
+        }
+    });
+}
+
+/// 2.1: `start` fails where descriptors are used up, at each of them, with everything undone.
+#[test]
+fn start_fails_without_descriptors() {
+    isolated(|| {
+        for config in both_modes() {
+            let server = unstarted(config.shutdown_port("0"), Hooks::new(echo));
+            let (before, limits) = (Inventory::take(), descriptor_limit());
+            let mut failures = 0;
+            loop {
+                let fillers = fill_descriptors(failures);
+                let result = server.start_background();
+                set_descriptor_limit(limits.0);
+                drop(fillers);
+                let Err(error) = result else { break };
+                assert_eq!(error.os_code(), libc::EMFILE, "{error:?}");
+                assert_eq!(server.state(), State::New);
+                eventually("it is undone", || Inventory::take() == before);
+                failures += 1;
+            }
+            assert!(failures >= 3, "listeners and pollers");
+            Client::connect(&server).echo("started at last");
+            server.stop().unwrap();
+        }
+    });
+}
+
 /// 2.1: a panic in `on_start` is a failure like any other.
 #[test]
 fn start_fails_where_on_start_panics() {
@@ -392,8 +457,11 @@ fn free_stops_and_releases_everything() {
 #[test]
 fn several_servers_at_once() {
     isolated(|| {
-        let servers: Vec<_> =
-            both_modes().into_iter().chain(both_modes()).map(|c| start(c, Hooks::new(echo))).collect();
+        let servers: Vec<_> = both_modes()
+            .into_iter()
+            .chain(both_modes())
+            .map(|c| start(c, Hooks::new(echo)))
+            .collect();
         for server in &servers {
             Client::connect(server).echo("hello");
         }

@@ -156,18 +156,9 @@ fn without_descriptors(config: crate::api::Config) {
     inside.echo("inside");
     // What the clients need is made first; then nothing is left. A thread that waits in accept(2)
     // already has a descriptor for what comes: there are more clients than threads.
-    let unconnected: Vec<_> = (0..12)
-        .map(|_| socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap())
-        .collect();
-    let highest = *descriptors().iter().max().unwrap() as u64;
-    let mut fillers = Vec::new();
-    while let Ok(file) = std::fs::File::open("/dev/null") {
-        if std::os::fd::AsRawFd::as_raw_fd(&file) as u64 > highest {
-            break;
-        }
-        fillers.push(file);
-    }
-    set_descriptor_limit(highest + 1);
+    let unconnected: Vec<_> =
+        (0..12).map(|_| socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap()).collect();
+    let fillers = fill_descriptors(0);
     let mut outside: Vec<_> =
         unconnected.into_iter().map(|socket| Client::finish(socket, &server)).collect();
     let (socket, status, os_code, mut last) = errors.next();
@@ -200,6 +191,56 @@ fn without_descriptors(config: crate::api::Config) {
     drop((outside, fillers));
     set_descriptor_limit(limits.0);
     wait_idle(&server);
+}
+
+/// 2.9: ECONNABORTED, EPROTO and EINTR of accept(2): go on, as if nothing had been.
+#[test]
+fn harmless_accept_errors() {
+    isolated(|| {
+        for config in both_modes() {
+            let (log, errors) = events();
+            let hooks = Hooks::new(echo).on_exception(move |_, _, error| {
+                log.add(error.status());
+                Ok(())
+            });
+            let server = start(config, hooks);
+            faults::fail_accept(&[libc::ECONNABORTED, libc::EPROTO, libc::EINTR].repeat(5));
+            while faults::accept_failures_left() > 0 {
+                Client::connect(&server).expect_gone();
+            }
+            let clock = Stopwatch::start();
+            Client::connect(&server).echo("still served");
+            clock.at_once();
+            assert!(errors.drain().is_empty());
+            assert_eq!((server.stats().accepted, server.stats().accept_errors), (1, 0));
+        }
+    });
+}
+
+/// 2.9: ENFILE, ENOMEM and ENOBUFS are answered as EMFILE is: told, waited for, survived.
+#[test]
+fn exhaustion_in_accept() {
+    isolated(|| {
+        for config in both_modes() {
+            for error in [libc::ENFILE, libc::ENOMEM, libc::ENOBUFS] {
+                let (log, errors) = events();
+                let hooks = Hooks::new(echo).on_exception(move |_, socket, error| {
+                    log.add((socket.is_some(), error.status(), error.os_code()));
+                    Ok(())
+                });
+                let server = start(config.clone(), hooks);
+                faults::fail_accept(&[error; 4]);
+                let clock = Stopwatch::start();
+                while faults::accept_failures_left() > 0 {
+                    Client::connect(&server).expect_gone();
+                }
+                Client::connect(&server).echo("still served");
+                clock.at_once();
+                assert_eq!(errors.next(), (false, Status::Accept, error));
+                eventually("all are counted", || server.stats().accept_errors == 4);
+            }
+        }
+    });
 }
 
 /// 2.9: connections that are gone before they are accepted harm nothing.

@@ -226,9 +226,7 @@ fn would_block_after_a_mebibyte() {
                 let mut buffer = vec![0; PIECE];
                 let mut amount = 0;
                 // Full buffers, so that only the amount can end it.
-                eventually("input", || {
-                    bytes_waiting(socket.raw_fd()) >= 2 * PIECE || amount > 0
-                });
+                eventually("input", || bytes_waiting(socket.raw_fd()) >= 2 * PIECE || amount > 0);
                 loop {
                     match socket.recv(&mut buffer) {
                         Ok(0) => {
@@ -258,6 +256,22 @@ fn would_block_after_a_mebibyte() {
         client.expect_end();
         for amount in amounts.drain() {
             assert!(amount < (1 << 20) + PIECE, "{amount} bytes in one call");
+        }
+    });
+}
+
+/// 2.3: urgent data makes reads short although more input waits: nothing gets stuck behind it.
+#[test]
+fn urgent_data_holds_nothing_up() {
+    isolated(|| {
+        let server = start(non_blocking(1), Hooks::new(echo));
+        let mut client = Client::connect(&server);
+        client.echo("before");
+        for _ in 0..20 {
+            client.send("in front ");
+            socket2::SockRef::from(&client.0).send_out_of_band(b"!").unwrap();
+            client.send("behind");
+            client.expect("in front behind");
         }
     });
 }
@@ -413,6 +427,20 @@ fn half_closed_by_the_peer() {
         server.wake(id).unwrap();
         client.expect_last("said after your end");
         wait_idle(&server);
+    });
+}
+
+/// 2.3: a server may speak first.
+#[test]
+fn a_greeting() {
+    isolated(|| {
+        for config in both_modes() {
+            let hooks = Hooks::new(echo).on_open(|_, socket| socket.send(b"welcome "));
+            let server = start(config, hooks);
+            let mut client = Client::connect(&server);
+            client.expect("welcome ");
+            client.echo("hello");
+        }
     });
 }
 

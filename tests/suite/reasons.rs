@@ -211,7 +211,7 @@ fn user_data_is_dropped_after_on_close() {
         for config in both_modes() {
             let data = Arc::new(());
             let (first, second) = (data.clone(), data.clone());
-            let hooks = Hooks::new(|server, socket| obey(server, socket))
+            let hooks = Hooks::new(obey)
                 .on_open(move |_, socket| {
                     socket.set_user_data(String::from("replaced at once"));
                     socket.set_user_data(first.clone());

@@ -223,14 +223,13 @@ fn is_stopped_and_not_reusable() {
 fn the_exception_handler_can_answer_the_client() {
     isolated(|| {
         for config in both_modes() {
-            let hooks = Hooks::new(|_, _| Err("out of order".into())).on_exception(
-                |_, socket, error| {
+            let hooks =
+                Hooks::new(|_, _| Err("out of order".into())).on_exception(|_, socket, error| {
                     let socket = socket.expect("a socket");
                     socket.send(format!("sorry: {}", error.message()).as_bytes())?;
                     socket.close();
                     Ok(())
-                },
-            );
+                });
             let server = start(config, hooks);
             let mut client = Client::connect(&server);
             client.send("hello");

@@ -67,11 +67,9 @@ fn sending_from_on_drain() {
             text(socket)?;
             socket.send(&pattern(BULK))
         })
-        .on_drain(move |_, socket| {
-            match rounds.fetch_add(1, Ordering::SeqCst) {
-                ROUNDS => socket.close(),
-                _ => socket.send(&pattern(BULK)).unwrap(),
-            }
+        .on_drain(move |_, socket| match rounds.fetch_add(1, Ordering::SeqCst) {
+            ROUNDS => socket.close(),
+            _ => socket.send(&pattern(BULK)).unwrap(),
         });
         let server = start(non_blocking(1), hooks);
         let mut client = Client::small(&server);

@@ -371,9 +371,8 @@ fn concurrent_stops() {
             client.send("x");
             gate.reached_by(1);
             std::thread::scope(|scope| {
-                let tasks: Vec<_> = (0..6)
-                    .map(|_| scope.spawn(|| (server.stop(), server.state())))
-                    .collect();
+                let tasks: Vec<_> =
+                    (0..6).map(|_| scope.spawn(|| (server.stop(), server.state()))).collect();
                 eventually("it is stopping", || server.state() == State::Stopping);
                 gate.open();
                 for task in tasks {

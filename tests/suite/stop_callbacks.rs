@@ -171,6 +171,63 @@ fn request_stop_in_a_signal_handler() {
     });
 }
 
+/// 2.1: a callback may stop, wait for and free another server.
+#[test]
+fn stop_another_server_in_a_callback() {
+    isolated(|| {
+        let (log, results) = events();
+        let hooks = Hooks::new(move |_, socket| {
+            text(socket)?;
+            let other = start(non_blocking(1), Hooks::new(echo));
+            Client::connect(&other).echo("hello");
+            log.add((status(other.wait(Some(ms(1)))), status(other.stop()), other.state()));
+            drop(other);
+            socket.send(b"done")
+        });
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::connect(&server);
+        client.send("x");
+        client.expect("done");
+        assert_eq!(results.next(), (Status::Timeout, Status::Ok, State::Stopped));
+        assert_eq!(server.state(), State::Running);
+    });
+}
+
+/// 2.1: signals that interrupt the thread of a foreground start do not end it.
+#[test]
+fn signals_in_the_foreground() {
+    extern "C" fn nothing(_: i32) {}
+    isolated(|| {
+        for config in both_modes() {
+            // SAFETY: a handler that does nothing, without SA_RESTART.
+            unsafe {
+                let mut action: libc::sigaction = std::mem::zeroed();
+                action.sa_sigaction = nothing as *const () as libc::sighandler_t;
+                libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut());
+            }
+            let server = unstarted(config, Hooks::new(echo));
+            let (log, threads) = events();
+            std::thread::scope(|scope| {
+                let foreground = scope.spawn(|| {
+                    // SAFETY: the calling thread's own number.
+                    log.add(unsafe { libc::pthread_self() });
+                    server.start()
+                });
+                let thread = threads.next();
+                eventually("it runs", || server.state() == State::Running);
+                for i in 0..20 {
+                    // SAFETY: the thread has not ended: the server runs in it.
+                    unsafe { libc::pthread_kill(thread, libc::SIGUSR1) };
+                    Client::connect(&server).echo(&format!("{i}"));
+                }
+                assert!(!foreground.is_finished());
+                server.stop().unwrap();
+                foreground.join().unwrap().unwrap();
+            });
+        }
+    });
+}
+
 /// 2.1: `request_stop` from anywhere, many times and at once.
 #[test]
 fn many_requests_at_once() {

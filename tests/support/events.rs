@@ -82,9 +82,7 @@ impl Gate {
         let mut guard = state.lock().unwrap();
         guard.1 += 1;
         change.notify_all();
-        let (mut guard, _) = change
-            .wait_timeout_while(guard, SOON * 2, |state| !state.0)
-            .unwrap();
+        let (mut guard, _) = change.wait_timeout_while(guard, SOON * 2, |state| !state.0).unwrap();
         guard.1 -= 1;
     }
 
@@ -103,9 +101,7 @@ impl Gate {
     pub fn reached_by(&self, count: usize) {
         let (state, change) = &*self.0;
         let guard = state.lock().unwrap();
-        let (guard, _) = change
-            .wait_timeout_while(guard, SOON, |state| state.1 < count)
-            .unwrap();
+        let (guard, _) = change.wait_timeout_while(guard, SOON, |state| state.1 < count).unwrap();
         let waiting = guard.1;
         drop(guard);
         assert!(waiting >= count, "{waiting} of {count} reached the gate");

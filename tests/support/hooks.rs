@@ -1,5 +1,7 @@
 //! The callbacks of a server as optional closures; the same text for both backends.
 
+#![allow(clippy::type_complexity)]
+
 use super::{CloseReason, Error, Server, Socket};
 
 type Result<T = ()> = std::result::Result<T, Error>;
@@ -17,7 +19,6 @@ pub struct Hooks {
     pub(super) on_drain: Boxed<EventFn>,
     pub(super) on_timeout: Boxed<EventFn>,
     pub(super) on_wake: Boxed<EventFn>,
-    #[allow(clippy::type_complexity)]
     pub(super) on_exception:
         Boxed<dyn Fn(&Server, Option<&mut Socket<'_>>, &Error) -> Result + Send + Sync>,
     pub(super) on_shutdown: Boxed<dyn Fn(&Server, &mut Socket<'_>) -> Result<bool> + Send + Sync>,

@@ -3,6 +3,7 @@
 
 mod client;
 mod events;
+pub mod faults;
 mod handlers;
 mod isolate;
 mod process;
@@ -31,10 +32,7 @@ pub const fn ms(n: u64) -> Duration {
 
 /// A blocking server's settings. Everything that could make a test slow is short.
 pub fn blocking(max_thread: u32) -> Config {
-    Config::new()
-        .max_thread(max_thread)
-        .linger_timeout(ms(500))
-        .drain_timeout(ms(3000))
+    Config::new().max_thread(max_thread).linger_timeout(ms(500)).drain_timeout(ms(3000))
 }
 
 /// The same for a non-blocking server.

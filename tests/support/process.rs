@@ -1,8 +1,8 @@
 //! Looks at this process: threads, descriptors, signals, limits, time used.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::fd::RawFd;
+use std::fs::{self, File};
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
 /// How many threads there are, and how many descriptors of each kind.
@@ -116,6 +116,22 @@ pub fn set_descriptor_limit(soft: u64) {
     // SAFETY: `limit` is valid for reading.
     let result = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
     assert_eq!(result, 0, "setrlimit");
+}
+
+/// Leaves this process with `left` free descriptors, until the limit is put back and the result
+/// dropped.
+pub fn fill_descriptors(left: usize) -> Vec<File> {
+    let mut fillers: Vec<File> = Vec::new();
+    let highest = descriptors().into_iter().max().unwrap_or(2) as u64;
+    loop {
+        let file = File::open("/dev/null").expect("open");
+        if file.as_raw_fd() as u64 > highest {
+            break;
+        }
+        fillers.push(file);
+    }
+    set_descriptor_limit(highest + 1 + left as u64);
+    fillers
 }
 
 /// An integer socket option.

@@ -4,11 +4,10 @@
 mod hooks;
 
 pub use hooks::Hooks;
+use net_server::Handler;
 pub use net_server::{
     CloseReason, Config, ConnId, Error, OwnedSocket, Server, Socket, State, Status,
 };
-use net_server::Handler;
-
 
 /// A handler that leaves everything to the trait's provided methods.
 struct Defaults;

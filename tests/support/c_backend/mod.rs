@@ -14,7 +14,6 @@ pub use net_server::{CloseReason, Config, ConnId, State, Stats, Status, ThreadSt
 pub use server::Server;
 pub use socket::{OwnedSocket, Socket};
 
-
 use std::ffi::{c_char, CString};
 
 /// A result of what the C functions return: 0 or a negative status.

@@ -87,8 +87,14 @@ impl Server {
         // The server takes its own reference to the config.
         let raw = unsafe {
             let data = share(&hooks);
-            let raw =
-                ns_server_new(service.as_ptr(), Some(handle), data, Some(release), config, &mut error);
+            let raw = ns_server_new(
+                service.as_ptr(),
+                Some(handle),
+                data,
+                Some(release),
+                config,
+                &mut error,
+            );
             ns_config_free(config);
             raw
         };
@@ -206,8 +212,7 @@ impl Server {
     pub fn thread_stats(&self, index: usize) -> Option<ThreadStats> {
         let mut raw: ns_thread_stats = unsafe { std::mem::zeroed() };
         let size = size_of::<ns_thread_stats>();
-        let code =
-            unsafe { ns_server_thread_stats(self.raw(), index as u32, &mut raw, size) };
+        let code = unsafe { ns_server_thread_stats(self.raw(), index as u32, &mut raw, size) };
         if code == Status::Invalid.code() {
             return None;
         }
@@ -245,9 +250,7 @@ impl Server {
     }
 
     pub fn send(&self, id: ConnId, bytes: &[u8]) -> Result<(), Error> {
-        check(unsafe {
-            ns_server_send(self.raw(), id.get(), bytes.as_ptr().cast(), bytes.len())
-        })
+        check(unsafe { ns_server_send(self.raw(), id.get(), bytes.as_ptr().cast(), bytes.len()) })
     }
 
     pub fn broadcast(&self, ids: &[ConnId], bytes: &[u8]) -> Result<usize, Error> {

@@ -48,9 +48,7 @@ impl Socket<'_> {
     pub fn sendv(&mut self, parts: &[IoSlice<'_>]) -> Result<(), Error> {
         let buffers: Vec<*const c_void> = parts.iter().map(|part| part.as_ptr().cast()).collect();
         let lens: Vec<usize> = parts.iter().map(|part| part.len()).collect();
-        check(unsafe {
-            ns_socket_sendv(self.raw, buffers.as_ptr(), lens.as_ptr(), parts.len())
-        })
+        check(unsafe { ns_socket_sendv(self.raw, buffers.as_ptr(), lens.as_ptr(), parts.len()) })
     }
 
     pub fn shutdown(&mut self, how: Shutdown) -> Result<(), Error> {

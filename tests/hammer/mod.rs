@@ -1,0 +1,260 @@
+//! The hammer: clients, handlers and other threads do random things to one server at once. In
+//! the end no connection, descriptor, thread or piece of user data may be left, and the accounts
+//! of 2.8 must balance.
+//!
+//! `NS_HAMMER_SECONDS` (5 by default) is how long the four rounds take in all, `NS_HAMMER_SEED`
+//! makes other choices.
+
+// `Ok(socket.close())` is how a handler ends.
+#![allow(clippy::unit_arg)]
+
+mod clients;
+mod handlers;
+mod random;
+
+use crate::api::{ConnId, OwnedSocket, Server, Status};
+use crate::support::*;
+use clients::client;
+use handlers::hooks;
+use random::Random;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// How a round ends.
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    /// The clients end first, and every connection by itself.
+    Quiet,
+    /// The server is stopped while everything goes on.
+    Stop,
+}
+
+const CLIENTS: usize = 8;
+const CALLERS: usize = 2;
+const OWNERS: usize = 2;
+/// Ids that are called, gone ones among them.
+const KNOWN: usize = 100;
+
+/// 2.8, 2.3, 2.4, 2.11: non-blocking, until all clients have gone.
+#[test]
+fn non_blocking_to_the_end() {
+    isolated_for(limit(), || round(true, End::Quiet));
+}
+
+/// 2.8, 2.1: non-blocking, stopped in the middle of it.
+#[test]
+fn non_blocking_stopped_midway() {
+    isolated_for(limit(), || round(true, End::Stop));
+}
+
+/// 2.8, 2.2: blocking, until all clients have gone.
+#[test]
+fn blocking_to_the_end() {
+    isolated_for(limit(), || round(false, End::Quiet));
+}
+
+/// 2.8, 2.1: blocking, stopped in the middle of it.
+#[test]
+fn blocking_stopped_midway() {
+    isolated_for(limit(), || round(false, End::Stop));
+}
+
+/// How long a round runs.
+fn time() -> Duration {
+    let seconds = std::env::var("NS_HAMMER_SECONDS").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs_f64(seconds.unwrap_or(5.0) / 4.0)
+}
+
+/// When a round must have ended, in seconds.
+fn limit() -> u32 {
+    time().as_secs() as u32 + 50
+}
+
+/// What all threads of a round share.
+pub struct Shared {
+    pub done: AtomicBool,
+    pub ids: Mutex<Vec<ConnId>>,
+    pub opened: AtomicU64,
+    pub closed: AtomicU64,
+    /// Every connection's user data holds one.
+    pub data: Arc<()>,
+    /// What should not have happened. A failed assertion in a callback would only close one
+    /// connection.
+    wrong: Mutex<Vec<String>>,
+}
+
+impl Shared {
+    pub fn is_over(&self) -> bool {
+        self.done.load(Ordering::SeqCst)
+    }
+
+    pub fn wrong(&self, what: String) {
+        self.wrong.lock().unwrap().push(what);
+    }
+
+    pub fn remember(&self, id: ConnId, random: &mut Random) {
+        let mut ids = self.ids.lock().unwrap();
+        match ids.len() {
+            n if n < KNOWN => ids.push(id),
+            n => ids[random.below(n)] = id,
+        }
+    }
+
+    fn any_id(&self, random: &mut Random) -> Option<ConnId> {
+        let ids = self.ids.lock().unwrap();
+        (!ids.is_empty()).then(|| ids[random.below(ids.len())])
+    }
+}
+
+fn round(non_blocking: bool, end: End) {
+    // Handlers panic on purpose.
+    std::panic::set_hook(Box::new(|info| {
+        if !info.to_string().contains("on purpose") {
+            eprintln!("{info}");
+        }
+    }));
+    let seed = std::env::var("NS_HAMMER_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let shared = Arc::new(Shared {
+        done: AtomicBool::new(false),
+        ids: Mutex::default(),
+        opened: AtomicU64::new(0),
+        closed: AtomicU64::new(0),
+        data: Arc::new(()),
+        wrong: Mutex::default(),
+    });
+    let (sender, owned) = std::sync::mpsc::channel();
+    let owned = Mutex::new(owned);
+    let server = start(config(non_blocking), hooks(non_blocking, &shared, sender, seed));
+    std::thread::scope(|scope| {
+        for i in 0..CLIENTS as u64 {
+            let (shared, server) = (&shared, &server);
+            scope.spawn(move || client(server.port(), shared, Random::new(seed ^ (i + 1) << 32)));
+        }
+        for i in 0..CALLERS as u64 {
+            let (shared, server) = (&shared, &server);
+            let random = Random::new(seed ^ (i + 101) << 32);
+            scope.spawn(move || caller(server, non_blocking, shared, random));
+        }
+        for i in 0..OWNERS as u64 {
+            let (shared, server, owned) = (&shared, &server, &owned);
+            scope.spawn(move || owner(server, shared, owned, Random::new(seed ^ (i + 201) << 32)));
+        }
+        std::thread::sleep(time());
+        if end == End::Stop {
+            server.stop_within(ms(300)).unwrap();
+        }
+        shared.done.store(true, Ordering::SeqCst);
+    });
+    // Detached sockets that nobody took.
+    owned.lock().unwrap().try_iter().for_each(drop);
+    if end == End::Quiet {
+        wait_idle(&server);
+    }
+    check(&server, &shared, end, seed);
+    drop(server);
+    assert_eq!(Arc::strong_count(&shared.data), 1, "user data is left");
+}
+
+fn config(non_blocking: bool) -> crate::api::Config {
+    let config = blocking(3).non_blocking(non_blocking);
+    config
+        .max_retry(2)
+        .retry_interval(ms(10))
+        .max_waiting(5)
+        .max_connections(40)
+        .io_timeout(ms(50))
+        .idle_timeout(ms(400))
+        .write_timeout(ms(200))
+        .linger_timeout(ms(30))
+        .high_water_mark(32 << 10)
+        .send_limit(256 << 10)
+}
+
+/// The accounts, and what the callbacks saw.
+fn check(server: &Server, shared: &Shared, end: End, seed: u64) {
+    let wrong = shared.wrong.lock().unwrap();
+    assert!(wrong.is_empty(), "seed {seed}: {} wrongs, first {:?}", wrong.len(), wrong.first());
+    assert_settled(server);
+    let stats = server.stats();
+    println!("seed {seed}: {stats:?}");
+    assert!(stats.accepted > 50, "hardly anything happened: {stats:?}");
+    let opened = shared.opened.load(Ordering::SeqCst);
+    let closed = shared.closed.load(Ordering::SeqCst);
+    assert_eq!(
+        opened + stats.attached,
+        closed + stats.detached,
+        "on_open and on_close, seed {seed}: {stats:?}"
+    );
+    if end == End::Quiet {
+        assert_eq!(opened, stats.accepted - stats.refused, "seed {seed}: {stats:?}");
+    }
+}
+
+/// Calls by id, and looks at the server, from a thread that is none of its own.
+fn caller(server: &Server, non_blocking: bool, shared: &Shared, mut random: Random) {
+    let allowed = match non_blocking {
+        true => vec![Status::Ok, Status::Closed, Status::BufferFull],
+        false => vec![Status::Ok, Status::Closed, Status::NotNonBlocking],
+    };
+    while !shared.is_over() {
+        let Some(id) = shared.any_id(&mut random) else { continue };
+        let result = match random.below(12) {
+            0..=3 => status(server.send(id, &vec![b's'; random.below(5000)])),
+            4 => status(server.broadcast(&shared.ids.lock().unwrap(), b"broadcast")),
+            5 => status(server.close(id)),
+            6 => status(server.abort(id)),
+            7 => {
+                let stats = server.stats();
+                drop((stats, server.report(), server.thread_stats(random.below(4))));
+                Status::Ok
+            }
+            8 => status(server.connections()),
+            _ => status(server.wake(id)),
+        };
+        if !allowed.contains(&result) {
+            shared.wrong(format!("a call by id gave {result:?}"));
+        }
+        std::thread::sleep(Duration::from_micros(random.below(500) as u64));
+    }
+}
+
+/// Does things with detached sockets.
+fn owner(
+    server: &Server,
+    shared: &Shared,
+    owned: &Mutex<Receiver<OwnedSocket>>,
+    mut random: Random,
+) {
+    loop {
+        let next = owned.lock().unwrap().recv_timeout(ms(10));
+        let mut socket = match next {
+            Ok(socket) => socket,
+            Err(RecvTimeoutError::Timeout) if !shared.is_over() => continue,
+            Err(_) => return,
+        };
+        if random.below(2) == 0 {
+            let _ = socket.socket().set_io_timeout(Some(ms(5)));
+            let _ = socket.socket().recv(&mut [0; 100]);
+            let _ = socket.socket().send(&vec![b'o'; random.below(20_000)]);
+        }
+        match random.below(5) {
+            0 => drop(socket),
+            1 => socket.socket().abort(),
+            2 => drop(socket.release_fd()),
+            _ => match server.attach(socket) {
+                Ok(id) => shared.remember(id, &mut random),
+                Err(failure) => drop(failure.socket),
+            },
+        }
+    }
+}
+
+/// Where handlers put detached sockets.
+pub type Owned = Sender<OwnedSocket>;
+
+/// A moment of some µs to some ms.
+pub fn pause(random: &mut Random) {
+    std::thread::sleep(Duration::from_micros(1 << random.below(13)));
+}
