@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(IdTable::place(192), (2, 0));
         let last = IdTable::place(IdTable::SLOTS - 1);
         assert_eq!(last, (CHUNKS - 1, (FIRST_CHUNK << (CHUNKS - 1)) - 1));
-        assert!(IdTable::SLOTS <= 1 << SLOT_BITS);
+        const { assert!(IdTable::SLOTS <= 1 << SLOT_BITS) };
     }
 
     #[test]

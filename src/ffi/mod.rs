@@ -19,6 +19,8 @@
 // The contract of every function is the header's: handles are NULL or came
 // from this library and were not freed, buffers have the length they claim.
 #![allow(clippy::missing_safety_doc)]
+// The comments are the header's: their [tags] are no links.
+#![allow(rustdoc::broken_intra_doc_links)]
 
 mod callbacks;
 mod calls;

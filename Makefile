@@ -1,0 +1,174 @@
+# netserver. `make help` lists what there is to make.
+
+CARGO ?= cargo
+CXX ?= c++
+PYTHON ?= python3
+CFLAGS ?= -O2 -g
+STRICT := -Wall -Wextra -Wpedantic -Wshadow -Werror
+
+PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+INSTALL ?= install
+
+SERVICE ?= 5000
+MODE ?=
+
+# Version and soname come from Cargo.toml alone: of 1.4.2 the soname is 1, of 0.4.2 it is 0.
+VERSION := $(shell sed -n 's/^version *= *"\(.*\)"/\1/p' Cargo.toml | head -n 1)
+SONAME := libnetserver.so.$(firstword $(subst ., ,$(VERSION)))
+# The C ABI, and no panic message on the host program's stderr.
+FEATURES := silent-panics
+
+CARGO_TARGET_DIR ?= target
+export CARGO_TARGET_DIR
+TARGET := $(CARGO_TARGET_DIR)
+OUT := $(TARGET)/release
+SO := $(OUT)/libnetserver.so
+ARCHIVE := $(OUT)/libnetserver.a
+NATIVE_LIBS := $(OUT)/libnetserver.libs
+HEADER := include/netserver.h
+
+RUST_SOURCES := Cargo.toml $(wildcard Cargo.lock build.rs) $(shell find src -name '*.rs')
+EXAMPLES := $(patsubst examples-c/%.c,%,$(wildcard examples-c/*.c))
+EXAMPLE_PROGRAMS := $(EXAMPLES:%=$(TARGET)/examples-c/%)
+C_TESTS := $(patsubst tests/c/%.c,%,$(wildcard tests/c/*.c))
+C_TEST_PROGRAMS := $(C_TESTS:%=$(TARGET)/tests-c/%)
+CAMPAIGN_SERVER := $(TARGET)/tests-c/campaigns/server
+CAMPAIGNS := $(patsubst tests/campaigns/%.py,%,$(filter-out %/common.py,$(wildcard tests/campaigns/*.py)))
+
+# Programs find the library beside them, wherever the tree stands.
+LINK = -L$(OUT) -lnetserver -pthread -Wl,-rpath,'$$ORIGIN/$(1)release'
+
+.DELETE_ON_ERROR:
+.PHONY: build help run test lint install uninstall clean deps \
+	c-tests examples-rust asan-programs campaign-server asan memcheck campaigns $(CAMPAIGNS:%=campaign-%)
+
+build: $(SO) $(ARCHIVE) $(EXAMPLE_PROGRAMS) ## the shared and the static library and the C examples (default)
+
+help: ## this list
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
+	@echo '  make campaign-NAME  one of: $(CAMPAIGNS)'
+
+# -- libraries --------------------------------------------------------------------------------
+# One crate type at a time: a list of several silently drops link-time optimisation.
+
+$(SO): $(RUST_SOURCES)
+	$(CARGO) rustc --release --lib --features $(FEATURES) --crate-type cdylib -- -C link-arg=-Wl,-soname,$(SONAME)
+	$(INSTALL) -m 755 $(OUT)/libnet_server.so $@
+	ln -sf libnetserver.so $(OUT)/$(SONAME)
+
+$(ARCHIVE): $(RUST_SOURCES)
+	$(CARGO) rustc --release --lib --features $(FEATURES) --crate-type staticlib -- --print native-static-libs=$(abspath $(NATIVE_LIBS))
+	$(INSTALL) -m 644 $(OUT)/libnet_server.a $@
+
+# -- C programs -------------------------------------------------------------------------------
+
+$(TARGET)/examples-c/%: examples-c/%.c examples-c/serve.h $(HEADER) $(SO)
+	@mkdir -p $(@D)
+	$(CC) -std=c99 $(STRICT) $(CFLAGS) -Iinclude -o $@ $< $(call LINK,../)
+
+$(TARGET)/tests-c/campaigns/%: tests/campaigns/%.c $(HEADER) $(SO)
+	@mkdir -p $(@D)
+	$(CC) -std=c11 $(STRICT) $(CFLAGS) -Iinclude -o $@ $< $(call LINK,../../)
+
+$(TARGET)/tests-c/%: tests/c/%.c $(wildcard tests/c/*.h) $(HEADER) $(SO)
+	@mkdir -p $(@D)
+	$(CC) -std=c11 $(STRICT) $(CFLAGS) -Iinclude -o $@ $< $(call LINK,../)
+
+c-tests: $(C_TEST_PROGRAMS)
+
+campaign-server: $(CAMPAIGN_SERVER)
+
+# The same programs with AddressSanitizer, over the static library built with it too, with debug
+# assertions. Stable Rust has the sanitizer and its runtime but not the flag: hence RUSTC_BOOTSTRAP,
+# here alone. The C compiler links its own runtime, which speaks the same interface.
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+ASAN_ARCHIVE := $(TARGET)/asan/libnetserver.a
+ASAN_CFLAGS := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+ASAN_LINK = $(ASAN_ARCHIVE) $$(cat $(NATIVE_LIBS)) -pthread
+
+$(ASAN_ARCHIVE): $(RUST_SOURCES) $(ARCHIVE)
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address CARGO_PROFILE_DEV_OPT_LEVEL=1 \
+		$(CARGO) rustc --lib --features $(FEATURES) --crate-type staticlib --target $(HOST) --target-dir $(TARGET)/asan/rust
+	$(INSTALL) -m 644 $(TARGET)/asan/rust/$(HOST)/debug/libnet_server.a $@
+
+$(TARGET)/asan/examples-c/%: examples-c/%.c examples-c/serve.h $(HEADER) $(ASAN_ARCHIVE)
+	@mkdir -p $(@D)
+	$(CC) -std=c99 $(STRICT) $(ASAN_CFLAGS) -Iinclude -o $@ $< $(ASAN_LINK)
+
+$(TARGET)/asan/tests-c/%: tests/c/%.c $(wildcard tests/c/*.h) $(HEADER) $(ASAN_ARCHIVE)
+	@mkdir -p $(@D)
+	$(CC) -std=c11 $(STRICT) $(ASAN_CFLAGS) -Iinclude -o $@ $< $(ASAN_LINK)
+
+$(TARGET)/asan/tests-c/campaigns/%: tests/campaigns/%.c $(HEADER) $(ASAN_ARCHIVE)
+	@mkdir -p $(@D)
+	$(CC) -std=c11 $(STRICT) $(ASAN_CFLAGS) -Iinclude -o $@ $< $(ASAN_LINK)
+
+asan-programs: $(TARGET)/asan/tests-c/campaigns/server $(EXAMPLES:%=$(TARGET)/asan/examples-c/%) $(C_TESTS:%=$(TARGET)/asan/tests-c/%)
+
+examples-rust:
+	$(CARGO) build --examples
+
+# -- use --------------------------------------------------------------------------------------
+
+run: build ## serve with the echo example [SERVICE=5000] [MODE=-n for non-blocking]; Ctrl-C ends it
+	@scripts/how-to-talk $(SERVICE)
+	@exec $(TARGET)/examples-c/echo $(MODE) $(SERVICE)
+
+deps: ## install the tools that the tests need and that are missing
+	@scripts/deps
+
+# -- checks -----------------------------------------------------------------------------------
+
+test: deps ## everything: Rust, C, valgrind, AddressSanitizer, examples, Python, installing
+	scripts/test
+
+lint: deps ## formatting, clippy, docs, header, symbols, strict C and C++, README
+	scripts/lint
+
+memcheck: deps build c-tests ## the C examples and C tests under valgrind
+	$(PYTHON) tests/c/run.py --under valgrind
+	$(PYTHON) tests/examples/run.py --under valgrind
+
+asan: asan-programs ## the C examples and C tests with AddressSanitizer
+	$(PYTHON) tests/c/run.py --under asan
+	$(PYTHON) tests/examples/run.py --under asan
+	$(PYTHON) tests/campaigns/killing.py 20 --under asan
+
+campaigns: $(CAMPAIGNS:%=campaign-%) ## long load and fault campaigns, some minutes
+
+$(CAMPAIGNS:%=campaign-%): campaign-%: $(CAMPAIGN_SERVER)
+	$(PYTHON) tests/campaigns/$*.py
+
+# -- install ----------------------------------------------------------------------------------
+
+# What a static link needs besides the archive, as rustc says. The C compiler adds libc by itself,
+# and whichever form of libgcc_s fits (under -static there is no libgcc_s).
+PRIVATE_LIBS = $(filter-out -lc -lgcc_s,$(shell cat $(NATIVE_LIBS)))
+EMPTY :=
+FILL_IN = sed -e 's|@VERSION@|$(VERSION)|g' -e 's|@MAJOR@|$(firstword $(subst ., ,$(VERSION)))|g' \
+	-e 's|@SONAME@|$(SONAME)|g' -e 's|@PREFIX@|$(PREFIX)|g' \
+	-e 's|@LIBDIR@|$(patsubst $(PREFIX)/%,$${prefix}/%,$(LIBDIR))|g' \
+	-e 's|@INCLUDEDIR@|$(patsubst $(PREFIX)/%,$${prefix}/%,$(INCLUDEDIR))|g' \
+	-e 's|@INCLUDEDIR_FROM_LIBDIR@|$(shell realpath -m --relative-to=$(LIBDIR) $(INCLUDEDIR))|g' \
+	-e 's|@PRIVATE_LIBS@|$(PRIVATE_LIBS)|g' -e 's|@PRIVATE_LIBS_LIST@|$(subst $(EMPTY) $(EMPTY),;,$(strip $(PRIVATE_LIBS)))|g'
+
+install: $(SO) $(ARCHIVE) ## [PREFIX=/usr/local] [LIBDIR=…] [INCLUDEDIR=…] [DESTDIR=]
+	$(INSTALL) -d $(DESTDIR)$(INCLUDEDIR) $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(LIBDIR)/cmake/netserver
+	$(INSTALL) -m 644 $(HEADER) $(DESTDIR)$(INCLUDEDIR)/netserver.h
+	$(INSTALL) -m 755 $(SO) $(DESTDIR)$(LIBDIR)/libnetserver.so.$(VERSION)
+	ln -sf libnetserver.so.$(VERSION) $(DESTDIR)$(LIBDIR)/$(SONAME)
+	ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/libnetserver.so
+	$(INSTALL) -m 644 $(ARCHIVE) $(DESTDIR)$(LIBDIR)/libnetserver.a
+	$(FILL_IN) packaging/netserver.pc.in > $(DESTDIR)$(LIBDIR)/pkgconfig/netserver.pc
+	$(FILL_IN) packaging/netserver-config.cmake.in > $(DESTDIR)$(LIBDIR)/cmake/netserver/netserver-config.cmake
+	$(FILL_IN) packaging/netserver-config-version.cmake.in > $(DESTDIR)$(LIBDIR)/cmake/netserver/netserver-config-version.cmake
+
+uninstall: ## what install put there
+	rm -f $(DESTDIR)$(INCLUDEDIR)/netserver.h $(DESTDIR)$(LIBDIR)/pkgconfig/netserver.pc
+	rm -f $(addprefix $(DESTDIR)$(LIBDIR)/,libnetserver.so.$(VERSION) $(SONAME) libnetserver.so libnetserver.a)
+	rm -rf $(DESTDIR)$(LIBDIR)/cmake/netserver
+
+clean: ## remove everything that was built
+	$(CARGO) clean

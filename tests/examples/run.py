@@ -1,0 +1,337 @@
+#!/usr/bin/env python3
+"""Drives each example, C and Rust, with real clients and ends it by a signal."""
+
+import os
+import pathlib
+import signal
+import socket
+import sys
+import threading
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+import harness
+from harness import Program, connect, contains, equal, exchange
+
+MEGABYTE = os.urandom(1 << 20)
+
+
+def c(name):
+    return harness.c_program("examples-c", name)
+
+
+def rust(name):
+    return str(harness.TARGET / "debug" / "examples" / name)
+
+
+def lines(sock):
+    return sock.makefile("rb")
+
+
+# -- hello_echo -------------------------------------------------------------------------------
+
+
+def hello_echo(program, mode):
+    port = harness.free_port()
+    # It has no signal handler: what is still reachable when the signal kills it is no leak.
+    valgrind = ["--show-leak-kinds=definite", "--errors-for-leak-kinds=definite"]
+    with Program([program, str(port)] + mode, valgrind=valgrind) as server:
+        equal(exchange(harness.connect_when_listening(port), b"hello"), b"hello")
+        equal(exchange(connect(port), MEGABYTE), MEGABYTE)
+        if harness.under == "native":
+            said_how = harness.run([str(harness.ROOT / "scripts/how-to-talk"), str(port)])
+            commands = [line for line in said_how.splitlines() if line.startswith("  ")]
+            equal(len(commands), 2)
+            for command in commands:
+                equal(harness.run(["sh", "-c", command]).strip(), "hello")
+        server.stop(expected=-signal.SIGTERM)
+
+
+# -- echo -------------------------------------------------------------------------------------
+
+
+def echo_both_ways(program, mode, number):
+    described = "non-blocking" if mode else "blocking"
+    with Program([program, "-t", "3"] + mode + ["127.0.0.1:0"]) as server:
+        line = server.expect("listening on .*")[0]
+        contains(line, f"({described}, threads: 3)")
+        port = int(line.split(":")[1].split()[0])
+        equal(exchange(connect(port), b"hello"), b"hello")
+        equal(exchange(connect(port), MEGABYTE), MEGABYTE)
+        clients = [connect(port) for _ in range(3)]  # at once, and more than one loop has
+        for i, client in enumerate(clients):
+            client.sendall(b"%d" % i)
+        for i, client in enumerate(clients):
+            equal(exchange(client, b"!"), b"%d!" % i)
+        output = server.stop(number)
+    contains(output, "Total thread count: 3")
+    contains(output, "Active thread count: ")
+
+
+def echo_small_buffer(program, mode):
+    with Program([program, "-b", "7"] + mode + ["0"]) as server:
+        equal(exchange(connect(server.port()), MEGABYTE[:100_000]), MEGABYTE[:100_000])
+        server.stop()
+
+
+def echo_ipv6(program, mode):
+    with Program([program, "-6", "-t", "2"] + mode + ["0"]) as server:
+        port = server.port()
+        equal(exchange(connect(port), b"four"), b"four")
+        if socket.has_ipv6 and os.path.exists("/proc/net/if_inet6"):
+            equal(exchange(connect(port, "::1"), b"six"), b"six")
+        server.stop()
+
+
+def echo_shutdown_port(program, mode):
+    shutdown_port = harness.free_port()
+    with Program([program, "--shutdown-port", str(shutdown_port)] + mode + ["0"]) as server:
+        equal(exchange(connect(server.port()), b"hello"), b"hello")
+        connect(shutdown_port).close()
+        contains(server.finish(), "Total thread count: 1")
+
+
+def echo_open_connection(program, mode):
+    """A client that sends nothing does not hold the end back."""
+    with Program([program] + mode + ["0"]) as server:
+        port = server.port()
+        with connect(port) as idle:
+            idle.sendall(b"x")
+            equal(idle.recv(10), b"x")
+            server.stop(signal.SIGINT)
+            equal(idle.recv(10), b"")
+
+
+def echo_reset(program, mode):
+    """The exception handler says what became of a connection that was reset."""
+    with Program([program] + mode + ["0"]) as server:
+        port = server.port()
+        client = connect(port)
+        client.sendall(b"x")
+        equal(client.recv(10), b"x")
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        client.close()
+        equal(exchange(connect(port), b"hello"), b"hello")
+        harness.wait_until(lambda: "connection " in server.stderr(), "the exception handler's line")
+        server.stop()
+
+
+def echo_bad_arguments(program):
+    for arguments in [["-x"], ["-t", "many"], ["-t", "0"], ["-b"], ["1", "2"]]:
+        with Program([program] + arguments) as server:
+            # Bounds of the library's own settings are reported by the library.
+            assert server.process.wait(harness.patience) in (1, 2)
+            assert server.stderr(), arguments
+
+
+def echo_port_in_use(program):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        service = "127.0.0.1:%d" % taken.getsockname()[1]
+        with Program([program, service]) as server:
+            server.finish(expected=1)
+            contains(server.stderr(), service)
+
+
+# -- chat -------------------------------------------------------------------------------------
+
+
+def chat_join(port, nick):
+    client = connect(port)
+    reader = lines(client)
+    equal(reader.readline(), b"* your nick?\n")
+    client.sendall(nick + b"\n")
+    equal(reader.readline(), b"* %s is here\n" % nick)
+    return client, reader
+
+
+def chat(program, threads):
+    with Program([program, "-t", threads, "0"]) as server:
+        port = server.port()
+        ann, ann_reads = chat_join(port, b"ann")
+        bob, bob_reads = chat_join(port, b"bob")
+        equal(ann_reads.readline(), b"* bob is here\n")
+        ann.sendall(b"hello\r\nsec")
+        for reader in ann_reads, bob_reads:
+            equal(reader.readline(), b"ann: hello\n")
+        ann.sendall(b"ond\n")
+        for reader in ann_reads, bob_reads:
+            equal(reader.readline(), b"ann: second\n")
+        ann.sendall(b"x" * 511)  # fills the line buffer: taken as a line
+        equal(bob_reads.readline(), b"ann: " + b"x" * 511 + b"\n")
+        ann.close()
+        ann_reads.close()
+        contains(bob_reads.readline().decode(), "* ann left (")
+        bob.sendall(b"alone\n")
+        equal(bob_reads.readline(), b"bob: alone\n")
+        server.stop()
+        equal(bob_reads.read(), b"")
+
+
+def chat_idle(program):
+    with Program([program, "-i", "1", "0"]) as server:
+        port = server.port()
+        # Two who join at the same time: each gets a byte with the other's end.
+        idle, idle_reads = chat_join(port, b"idle")
+        equal(idle_reads.read(), b"")
+        server.stop(signal.SIGINT)
+
+
+def chat_crowd(program):
+    """Every message of every sender reaches everybody, in the order of its sender."""
+    members, rounds = 8, 20
+    with Program([program, "-t", "2", "0"]) as server:
+        port = server.port()
+        clients = []
+        for i in range(members):
+            clients.append(chat_join(port, b"m%d" % i))
+        got = [[] for _ in range(members)]
+
+        def read(i):
+            while len(got[i]) < members * rounds:
+                line = clients[i][1].readline().decode().rstrip()
+                if not line.startswith("*"):
+                    got[i].append(line)
+
+        readers = [threading.Thread(target=read, args=(i,)) for i in range(members)]
+        for reader in readers:
+            reader.start()
+        for n in range(rounds):
+            for client, _ in clients:
+                client.sendall(b"message %d\n" % n)
+        for reader in readers:
+            reader.join(harness.patience)
+        for i in range(members):
+            for sender in range(members):
+                mine = [line for line in got[i] if line.startswith(f"m{sender}: ")]
+                equal(mine, [f"m{sender}: message {n}" for n in range(rounds)])
+        server.stop()
+
+
+# -- detach, status ---------------------------------------------------------------------------
+
+
+def detach():
+    small = harness.under == "valgrind"
+    work, primes = (b"20000", b"2262") if small else (b"2000000", b"148933")
+    with Program([c("detach"), "0"]) as server:
+        port = server.port()
+        slow, quick = connect(port), connect(port)
+        slow_reads, quick_reads = lines(slow), lines(quick)
+        slow.sendall(b"before\nprimes " + work + b"\nafter\nprimes 10\nlast\n")
+        equal(slow_reads.readline(), b"before\n")
+        quick.sendall(b"ping\n")
+        equal(quick_reads.readline(), b"ping\n")
+        # Answered by the loop while the program's thread has the other connection.
+        if not small:
+            contains(report_by(quick, quick_reads), "active sockets 1")
+        equal(slow_reads.readline(), primes + b" primes\n")
+        equal(slow_reads.readline(), b"after\n")
+        equal(slow_reads.readline(), b"4 primes\n")
+        equal(slow_reads.readline(), b"last\n")
+        contains(report_by(slow, slow_reads), "active sockets 2")
+        slow.sendall(b"primes 3\n")
+        equal(slow_reads.readline(), b"2 primes\n")
+        server.stop()
+
+
+def report_by(client, reader):
+    """The report, asked for on this connection; the line behind it comes back after it."""
+    client.sendall(b"status\nend\n")
+    report = b""
+    while not report.endswith(b"end\n"):
+        line = reader.readline()
+        assert line, report
+        report += line
+    return report.decode()
+
+
+def detach_gone_client():
+    """A client that leaves while its request is being answered."""
+    with Program([c("detach"), "0"]) as server:
+        port = server.port()
+        for _ in range(5):
+            with connect(port) as client:
+                client.sendall(b"primes 30000\nmore\n")
+        with connect(port) as client:
+            client.sendall(b"primes 10\n")
+            equal(lines(client).readline(), b"4 primes\n")
+        server.stop()
+
+
+def detach_stop_while_working():
+    with Program([c("detach"), "0"]) as server:
+        port = server.port()
+        clients = [connect(port) for _ in range(3)]
+        for client in clients:
+            client.sendall(b"ready\nprimes 100000\n")
+            equal(client.recv(6), b"ready\n")
+        server.stop(signal.SIGINT)
+
+
+def status(mode):
+    with Program([c("status"), "-t", "2"] + mode + ["0"]) as server:
+        port = server.port()
+        answer = exchange(connect(port), b"GET / HTTP/1.0\r\nHost: here\r\n\r\n").decode()
+        head, body = answer.split("\r\n\r\n", 1)
+        contains(head, "HTTP/1.0 200 OK")
+        contains(head, f"Content-Length: {len(body)}")
+        contains(body, "Total thread count: 2")
+        contains(body, "    - active sockets ")
+        contains(body, "accepted 1, ")
+        contains(exchange(connect(port), b"?").decode(), "accepted 2, ")
+        server.stop()
+
+
+# -- make run ---------------------------------------------------------------------------------
+
+
+def make_run(mode):
+    """The command of the README, ended by Ctrl-C: a SIGINT to the whole group."""
+    port = harness.free_port()
+    argv = ["make", "--no-print-directory", "run", f"SERVICE={port}", f"MODE={mode}"]
+    with Program(argv, cwd=harness.ROOT, start_new_session=True) as server:
+        server.expect(f"nc -w 1 127.0.0.1 {port}")
+        equal(server.port(), port)
+        equal(exchange(connect(port), b"hello"), b"hello")
+        os.killpg(server.pid, signal.SIGINT)
+        server.process.wait(harness.patience)
+        server.expect("Total thread count")
+
+
+def checks():
+    twins = [("C", c)] + ([("Rust", rust)] if harness.under == "native" else [])
+    modes = [("blocking", []), ("non-blocking", ["-n"])]
+    all_checks = []
+
+    def add(title, function, *arguments):
+        all_checks.append((title, lambda: function(*arguments)))
+
+    for language, path in twins:
+        for name, mode in modes:
+            what = f"{language}, {name}"
+            add(f"hello_echo {what}", hello_echo, path("hello_echo"), mode)
+            for number in signal.SIGTERM, signal.SIGINT:
+                add(f"echo {what} {number.name}", echo_both_ways, path("echo"), mode, number)
+            add(f"echo -b {what}", echo_small_buffer, path("echo"), mode)
+            add(f"echo -6 {what}", echo_ipv6, path("echo"), mode)
+            add(f"echo --shutdown-port {what}", echo_shutdown_port, path("echo"), mode)
+            add(f"echo idle client {what}", echo_open_connection, path("echo"), mode)
+            add(f"echo reset {what}", echo_reset, path("echo"), mode)
+        add(f"echo bad arguments {language}", echo_bad_arguments, path("echo"))
+        add(f"echo port in use {language}", echo_port_in_use, path("echo"))
+        for threads in "1", "2":
+            add(f"chat {language}, threads: {threads}", chat, path("chat"), threads)
+        add(f"chat idle {language}", chat_idle, path("chat"))
+        add(f"chat crowd {language}", chat_crowd, path("chat"))
+    add("detach", detach)
+    add("detach: client gone", detach_gone_client)
+    add("detach: stop while working", detach_stop_while_working)
+    for name, mode in modes:
+        add(f"status {name}", status, mode)
+    if harness.under == "native":
+        add("make run", make_run, "")
+        add("make run MODE=-n", make_run, "-n")
+    return all_checks
+
+
+arguments = harness.parse_arguments()
+harness.main("examples", checks(), arguments.only)

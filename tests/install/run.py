@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+"""Installs into a temporary directory, builds a program from outside in every documented way, and
+runs it."""
+
+import os
+import pathlib
+import re
+import sys
+import tempfile
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+import harness
+from harness import contains, equal, run
+
+HERE = pathlib.Path(__file__).resolve().parent
+VERSION = re.search(r'^version = "(.*)"', (harness.ROOT / "Cargo.toml").read_text(), re.M)[1]
+HELLO = f"netserver {VERSION}: hello\n"
+SONAME = f"libnetserver.so.{VERSION.split('.')[0]}"
+
+scratch = tempfile.TemporaryDirectory(prefix="netserver-install-")
+prefix = pathlib.Path(scratch.name) / "prefix"
+staged = pathlib.Path(scratch.name) / "staged"
+
+
+def make(*arguments):
+    return run(["make", "--no-print-directory", *arguments], cwd=harness.ROOT, timeout=600)
+
+
+def pkg_config(*arguments, lib=prefix / "lib", **environment):
+    env = dict(os.environ, PKG_CONFIG_PATH=f"{lib}/pkgconfig", **environment)
+    return run(["pkg-config", *arguments, "netserver"], env=env).split()
+
+
+def compile_app(name, *flags):
+    program = str(pathlib.Path(scratch.name) / f"app-{name}")
+    run(["cc", "-Wall", "-Werror", "-o", program, str(HERE / "app.c"), *flags])
+    return program
+
+
+def needed(program):
+    return run(["readelf", "-d", program])
+
+
+def installed():
+    make("install", f"PREFIX={prefix}")
+    lib = prefix / "lib"
+    equal(os.readlink(lib / "libnetserver.so"), SONAME)
+    equal(os.readlink(lib / SONAME), f"libnetserver.so.{VERSION}")
+    contains(needed(lib / SONAME), f"Library soname: [{SONAME}]")
+    equal(pkg_config("--modversion"), [VERSION])
+
+
+def shared():
+    app = compile_app("shared", *pkg_config("--cflags", "--libs"))
+    contains(needed(app), SONAME)
+    equal(run([app], env={"LD_LIBRARY_PATH": str(prefix / "lib")}), HELLO)
+
+
+def fully_static():
+    app = compile_app("static", "-static", *pkg_config("--static", "--cflags", "--libs"))
+    assert "NEEDED" not in needed(app)
+    equal(run([app]), HELLO)
+
+
+def archive():
+    """The archive in a program that is otherwise linked as usual."""
+    private = [flag for flag in pkg_config("--static", "--libs-only-l") if flag != "-lnetserver"]
+    flags = pkg_config("--cflags") + pkg_config("--variable=archive") + private
+    app = compile_app("archive", *flags)
+    assert "libnetserver" not in needed(app)
+    equal(run([app]), HELLO)
+
+
+def destdir():
+    """DESTDIR moves the files, not the paths that they say."""
+    make("install", f"DESTDIR={staged}", "PREFIX=/opt/net", "LIBDIR=/opt/net/lib/deep")
+    lib = staged / "opt/net/lib/deep"
+    contains((lib / "pkgconfig/netserver.pc").read_text(), "prefix=/opt/net\n")
+    flags = pkg_config("--cflags", "--libs", lib=lib, PKG_CONFIG_SYSROOT_DIR=str(staged))
+    app = compile_app("staged", *flags)
+    equal(run([app], env={"LD_LIBRARY_PATH": str(lib)}), HELLO)
+    cmake_in(lib, "cmake-staged")
+
+
+def cmake_in(lib, name):
+    source, build = HERE, pathlib.Path(scratch.name) / name
+    where = [f"-Dnetserver_DIR={lib}/cmake/netserver", f"-DWANTED={VERSION}"]
+    run(["cmake", "-S", str(source), "-B", str(build), *where])
+    run(["cmake", "--build", str(build)])
+    contains(needed(str(build / "shared")), SONAME)
+    assert "libnetserver" not in needed(str(build / "static"))
+    equal(run([str(build / "shared")]), HELLO)
+    equal(run([str(build / "static")]), HELLO)
+
+
+def cmake():
+    cmake_in(prefix / "lib", "cmake")
+
+
+def uninstalled():
+    for where in [f"PREFIX={prefix}"], [
+        f"DESTDIR={staged}",
+        "PREFIX=/opt/net",
+        "LIBDIR=/opt/net/lib/deep",
+    ]:
+        make("uninstall", *where)
+    left = [path for path in pathlib.Path(scratch.name).glob("[ps]*/**/*netserver*")]
+    equal(left, [])
+
+
+arguments = harness.parse_arguments()
+checks = [installed, shared, fully_static, archive, cmake, destdir, uninstalled]
+harness.main("install", [(check.__name__, check) for check in checks])
