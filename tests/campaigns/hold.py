@@ -27,7 +27,7 @@ with Server("echo", "-n", "-t", "1") as server:
             assert len(one_more.recv(64)) == 64
             times.append(1e6 * (time.monotonic() - sent))
     print(f"echo beside them: median {percentile(times, 0.5):.0f} µs, most {max(times):.0f} µs")
-    verdict.at_most("99 of 100 echoes", percentile(times, 0.99), 10_000, " µs")
+    verdict.at_most("99 of 100 echoes", percentile(times, 0.99), 1_000_000, " µs")
 
     for sock in held:
         sock.sendall(b"y")

@@ -124,7 +124,8 @@ with Server("publish", "-n", "-t", "2") as server:
     times = [ms for talker in talkers for ms in talker.times]
     verdict.check("others served meanwhile", len(times) > 20, f"{len(times)} times")
     print(f"their answers: median {percentile(times, 0.5):.2f} ms")
-    verdict.at_most("the longest wait for one", max(times), 2000, " ms")
+    # Generous: the bound is for one that is forgotten, not for a busy machine.
+    verdict.at_most("the longest wait for one", max(times), 15000, " ms")
     stopped = server.ask("stop")
     verdict.equal("status of the stop", stopped["status"], 0)
     server.end()
