@@ -360,7 +360,7 @@ impl Loops {
             conn.id = id;
             conn.active_at = crate::timer::now();
             conn.set(flag::ATTACHED | flag::ARM);
-            let _ = shared.env.ids.add(id, conn.queued(), usize::MAX);
+            shared.env.ids.queued(id, conn.queued());
             shared.env.counters.attached.add(1);
             conn
         });

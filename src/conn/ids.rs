@@ -145,6 +145,12 @@ impl IdTable {
         added.map(drop)
     }
 
+    /// The owning loop has queued `n` bytes itself, also for a connection that
+    /// takes no more by id.
+    pub fn queued(&self, id: u64, n: usize) {
+        let _ = self.update(id, |word| Ok(word + n as u64));
+    }
+
     /// `n` pending bytes were written or given up. The owning loop only.
     pub fn sub(&self, id: u64, n: usize) {
         let _ = self.update(id, |word| {

@@ -108,7 +108,7 @@ impl Conn {
     }
 
     fn enqueue(&mut self, rest: &[u8]) {
-        self.env.ids.add(self.id, rest.len(), usize::MAX).ok();
+        self.env.ids.queued(self.id, rest.len());
         self.queue().push(rest);
     }
 
@@ -125,7 +125,7 @@ impl Conn {
             return Err(Status::Closed);
         }
         self.admit(total)?;
-        self.env.ids.add(self.id, total, usize::MAX).ok();
+        self.env.ids.queued(self.id, total);
         for buf in bufs.iter().filter(|b| !b.is_empty()) {
             self.queue().push(buf);
         }
