@@ -153,6 +153,9 @@ impl Pool {
         let mut listeners = lock(&self.listeners);
         listeners.iter().for_each(Listener::shut);
         *listeners = Arc::new([]);
+        for seat in self.seats.iter().filter(|s| s.env().handshaking.load(Ordering::SeqCst)) {
+            seat.end_any(Ended::Closed);
+        }
     }
 
     /// Ends every connection that is still served.

@@ -108,6 +108,19 @@ pub(crate) fn failed(server: &Server, conn: &mut Conn, error: Error) {
     contain_drop(told);
 }
 
+/// Tells the exception handler of a connection that failed before its handler
+/// had it, and closes in any case.
+pub(crate) fn told(server: &Server, conn: &mut Conn, error: Error) -> bool {
+    let told = call(server, conn, |handler, server, socket| {
+        handler.on_exception(server, Some(socket), &error)
+    });
+    let told = outcome(told);
+    let failed = told.is_some();
+    conn.env.counters.handler_errors.add(u64::from(failed));
+    contain_drop((told, error));
+    failed
+}
+
 /// Tells the exception handler of a failure that is no connection's.
 pub(crate) fn failed_without_socket(server: &Server, error: &Error) -> Result<(), Error> {
     contain(|| server.handler().on_exception(server, None, error)).and_then(|told| told)

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::error::{Error, Status};
+use crate::tls::TlsConfig;
 
 /// The largest time that a setting takes: `i32::MAX` milliseconds (24.8
 /// days), the most that poll(2) waits.
@@ -53,6 +54,12 @@ pub struct Config {
     /// Connections that the kernel holds until they are accepted: 1 to
     /// 65,535, default 4096; the kernel's own cap (`somaxconn`) applies.
     pub backlog: u32,
+    /// TLS for every connection; default none.
+    pub tls: Option<TlsConfig>,
+    /// TLS handshakes in progress at once, of all loops together, beyond
+    /// which new ones wait; a client counts from its first byte on. 0 for no
+    /// bound of its own; default 1024.
+    pub max_handshakes: u32,
     /// The time a whole TLS handshake may take; default 10 s.
     pub handshake_timeout: Duration,
     /// Close a connection after this long without a byte either way;
@@ -94,6 +101,8 @@ impl Default for Config {
             shutdown_port: None,
             max_connections: 0,
             backlog: 4096,
+            tls: None,
+            max_handshakes: 1024,
             handshake_timeout: Duration::from_secs(10),
             idle_timeout: None,
             io_timeout: None,
@@ -136,6 +145,8 @@ impl Config {
         use_ipv6: bool;
         max_connections: u32;
         backlog: u32;
+        tls: impl Into<Option<TlsConfig>>;
+        max_handshakes: u32;
         handshake_timeout: Duration;
         idle_timeout: impl Into<Option<Duration>>;
         io_timeout: impl Into<Option<Duration>>;
@@ -207,6 +218,7 @@ pub(crate) struct Limits {
     pub io: u64,
     pub write: u64,
     pub linger: u64,
+    pub handshake: u64,
 }
 
 impl Limits {
@@ -219,6 +231,7 @@ impl Limits {
             io: millis(config.io_timeout),
             write: millis(config.write_timeout),
             linger: config.linger_timeout.as_millis() as u64,
+            handshake: config.handshake_timeout.as_millis() as u64,
         }
     }
 }

@@ -3,12 +3,13 @@
 #![forbid(unsafe_code)]
 
 mod ids;
+mod secure;
 mod transfer;
 
 use std::any::Any;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicBool, AtomicU8};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,9 +20,11 @@ use crate::error::{CloseReason, Status};
 use crate::outbuf::OutBuf;
 use crate::stats::Counters;
 use crate::timer::{self, NEVER};
+use crate::tls::Session;
 
 pub use ids::ConnId;
 pub(crate) use ids::{IdTable, Refused};
+pub(crate) use secure::handshake_timeout;
 pub(crate) use transfer::{unread, BUDGET, READS};
 
 /// What a connection's thread does with it; decides how `recv` and `send`
@@ -59,6 +62,11 @@ pub(crate) struct Env {
     pub ids: IdTable,
     /// A worker's connection was ended from another thread ([`Ended`]).
     pub ended: AtomicU8,
+    /// A worker's connection is in its TLS handshake, which a stop does not
+    /// wait for.
+    pub handshaking: AtomicBool,
+    /// A worker's connection goes through TLS.
+    pub secure: AtomicBool,
 }
 
 /// How another thread ended a worker's connection.
@@ -81,6 +89,8 @@ impl Env {
             counters: Counters::default(),
             ids: IdTable::default(),
             ended: AtomicU8::new(Ended::No as u8),
+            handshaking: AtomicBool::new(false),
+            secure: AtomicBool::new(false),
         }
     }
 }
@@ -136,6 +146,15 @@ pub(crate) mod flag {
     /// Detached, the program's own; likewise.
     pub const OWNED: u32 = 1 << 21;
 
+    /// Goes through TLS.
+    pub const TLS: u32 = 1 << 22;
+    /// Decrypted bytes, or an end, wait to be read.
+    pub const PLAIN: u32 = 1 << 23;
+    /// TLS's close_notify was sent.
+    pub const GOODBYE: u32 = 1 << 24;
+    /// A TLS handshake was asked for in mid-stream.
+    pub const STARTTLS: u32 = 1 << 25;
+
     /// Nothing can be sent or received any more.
     pub const OVER: u32 = CLOSE | ABORT | BROKEN | DETACHED | LAST;
 }
@@ -145,6 +164,8 @@ pub(crate) mod flag {
 pub(crate) enum Phase {
     /// The slot is free.
     Vacant,
+    /// In its TLS handshake.
+    Handshake,
     /// The handler's.
     Open,
     /// Closed by the program, queued bytes are leaving.
@@ -204,6 +225,7 @@ pub(crate) struct Conn {
     pub id: u64,
     pub env: Arc<Env>,
     pub out: Option<Box<OutBuf>>,
+    pub tls: Option<Box<Session>>,
     extra: Option<Box<Extra>>,
     user_data: Option<Box<dyn Any + Send>>,
     /// When a byte last went either way; kept only with `idle_timeout`.
@@ -233,6 +255,7 @@ impl Conn {
             flags: env.kind.flag(),
             env,
             out: None,
+            tls: None,
             extra: None,
             user_data: None,
             active_at: 0,
@@ -342,9 +365,14 @@ impl Conn {
     /// A callback left nothing to be done.
     #[inline]
     pub fn is_settled(&self) -> bool {
-        let asks = flag::OVER | flag::ARM | flag::THROTTLED;
-        let more = flag::AGAIN | flag::READY;
-        self.flags & asks == 0 && self.flags & more != more && self.out.is_none()
+        let asks = flag::OVER | flag::ARM | flag::THROTTLED | flag::STARTTLS;
+        !self.has(asks) && !self.has_more() && self.out.is_none()
+    }
+
+    /// The handler read some and there may be more.
+    #[inline]
+    pub fn has_more(&self) -> bool {
+        self.has(flag::AGAIN) && self.has(flag::READY | flag::PLAIN)
     }
 
     /// Asks the thread to close the connection when the callback is over;
@@ -435,7 +463,9 @@ impl Conn {
                 next = (due, reason);
             }
         };
-        if self.timer_at != 0 {
+        if let (Phase::Handshake, Some(tls)) = (self.phase, &self.tls) {
+            consider(tls.deadline, CloseReason::Handshake);
+        } else if self.timer_at != 0 {
             consider(self.timer_at, CloseReason::Timer);
         }
         if self.phase == Phase::Open && limits.idle != 0 {
@@ -455,7 +485,7 @@ mod tests {
     /// The budget of an idle connection, with the 8 bytes of its id entry.
     #[test]
     fn an_idle_connection_is_small() {
-        assert!(size_of::<Conn>() <= 120, "{}", size_of::<Conn>());
+        assert!(size_of::<Conn>() <= 128, "{}", size_of::<Conn>());
     }
 
     #[test]

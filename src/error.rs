@@ -82,6 +82,14 @@ statuses! {
     Accept = -1022, "NS_ERR_ACCEPT", "cannot accept a connection";
     /// The `on_start` hook failed.
     Hook = -1023, "NS_ERR_HOOK", "the on_start hook failed";
+    /// TLS failed, or the peer broke its rules.
+    Tls = -1024, "NS_ERR_TLS", "TLS failed";
+    /// The stream ended without TLS's close_notify: it may be cut short.
+    Truncated = -1025, "NS_ERR_TRUNCATED", "the stream was truncated";
+    /// The TLS handshake failed.
+    Handshake = -1026, "NS_ERR_HANDSHAKE", "the TLS handshake failed";
+    /// A certificate or key cannot be used.
+    Certificate = -1027, "NS_ERR_CERTIFICATE", "a certificate or key cannot be used";
 }
 
 impl Status {
@@ -142,13 +150,15 @@ pub enum CloseReason {
     Cut = 10,
     /// No worker became free in time.
     Rejected = 11,
+    /// Its TLS handshake failed.
+    Handshake = 12,
 }
 
 impl CloseReason {
     /// One more than the largest number; the length of `Stats::closed`.
-    pub const COUNT: usize = 12;
+    pub const COUNT: usize = 13;
 
-    const ALL: [CloseReason; 11] = [
+    const ALL: [CloseReason; 12] = [
         CloseReason::Handler,
         CloseReason::Peer,
         CloseReason::Reset,
@@ -160,6 +170,7 @@ impl CloseReason {
         CloseReason::Stop,
         CloseReason::Cut,
         CloseReason::Rejected,
+        CloseReason::Handshake,
     ];
 
     /// The reason of a number, if it is one.
@@ -181,6 +192,7 @@ impl CloseReason {
             CloseReason::Stop => "stop",
             CloseReason::Cut => "cut",
             CloseReason::Rejected => "rejected",
+            CloseReason::Handshake => "handshake",
         }
     }
 }

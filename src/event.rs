@@ -11,6 +11,7 @@
 mod accept;
 mod close;
 mod dispatch;
+mod handshake;
 mod mail;
 mod run;
 mod slab;
@@ -330,7 +331,7 @@ impl Loops {
         let mut taken = conn.replace(stub);
         taken.timer_at = 0;
         taken.armed = crate::timer::NEVER;
-        taken.flags &= flag::EOF | flag::WR_SHUT | flag::FIN_SENT;
+        taken.flags &= flag::EOF | flag::WR_SHUT | flag::FIN_SENT | flag::TLS | flag::GOODBYE;
         taken.move_to(owner);
         Ok(taken)
     }

@@ -60,6 +60,7 @@ mod socket;
 mod stats;
 mod sys;
 mod timer;
+mod tls;
 
 #[cfg(feature = "capi")]
 #[doc(hidden)]
@@ -72,6 +73,7 @@ pub use handler::Handler;
 pub use server::{AttachError, Server, State};
 pub use socket::{OwnedSocket, Socket};
 pub use stats::{Stats, ThreadStats};
+pub use tls::{TlsConfig, TlsInfo, TlsVersion};
 
 /// The version of this library, as in `Cargo.toml`.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -16,7 +16,7 @@ use once_cell::sync::OnceCell;
 use crate::blocking::Pool;
 use crate::callback;
 use crate::config::{Config, Limits};
-use crate::conn::{ConnId, Ended, Env, Kind};
+use crate::conn::{flag, ConnId, Ended, Env, Kind, Phase};
 use crate::error::{Error, Status};
 use crate::event::Loops;
 use crate::handler::Handler;
@@ -24,6 +24,7 @@ use crate::service::Service;
 use crate::shutdown::ShutdownPort;
 use crate::socket::{OwnedSocket, Socket};
 use crate::stats::{self, Stats, ThreadStats};
+use crate::tls::TlsConfig;
 
 use lifecycle::Life;
 
@@ -85,6 +86,8 @@ pub(crate) struct Inner {
     shutdown_service: Option<Service>,
     config: Config,
     handler: Box<dyn Handler>,
+    /// What new handshakes use.
+    tls: RwLock<Option<Arc<rustls::ServerConfig>>>,
     life: Life,
     running: RwLock<Option<Arc<Running>>>,
 }
@@ -150,12 +153,14 @@ impl Server {
             Some(text) => Some(Service::parse(text)?.or_loopback()),
             None => None,
         };
+        let tls = config.tls.as_ref().map(TlsConfig::server_config).transpose()?;
         let inner = Arc::new(Inner {
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             service,
             shutdown_service,
             config,
             handler: Box::new(handler),
+            tls: RwLock::new(tls),
             life: Life::new()
                 .map_err(|e| Error::from_os(Status::Io, "cannot make an event", &e))?,
             running: RwLock::new(None),
@@ -174,6 +179,28 @@ impl Server {
 
     pub(crate) fn handler(&self) -> &dyn Handler {
         &*self.inner.handler
+    }
+
+    pub(crate) fn is_tls(&self) -> bool {
+        self.inner.config.tls.is_some()
+    }
+
+    pub(crate) fn tls(&self) -> Option<Arc<rustls::ServerConfig>> {
+        self.inner.tls.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Gives a TLS server other certificates: new handshakes use them, open
+    /// sessions go on. A failure leaves the old ones in force.
+    ///
+    /// Errors: [`Status::Certificate`], [`Status::Tls`]; [`Status::State`]
+    /// for a server without TLS.
+    pub fn reload_tls(&self, tls: &TlsConfig) -> Result<(), Error> {
+        if !self.is_tls() {
+            return Err(Error::new(Status::State, "the server was made without TLS"));
+        }
+        let new = tls.server_config()?;
+        *self.inner.tls.write().unwrap_or_else(PoisonError::into_inner) = Some(new);
+        Ok(())
     }
 
     fn running(&self) -> Option<Arc<Running>> {
@@ -275,8 +302,11 @@ impl Server {
             return Err(Error::from(Status::NotInHandler));
         }
         conn.usable()?;
-        if conn.has(crate::conn::flag::LAST) {
+        if conn.has(flag::LAST) {
             return Err(Error::from(Status::NotInHandler));
+        }
+        if conn.has(flag::STARTTLS) || conn.phase == Phase::Handshake {
+            return Err(Error::new(Status::State, "a TLS handshake is in progress"));
         }
         if conn.is_over() {
             return Err(Error::from(Status::Closed));

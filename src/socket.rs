@@ -12,6 +12,7 @@ use crate::config::MAX_TIME;
 use crate::conn::{flag, Conn, ConnId, Kind};
 use crate::error::{CloseReason, Error, Status};
 use crate::timer;
+use crate::tls::{TlsConfig, TlsInfo};
 
 /// A connection as its callbacks see it, or an [`OwnedSocket`] in use.
 ///
@@ -144,7 +145,7 @@ impl<'a> Socket<'a> {
 
     /// Bytes in the outbound queue.
     pub fn queued(&self) -> usize {
-        self.conn.queued()
+        self.conn.queued() + self.conn.tls.as_ref().map_or(0, |tls| tls.held)
     }
 
     /// The descriptor, −1 when there is none any more; it stays the
@@ -208,6 +209,50 @@ impl<'a> Socket<'a> {
             change(conn);
             Ok(())
         })
+    }
+
+    /// What was agreed in the TLS handshake; `None` without TLS and before
+    /// the handshake is over.
+    pub fn tls_info(&self) -> Option<TlsInfo> {
+        self.conn.tls_info()
+    }
+
+    /// Goes on with TLS in mid-stream. `ahead` is what the handler has read
+    /// already of what follows the plain-text dialogue: it and everything
+    /// unread goes to TLS and never to the handler.
+    ///
+    /// In blocking mode the handshake is done in the call, within the
+    /// `handshake_timeout`. On a loop it begins when the callback returns, and
+    /// the handler is called again with application data.
+    ///
+    /// Errors: [`Status::State`] when TLS is on already,
+    /// [`Status::Certificate`], [`Status::Handshake`], [`Status::Timeout`],
+    /// [`Status::Closed`].
+    pub fn starttls(&mut self, tls: &TlsConfig, ahead: &[u8]) -> Result<(), Error> {
+        self.conn.usable()?;
+        if self.conn.has(flag::TLS) {
+            return Err(Error::new(Status::State, "the connection goes through TLS already"));
+        }
+        if self.conn.is_over() {
+            return Err(Error::from(Status::Closed));
+        }
+        let millis = self.conn.env.limits.handshake;
+        self.conn.begin_tls(tls.server_config()?, ahead, millis)?;
+        if self.conn.has(flag::LOOP) {
+            self.conn.set(flag::STARTTLS);
+            return Ok(());
+        }
+        let counters = |conn: &Conn, ok: bool| {
+            let counters = &conn.env.counters;
+            if ok { &counters.handshakes } else { &counters.handshake_failures }.add(1);
+        };
+        let result = self.conn.handshake_wait();
+        counters(self.conn, result.is_ok());
+        if result.is_err() {
+            self.conn.set(flag::GOODBYE);
+            self.conn.close_because(CloseReason::Handshake);
+        }
+        result
     }
 
     /// The program's own data of this connection, if it is a `T`.
@@ -292,8 +337,12 @@ impl OwnedSocket {
     }
 
     /// The bare descriptor, in blocking mode. An error, with the socket,
-    /// where bytes are still queued ([`Status::Busy`]) or it is closed.
+    /// where bytes are still queued ([`Status::Busy`]), it goes through TLS
+    /// ([`Status::Unsupported`]) or is closed.
     pub fn release_fd(mut self) -> Result<OwnedFd, (Error, OwnedSocket)> {
+        if self.conn.has(flag::TLS) {
+            return Err((Error::from(Status::Unsupported), self));
+        }
         if self.conn.queued() > 0 {
             return Err((Error::from(Status::Busy), self));
         }

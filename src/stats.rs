@@ -58,6 +58,8 @@ pub(crate) struct Counters {
     pub calls: Count,
     pub handler_errors: Count,
     pub accept_errors: Count,
+    pub handshakes: Count,
+    pub handshake_failures: Count,
     pub closed: [Count; CloseReason::COUNT],
 }
 
@@ -131,6 +133,8 @@ impl Stats {
         self.bytes_out += c.bytes_out.get();
         self.handler_errors += c.handler_errors.get();
         self.accept_errors += c.accept_errors.get();
+        self.handshakes += c.handshakes.get();
+        self.handshake_failures += c.handshake_failures.get();
         for (sum, count) in self.closed.iter_mut().zip(&c.closed) {
             *sum += count.get();
         }
@@ -222,5 +226,9 @@ fn write_report(
         "Refused {}, drained {}, cut {}, handler errors {}, accept errors {}",
         stats.refused, stats.drained, stats.cut, stats.handler_errors, stats.accept_errors
     )?;
+    if stats.handshakes + stats.handshake_failures > 0 {
+        let (done, failed) = (stats.handshakes, stats.handshake_failures);
+        writeln!(out, "TLS handshakes: {done}, failed {failed}")?;
+    }
     writeln!(out, "Bytes: in {}, out {}", stats.bytes_in, stats.bytes_out)
 }

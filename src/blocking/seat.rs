@@ -40,6 +40,7 @@ impl Seat {
     pub fn publish(&self, id: u64, fd: RawFd) {
         let mut published = lock(&self.published);
         self.env.ended.store(Ended::No as u8, Ordering::Release);
+        self.env.secure.store(false, Ordering::SeqCst);
         *published = Some((id, fd));
     }
 
@@ -71,16 +72,20 @@ impl Seat {
         if self.env.ended.swap(how as u8, Ordering::AcqRel) == Ended::Aborted as u8 {
             self.env.ended.store(Ended::Aborted as u8, Ordering::Release);
         }
-        if how != Ended::Aborted {
+        let farewell = how == Ended::Closed && self.env.secure.load(Ordering::SeqCst);
+        if how != Ended::Aborted && !farewell {
             sys::shutdown(fd, Shutdown::Both);
             return;
         }
-        // The peer must see a reset, no orderly end. Shutting the input
-        // wakes a blocked recv; a blocked send means unsent bytes, behind
-        // which the end of the stream waits until the reset overtakes it.
-        sys::reset_on_close(fd);
+        // The peer must see a reset, or close_notify first, and no bare end.
+        // Shutting the input wakes a blocked recv; a blocked send means
+        // unsent bytes, behind which the end of the stream waits until the
+        // reset overtakes it.
+        if how == Ended::Aborted {
+            sys::reset_on_close(fd);
+        }
         sys::shutdown(fd, Shutdown::Read);
-        if sys::unsent(fd) > 0 {
+        if sys::unsent(fd) > 0 && !sys::is_writable(fd) {
             sys::shutdown(fd, Shutdown::Write);
         }
     }

@@ -192,6 +192,10 @@ impl Pool {
     fn refuse(&self, server: &Server, arrival: Arrival) {
         let Arrival { id, fd, peer } = arrival;
         let mut conn = Box::new(Conn::open(self.lobby.clone(), id, fd, peer));
+        if server.is_tls() {
+            // Nothing is said in the clear, and there is no session.
+            conn.set(flag::WR_SHUT);
+        }
         let error = Error::from(Status::Rejected);
         let told = callback::call(server, &mut conn, |handler, server, socket| {
             handler.on_exception(server, Some(socket), &error)
@@ -233,7 +237,11 @@ impl Pool {
 
         let failed = run_handler(server, &mut conn);
         let reason = self.reason(&mut conn, seat, failed);
-        callback::closed(server, &mut conn, reason);
+        if conn.has(flag::UNOPENED) {
+            callback::contain_drop(conn.replace_user_data(None));
+        } else {
+            callback::closed(server, &mut conn, reason);
+        }
 
         let stopping = self.state().gate == Gate::Stopping;
         counters.closed[reason as usize].add(1);
@@ -259,16 +267,50 @@ impl Pool {
             () if conn.has(flag::EOF) => CloseReason::Peer,
             () => CloseReason::Handler,
         };
-        conn.reason = reason;
         if ended != Ended::No as u8 {
-            conn.set(flag::BROKEN);
+            conn.end_as(ended);
         }
+        conn.reason = reason;
         reason
     }
 }
 
+/// The TLS handshake, if there is to be one; `false` where it failed.
+fn shake_hands(server: &Server, conn: &mut Conn) -> bool {
+    let Some(tls) = server.tls() else { return true };
+    let millis = server.config().handshake_timeout.as_millis() as u64;
+    // Said before the look at the stop, which looks the other way round.
+    conn.env.handshaking.store(true, Ordering::SeqCst);
+    let result = match server.is_stopping() {
+        true => Err(Error::from(Status::Closed)),
+        false => conn.begin_tls(tls, &[], millis).and_then(|()| conn.handshake_wait()),
+    };
+    conn.env.handshaking.store(false, Ordering::SeqCst);
+    if server.is_stopping() {
+        conn.set(flag::UNOPENED);
+        conn.close_because(CloseReason::Stop);
+        return false;
+    }
+    let Err(error) = result else {
+        conn.env.counters.handshakes.add(1);
+        conn.env.secure.store(true, Ordering::SeqCst);
+        return true;
+    };
+    conn.env.counters.handshake_failures.add(1);
+    conn.set(flag::UNOPENED | flag::GOODBYE);
+    callback::told(server, conn, error);
+    conn.close_because(CloseReason::Handshake);
+    if conn.reason != CloseReason::Abort {
+        conn.reason = CloseReason::Handshake;
+    }
+    false
+}
+
 /// `on_open` and the handler; `true` where one of them failed.
 fn run_handler(server: &Server, conn: &mut Conn) -> bool {
+    if !shake_hands(server, conn) {
+        return true;
+    }
     let opened =
         callback::call(server, conn, |handler, server, socket| handler.on_open(server, socket));
     if let Some(error) = callback::outcome(opened) {

@@ -170,6 +170,11 @@ impl IdTable {
         self.update(id, |word| Ok(word & !OPEN)).is_ok_and(|before| before & OPEN != 0)
     }
 
+    /// The connection takes bytes and wakes, after all.
+    pub fn reopen(&self, id: u64) {
+        let _ = self.update(id, |word| Ok(word | OPEN));
+    }
+
     /// The connection is gone.
     pub fn release(&self, id: u64) {
         let _ = self.update(id, |word| Ok(word & !(STATE | PENDING)));

@@ -29,21 +29,52 @@ impl Conn {
                 () => Ok(0),
             };
         }
-        if self.has(flag::LOOP) {
-            return self.recv_now(buf);
+        if self.has(flag::TLS) {
+            return self.recv_tls(buf);
         }
-        self.recv_wait(buf)
+        if !self.has(flag::LOOP) {
+            let n = self.raw_wait(buf)?;
+            return Ok(self.received(n));
+        }
+        if !self.may_read() {
+            return Err(Status::WouldBlock);
+        }
+        let n = self.raw_now(buf)?;
+        self.used(n);
+        Ok(self.received(n))
+    }
+
+    /// This call of the handler may read on, and its outbound queue is not
+    /// above the high-water mark.
+    #[inline]
+    pub(super) fn may_read(&self) -> bool {
+        self.reads > 0
+            && self.budget > 0
+            && (self.out.is_none() || self.queued() <= self.env.limits.high_water)
+    }
+
+    /// The handler read: it is called again if there is more.
+    #[inline]
+    pub(super) fn used(&mut self, n: usize) {
+        self.set(flag::AGAIN);
+        self.reads = self.reads.saturating_sub(1);
+        self.budget = self.budget.saturating_sub(n.min(BUDGET as usize) as u32);
     }
 
     #[inline]
-    fn recv_now(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
-        if !self.has(flag::READY) || self.reads == 0 || self.budget == 0 {
+    fn received(&mut self, n: usize) -> usize {
+        if n == 0 {
+            self.set(flag::EOF);
+        }
+        n
+    }
+
+    /// What the kernel has now, 0 at the end.
+    #[inline]
+    pub(super) fn raw_now(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
+        if !self.has(flag::READY) {
             return Err(Status::WouldBlock);
         }
-        if self.out.is_some() && self.queued() > self.env.limits.high_water {
-            return Err(Status::WouldBlock);
-        }
-        self.reads -= 1;
         let Some(fd) = self.fd() else { return Err(Status::Closed) };
         match sys::recv(fd, buf, 0) {
             Ok(n) => {
@@ -53,9 +84,8 @@ impl Conn {
                 if n < buf.len() && !self.has(flag::HINT) {
                     self.clear(flag::READY);
                 }
-                self.set(flag::AGAIN);
-                self.budget = self.budget.saturating_sub(n.min(BUDGET as usize) as u32);
-                Ok(self.received(n))
+                self.count_in(n);
+                Ok(n)
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 self.clear(flag::READY | flag::HINT);
@@ -65,16 +95,12 @@ impl Conn {
         }
     }
 
-    /// Counts what was received; 0 is the end of the stream.
     #[inline]
-    fn received(&mut self, n: usize) -> usize {
-        if n == 0 {
-            self.set(flag::EOF);
-            return 0;
+    fn count_in(&mut self, n: usize) {
+        if n > 0 {
+            self.env.counters.bytes_in.add(n as u64);
+            self.touch();
         }
-        self.env.counters.bytes_in.add(n as u64);
-        self.touch();
-        n
     }
 
     #[inline]
@@ -96,10 +122,15 @@ impl Conn {
         if self.has(flag::OVER | flag::WR_SHUT) {
             return Err(Status::Closed);
         }
+        if self.has(flag::LOOP) {
+            self.admit(buf.len())?;
+        }
+        if self.has(flag::TLS) {
+            return self.send_tls(buf);
+        }
         if !self.has(flag::LOOP) {
             return self.send_wait(buf);
         }
-        self.admit(buf.len())?;
         let written = self.write_now(buf)?;
         if written < buf.len() {
             self.enqueue(&buf[written..]);
@@ -118,7 +149,7 @@ impl Conn {
             return self.send(one);
         }
         let total = bufs.iter().map(|b| b.len()).sum();
-        if !self.has(flag::LOOP) || total <= GATHER {
+        if !self.has(flag::LOOP) || self.has(flag::TLS) || total <= GATHER {
             return self.send(&bufs.iter().flat_map(|b| b.iter().copied()).collect::<Vec<u8>>());
         }
         if self.has(flag::OVER | flag::WR_SHUT) {
@@ -132,13 +163,46 @@ impl Conn {
         self.flush_queue().map(drop)
     }
 
+    /// Ciphertext; what the kernel does not take is queued.
+    pub(super) fn send_raw(&mut self, bufs: &[IoSlice<'_>]) -> Result<(), Status> {
+        if !self.has(flag::LOOP) {
+            return bufs.iter().try_for_each(|buf| self.send_wait(buf));
+        }
+        let mut written = match (&self.out, self.fd()) {
+            (Some(_), _) => 0,
+            (None, None) => return Err(Status::Closed),
+            (None, Some(fd)) => match sys::sendv(fd, bufs, 0) {
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
+                Err(e) => return Err(self.fail(&e)),
+            },
+        };
+        self.sent(written);
+        for buf in bufs {
+            let skip = written.min(buf.len());
+            written -= skip;
+            if skip < buf.len() {
+                self.enqueue(&buf[skip..]);
+            }
+        }
+        Ok(())
+    }
+
     /// Bytes that came by id, behind what is queued.
     pub fn enqueue_shared(&mut self, bytes: Arc<[u8]>) {
-        self.queue().push_shared(bytes, 0);
+        if self.has(flag::TLS) {
+            let _ = self.send_tls(&bytes);
+        } else {
+            self.queue().push_shared(bytes, 0);
+        }
     }
 
     /// Bytes that came by id, already counted as pending.
     pub fn send_shared(&mut self, bytes: Arc<[u8]>) -> Result<(), Status> {
+        if self.has(flag::TLS) {
+            self.env.ids.sub(self.id, bytes.len());
+            return self.send_tls(&bytes);
+        }
         let written = self.write_now(&bytes)?;
         self.env.ids.sub(self.id, written);
         if written < bytes.len() {
@@ -209,6 +273,7 @@ impl Conn {
 
     /// Shuts the sending side once the queue is empty.
     pub fn shut_write(&mut self) {
+        self.send_close_notify();
         self.set(flag::WR_SHUT);
         if self.out.is_none() {
             self.send_fin();
@@ -235,20 +300,25 @@ impl Conn {
 
     /// `close` where no loop does the rest: the peer sees the end now.
     pub fn shut_now(&mut self) {
+        self.send_close_notify();
         let _ = self.drain_queue(self.env.limits.linger);
         self.send_fin();
     }
 
     // What follows waits: workers' connections and detached ones.
 
-    fn recv_wait(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
+    /// What arrives, 0 at the end.
+    pub(super) fn raw_wait(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
         let until = self.wait_until();
         let bounded = until != NEVER || self.out.is_some();
         loop {
             let Some(fd) = self.fd() else { return Err(Status::Closed) };
             let result = sys::recv(fd, buf, if bounded { libc::MSG_DONTWAIT } else { 0 });
             match result {
-                Ok(n) if n > 0 => return Ok(self.received(n)),
+                Ok(n) if n > 0 => {
+                    self.count_in(n);
+                    return Ok(n);
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     self.wait(libc::POLLIN, until)?;
                 }
@@ -257,7 +327,7 @@ impl Conn {
                 ended => {
                     self.ended()?;
                     return match ended {
-                        Ok(_) => Ok(self.received(0)),
+                        Ok(_) => Ok(0),
                         Err(e) => Err(self.fail(&e)),
                     };
                 }
@@ -300,13 +370,20 @@ impl Conn {
         if ended == Ended::No as u8 {
             return Ok(());
         }
-        self.set(flag::BROKEN);
-        self.reason = match ended {
-            e if e == Ended::Aborted as u8 => CloseReason::Abort,
-            e if e == Ended::Cut as u8 => CloseReason::Cut,
-            _ => CloseReason::Handler,
-        };
+        self.end_as(ended);
         Err(Status::Closed)
+    }
+
+    /// Notes how another thread ended the connection. One that was closed may
+    /// still be told so, by TLS's close_notify.
+    pub fn end_as(&mut self, ended: u8) {
+        let (asked, reason) = match ended {
+            e if e == Ended::Aborted as u8 => (flag::BROKEN, CloseReason::Abort),
+            e if e == Ended::Cut as u8 => (flag::BROKEN, CloseReason::Cut),
+            _ => (flag::CLOSE, CloseReason::Handler),
+        };
+        self.set(asked);
+        self.reason = reason;
     }
 
     /// When a call that begins now gives up.
@@ -349,6 +426,7 @@ impl Conn {
 
     fn waited_too_long(&mut self) -> Status {
         if timer::now() >= self.idle_until() {
+            self.send_close_notify();
             self.set(flag::BROKEN);
             self.reason = CloseReason::Idle;
         }
@@ -382,6 +460,7 @@ impl Conn {
             return None;
         }
         if !self.has(flag::BROKEN) {
+            self.send_close_notify();
             let _ = self.drain_queue(self.env.limits.linger);
         }
         self.out = None;
@@ -390,7 +469,10 @@ impl Conn {
         if self.has(flag::BROKEN | flag::EOF) || self.env.limits.linger == 0 {
             return None;
         }
-        if !unread(fd.as_fd()) {
+        let decrypted = self.tls.as_mut().is_some_and(|tls| tls.has_plain());
+        // A client in its handshake is still sending, and is to read the alert.
+        let refused = self.reason == CloseReason::Handshake;
+        if !refused && !decrypted && !unread(fd.as_fd()) {
             return None;
         }
         let _ = socket2::SockRef::from(&fd).shutdown(std::net::Shutdown::Write);

@@ -182,7 +182,16 @@ impl Loop {
             return;
         }
         if conn.has(flag::ATTACHED) {
+            conn.clear(flag::ATTACHED);
+            if conn.has(flag::TLS) {
+                conn.look_for_plain();
+                conn.set(flag::AGAIN);
+            }
             self.settle(slot);
+            return;
+        }
+        if self.server.is_tls() && !conn.has(flag::TLS) {
+            self.expect_handshake(slot);
             return;
         }
         let result = callback::call(&self.server, conn, |handler, server, socket| {

@@ -17,10 +17,12 @@ const READS: usize = 16;
 impl Loop {
     /// The program closed it: what is queued leaves first.
     pub(super) fn begin_close(&mut self, slot: u32, reason: CloseReason) {
+        self.leave_handshake(slot);
         let Some(conn) = self.slab.get(slot) else { return };
         conn.phase = Phase::Flushing;
         conn.reason = reason;
         conn.timer_at = 0;
+        conn.send_close_notify();
         conn.env.ids.shut(conn.id);
         if conn.out.is_none() {
             self.flushed(slot);
@@ -86,11 +88,22 @@ impl Loop {
         if conn.phase == Phase::Vacant {
             return;
         }
+        self.leave_handshake(slot);
+        let Some(conn) = self.slab.get(slot) else { return };
+        let in_order = !matches!(
+            reason,
+            CloseReason::Abort | CloseReason::Cut | CloseReason::Reset | CloseReason::WriteTimeout
+        );
+        if in_order {
+            conn.send_close_notify();
+        }
         let id = conn.id;
         // From now on the id is stale, in `on_close` too.
         conn.env.ids.release(id);
         conn.phase = Phase::Flushing;
-        if !conn.has(flag::UNOPENED) {
+        if conn.has(flag::UNOPENED) {
+            callback::contain_drop(conn.replace_user_data(None));
+        } else {
             callback::closed(&self.server, conn, reason);
         }
         let counters = &self.shared.env.counters;
@@ -152,6 +165,7 @@ impl Loop {
     pub(super) fn drain_one(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
         match conn.phase {
+            Phase::Handshake => self.finish(slot, CloseReason::Stop),
             Phase::Open if conn.out.is_some() => self.begin_close(slot, CloseReason::Stop),
             Phase::Open => {
                 if conn.has(flag::EOF) || !conn.fd().is_some_and(unread) {
@@ -182,7 +196,9 @@ impl Loop {
                     let reason = conn.reason;
                     self.finish(slot, reason);
                 }
-                Phase::Open | Phase::Flushing => self.finish(slot, CloseReason::Cut),
+                Phase::Open | Phase::Flushing | Phase::Handshake => {
+                    self.finish(slot, CloseReason::Cut);
+                }
             }
         }
     }

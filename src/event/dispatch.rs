@@ -26,7 +26,16 @@ impl Loop {
             }
             return;
         }
-        if !conn.has(flag::READY) || conn.has(flag::EOF) {
+        if conn.has(flag::TLS) && !conn.has(flag::EOF) {
+            // The handler is called for decrypted bytes, not for a record's
+            // first part.
+            conn.pump();
+            if !conn.has(flag::PLAIN) {
+                self.settle(slot);
+                return;
+            }
+        }
+        if !conn.has(flag::READY | flag::PLAIN) || conn.has(flag::EOF) {
             if conn.has(flag::ERR) {
                 self.finish(slot, CloseReason::Reset);
             }
@@ -74,9 +83,13 @@ impl Loop {
             self.finish(slot, reason);
             return;
         }
-        if conn.has(flag::CLOSE) && conn.phase == Phase::Open {
+        if conn.has(flag::CLOSE) && matches!(conn.phase, Phase::Open | Phase::Handshake) {
             let reason = conn.reason;
             self.begin_close(slot, reason);
+            return;
+        }
+        if conn.has(flag::STARTTLS) {
+            self.begin_starttls(slot);
             return;
         }
         if conn.out.is_some() {
@@ -103,8 +116,7 @@ impl Loop {
             conn.clear(flag::THROTTLED);
             conn.set(flag::AGAIN);
         }
-        let wanted = conn.has(flag::AGAIN) && conn.has(flag::READY);
-        if wanted && !conn.has(flag::EOF | flag::PAUSED | flag::THROTTLED | flag::QUEUED) {
+        if conn.has_more() && !conn.has(flag::EOF | flag::PAUSED | flag::THROTTLED | flag::QUEUED) {
             conn.set(flag::QUEUED);
             self.ready.push_back(conn.id);
         }
@@ -116,6 +128,7 @@ impl Loop {
         let Some(conn) = self.slab.get(slot) else { return };
         let (phase, flushed) = (conn.phase, conn.flush_queue());
         match (phase, flushed) {
+            (Phase::Handshake, Err(status)) => self.handshake_failed(slot, Error::from(status)),
             (_, Err(_)) => self.finish(slot, CloseReason::Reset),
             (Phase::Flushing, Ok(true)) => self.flushed(slot),
             (Phase::Open, Ok(true)) if !stopping => {
@@ -147,6 +160,7 @@ impl Loop {
                     self.after(slot, result.err());
                 }
             }
+            (Phase::Handshake, _) => self.handshake_timed_out(slot),
             (Phase::Lingering, _) => {
                 let reason = conn.reason;
                 self.finish(slot, reason);

@@ -76,7 +76,8 @@ impl Loop {
 
     fn deliver(&mut self, id: u64, bytes: Arc<[u8]>) {
         let Some(conn) = self.conn(id) else { return };
-        if conn.phase != Phase::Open || conn.has(flag::OVER | flag::WR_SHUT) {
+        let takes = matches!(conn.phase, Phase::Open | Phase::Handshake);
+        if !takes || conn.has(flag::OVER | flag::WR_SHUT) {
             conn.env.ids.sub(id, bytes.len());
             return;
         }

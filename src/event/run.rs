@@ -40,6 +40,11 @@ pub(crate) struct Loop {
     /// When to accept without an event: 0 for at once, or never.
     pub(super) accept_at: u64,
     pub(super) mail_left: bool,
+    /// TLS handshakes in progress, how many there may be, and which
+    /// connections wait for theirs.
+    pub(super) handshakes: usize,
+    pub(super) most_handshakes: usize,
+    pub(super) handshakes_waiting: VecDeque<u64>,
     pub(super) scratch: Vec<u8>,
     /// The deadline of a stop.
     pub(super) stop_at: Option<u64>,
@@ -48,6 +53,11 @@ pub(crate) struct Loop {
 impl Loop {
     pub fn new(server: Server, loops: Arc<Loops>, index: usize, poll: Poll) -> Loop {
         let shared = loops.loops[index].clone();
+        let config = server.config();
+        let most_handshakes = match config.max_handshakes {
+            0 => usize::MAX,
+            most => most.div_ceil(config.max_thread) as usize,
+        };
         Loop {
             server,
             slab: Slab::new(shared.env.clone()),
@@ -60,6 +70,9 @@ impl Loop {
             acceptor: None,
             accept_at: NEVER,
             mail_left: false,
+            handshakes: 0,
+            most_handshakes,
+            handshakes_waiting: VecDeque::new(),
             scratch: Vec::new(),
             stop_at: None,
         }
@@ -166,6 +179,7 @@ impl Loop {
         }
         match phase {
             Phase::Open if input => self.input(token, slot),
+            Phase::Handshake if input => self.handshake(slot),
             Phase::Flushing if event.is_error() => self.finish(slot, CloseReason::Reset),
             Phase::Lingering if input => self.discard(slot),
             _ => {}
@@ -183,13 +197,14 @@ impl Loop {
             Phase::Open => {
                 // Is there input at all? The last read may have taken the
                 // very last byte, and a handler is not called for nothing.
-                let sure = conn.has(flag::HINT);
+                let sure = conn.has(flag::HINT | flag::TLS);
                 if conn.has(flag::READY) && !sure && !conn.fd().is_some_and(has_input) {
                     conn.clear(flag::READY);
                 }
                 self.input(id, slot);
             }
             Phase::Lingering => self.discard(slot),
+            Phase::Handshake => self.handshake(slot),
             Phase::Flushing | Phase::Vacant => {}
         }
     }

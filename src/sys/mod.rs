@@ -105,6 +105,12 @@ pub(crate) fn poll_entry(fd: RawFd, events: i16) -> libc::pollfd {
     libc::pollfd { fd, events, revents: 0 }
 }
 
+/// Would send take bytes now? Of a descriptor known to be open.
+pub(crate) fn is_writable(fd: RawFd) -> bool {
+    let mut entry = [poll_entry(fd, libc::POLLOUT)];
+    poll_many(&mut entry, 0).is_ok() && entry[0].revents & libc::POLLOUT != 0
+}
+
 /// How many bytes the peer has not acknowledged yet (`SIOCOUTQ`, tcp(7)).
 pub(crate) fn unsent(fd: RawFd) -> usize {
     let mut count: libc::c_int = 0;

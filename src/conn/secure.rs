@@ -1,0 +1,261 @@
+//! TLS in a connection: its session between the program and the transfer.
+
+#![forbid(unsafe_code)]
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice, Write};
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+
+use super::{flag, Conn};
+use crate::error::{CloseReason, Error, Status};
+use crate::timer;
+use crate::tls::{Plain, Session, TlsInfo};
+
+/// Ciphertext is read into this, of which each thread has one: an idle
+/// connection holds no buffer.
+const SCRATCH: usize = 64 << 10;
+
+thread_local! {
+    static SCRATCH_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Conn {
+    /// From now on everything goes through TLS; `ahead` is what was received
+    /// of it already. The handshake has the given time, in ms.
+    pub fn begin_tls(
+        &mut self,
+        config: Arc<ServerConfig>,
+        ahead: &[u8],
+        millis: u64,
+    ) -> Result<(), Error> {
+        let mut session = Session::new(config, timer::after_millis(millis))?;
+        session.feed(ahead);
+        self.tls = Some(Box::new(session));
+        self.set(flag::TLS);
+        Ok(())
+    }
+
+    pub fn tls_info(&self) -> Option<TlsInfo> {
+        self.tls.as_ref()?.info()
+    }
+
+    pub(super) fn recv_tls(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
+        if self.has(flag::LOOP) && (self.has(flag::STARTTLS) || !self.may_read()) {
+            return Err(Status::WouldBlock);
+        }
+        loop {
+            let Some(tls) = &mut self.tls else { return Err(Status::Closed) };
+            let plain = tls.read(buf);
+            match plain {
+                Ok(Plain::None) => self.pull()?,
+                Ok(Plain::Bytes(n)) => {
+                    self.used(n);
+                    self.look_for_plain();
+                    return Ok(n);
+                }
+                Ok(Plain::End) => {
+                    self.used(0);
+                    self.clear(flag::PLAIN);
+                    self.set(flag::EOF);
+                    return Ok(0);
+                }
+                Err(status) => {
+                    self.clear(flag::PLAIN);
+                    self.set(flag::BROKEN);
+                    self.reason = CloseReason::Reset;
+                    return Err(status);
+                }
+            }
+        }
+    }
+
+    /// Notes whether there is plaintext to be read.
+    pub fn look_for_plain(&mut self) {
+        match self.tls.as_mut().is_some_and(|tls| tls.has_plain()) {
+            true => self.set(flag::PLAIN),
+            false => self.clear(flag::PLAIN),
+        }
+    }
+
+    /// Takes ciphertext in until there is plaintext for the handler or
+    /// nothing more can be read now. A loop's only.
+    pub fn pump(&mut self) {
+        for _ in 0..super::READS {
+            self.look_for_plain();
+            if self.has(flag::PLAIN) || !self.has(flag::READY) || self.pull().is_err() {
+                break;
+            }
+        }
+        self.look_for_plain();
+        if !self.has(flag::PLAIN) && self.has(flag::READY) {
+            // Fragments without end: after the others.
+            self.set(flag::AGAIN);
+        }
+    }
+
+    /// Receives ciphertext once, and sends what the session answers. A
+    /// failure of the transport is kept for who reads, after what arrived.
+    fn pull(&mut self) -> Result<(), Status> {
+        SCRATCH_BUFFER.with_borrow_mut(|scratch| {
+            scratch.resize(SCRATCH, 0);
+            let got = match self.has(flag::LOOP) {
+                true => self.raw_now(scratch),
+                false => self.raw_wait(scratch),
+            };
+            let kept = self.has(flag::BROKEN) && self.has(flag::LOOP);
+            let os_error = self.os_error;
+            let Some(tls) = &mut self.tls else { return Err(Status::Closed) };
+            match got {
+                Ok(0) => tls.fail(Error::from(Status::Truncated)),
+                Ok(n) => tls.feed(&scratch[..n]),
+                Err(Status::WouldBlock) => return Err(Status::WouldBlock),
+                Err(status) if kept => {
+                    tls.fail(Error::with_os_code(status, os_error));
+                    self.clear(flag::BROKEN);
+                }
+                Err(status) => return Err(status),
+            }
+            self.push_tls()
+        })
+    }
+
+    /// Sends what the session has to be sent.
+    pub fn push_tls(&mut self) -> Result<(), Status> {
+        let Some(mut tls) = self.tls.take() else { return Ok(()) };
+        if tls.held > 0 && !tls.is_handshaking() {
+            // From here on it is in the queue.
+            self.env.ids.sub(self.id, std::mem::take(&mut tls.held));
+        }
+        let mut sink = Sink { conn: self, failed: None };
+        let _ = tls.write_to(&mut sink);
+        let failed = sink.failed;
+        self.tls = Some(tls);
+        failed.map_or(Ok(()), Err)
+    }
+
+    pub(super) fn send_tls(&mut self, plain: &[u8]) -> Result<(), Status> {
+        let on_loop = self.has(flag::LOOP);
+        let Some(tls) = &mut self.tls else { return Err(Status::Closed) };
+        if tls.write(plain).is_err() {
+            // Of a handshake that failed in the callback the loop tells.
+            return if self.has(flag::STARTTLS) { Ok(()) } else { Err(Status::Tls) };
+        }
+        if on_loop && tls.is_handshaking() {
+            tls.held += plain.len();
+            self.env.ids.queued(self.id, plain.len());
+        }
+        self.push_tls()
+    }
+
+    /// Tells the peer that the stream ends here, once.
+    pub fn send_close_notify(&mut self) {
+        if !self.has(flag::TLS) || self.has(flag::BROKEN | flag::ABORT | flag::GOODBYE) {
+            return;
+        }
+        self.set(flag::GOODBYE);
+        if let Some(tls) = &mut self.tls {
+            tls.send_close_notify();
+        }
+        // Where calls wait, not for a peer that does not read.
+        let bound = timer::after_millis(self.env.limits.linger);
+        let whole = std::mem::replace(&mut self.timer_at, bound);
+        let _ = self.push_tls();
+        self.timer_at = whole;
+    }
+
+    /// One step of the handshake on a loop: `Ok(true)` when it is over.
+    pub fn handshake_step(&mut self) -> Result<bool, Error> {
+        loop {
+            let pushed = self.push_tls();
+            let Some(tls) = &mut self.tls else { return Err(Error::from(Status::Closed)) };
+            if let Some(error) = tls.take_error() {
+                return Err(handshake_error(error));
+            }
+            pushed.map_err(transport_error)?;
+            if !tls.is_handshaking() {
+                return Ok(true);
+            }
+            if !self.has(flag::READY) {
+                return Ok(false);
+            }
+            match self.pull() {
+                Ok(()) => {}
+                Err(Status::WouldBlock) => return Ok(false),
+                Err(status) => return Err(transport_error(status)),
+            }
+        }
+    }
+
+    /// The whole handshake, waiting for it.
+    pub fn handshake_wait(&mut self) -> Result<(), Error> {
+        let until = self.tls.as_ref().map_or(0, |tls| tls.deadline);
+        let whole = std::mem::replace(&mut self.timer_at, until);
+        let result = self.handshake_until();
+        self.timer_at = whole;
+        result
+    }
+
+    fn handshake_until(&mut self) -> Result<(), Error> {
+        loop {
+            let pushed = self.push_tls();
+            let Some(tls) = &mut self.tls else { return Err(Error::from(Status::Closed)) };
+            if let Some(error) = tls.take_error() {
+                return Err(handshake_error(error));
+            }
+            pushed.map_err(transport_error)?;
+            if !tls.is_handshaking() {
+                return Ok(());
+            }
+            self.pull().map_err(transport_error)?;
+        }
+    }
+}
+
+pub(crate) fn handshake_timeout() -> Error {
+    Error::new(Status::Timeout, "the TLS handshake timed out")
+}
+
+fn transport_error(status: Status) -> Error {
+    match status {
+        Status::Timeout => handshake_timeout(),
+        other => handshake_error(Error::from(other)),
+    }
+}
+
+fn handshake_error(error: Error) -> Error {
+    match error.status() {
+        Status::Truncated => Error::new(
+            Status::Handshake,
+            "the TLS handshake failed: the peer closed the connection",
+        ),
+        _ => Error::new(Status::Handshake, format!("the TLS handshake failed: {error}")),
+    }
+}
+
+/// Where a session's ciphertext goes: takes everything.
+struct Sink<'a> {
+    conn: &'a mut Conn,
+    failed: Option<Status>,
+}
+
+impl Write for Sink<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(buf)])
+    }
+
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self.conn.send_raw(bufs) {
+            Ok(()) => Ok(bufs.iter().map(|b| b.len()).sum()),
+            Err(status) => {
+                self.failed = Some(status);
+                Err(io::ErrorKind::Other.into())
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

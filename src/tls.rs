@@ -1,0 +1,231 @@
+//! TLS: certificates, names, client authentication, and the rustls
+//! configuration made of them.
+
+#![forbid(unsafe_code)]
+
+mod cert;
+mod session;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use once_cell::sync::OnceCell;
+use rustls::crypto::{aws_lc_rs, CryptoProvider};
+use rustls::server::{NoServerSessionStorage, ServerSessionMemoryCache, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig};
+
+use crate::blocking::lock;
+use crate::error::{Error, Status};
+
+use cert::Resolver;
+pub use session::TlsInfo;
+pub(crate) use session::{Plain, Session};
+
+/// A version of the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum TlsVersion {
+    /// TLS 1.2 (RFC 5246).
+    V1_2,
+    /// TLS 1.3 (RFC 8446).
+    V1_3,
+}
+
+/// Certificates and what goes with them, for servers and for STARTTLS.
+///
+/// A handle to shared settings; they are frozen by the first use, after
+/// which changes answer [`Status::State`]. One of them may serve several
+/// servers. There is no process-wide state: the provider is named in each
+/// configuration.
+///
+/// Only TLS 1.2 and 1.3 with forward secrecy and authenticated encryption;
+/// sessions resume by tickets, whose keys rotate every six hours; no early
+/// data and no renegotiation.
+#[derive(Clone)]
+pub struct TlsConfig {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    settings: Mutex<Settings>,
+    built: OnceCell<Arc<ServerConfig>>,
+}
+
+struct Settings {
+    certs: Resolver,
+    client_roots: Option<(RootCertStore, bool)>,
+    alpn: Vec<Vec<u8>>,
+    min_version: TlsVersion,
+    session_cache: usize,
+}
+
+impl Default for TlsConfig {
+    fn default() -> TlsConfig {
+        TlsConfig::new()
+    }
+}
+
+impl fmt::Debug for TlsConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Nothing of what is inside: there are keys.
+        f.write_str("TlsConfig")
+    }
+}
+
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+impl TlsConfig {
+    /// Settings without a certificate; a server needs one at least.
+    pub fn new() -> TlsConfig {
+        let settings = Settings {
+            certs: Resolver::default(),
+            client_roots: None,
+            alpn: Vec::new(),
+            min_version: TlsVersion::V1_2,
+            session_cache: 0,
+        };
+        TlsConfig {
+            shared: Arc::new(Shared { settings: Mutex::new(settings), built: OnceCell::new() }),
+        }
+    }
+
+    /// Adds a certificate chain, the server's own first, and its key, from PEM
+    /// files. `server_name` is the name (or `*.name`) that a client asks for
+    /// to get it; `None` makes it the one for all other names, which the
+    /// first one added is otherwise.
+    ///
+    /// Errors: [`Status::Certificate`] with a sentence that names the file
+    /// and what is wrong with it; [`Status::Invalid`] for a bad name;
+    /// [`Status::State`] when it is in use already.
+    pub fn add_cert_file(
+        &self,
+        server_name: Option<&str>,
+        chain: impl AsRef<Path>,
+        key: impl AsRef<Path>,
+    ) -> Result<(), Error> {
+        let (chain, key) = (chain.as_ref(), key.as_ref());
+        let (chain_text, key_text) = (chain.display().to_string(), key.display().to_string());
+        self.add(server_name, &cert::read(chain)?, &chain_text, &cert::read(key)?, &key_text)
+    }
+
+    /// [`TlsConfig::add_cert_file`] for PEM text in memory.
+    pub fn add_cert_pem(
+        &self,
+        server_name: Option<&str>,
+        chain: &[u8],
+        key: &[u8],
+    ) -> Result<(), Error> {
+        self.add(server_name, chain, "the certificate chain", key, "the key")
+    }
+
+    fn add(
+        &self,
+        server_name: Option<&str>,
+        chain: &[u8],
+        chain_name: &str,
+        key: &[u8],
+        key_name: &str,
+    ) -> Result<(), Error> {
+        let certified = cert::certified_key(chain, chain_name, key, key_name)?;
+        self.change(|settings| settings.certs.add(server_name, certified))
+    }
+
+    /// Asks clients for a certificate of one of the authorities in a PEM
+    /// file; `required` refuses clients without one.
+    ///
+    /// Errors as with [`TlsConfig::add_cert_file`].
+    pub fn set_client_ca_file(&self, path: impl AsRef<Path>, required: bool) -> Result<(), Error> {
+        let path = path.as_ref();
+        self.set_client_ca(&cert::read(path)?, &path.display().to_string(), required)
+    }
+
+    /// [`TlsConfig::set_client_ca_file`] for PEM text in memory.
+    pub fn set_client_ca_pem(&self, pem: &[u8], required: bool) -> Result<(), Error> {
+        self.set_client_ca(pem, "the authorities", required)
+    }
+
+    fn set_client_ca(&self, pem: &[u8], name: &str, required: bool) -> Result<(), Error> {
+        let roots = cert::roots(pem, name)?;
+        self.change(|settings| {
+            settings.client_roots = Some((roots, required));
+            Ok(())
+        })
+    }
+
+    /// The application protocols (RFC 7301) in the server's order; a client
+    /// that offers only others is refused. None by default.
+    pub fn set_alpn(&self, protocols: &[&[u8]]) -> Result<(), Error> {
+        if protocols.iter().any(|p| p.is_empty() || p.len() > 255) {
+            return Err(Error::new(Status::Invalid, "an ALPN protocol has 1 to 255 bytes"));
+        }
+        self.change(|settings| {
+            settings.alpn = protocols.iter().map(|p| p.to_vec()).collect();
+            Ok(())
+        })
+    }
+
+    /// The oldest version accepted; TLS 1.2 by default.
+    pub fn set_min_version(&self, version: TlsVersion) -> Result<(), Error> {
+        self.change(|settings| {
+            settings.min_version = version;
+            Ok(())
+        })
+    }
+
+    /// Sessions kept in memory for clients that resume without tickets; 0
+    /// (default): none.
+    pub fn set_session_cache(&self, sessions: usize) -> Result<(), Error> {
+        self.change(|settings| {
+            settings.session_cache = sessions;
+            Ok(())
+        })
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Settings) -> Result<(), Error>) -> Result<(), Error> {
+        let mut settings = lock(&self.shared.settings);
+        if self.shared.built.get().is_some() {
+            return Err(Error::new(Status::State, "the TLS settings are in use already"));
+        }
+        change(&mut settings)
+    }
+
+    /// What handshakes use; freezes the settings.
+    pub(crate) fn server_config(&self) -> Result<Arc<ServerConfig>, Error> {
+        let settings = lock(&self.shared.settings);
+        self.shared.built.get_or_try_init(|| build(&settings)).cloned()
+    }
+}
+
+fn build(settings: &Settings) -> Result<Arc<ServerConfig>, Error> {
+    if settings.certs.is_empty() {
+        return Err(Error::new(Status::Certificate, "TLS needs a certificate and its key"));
+    }
+    let failed = |e: &dyn fmt::Display| Error::new(Status::Tls, format!("cannot set TLS up: {e}"));
+    let versions: &[_] = match settings.min_version {
+        TlsVersion::V1_2 => &[&rustls::version::TLS13, &rustls::version::TLS12],
+        TlsVersion::V1_3 => &[&rustls::version::TLS13],
+    };
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(versions)
+        .map_err(|e| failed(&e))?;
+    let builder = match &settings.client_roots {
+        None => builder.with_no_client_auth(),
+        Some((roots, required)) => {
+            let roots = Arc::new(roots.clone());
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider());
+            let verifier = if *required { verifier } else { verifier.allow_unauthenticated() };
+            builder.with_client_cert_verifier(verifier.build().map_err(|e| failed(&e))?)
+        }
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(settings.certs.clone()));
+    config.alpn_protocols.clone_from(&settings.alpn);
+    config.ticketer = aws_lc_rs::Ticketer::new().map_err(|e| failed(&e))?;
+    config.session_storage = match settings.session_cache {
+        0 => Arc::new(NoServerSessionStorage {}),
+        sessions => ServerSessionMemoryCache::new(sessions),
+    };
+    Ok(Arc::new(config))
+}
