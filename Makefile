@@ -13,6 +13,7 @@ INSTALL ?= install
 
 SERVICE ?= 5000
 MODE ?=
+TLS ?=
 
 # Version and soname come from Cargo.toml alone: of 1.4.2 the soname is 1, of 0.4.2 it is 0.
 VERSION := $(shell sed -n 's/^version *= *"\(.*\)"/\1/p' Cargo.toml | head -n 1)
@@ -30,6 +31,7 @@ NATIVE_LIBS := $(OUT)/libnetserver.libs
 HEADER := include/netserver.h
 
 RUST_SOURCES := Cargo.toml $(wildcard Cargo.lock build.rs) $(shell find src -name '*.rs')
+THROWAWAY := $(TARGET)/throwaway-cert
 EXAMPLES := $(patsubst examples-c/%.c,%,$(wildcard examples-c/*.c))
 EXAMPLE_PROGRAMS := $(EXAMPLES:%=$(TARGET)/examples-c/%)
 C_TESTS := $(patsubst tests/c/%.c,%,$(wildcard tests/c/*.c))
@@ -42,7 +44,7 @@ LINK = -L$(OUT) -lnetserver -pthread -Wl,-rpath,'$$ORIGIN/$(1)release'
 
 .DELETE_ON_ERROR:
 .PHONY: build help run test lint install uninstall clean deps \
-	c-tests examples-rust asan-programs campaign-server asan memcheck campaigns $(CAMPAIGNS:%=campaign-%)
+	c-tests examples-rust asan-programs campaign-server asan memcheck audit bench-tls campaigns $(CAMPAIGNS:%=campaign-%)
 
 build: $(SO) $(ARCHIVE) $(EXAMPLE_PROGRAMS) ## the shared and the static library and the C examples (default)
 
@@ -112,9 +114,10 @@ examples-rust:
 
 # -- use --------------------------------------------------------------------------------------
 
-run: build ## serve with the echo example [SERVICE=5000] [MODE=-n for non-blocking]; Ctrl-C ends it
-	@scripts/how-to-talk $(SERVICE)
-	@exec $(TARGET)/examples-c/echo $(MODE) $(SERVICE)
+run: build ## serve with the echo example [SERVICE=5000] [MODE=-n for non-blocking] [TLS=1]; Ctrl-C ends it
+	@$(if $(TLS),scripts/throwaway-cert $(THROWAWAY))
+	@scripts/how-to-talk $(SERVICE) $(TLS)
+	@exec $(TARGET)/examples-c/echo $(MODE) $(if $(TLS),--cert $(THROWAWAY)/cert.pem --key $(THROWAWAY)/key.pem) $(SERVICE)
 
 deps: ## install the tools that the tests need and that are missing
 	@scripts/deps
@@ -135,6 +138,14 @@ asan: asan-programs ## the C examples and C tests with AddressSanitizer
 	$(PYTHON) tests/c/run.py --under asan
 	$(PYTHON) tests/examples/run.py --under asan
 	$(PYTHON) tests/campaigns/killing.py 20 --under asan
+
+audit: examples-rust ## testssl.sh and sslyze against a TLS server, their findings judged; some minutes
+	@scripts/deps testssl testssl.sh
+	$(PYTHON) tests/tls/audit.py
+
+bench-tls: build ## TLS beside OpenSSL: processor time for each operation, memory for each idle connection
+	@scripts/deps /usr/include/openssl/ssl.h libssl-dev unshare util-linux
+	$(PYTHON) benches/tls.py
 
 campaigns: $(CAMPAIGNS:%=campaign-%) ## long load and fault campaigns, some minutes
 

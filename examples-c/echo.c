@@ -1,12 +1,16 @@
 /* echo: sends back what it receives, in either mode, until SIGINT or SIGTERM.
  *
- *   echo [-n] [-t THREADS] [-6] [-b BUFFER_BYTES] [--shutdown-port P] [SERVICE]
+ *   echo [-n] [-t THREADS] [-6] [-b BUFFER_BYTES] [--shutdown-port P]
+ *        [--cert FILE --key FILE [--client-ca FILE]] [SERVICE]
  *
  *   -n                 non-blocking mode: event loops, any number of connections
  *   -t THREADS         workers (blocking mode) or event loops (1)
  *   -6                 IPv6 too
  *   -b BUFFER_BYTES    receive buffer of each thread (262144)
  *   --shutdown-port P  a connection to this port stops the server (off)
+ *   --cert FILE        TLS with this certificate chain (PEM), and
+ *   --key FILE         its private key (PEM)
+ *   --client-ca FILE   serve only clients with a certificate of these authorities (PEM)
  *   SERVICE            where to listen (5000); 0 takes any free port
  */
 #define _POSIX_C_SOURCE 200809L
@@ -18,10 +22,12 @@
 #include <stdlib.h>
 
 static const char usage[] =
-    "usage: echo [-n] [-t THREADS] [-6] [-b BUFFER_BYTES] [--shutdown-port P] [SERVICE]\n";
+    "usage: echo [-n] [-t THREADS] [-6] [-b BUFFER_BYTES] [--shutdown-port P]\n"
+    "            [--cert FILE --key FILE [--client-ca FILE]] [SERVICE]\n";
 
 static pthread_key_t thread_buffer; /* a buffer of buffer_size bytes for each library thread */
 static size_t buffer_size = 256 * 1024;
+static const char *cert_file, *key_file, *client_ca_file; /* NULL: not given */
 
 /* One buffer for each thread, not for each connection: a handler uses it within one call only. */
 static char *buffer_of_this_thread(void) {
@@ -99,6 +105,9 @@ static int take_option(int c, ns_config *config) {
         n = number(optarg, 1UL << 30);
         buffer_size = n;
         break;
+    case 'c': cert_file = optarg; break;
+    case 'k': key_file = optarg; break;
+    case 'a': client_ca_file = optarg; break;
     default: n = 0;
     }
     return n != 0;
@@ -107,15 +116,30 @@ static int take_option(int c, ns_config *config) {
 /* Returns the service, NULL where the arguments make no sense. */
 static const char *parse(int argc, char **argv, ns_config *config) {
     static const struct option longs[] = {{"shutdown-port", required_argument, NULL, 's'},
+                                          {"cert", required_argument, NULL, 'c'},
+                                          {"key", required_argument, NULL, 'k'},
+                                          {"client-ca", required_argument, NULL, 'a'},
                                           {NULL, 0, NULL, 0}};
     int c;
     while ((c = getopt_long(argc, argv, "nt:6b:", longs, NULL)) != -1) {
         if (!take_option(c, config))
             return NULL;
     }
+    if ((cert_file == NULL) != (key_file == NULL) || (client_ca_file != NULL && cert_file == NULL))
+        return NULL;
     if (optind == argc)
         return "5000";
     return optind == argc - 1 ? argv[optind] : NULL;
+}
+
+/* What is wrong with a file ns_server_new reports: the TLS object remembers it. */
+static void use_tls(ns_config *config) {
+    ns_tls *tls = ns_tls_new();
+    ns_tls_add_cert_file(tls, NULL, cert_file, key_file, NULL);
+    if (client_ca_file != NULL)
+        ns_tls_set_client_ca_file(tls, client_ca_file, 1, NULL);
+    ns_config_set_tls(config, tls);
+    ns_tls_free(tls); /* the config has its share */
 }
 
 int main(int argc, char **argv) {
@@ -130,6 +154,8 @@ int main(int argc, char **argv) {
     }
     pthread_key_create(&thread_buffer, free);
     ns_config_set_exception_handler(config, on_exception, NULL, NULL);
+    if (cert_file != NULL)
+        use_tls(config);
     if (!make_server("echo", service, echo, config))
         return 1;
     served = serve("echo");

@@ -2,7 +2,7 @@
  * netserver: a TCP server inside your program.
  *
  * Give it a service (port) and a handler; it does the listening, the threads, the event loops,
- * the limits, the deadlines and the shutdown. An echo server, in either mode:
+ * TLS, the limits, the deadlines and the shutdown. An echo server, in either mode:
  *
  *     #include <netserver.h>
  *
@@ -32,6 +32,10 @@
  * callbacks of one connection never run at the same time; those of different ones do, on as many
  * threads as there are workers or loops. No callback runs inside a call of this library, except
  * what is said to, and no lock is held while one runs: every call is allowed in it.
+ *
+ * TLS. ns_config_set_tls has every connection begin with a handshake; ns_socket_starttls goes over
+ * to TLS in mid-stream. The handler is the same with and without: it runs when the handshake is
+ * over and there is data for it; ns_socket_tls_info says what was agreed.
  *
  * RESULTS. Functions return 0 or a count on success and a negative NS_ERR_... on failure, as an
  * ns_status or in place of the count. Every NULL, text that is not UTF-8, number out of bounds,
@@ -142,13 +146,22 @@
 /** No worker became free in time. */
 #define NS_CLOSE_REJECTED 11
 
+/** Its TLS handshake failed. */
+#define NS_CLOSE_HANDSHAKE 12
+
+/** TLS 1.2 (RFC 5246); 0x0303, the protocol's own number. */
+#define NS_TLS_1_2 771
+
+/** TLS 1.3 (RFC 8446); 0x0304. */
+#define NS_TLS_1_3 772
+
 /** Success. */
 #define NS_OK 0
 
 /** An argument is not valid: NULL, not UTF-8, out of its bounds. */
 #define NS_ERR_INVALID -1001
 
-/** The server or the config is in the wrong state for this call. */
+/** The server, config, TLS object or socket is in the wrong state for this call. */
 #define NS_ERR_STATE -1002
 
 /** A deadline passed. */
@@ -214,6 +227,21 @@
 /** The `on_start` hook failed. */
 #define NS_ERR_HOOK -1023
 
+/** TLS failed, or the peer broke its rules. */
+#define NS_ERR_TLS -1024
+
+/**
+ * The stream ended without the close_notify of TLS: it may be cut short (RFC
+ * 8446, 6.1).
+ */
+#define NS_ERR_TRUNCATED -1025
+
+/** The TLS handshake failed. */
+#define NS_ERR_HANDSHAKE -1026
+
+/** A certificate or key cannot be used. */
+#define NS_ERR_CERTIFICATE -1027
+
 /**
  * Settings and callbacks of servers. Reference-counted: each server made from
  * it holds a share, so free yours at any time. While a server uses it it
@@ -243,6 +271,16 @@ typedef struct ns_server ns_server;
 typedef struct ns_socket ns_socket;
 
 /**
+ * Certificates and what goes with them. Reference-counted: each config that it
+ * is set in holds a share, so free yours at any time; one may serve several
+ * servers. Frozen by its first use: `ns_server_new`, `ns_server_reload_tls` or
+ * `ns_socket_starttls`. TLS 1.2 and 1.3, with forward secrecy and
+ * authenticated encryption only; sessions resume by tickets whose keys rotate
+ * every 6 hours; no early data, no renegotiation.
+ */
+typedef struct ns_tls ns_tls;
+
+/**
  * Serves a connection. Blocking mode: once per connection, may block, the
  * socket is closed when it returns. Non-blocking mode: whenever the socket is
  * readable, must not block, closes the socket itself. Returns 0 or more for
@@ -269,9 +307,10 @@ typedef int32_t ns_status;
 typedef int32_t (*ns_shutdown_fn)(ns_server *server, ns_socket *socket, void *user_data);
 
 /**
- * Told of what failed: a handler, a refused connection, an accept. `socket`
- * is still open, so it can send; it is NULL where there is none. `error` is
- * borrowed: valid during the call, not to be freed. In non-blocking mode the
+ * Told of what failed: a handler, a refused connection, an accept, a TLS
+ * handshake (nothing can be sent then). `socket` is still open, so it can send;
+ * it is NULL where there is none. `error` is borrowed: valid during the call,
+ * not to be freed. In non-blocking mode the
  * socket stays open unless this closes it, or fails itself: a negative return
  * is counted and closes.
  */
@@ -303,6 +342,20 @@ typedef void (*ns_close_fn)(ns_server *server,
 
 /** `on_drain`, `on_timeout`, `on_wake`: something happened to a connection. */
 typedef void (*ns_event_fn)(ns_server *server, ns_socket *socket, void *user_data);
+
+/** What was agreed in a TLS handshake. Texts end with a NUL. */
+typedef struct {
+    /** NS_TLS_1_2 or NS_TLS_1_3. */
+    int32_t version;
+    /** 1: an earlier session was resumed. */
+    int32_t resumed;
+    /** The cipher suite by its IANA name, "TLS_AES_256_GCM_SHA384". */
+    char cipher_suite[64];
+    /** The application protocol (ALPN); "" for none. */
+    char alpn[256];
+    /** The name that the client asked for (SNI); "" for none. */
+    char server_name[256];
+} ns_tls_info;
 
 /**
  * Names a connection: never 0, never given to another connection, safe to
@@ -397,9 +450,10 @@ extern "C" {
  * fails. `config` is NULL for the defaults; the server takes its own share of
  * it. Returns the server, the caller's to free (`ns_server_free`); NULL on
  * failure: NS_ERR_INVALID (an argument, or what a setter of the config
- * refused), NS_ERR_STATE (a setter came too late), NS_ERR_IO (no descriptor
- * left). `err` may be NULL; else `*err` is NULL or an error that is the
- * caller's to free. [any] [blocks]
+ * refused), NS_ERR_STATE (a setter came too late), NS_ERR_CERTIFICATE (TLS
+ * without a certificate, or what a setter of the TLS object refused),
+ * NS_ERR_TLS, NS_ERR_IO (no descriptor left). `err` may be NULL; else `*err` is
+ * NULL or an error that is the caller's to free. [any] [blocks]
  */
 ns_server *ns_server_new(const char *service,
                          ns_handler_fn handler,
@@ -577,13 +631,23 @@ ns_status ns_config_set_backlog(ns_config *config, uint32_t count);
 uint32_t ns_config_backlog(const ns_config *config);
 
 /**
- * A TLS handshake that takes longer is given up: milliseconds, 0 to 2^31 - 1,
- * default 10000. Without meaning in this version. [setup]
+ * A TLS handshake that takes longer as a whole is given up: milliseconds, 0 to
+ * 2^31 - 1, default 10000. [setup]
  */
 ns_status ns_config_set_handshake_timeout_ms(ns_config *config, uint32_t time);
 
 /** The setting, in milliseconds. [any] */
 uint32_t ns_config_handshake_timeout_ms(const ns_config *config);
+
+/**
+ * Non-blocking mode: how many TLS handshakes may be in progress at once, on all
+ * loops together; beyond it new ones wait. A client counts from its first byte
+ * on. Default 1024, 0: no bound. [setup]
+ */
+ns_status ns_config_set_max_handshakes(ns_config *config, uint32_t count);
+
+/** The setting. [any] */
+uint32_t ns_config_max_handshakes(const ns_config *config);
 
 /**
  * A connection with no byte either way for so long is closed: milliseconds, 1
@@ -677,6 +741,14 @@ ns_status ns_config_set_shutdown_port(ns_config *config, const char *service);
 const char *ns_config_shutdown_port(const ns_config *config);
 
 /**
+ * TLS on every connection but those of the shutdown port; NULL (default):
+ * none. The config takes its own share of `tls`, which must have a certificate
+ * when `ns_server_new` freezes it. 0, NS_ERR_INVALID (NULL config) or
+ * NS_ERR_STATE (in use by a server). [setup]
+ */
+ns_status ns_config_set_tls(ns_config *config, const ns_tls *tls);
+
+/**
  * What serves the shutdown port; without one every connection there stops the
  * server. For all callbacks: `function` NULL unsets; `drop` (NULL: none) frees
  * `user_data` after the last call, and at once if this fails or unsets.
@@ -749,9 +821,146 @@ ns_status ns_config_set_on_wake(ns_config *config,
                                 ns_drop_fn drop);
 
 /**
+ * A new TLS object, the caller's to free (`ns_tls_free`); never NULL. It needs
+ * a certificate before a server can use it. [any]
+ */
+ns_tls *ns_tls_new(void);
+
+/** Gives the caller's share back; NULL is allowed. [any] */
+void ns_tls_free(ns_tls *tls);
+
+/**
+ * Adds a certificate chain, the server's own certificate first, and its
+ * private key, from PEM files. `server_name` is the name that clients ask for
+ * to get it (SNI, RFC 6066): "example.org", or "*.example.org" for any one
+ * label in front. NULL makes it the default, for all other names; without one
+ * that is the first certificate added. Several for the same name: the first
+ * whose kind of key the client can verify. All setters return 0 or a negative
+ * status; the first failure is remembered and reported by whatever uses the
+ * object, so they may go unchecked. Here: NS_ERR_CERTIFICATE (the error names
+ * the file and what is wrong with it: it cannot be read, has no certificate or
+ * no key, bad PEM, an encrypted key, a key of an unsupported type, the key of
+ * another certificate), NS_ERR_INVALID (NULL, not a server name),
+ * NS_ERR_STATE (frozen). `err` may be NULL; else `*err` is NULL or an error
+ * that is the caller's to free. [setup] [blocks]
+ */
+ns_status ns_tls_add_cert_file(ns_tls *tls,
+                               const char *server_name,
+                               const char *chain_file,
+                               const char *key_file,
+                               ns_error **err);
+
+/**
+ * `ns_tls_add_cert_file` with PEM text in memory, `chain_len` and `key_len`
+ * bytes of it, without a final NUL. Copied; wipe yours. [setup]
+ */
+ns_status ns_tls_add_cert_pem(ns_tls *tls,
+                              const char *server_name,
+                              const void *chain,
+                              size_t chain_len,
+                              const void *key,
+                              size_t key_len,
+                              ns_error **err);
+
+/**
+ * Asks clients for a certificate that one of the authorities in a PEM file
+ * vouches for, and refuses any other. `required` 1: also a client without
+ * one; 0: those are let in, and `ns_socket_tls_peer_certificate` tells. 0,
+ * NS_ERR_CERTIFICATE (the error names the file and what is wrong with it),
+ * NS_ERR_INVALID, NS_ERR_STATE (frozen). `err` may be NULL; else `*err` is NULL
+ * or an error that is the caller's to free. [setup] [blocks]
+ */
+ns_status ns_tls_set_client_ca_file(ns_tls *tls,
+                                    const char *path,
+                                    int32_t required,
+                                    ns_error **err);
+
+/**
+ * `ns_tls_set_client_ca_file` with `len` bytes of PEM text in memory. Copied.
+ * [setup]
+ */
+ns_status ns_tls_set_client_ca_pem(ns_tls *tls,
+                                   const void *pem,
+                                   size_t len,
+                                   int32_t required,
+                                   ns_error **err);
+
+/**
+ * The application protocols (ALPN, RFC 7301) that the server speaks, the
+ * preferred one first: `n` of them, at most 1024, each of 1 to 255 bytes and a
+ * NUL: "h2", "http/1.1". Copied. A client that offers only others is refused;
+ * one that offers none is not. 0 (default): none is agreed. 0 or
+ * NS_ERR_INVALID, NS_ERR_STATE (frozen). [setup]
+ */
+ns_status ns_tls_set_alpn(ns_tls *tls, const char *const *protocols, size_t n);
+
+/**
+ * The oldest version that is spoken: NS_TLS_1_2 (default) or NS_TLS_1_3. 0 or
+ * NS_ERR_INVALID, NS_ERR_STATE (frozen). [setup]
+ */
+ns_status ns_tls_set_min_version(ns_tls *tls, int32_t version);
+
+/**
+ * How many sessions are kept in memory, for clients that resume without
+ * tickets; 0 (default): none. 0 or NS_ERR_INVALID, NS_ERR_STATE (frozen). [setup]
+ */
+ns_status ns_tls_set_session_cache(ns_tls *tls, size_t sessions);
+
+/**
+ * Has the handshakes that begin from now on use `tls` (another object than
+ * the one in use: that is frozen); open sessions go on. On failure the one in
+ * use stays: NS_ERR_CERTIFICATE (no certificate), NS_ERR_STATE (the server was
+ * made without TLS), NS_ERR_TLS, NS_ERR_INVALID, or what a setter of `tls`
+ * said. 0 on success. `err` may be NULL; else `*err` is NULL or an error that
+ * is the caller's to free. [any]
+ */
+ns_status ns_server_reload_tls(ns_server *server, const ns_tls *tls, ns_error **err);
+
+/**
+ * Goes over to TLS on a plain connection (STARTTLS), after your own go-ahead
+ * was sent. The `n` bytes at `ahead` are what `ns_socket_recv` gave beyond the
+ * client's request: they are handed to TLS, as are all unread ones, so that
+ * nothing a third party slipped in before is taken for what the client said
+ * under TLS. Forget what else the client said in plain text.
+ *
+ * Non-blocking mode: returns 0 at once, what you send is encrypted, and the
+ * handler is next called with application data; a handshake that fails is
+ * told to the exception handler and closes the connection. Blocking mode:
+ * returns when the handshake is over: 0, NS_ERR_HANDSHAKE, NS_ERR_TIMEOUT
+ * (`handshake_timeout`), NS_ERR_RESET; return it from the handler, and the
+ * exception handler gets the sentence that says why. Both:
+ * NS_ERR_CERTIFICATE (no certificate), NS_ERR_STATE (TLS already),
+ * NS_ERR_CLOSED, NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_INVALID, or
+ * what a setter of `tls` said. [handler]; [blocks] in blocking mode.
+ */
+ns_status ns_socket_starttls(ns_socket *socket, const ns_tls *tls, const void *ahead, size_t n);
+
+/**
+ * Fills `*out`, of which `size` is the `sizeof`, as `ns_server_stats` does. 0,
+ * NS_ERR_STATE where there is no TLS or the handshake is not over,
+ * NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_INVALID. [handler]
+ */
+ns_status ns_socket_tls_info(const ns_socket *socket, ns_tls_info *out, size_t size);
+
+/**
+ * The client's own certificate in DER, verified. Writes at most `len` bytes
+ * and returns the length of the whole; 0 where there is none. [handler]
+ */
+size_t ns_socket_tls_peer_certificate(const ns_socket *socket, void *buf, size_t len);
+
+/**
+ * The subject of that certificate as text (RFC 4514), "CN=ann,O=Example":
+ * control characters are escaped, so that none ends the text early; "" where
+ * there is none. As `snprintf`: writes at most `len` bytes, NUL included, and
+ * returns the length of the whole text without it. [handler]
+ */
+size_t ns_socket_tls_peer_subject(const ns_socket *socket, char *buf, size_t len);
+
+/**
  * Reads at most `len` bytes, 1 or more. Returns how many; 0 at the end of the
  * stream; NS_ERR_WOULD_BLOCK (non-blocking mode: nothing more now; not on the
  * first call in a handler); NS_ERR_TIMEOUT (`io_timeout`), NS_ERR_RESET,
+ * NS_ERR_TRUNCATED (TLS: the stream ended without close_notify), NS_ERR_TLS,
  * NS_ERR_CLOSED, NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_IO,
  * NS_ERR_INVALID. [handler]; [blocks] in blocking mode.
  */
@@ -1052,7 +1261,7 @@ uint32_t ns_version_number(void);
 /**
  * 1 if the library in use can do `name`, else 0, also for NULL and unknown
  * names. There are: "blocking", "non-blocking", "detach", "attach", "ipv6",
- * "shutdown-port"; "tls" is 0 in this version. [any]
+ * "shutdown-port", "tls". [any]
  */
 int32_t ns_has_feature(const char *name);
 

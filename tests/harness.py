@@ -28,6 +28,7 @@ VALGRIND = [
     "--errors-for-leak-kinds=all",
     "--error-exitcode=99",
     "--num-callers=40",
+    f"--suppressions={ROOT / 'tests' / 'valgrind.supp'}",
 ]
 
 under = "native"  # or "valgrind" or "asan": how `Program` runs C programs

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::callbacks::Callbacks;
 use super::support::{guard, lock, object, status, text};
+use super::tls::{ns_tls, share};
 use super::types::ns_status;
 use super::version::silence_panics;
 use crate::{Config, Error, Status};
@@ -27,6 +28,8 @@ pub(super) struct Inner {
     pub callbacks: Callbacks,
     /// The text behind `ns_config_shutdown_port`.
     shutdown_port: Option<CString>,
+    /// What `settings.tls` is part of.
+    tls: Option<Arc<ns_tls>>,
     /// What the first failed setter said; `ns_server_new` says it again.
     bad: Option<(Status, String)>,
     /// Servers that use it.
@@ -40,6 +43,7 @@ impl ns_config {
                 settings: Config::new(),
                 callbacks: Callbacks::default(),
                 shutdown_port: None,
+                tls: None,
                 bad: None,
                 users: 0,
             }),
@@ -76,6 +80,9 @@ impl InUse {
             let mut inner = lock(&config.inner);
             if let Some((status, message)) = &inner.bad {
                 return Err(Error::new(*status, format!("the config is not valid: {message}")));
+            }
+            if let Some(tls) = &inner.tls {
+                tls.settings()?;
             }
             inner.users += 1;
             (inner.settings.clone(), inner.callbacks.clone())
@@ -310,8 +317,8 @@ pub unsafe extern "C" fn ns_config_backlog(config: *const ns_config) -> u32 {
     unsafe { get(config, |c| c.backlog) }
 }
 
-/// A TLS handshake that takes longer is given up: milliseconds, 0 to 2^31 - 1,
-/// default 10000. Without meaning in this version. [setup]
+/// A TLS handshake that takes longer as a whole is given up: milliseconds, 0 to
+/// 2^31 - 1, default 10000. [setup]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_set_handshake_timeout_ms(
     config: *mut ns_config,
@@ -326,6 +333,25 @@ pub unsafe extern "C" fn ns_config_set_handshake_timeout_ms(
 pub unsafe extern "C" fn ns_config_handshake_timeout_ms(config: *const ns_config) -> u32 {
     // SAFETY: the caller's contract.
     unsafe { get(config, |c| in_ms(c.handshake_timeout)) }
+}
+
+/// Non-blocking mode: how many TLS handshakes may be in progress at once, on all
+/// loops together; beyond it new ones wait. A client counts from its first byte
+/// on. Default 1024, 0: no bound. [setup]
+#[no_mangle]
+pub unsafe extern "C" fn ns_config_set_max_handshakes(
+    config: *mut ns_config,
+    count: u32,
+) -> ns_status {
+    // SAFETY: the caller's contract.
+    unsafe { set(config, |c| c.max_handshakes(count)) }
+}
+
+/// The setting. [any]
+#[no_mangle]
+pub unsafe extern "C" fn ns_config_max_handshakes(config: *const ns_config) -> u32 {
+    // SAFETY: the caller's contract.
+    unsafe { get(config, |c| c.max_handshakes) }
 }
 
 /// A connection with no byte either way for so long is closed: milliseconds, 1
@@ -521,6 +547,26 @@ pub unsafe extern "C" fn ns_config_shutdown_port(config: *const ns_config) -> *c
         let config = unsafe { object(config, "config") };
         config.map_or(ptr::null(), |config| {
             lock(&config.inner).shutdown_port.as_ref().map_or(ptr::null(), |text| text.as_ptr())
+        })
+    })
+}
+
+/// TLS on every connection but those of the shutdown port; NULL (default):
+/// none. The config takes its own share of `tls`, which must have a certificate
+/// when `ns_server_new` freezes it. 0, NS_ERR_INVALID (NULL config) or
+/// NS_ERR_STATE (in use by a server). [setup]
+#[no_mangle]
+pub unsafe extern "C" fn ns_config_set_tls(
+    config: *mut ns_config,
+    tls: *const ns_tls,
+) -> ns_status {
+    status(|| {
+        // SAFETY: the caller's contract.
+        let (config, tls) = unsafe { (object(config, "config")?, share(tls)) };
+        config.change(|inner| {
+            inner.settings.tls = tls.as_ref().map(|tls| tls.config().clone());
+            inner.tls = tls;
+            Ok(())
         })
     })
 }

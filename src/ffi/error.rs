@@ -14,7 +14,7 @@ use crate::{CloseReason, Error, Status};
 pub const NS_OK: i32 = 0;
 /// An argument is not valid: NULL, not UTF-8, out of its bounds.
 pub const NS_ERR_INVALID: i32 = -1001;
-/// The server or the config is in the wrong state for this call.
+/// The server, config, TLS object or socket is in the wrong state for this call.
 pub const NS_ERR_STATE: i32 = -1002;
 /// A deadline passed.
 pub const NS_ERR_TIMEOUT: i32 = -1003;
@@ -58,6 +58,15 @@ pub const NS_ERR_UNSUPPORTED: i32 = -1021;
 pub const NS_ERR_ACCEPT: i32 = -1022;
 /// The `on_start` hook failed.
 pub const NS_ERR_HOOK: i32 = -1023;
+/// TLS failed, or the peer broke its rules.
+pub const NS_ERR_TLS: i32 = -1024;
+/// The stream ended without the close_notify of TLS: it may be cut short (RFC
+/// 8446, 6.1).
+pub const NS_ERR_TRUNCATED: i32 = -1025;
+/// The TLS handshake failed.
+pub const NS_ERR_HANDSHAKE: i32 = -1026;
+/// A certificate or key cannot be used.
+pub const NS_ERR_CERTIFICATE: i32 = -1027;
 
 /// The numbers are the core's; a mismatch does not compile.
 const _: () = {
@@ -85,8 +94,12 @@ const _: () = {
     assert!(NS_ERR_UNSUPPORTED == Status::Unsupported as i32);
     assert!(NS_ERR_ACCEPT == Status::Accept as i32);
     assert!(NS_ERR_HOOK == Status::Hook as i32);
+    assert!(NS_ERR_TLS == Status::Tls as i32);
+    assert!(NS_ERR_TRUNCATED == Status::Truncated as i32);
+    assert!(NS_ERR_HANDSHAKE == Status::Handshake as i32);
+    assert!(NS_ERR_CERTIFICATE == Status::Certificate as i32);
     // Each status is in this list.
-    assert!(Status::ALL.len() == 24);
+    assert!(Status::ALL.len() == 28);
 };
 
 /// What failed: a status, a sentence, and what the operating system or the

@@ -10,6 +10,7 @@
 //! | C              | what it points to                                     |
 //! |----------------|-------------------------------------------------------|
 //! | `ns_config *`  | `Arc<ns_config>`: the caller's and each server's share |
+//! | `ns_tls *`     | `Arc<ns_tls>`: the caller's and each config's share     |
 //! | `ns_server *`  | `Box<ns_server>`: the core's `Server` and its context  |
 //! | `ns_socket *`  | the core's `Conn`, borrowed in callbacks, owned after a detach |
 //! | `ns_error *`   | `Box<ns_error>`, or one on the stack during a callback |
@@ -31,6 +32,7 @@ mod server;
 mod socket;
 mod stats;
 mod support;
+mod tls;
 mod types;
 mod version;
 
@@ -41,5 +43,6 @@ pub use error::*;
 pub use server::*;
 pub use socket::*;
 pub use stats::*;
+pub use tls::*;
 pub use types::*;
 pub use version::*;

@@ -24,7 +24,7 @@ const MAX_PIECES: usize = 1024;
 /// `socket` is NULL or a handle that is valid on this thread, and no other
 /// reference made here is in use.
 #[inline(always)]
-unsafe fn usable<'a>(socket: *const ns_socket) -> Result<&'a mut Conn, Status> {
+pub(super) unsafe fn usable<'a>(socket: *const ns_socket) -> Result<&'a mut Conn, Status> {
     // SAFETY: a handle is the address of its Conn.
     let conn = unsafe { socket.cast_mut().cast::<Conn>().as_mut() }.ok_or(Status::Invalid)?;
     conn.usable()?;
@@ -93,6 +93,7 @@ unsafe fn ask<T: Copy>(
 /// Reads at most `len` bytes, 1 or more. Returns how many; 0 at the end of the
 /// stream; NS_ERR_WOULD_BLOCK (non-blocking mode: nothing more now; not on the
 /// first call in a handler); NS_ERR_TIMEOUT (`io_timeout`), NS_ERR_RESET,
+/// NS_ERR_TRUNCATED (TLS: the stream ended without close_notify), NS_ERR_TLS,
 /// NS_ERR_CLOSED, NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_IO,
 /// NS_ERR_INVALID. [handler]; [blocks] in blocking mode.
 #[no_mangle]

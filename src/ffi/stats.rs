@@ -2,16 +2,11 @@
 
 use std::ffi::c_char;
 use std::mem;
-use std::ptr;
 
 use super::server::{alive, ns_server};
-use super::support::{give_text, guard, status};
+use super::support::{fill, give_text, guard, status};
 use super::types::ns_status;
 use crate::{Error, Stats, Status, ThreadStats};
-
-/// Sizes of output structs outside of these bounds are a mistake. The room
-/// above lets a program be built with a later header.
-const SIZES: std::ops::RangeInclusive<usize> = 8..=65536;
 
 /// A snapshot of a server. At rest: accepted + attached = open + waiting + all
 /// of closed + detached.
@@ -130,28 +125,6 @@ impl From<ThreadStats> for ns_thread_stats {
     }
 }
 
-/// Fills as much of `out` as the program's struct has, zeros where it has more.
-///
-/// # Safety
-/// `out` is NULL or has `size` bytes; `T` has no padding.
-unsafe fn fill<T>(
-    out: *mut T,
-    size: usize,
-    value: impl FnOnce() -> Result<T, Error>,
-) -> Result<(), Error> {
-    if out.is_null() || !SIZES.contains(&size) {
-        return Err(Error::from(Status::Invalid));
-    }
-    let value = value()?;
-    let known = size.min(mem::size_of::<T>());
-    // SAFETY: known + the rest = size bytes, which the caller has.
-    unsafe {
-        ptr::copy_nonoverlapping(ptr::from_ref(&value).cast::<u8>(), out.cast::<u8>(), known);
-        out.cast::<u8>().add(known).write_bytes(0, size - known);
-    }
-    Ok(())
-}
-
 /// Fills `*out`, of which `size` is the `sizeof`: a library with more to say
 /// leaves the rest out, one with less fills it with zeros. 0 or NS_ERR_INVALID. [any]
 #[no_mangle]
@@ -160,7 +133,7 @@ pub unsafe extern "C" fn ns_server_stats(
     out: *mut ns_stats,
     size: usize,
 ) -> ns_status {
-    // SAFETY: the caller's contract; no padding, see the test below.
+    // SAFETY: the caller's contract; no padding, see below.
     status(|| unsafe { fill(out, size, || Ok(alive(server)?.server.stats().into())) })
 }
 
@@ -178,7 +151,7 @@ pub unsafe extern "C" fn ns_server_thread_stats(
         let stats = unsafe { alive(server) }?.server.thread_stats(index as usize);
         stats.map(Into::into).ok_or(Error::from(Status::Invalid))
     };
-    // SAFETY: the caller's contract; no padding, see the test below.
+    // SAFETY: the caller's contract; no padding, see below.
     status(|| unsafe { fill(out, size, value) })
 }
 

@@ -128,3 +128,29 @@ pub(super) unsafe fn give_text(text: &str, buf: *mut c_char, len: usize) -> usiz
     }
     text.len()
 }
+
+/// Sizes of output structs outside of these bounds are a mistake. The room
+/// above lets a program be built with a later header.
+const SIZES: std::ops::RangeInclusive<usize> = 8..=65536;
+
+/// Fills as much of `out` as the program's struct has, zeros where it has more.
+///
+/// # Safety
+/// `out` is NULL or has `size` bytes; `T` has no padding.
+pub(super) unsafe fn fill<T>(
+    out: *mut T,
+    size: usize,
+    value: impl FnOnce() -> Result<T, Error>,
+) -> Result<(), Error> {
+    if out.is_null() || !SIZES.contains(&size) {
+        return Err(Error::from(Status::Invalid));
+    }
+    let value = value()?;
+    let known = size.min(size_of::<T>());
+    // SAFETY: known + the rest = size bytes, which the caller has.
+    unsafe {
+        ptr::copy_nonoverlapping(ptr::from_ref(&value).cast::<u8>(), out.cast::<u8>(), known);
+        out.cast::<u8>().add(known).write_bytes(0, size - known);
+    }
+    Ok(())
+}

@@ -50,6 +50,8 @@ pub const NS_CLOSE_STOP: i32 = 9;
 pub const NS_CLOSE_CUT: i32 = 10;
 /// No worker became free in time.
 pub const NS_CLOSE_REJECTED: i32 = 11;
+/// Its TLS handshake failed.
+pub const NS_CLOSE_HANDSHAKE: i32 = 12;
 
 /// 0 (`NS_OK`) for success, else one of the negative `NS_ERR_...`.
 pub type ns_status = i32;
@@ -84,9 +86,10 @@ pub type ns_handler_fn = Option<
     ) -> i32,
 >;
 
-/// Told of what failed: a handler, a refused connection, an accept. `socket`
-/// is still open, so it can send; it is NULL where there is none. `error` is
-/// borrowed: valid during the call, not to be freed. In non-blocking mode the
+/// Told of what failed: a handler, a refused connection, an accept, a TLS
+/// handshake (nothing can be sent then). `socket` is still open, so it can send;
+/// it is NULL where there is none. `error` is borrowed: valid during the call,
+/// not to be freed. In non-blocking mode the
 /// socket stays open unless this closes it, or fails itself: a negative return
 /// is counted and closes.
 pub type ns_exception_fn = Option<
@@ -169,5 +172,6 @@ const _: () = {
     assert!(NS_CLOSE_STOP == CloseReason::Stop as i32);
     assert!(NS_CLOSE_CUT == CloseReason::Cut as i32);
     assert!(NS_CLOSE_REJECTED == CloseReason::Rejected as i32);
-    assert!(CloseReason::COUNT as i32 == NS_CLOSE_REJECTED + 1);
+    assert!(NS_CLOSE_HANDSHAKE == CloseReason::Handshake as i32);
+    assert!(CloseReason::COUNT as i32 == NS_CLOSE_HANDSHAKE + 1);
 };

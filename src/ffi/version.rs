@@ -29,11 +29,11 @@ pub extern "C" fn ns_version_number() -> u32 {
 
 /// 1 if the library in use can do `name`, else 0, also for NULL and unknown
 /// names. There are: "blocking", "non-blocking", "detach", "attach", "ipv6",
-/// "shutdown-port"; "tls" is 0 in this version. [any]
+/// "shutdown-port", "tls". [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_has_feature(name: *const c_char) -> i32 {
-    const FEATURES: [&str; 6] =
-        ["blocking", "non-blocking", "detach", "attach", "ipv6", "shutdown-port"];
+    const FEATURES: [&str; 7] =
+        ["blocking", "non-blocking", "detach", "attach", "ipv6", "shutdown-port", "tls"];
     // SAFETY: the caller's contract.
     let name = unsafe { text(name, "name") };
     guard(0, || name.is_ok_and(|name| FEATURES.contains(&name)).into())

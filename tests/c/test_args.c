@@ -16,7 +16,7 @@ static void version(void)
     CHECK_IS(ns_version_number(), NS_VERSION_NUMBER);
     CHECK_TEXT(ns_version_string(), NS_VERSION_STRING);
     CHECK_IS(ns_has_feature("non-blocking"), 1);
-    CHECK_IS(ns_has_feature("tls"), 0);
+    CHECK_IS(ns_has_feature("tls"), 1);
     CHECK_IS(ns_has_feature("nonsense"), 0);
     CHECK_IS(ns_has_feature(BAD_UTF8), 0);
     CHECK_IS(ns_has_feature(NULL), 0);
@@ -120,6 +120,7 @@ static void defaults(void)
     CHECK_IS(ns_config_use_ipv6(config), 0);
     CHECK_IS(ns_config_max_connections(config), 0);
     CHECK_IS(ns_config_backlog(config), 4096);
+    CHECK_IS(ns_config_max_handshakes(config), 1024);
     CHECK_IS(ns_config_handshake_timeout_ms(config), 10000);
     CHECK_IS(ns_config_idle_timeout_ms(config), 0);
     CHECK_IS(ns_config_io_timeout_ms(config), 0);
