@@ -5,8 +5,18 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 /// In the order in which their functions appear in the header.
-const SOURCES: [&str; 9] =
-    ["types", "server", "config", "callbacks", "socket", "calls", "stats", "error", "version"];
+const SOURCES: [&str; 10] = [
+    "types",
+    "server",
+    "config",
+    "callbacks",
+    "tls",
+    "socket",
+    "calls",
+    "stats",
+    "error",
+    "version",
+];
 
 fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)

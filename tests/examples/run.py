@@ -4,8 +4,12 @@
 import os
 import pathlib
 import signal
+import smtplib
 import socket
+import ssl
+import subprocess
 import sys
+import tempfile
 import threading
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
@@ -129,6 +133,129 @@ def echo_port_in_use(program):
         with Program([program, service]) as server:
             server.finish(expected=1)
             contains(server.stderr(), service)
+
+
+# -- TLS ---------------------------------------------------------------------------------------
+
+
+def certificate(name):
+    return os.path.join(certificates, name)
+
+
+def pair(name="server"):
+    return ["--cert", certificate(f"{name}.pem"), "--key", certificate(f"{name}-key.pem")]
+
+
+def tls_context(client=None):
+    context = ssl.create_default_context(cafile=certificate("ca.pem"))
+    if client:
+        context.load_cert_chain(certificate(f"{client}.pem"), certificate(f"{client}-key.pem"))
+    return context
+
+
+def exchange_tls(context, port, data):
+    """Sends all of it in pieces, each of which comes back; closes as TLS wants it."""
+    answer = b""
+    with context.wrap_socket(connect(port), server_hostname="localhost") as client:
+        reader = lines(client)
+        for start in range(0, len(data), 50_000):
+            client.sendall(data[start : start + 50_000])
+            answer += reader.read(min(50_000, len(data) - start))
+        client.unwrap()
+    return answer
+
+
+def echo_tls(mode):
+    with Program([c("echo"), "-t", "2"] + mode + pair() + ["127.0.0.1:0"]) as server:
+        port = server.port()
+        equal(exchange_tls(tls_context(), port, b"hello"), b"hello")
+        equal(exchange_tls(tls_context(), port, MEGABYTE), MEGABYTE)
+        exchange(connect(port), b"GET / HTTP/1.0\r\n\r\n")  # answered by an alert
+        harness.wait_until(lambda: "handshake failed" in server.stderr(), "the reason")
+        contains(server.stop(), "TLS handshakes: 2, failed 1")
+
+
+def echo_client_ca(mode):
+    arguments = mode + pair() + ["--client-ca", certificate("ca.pem"), "0"]
+    with Program([c("echo")] + arguments) as server:
+        port = server.port()
+        equal(exchange_tls(tls_context("client"), port, b"hello"), b"hello")
+        for stranger in None, "rogue", "late":
+            try:
+                exchange_tls(tls_context(stranger), port, b"hello")
+                raise AssertionError(f"{stranger} was served")
+            except OSError:  # an alert, or the end
+                pass
+        contains(server.stop(), "TLS handshakes: 1, failed 3")
+
+
+def echo_bad_certificates():
+    cert, key, ca = "--cert", "--key", "--client-ca"
+    good, other = certificate("server.pem"), certificate("second-key.pem")
+    cases = [
+        (2, [cert, good], "usage"),
+        (2, [key, other], "usage"),
+        (2, [ca, good], "usage"),
+        (1, [cert, "/nowhere.pem", key, other], "/nowhere.pem"),
+        (1, [cert, good, key, good], "no private key in it"),
+        (1, [cert, good, key, other], "second-key.pem: the key is not that of"),
+        (1, pair() + [ca, certificate("empty.pem")], "empty.pem: there is no certificate in it"),
+    ]
+    for status, arguments, why in cases:
+        with Program([c("echo")] + arguments + ["0"]) as server:
+            server.finish(expected=status)
+            contains(server.stderr(), why)
+
+
+def starttls(mode):
+    with Program([c("starttls"), "-t", "2"] + mode + pair() + ["127.0.0.1:0"]) as server:
+        port = server.port()
+        with smtplib.SMTP("localhost", port, timeout=harness.patience) as client:
+            client.ehlo()
+            assert client.has_extn("starttls")
+            equal(client.starttls(context=tls_context())[0], 220)
+            code, text = client.ehlo()
+            contains(text.decode(), "starttls.example, TLS_")
+            assert not client.has_extn("starttls")
+            equal(client.noop(), (250, b"OK"))
+            equal(client.docmd("STARTTLS")[0], 502)
+        argv = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-starttls", "smtp"]
+        argv += ["-CAfile", certificate("ca.pem"), "-verify_return_error", "-quiet", "-crlf"]
+        done = subprocess.run(
+            argv, input=b"NOOP\nQUIT\n", capture_output=True, timeout=harness.patience
+        )
+        contains(done.stdout.decode(), "250 OK\r\n221 bye\r\n")
+        server.stop()
+
+
+def starttls_injection(mode):
+    """What is slipped in behind STARTTLS is never obeyed (CVE-2011-0411)."""
+    with Program([c("starttls")] + mode + pair() + ["127.0.0.1:0"]) as server:
+        with connect(server.port()) as client:
+            client.sendall(b"EHLO me\r\nSTARTTLS\r\nNOOP\r\nNOOP\r\n")
+            said = harness.read_to_end(client)
+        plain, alert = said.split(b"220 go ahead\r\n")
+        contains(plain, b"250 STARTTLS\r\n")
+        equal(alert[:1], b"\x15")
+        assert b"250" not in alert, alert
+        harness.wait_until(lambda: "handshake failed" in server.stderr(), "the reason")
+        server.stop()
+
+
+def starttls_plain(mode):
+    """Lines in pieces, several in one, one too long, and none after QUIT."""
+    with Program([c("starttls"), "-t", "3"] + mode + pair() + ["127.0.0.1:0"]) as server:
+        port = server.port()
+        with connect(port) as client, lines(client) as reader:
+            equal(reader.readline(), b"220 starttls.example ESMTP\r\n")
+            for piece in b"no", b"op\r", b"\nNOOP now\nQU":
+                client.sendall(piece)
+            equal(reader.readline() + reader.readline(), b"250 OK\r\n250 OK\r\n")
+            client.sendall(b"IT\r\nNOOP\r\n")
+            equal(reader.read(), b"221 bye\r\n")
+        equal(exchange(connect(port), b"MAIL FROM:<>\r\n").splitlines()[1][:3], b"502")
+        contains(exchange(connect(port), b"x" * 2000), b"500 line too long\r\n")
+        server.stop()
 
 
 # -- chat -------------------------------------------------------------------------------------
@@ -327,6 +454,13 @@ def checks():
     add("detach: stop while working", detach_stop_while_working)
     for name, mode in modes:
         add(f"status {name}", status, mode)
+    for name, mode in modes:
+        add(f"echo --cert {name}", echo_tls, mode)
+        add(f"echo --client-ca {name}", echo_client_ca, mode)
+        add(f"starttls {name}", starttls, mode)
+        add(f"starttls injection {name}", starttls_injection, mode)
+        add(f"starttls plain {name}", starttls_plain, mode)
+    add("echo bad certificates", echo_bad_certificates)
     if harness.under == "native":
         add("make run", make_run, "")
         add("make run MODE=-n", make_run, "-n")
@@ -334,4 +468,6 @@ def checks():
 
 
 arguments = harness.parse_arguments()
-harness.main("examples", checks(), arguments.only)
+with tempfile.TemporaryDirectory(prefix="certificates-") as certificates:
+    harness.run([str(harness.ROOT / "tests" / "make-certs"), certificates])
+    harness.main("examples", checks(), arguments.only)

@@ -399,6 +399,40 @@ fn calls_while_connections_come_and_go() {
     });
 }
 
+/// 2.11: a handler that sends while another thread has closed its connection by id: what `send`
+/// accepted leaves before the end, and the loop goes on.
+#[test]
+fn a_close_by_id_beside_a_send() {
+    isolated(|| {
+        let (log, ids) = events();
+        let gate = Gate::new();
+        let inside = gate.clone();
+        let hooks = Hooks::new(move |_, socket| {
+            if text(socket)? == "hold" {
+                inside.wait();
+                socket.send(&pattern(BULK))?;
+            }
+            Ok(())
+        })
+        .on_open(move |_, socket| {
+            log.add(socket.id());
+            Ok(())
+        });
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::small(&server);
+        let id = ids.next();
+        client.send("hold");
+        gate.reached_by(1);
+        server.close(id).unwrap();
+        gate.open();
+        assert!(client.rest() == pattern(BULK));
+        drop(client);
+        wait_idle(&server);
+        let _other = Client::connect(&server);
+        ids.next();
+    });
+}
+
 /// 2.11: on a blocking server only close and abort: a blocked `recv` is ended.
 #[test]
 fn on_a_blocking_server() {

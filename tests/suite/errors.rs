@@ -32,6 +32,10 @@ fn numbers_and_names_are_stable() {
         (Status::Unsupported, -1021, "NS_ERR_UNSUPPORTED"),
         (Status::Accept, -1022, "NS_ERR_ACCEPT"),
         (Status::Hook, -1023, "NS_ERR_HOOK"),
+        (Status::Tls, -1024, "NS_ERR_TLS"),
+        (Status::Truncated, -1025, "NS_ERR_TRUNCATED"),
+        (Status::Handshake, -1026, "NS_ERR_HANDSHAKE"),
+        (Status::Certificate, -1027, "NS_ERR_CERTIFICATE"),
     ];
     for (status, code, name) in all {
         assert_eq!((status.code(), status.name()), (code, name));
@@ -39,7 +43,7 @@ fn numbers_and_names_are_stable() {
         assert!(!status.message().is_empty());
         assert_eq!(Error::from(status).message(), status.message());
     }
-    for code in [1, -1, -1000, -1024, i32::MIN, i32::MAX] {
+    for code in [1, -1, -1000, -1028, i32::MIN, i32::MAX] {
         assert_eq!(Status::from_code(code), None);
     }
 }

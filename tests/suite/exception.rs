@@ -161,8 +161,8 @@ fn a_reset_is_told_after_what_had_arrived() {
         .on_exception(|_, _, _| Ok(()))
         .on_close(move |_, socket, reason| reason_log.add((reason, socket.os_error())));
         let server = start(non_blocking(1), hooks);
-        let mut holder = Client::connect(&server);
-        let mut client = Client::connect(&server);
+        let mut holder = Client::connect(&server).settled();
+        let mut client = Client::connect(&server).settled();
         eventually("both are open", || server.stats().open == 2);
         holder.send("hold");
         gate.reached_by(1);

@@ -24,8 +24,8 @@ fn ready_connections_take_turns() {
                 Ok(())
             }),
         );
-        let mut holder = Client::connect(&server);
-        let mut clients: Vec<_> = (0..3).map(|_| Client::connect(&server)).collect();
+        let mut holder = Client::connect(&server).settled();
+        let mut clients: Vec<_> = (0..3).map(|_| Client::connect(&server).settled()).collect();
         eventually("all are open", || server.stats().open == 4);
         holder.send("hold");
         gate.reached_by(1);

@@ -89,8 +89,7 @@ fn descriptors_are_close_on_exec() {
         for config in both_modes() {
             for ipv6 in [false, true] {
                 let config = config.clone().use_ipv6(ipv6).shutdown_port("0");
-                let server =
-                    crate::api::Server::with_config("0", Hooks::new(echo), config).unwrap();
+                let server = server_at("0", config, Hooks::new(echo));
                 server.start_background().unwrap();
                 let clients: Vec<_> = (0..3).map(|_| Client::connect(&server)).collect();
                 eventually("they are open", || server.stats().open == 3);

@@ -4,7 +4,7 @@ use crate::api::{Hooks, Server, Status};
 use crate::support::*;
 
 fn started(service: &str, config: crate::api::Config, hooks: Hooks) -> Server {
-    let server = Server::with_config(service, hooks, config).unwrap();
+    let server = server_at(service, config, hooks);
     server.start_background().unwrap();
     server
 }
@@ -94,8 +94,7 @@ fn an_address_that_is_not_ours() {
     isolated(|| {
         // Reserved for documentation: nobody's.
         for service in ["203.0.113.77:0", "[2001:db8::77]:0"] {
-            let server =
-                Server::with_config(service, Hooks::new(echo), blocking(1).use_ipv6(true)).unwrap();
+            let server = server_at(service, blocking(1).use_ipv6(true), Hooks::new(echo));
             let error = server.start_background().expect_err("bound");
             assert_eq!(error.status(), Status::Listen);
             assert_eq!(error.os_code(), libc::EADDRNOTAVAIL);

@@ -46,7 +46,7 @@ fn new_validates() {
 fn new_binds_nothing() {
     isolated(|| {
         let service = free_service();
-        let server = Server::with_config(&service, Hooks::new(echo), blocking(3)).unwrap();
+        let server = server_at(&service, blocking(3), Hooks::new(echo));
         assert!(library_threads().is_empty());
         assert!(listening_sockets().is_empty());
         assert_eq!((server.port(), server.shutdown_port()), (0, 0));
@@ -139,7 +139,7 @@ fn start_fails_where_the_port_is_taken() {
         for config in both_modes() {
             let taken = TcpListener::bind("127.0.0.1:0").unwrap();
             let service = taken.local_addr().unwrap().to_string();
-            let server = Server::with_config(&service, Hooks::new(echo), config).unwrap();
+            let server = server_at(&service, config, Hooks::new(echo));
             let before = Inventory::take();
             for _ in 0..2 {
                 assert_eq!(status(server.start_background()), Status::Listen);
@@ -163,7 +163,7 @@ fn start_fails_where_the_shutdown_port_is_taken() {
             let taken = TcpListener::bind("127.0.0.1:0").unwrap();
             let config = config.shutdown_port(taken.local_addr().unwrap().to_string());
             let service = free_service();
-            let server = Server::with_config(&service, Hooks::new(echo), config).unwrap();
+            let server = server_at(&service, config, Hooks::new(echo));
             let before = Inventory::take();
             assert_eq!(status(server.start_background()), Status::Listen);
             assert_eq!(Inventory::take(), before);
@@ -216,7 +216,7 @@ fn the_shutdown_port_is_bound_first() {
         let (port, shutdown_port) = (taken(), taken());
         let service = |listener: &TcpListener| listener.local_addr().unwrap().to_string();
         let config = blocking(1).shutdown_port(service(&shutdown_port));
-        let server = Server::with_config(&service(&port), Hooks::new(echo), config).unwrap();
+        let server = server_at(&service(&port), config, Hooks::new(echo));
         let error = server.start_background().expect_err("bound");
         assert!(error.message().contains(&service(&shutdown_port)), "{}", error.message());
     });

@@ -289,7 +289,8 @@ fn thousands_of_connections() {
             return;
         }
         let server = start(non_blocking(2), Hooks::new(echo));
-        let mut clients: Vec<_> = (0..COUNT).map(|_| Client::connect(&server)).collect();
+        let clients: Vec<_> = (0..COUNT).map(|_| Client::connect(&server)).collect();
+        let mut clients: Vec<_> = clients.into_iter().map(Client::settled).collect();
         eventually("all are open", || server.stats().open == COUNT as u64);
         for client in clients.iter_mut().step_by(100) {
             client.echo("one of many");

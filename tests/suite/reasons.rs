@@ -69,7 +69,7 @@ fn on_close_tells_the_reason() {
         client.finish_sending();
         assert_eq!(closes.next(), (CloseReason::Peer, true));
         drop(client);
-        let mut client = Client::connect(&server);
+        let mut client = Client::connect(&server).settled();
         client.send("hello");
         eventually("it is open", || server.stats().open == 1);
         client.reset();

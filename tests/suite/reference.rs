@@ -28,7 +28,7 @@ fn echo_until_end(_: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
 #[test]
 fn echo_server_with_one_thread() {
     isolated(|| {
-        let server = Server::new("0", Hooks::new(echo_once)).unwrap();
+        let server = default_server("0", Hooks::new(echo_once));
         server.start_background().unwrap();
         let mut first = Client::connect(&server);
         let mut second = Client::connect(&server);
@@ -48,7 +48,7 @@ fn echo_server_with_one_thread() {
 fn echo_server_with_five_threads() {
     isolated(|| {
         let config = Config::new().max_thread(5);
-        let server = Server::with_config("0", Hooks::new(echo_once), config).unwrap();
+        let server = server_at("0", config, Hooks::new(echo_once));
         server.start_background().unwrap();
         let mut five: Vec<_> = (0..5).map(|_| Client::connect(&server)).collect();
         eventually("all threads are busy", || server.stats().active_threads == 5);
@@ -90,7 +90,7 @@ fn a_connection_that_waits_too_long_is_refused() {
 fn non_blocking_echo_server_with_more_clients_than_threads() {
     isolated(|| {
         let config = Config::new().max_thread(5).non_blocking(true);
-        let server = Server::with_config("0", Hooks::new(echo_until_end), config).unwrap();
+        let server = server_at("0", config, Hooks::new(echo_until_end));
         server.start_background().unwrap();
         let mut clients: Vec<_> = (0..40).map(|_| Client::connect(&server)).collect();
         for round in 0..3 {
@@ -114,7 +114,7 @@ fn ipv4_and_ipv6_at_once() {
     isolated(|| {
         for config in both_modes() {
             let hooks = Hooks::new(echo);
-            let server = Server::with_config("0", hooks, config.use_ipv6(true)).unwrap();
+            let server = server_at("0", config.use_ipv6(true), hooks);
             server.start_background().unwrap();
             let mut old = Client::to(("127.0.0.1", server.port()));
             let mut new = Client::to(("::1", server.port()));
@@ -134,7 +134,7 @@ fn stop_by_shutdown_port_then_wait_twice() {
             let server = start(config.shutdown_port("0"), Hooks::new(echo));
             Client::connect(&server).echo("hello");
             assert_eq!(status(server.wait(Some(ms(20)))), Status::Timeout);
-            drop(Client::to(("127.0.0.1", server.shutdown_port())));
+            drop(Client::plain(("127.0.0.1", server.shutdown_port())));
             server.wait(None).unwrap();
             assert!(server.is_stopped());
             server.wait(Some(ms(1))).unwrap();
@@ -195,7 +195,7 @@ fn the_port_is_free_before_start() {
     isolated(|| {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let service = format!("127.0.0.1:{port}");
-        let server = Server::with_config(&service, Hooks::new(echo), blocking(1)).unwrap();
+        let server = server_at(&service, blocking(1), Hooks::new(echo));
         drop(TcpListener::bind(&service).unwrap());
         server.start_background().unwrap();
         assert_eq!(server.port(), port);

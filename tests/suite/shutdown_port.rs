@@ -4,7 +4,7 @@ use crate::api::{Hooks, Server, State, Status};
 use crate::support::*;
 
 fn knock(server: &Server) -> Client {
-    Client::to(("127.0.0.1", server.shutdown_port()))
+    Client::plain(("127.0.0.1", server.shutdown_port()))
 }
 
 /// 2.6: off unless set.
@@ -85,18 +85,17 @@ fn it_drains() {
 #[test]
 fn bound_to_the_loopback() {
     isolated(|| {
-        let server = Server::with_config("0", Hooks::new(echo), blocking(1).shutdown_port("0"));
-        let server = server.unwrap();
+        let server = server_at("0", blocking(1).shutdown_port("0"), Hooks::new(echo));
         server.start_background().unwrap();
         let port = server.shutdown_port();
         assert!(refused(("127.0.0.2", port)), "the wildcard address");
         drop(Client::to(("127.0.0.2", server.port())));
-        drop(Client::to(("127.0.0.1", port)));
+        drop(Client::plain(("127.0.0.1", port)));
         server.wait(Some(SOON)).unwrap();
         let config = blocking(1).shutdown_port("127.0.0.2:0");
         let server = start(config, Hooks::new(echo));
         assert!(refused(("127.0.0.1", server.shutdown_port())));
-        drop(Client::to(("127.0.0.2", server.shutdown_port())));
+        drop(Client::plain(("127.0.0.2", server.shutdown_port())));
         server.wait(Some(SOON)).unwrap();
     });
 }

@@ -122,8 +122,8 @@ fn no_handler_starts_while_stopping() {
             Ok(())
         });
         let server = start(non_blocking(1), hooks);
-        let mut first = Client::connect(&server);
-        let mut second = Client::connect(&server);
+        let mut first = Client::connect(&server).settled();
+        let mut second = Client::connect(&server).settled();
         eventually("both are open", || server.stats().open == 2);
         first.send("first");
         gate.reached_by(1);
@@ -273,7 +273,7 @@ fn a_blocked_call_is_cut_at_the_deadline() {
             Ok(())
         });
         let server = start(blocking(2).drain_timeout(ms(200)), hooks);
-        let mut receiving = Client::connect(&server);
+        let mut receiving = Client::connect(&server).settled();
         receiving.send("recv");
         let mut sending = Client::small(&server);
         sending.send("send");
@@ -297,7 +297,7 @@ fn stop_within_overrides_the_drain_timeout() {
         for limit in [0, 150] {
             let config = blocking(1).drain_timeout(ms(30_000));
             let server = start(config, Hooks::new(|_, socket| socket.recv(&mut [0; 8]).map(drop)));
-            let mut client = Client::connect(&server);
+            let mut client = Client::connect(&server).settled();
             eventually("it is served", || server.stats().active_threads == 1);
             let clock = Stopwatch::start();
             server.stop_within(ms(limit)).unwrap();
@@ -436,7 +436,7 @@ fn on_stop_by(config: crate::api::Config, route: &str) {
     .on_close(move |_, _, _| log.add("on_close"))
     .on_stop(move |_| stop_log.add("on_stop"));
     let server = start(config.shutdown_port("0"), hooks);
-    let mut client = Client::connect(&server);
+    let mut client = Client::connect(&server).settled();
     eventually("it is open", || server.stats().open == 1);
     match route {
         "handler" => client.send("stop"),
@@ -448,7 +448,7 @@ fn on_stop_by(config: crate::api::Config, route: &str) {
     match route {
         "stop" => server.stop().unwrap(),
         "request" => server.request_stop(),
-        "port" => drop(Client::to(("127.0.0.1", server.shutdown_port()))),
+        "port" => drop(Client::plain(("127.0.0.1", server.shutdown_port()))),
         _ => {}
     }
     if route != "free" {

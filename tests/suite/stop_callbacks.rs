@@ -80,7 +80,7 @@ fn stop_in(callback: &'static str, config: Config) {
     match callback {
         "on_start" => {}
         "on_stop" => server.request_stop(),
-        "on_shutdown" => drop(Client::to(("127.0.0.1", server.shutdown_port()))),
+        "on_shutdown" => drop(Client::plain(("127.0.0.1", server.shutdown_port()))),
         // A stop in `on_open` may have reset the connection already.
         _ => drop(client.as_mut().unwrap().0.write_all(callback.as_bytes())),
     }

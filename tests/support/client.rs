@@ -1,14 +1,14 @@
 //! A client with a deadline on everything it does.
 
 use super::{listening_sockets, Stopwatch, SOON};
-use crate::api::Server;
+use crate::api::{into_tcp, plain_stream, settle, stream, Server, Stream};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-pub struct Client(pub TcpStream);
+pub struct Client(pub Stream);
 
 impl Client {
     /// Connects to a server's port on 127.0.0.1.
@@ -23,8 +23,13 @@ impl Client {
     }
 
     pub fn try_to(address: impl ToSocketAddrs) -> std::io::Result<Client> {
-        let address = address.to_socket_addrs()?.next().expect("an address");
-        Client::set_up(TcpStream::connect_timeout(&address, SOON)?)
+        Client::set_up(stream(connect(address)?))
+    }
+
+    /// Connects to a port that speaks plain text in every run: the shutdown port.
+    #[track_caller]
+    pub fn plain(address: impl ToSocketAddrs) -> Client {
+        Client::set_up(plain_stream(connect(address).expect("connect"))).unwrap()
     }
 
     /// A client that holds little in the kernel before it reads, on either side.
@@ -46,14 +51,21 @@ impl Client {
     pub fn finish(socket: Socket, server: &Server) -> Client {
         let address: SocketAddr = ([127, 0, 0, 1], server.port()).into();
         socket.connect(&SockAddr::from(address)).expect("connect");
-        Client::set_up(socket.into()).unwrap()
+        Client::set_up(stream(socket.into())).unwrap()
     }
 
-    fn set_up(stream: TcpStream) -> std::io::Result<Client> {
+    pub fn set_up(stream: Stream) -> std::io::Result<Client> {
         stream.set_read_timeout(Some(SOON))?;
         stream.set_write_timeout(Some(SOON))?;
         stream.set_nodelay(true)?;
         Ok(Client(stream))
+    }
+
+    /// Waits until the server has the connection ready: over TLS until the handshake is over.
+    #[track_caller]
+    pub fn settled(self) -> Client {
+        settle(&self.0).expect("settle");
+        self
     }
 
     #[track_caller]
@@ -134,7 +146,8 @@ impl Client {
     #[track_caller]
     pub fn expect_gone(&mut self) {
         if let Err(error) = self.drain() {
-            let gone = matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe);
+            use ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+            let gone = matches!(error.kind(), ConnectionReset | BrokenPipe | UnexpectedEof);
             assert!(gone, "{error}");
         }
     }
@@ -160,7 +173,7 @@ impl Client {
 
     /// Ends the connection with a reset.
     pub fn reset(self) {
-        SockRef::from(&self.0).set_linger(Some(Duration::ZERO)).unwrap();
+        SockRef::from(&into_tcp(self.0)).set_linger(Some(Duration::ZERO)).unwrap();
     }
 
     pub fn local(&self) -> SocketAddr {
@@ -174,9 +187,14 @@ impl Client {
     }
 }
 
+fn connect(address: impl ToSocketAddrs) -> std::io::Result<TcpStream> {
+    let address = address.to_socket_addrs()?.next().expect("an address");
+    TcpStream::connect_timeout(&address, SOON)
+}
+
 /// Whether a connection to `address` is refused.
 pub fn refused(address: impl ToSocketAddrs) -> bool {
-    match Client::try_to(address) {
+    match connect(address) {
         Ok(_) => false,
         Err(error) => {
             assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");

@@ -3,6 +3,7 @@
 
 use super::process::Inventory;
 use super::SOON;
+use std::io::Write;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,12 @@ pub fn isolated_for<F: FnOnce()>(limit_seconds: u32, body: F) {
     // "the_binary::suite::ids::order_holds::{{closure}}"
     let name = std::any::type_name::<F>().trim_end_matches("::{{closure}}");
     let (_, name) = name.split_once("::").expect("a path");
+    let excluded = |(excluded, _): &&(&str, &str)| name == format!("suite::{excluded}");
+    if let Some((_, reason)) = crate::api::EXCLUDED.iter().find(excluded) {
+        // Not `eprintln`, which the test harness keeps to itself.
+        let _ = writeln!(std::io::stderr(), "excluded from this run: {name}: {reason}");
+        return;
+    }
     if std::env::var_os(CHILD).is_some() {
         run(limit_seconds, body);
     } else {

@@ -11,6 +11,7 @@ mod process;
 use crate::api::{Config, Hooks, Server};
 use std::time::{Duration, Instant};
 
+pub use crate::api::{default_server, TLS};
 pub use client::{refused, Client};
 pub use events::{events, Events, Gate, Log, OpenOnDrop};
 pub use handlers::*;
@@ -53,7 +54,13 @@ pub fn start(config: Config, hooks: Hooks) -> Server {
 }
 
 pub fn unstarted(config: Config, hooks: Hooks) -> Server {
-    Server::with_config("127.0.0.1:0", hooks, config).expect("new")
+    server_at("127.0.0.1:0", config, hooks)
+}
+
+/// A server of any service, with what this run gives every server.
+#[track_caller]
+pub fn server_at(service: &str, config: Config, hooks: Hooks) -> Server {
+    Server::with_config(service, hooks, crate::api::configure(config)).expect("new")
 }
 
 /// Waits until `condition` holds; fails the test when it does not come to hold.
@@ -131,6 +138,14 @@ pub fn assert_balanced(server: &Server) {
         stats.open + stats.waiting + stats.closed_total() + stats.detached,
         "accounting: {stats:?}"
     );
+}
+
+/// `counted` bytes were transferred to bring `count` ones over `connections`: exactly those, or
+/// with TLS what its handshakes and records add.
+#[track_caller]
+pub fn assert_bytes(counted: u64, count: u64, connections: u64) {
+    let most = if TLS { count + count / 100 + connections * 4096 } else { count };
+    assert!((count..=most).contains(&counted), "{counted} bytes counted for {count}");
 }
 
 /// Waits until no connection is open.

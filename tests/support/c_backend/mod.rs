@@ -2,6 +2,8 @@
 
 #[path = "../hooks.rs"]
 mod hooks;
+#[path = "../plain.rs"]
+mod plain;
 
 mod callbacks;
 mod error;
@@ -11,6 +13,7 @@ mod socket;
 pub use error::Error;
 pub use hooks::Hooks;
 pub use net_server::{CloseReason, Config, ConnId, State, Stats, Status, ThreadStats};
+pub use plain::*;
 pub use server::Server;
 pub use socket::{OwnedSocket, Socket};
 

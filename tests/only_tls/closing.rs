@@ -1,0 +1,329 @@
+//! The ways in which a stream ends, as the server and as the client sees them.
+
+use super::*;
+use crate::api::{into_tcp, CloseReason};
+
+/// A handler that reports the end of the stream, after everything before it.
+fn ends() -> (Hooks, Events<(String, Status)>) {
+    let (log, ends) = events();
+    let hooks = Hooks::new(move |_, socket| {
+        let mut buffer = [0; 64];
+        loop {
+            match socket.recv(&mut buffer) {
+                Ok(0) => {
+                    log.add((String::new(), Status::Ok));
+                    return Ok(socket.close());
+                }
+                Ok(n) => log.add((String::from_utf8_lossy(&buffer[..n]).into_owned(), Status::Ok)),
+                Err(error) if error.status() == Status::WouldBlock => return Ok(()),
+                Err(error) => {
+                    log.add((String::new(), error.status()));
+                    return Err(error);
+                }
+            }
+        }
+    });
+    (hooks, ends)
+}
+
+/// Clean close, truncation and reset are told apart, after what had arrived.
+#[test]
+fn three_ends() {
+    isolated(|| {
+        for config in both_modes() {
+            let (hooks, ends) = ends();
+            let server = start(config, hooks);
+            for (how, status) in
+                [("clean", Status::Ok), ("truncated", Status::Truncated), ("reset", Status::Reset)]
+            {
+                let mut client = Client::connect(&server).settled();
+                client.send("words");
+                assert_eq!(ends.next(), ("words".into(), Status::Ok));
+                match how {
+                    "clean" => client.finish_sending(),
+                    "truncated" => drop(into_tcp(client.0)),
+                    _ => client.reset(),
+                }
+                assert_eq!(ends.next(), (String::new(), status), "{how}");
+                wait_idle(&server);
+            }
+            let stats = server.stats();
+            assert_eq!(stats.closed[CloseReason::Peer as usize], 1, "{stats:?}");
+            assert_eq!(stats.handshake_failures, 0);
+        }
+    });
+}
+
+/// The fourth: in blocking mode a `recv` that takes too long, also in the middle of a record.
+#[test]
+fn a_timeout_is_another_end() {
+    isolated(|| {
+        for part in [0, 20] {
+            let (hooks, ends) = ends();
+            let server = start(blocking(2).io_timeout(ms(200)), hooks);
+            let tcp = raw(&server);
+            let (mut session, hello) = by_hand();
+            (&tcp).write_all(&hello).unwrap();
+            finish_by_hand(&mut session, &tcp, b"words");
+            assert_eq!(ends.next(), ("words".into(), Status::Ok));
+            session.writer().write_all(b"half a record").unwrap();
+            let mut record = Vec::new();
+            session.write_tls(&mut record).unwrap();
+            (&tcp).write_all(&record[..part]).unwrap();
+            let clock = Stopwatch::start();
+            assert_eq!(ends.next(), (String::new(), Status::Timeout));
+            clock.at_once();
+        }
+    });
+}
+
+/// Truncated in the middle of a record, and right after a whole one that the handler has not read.
+#[test]
+fn truncated_records() {
+    isolated(|| {
+        for config in both_modes() {
+            for whole in [true, false] {
+                let (hooks, ends) = ends();
+                let server = start(config.clone(), hooks);
+                let tcp = raw(&server);
+                let (mut session, hello) = by_hand();
+                (&tcp).write_all(&hello).unwrap();
+                finish_by_hand(&mut session, &tcp, b"");
+                session.writer().write_all(b"last words").unwrap();
+                let mut record = Vec::new();
+                session.write_tls(&mut record).unwrap();
+                let len = if whole { record.len() } else { record.len() - 1 };
+                (&tcp).write_all(&record[..len]).unwrap();
+                tcp.shutdown(std::net::Shutdown::Write).unwrap();
+                if whole {
+                    assert_eq!(ends.next(), ("last words".into(), Status::Ok));
+                }
+                assert_eq!(ends.next(), (String::new(), Status::Truncated));
+                raw_rest(&tcp);
+                drop(tcp);
+                wait_idle(&server);
+            }
+        }
+    });
+}
+
+/// A broken record: NS_ERR_TLS, and the client is told by an alert.
+#[test]
+fn a_broken_record() {
+    isolated(|| {
+        for config in both_modes() {
+            let (hooks, ends) = ends();
+            let server = start(config, hooks);
+            let tcp = raw(&server);
+            let (mut session, hello) = by_hand();
+            (&tcp).write_all(&hello).unwrap();
+            finish_by_hand(&mut session, &tcp, b"words");
+            assert_eq!(ends.next(), ("words".into(), Status::Ok));
+            session.writer().write_all(b"changed on its way").unwrap();
+            let mut record = Vec::new();
+            session.write_tls(&mut record).unwrap();
+            *record.last_mut().unwrap() ^= 1;
+            (&tcp).write_all(&record).unwrap();
+            assert_eq!(ends.next(), (String::new(), Status::Tls));
+            assert!(!raw_rest(&tcp).is_empty());
+            drop(tcp);
+            wait_idle(&server);
+        }
+    });
+}
+
+/// close_notify is sent on close, whatever closes the connection in good order.
+#[test]
+fn close_notify_on_every_close() {
+    isolated(|| {
+        for config in both_modes() {
+            let non_blocking = config.non_blocking;
+            let hooks = Hooks::new(|_, socket| match text(socket)?.as_str() {
+                "close" => Ok(socket.close()),
+                "shut" => socket.shutdown(std::net::Shutdown::Write),
+                "timer" => socket.set_timer(Some(ms(30))),
+                "fail" => Err("failed".into()),
+                "panic" => panic!("on purpose"),
+                _ => Ok(()),
+            });
+            let server = start(config.idle_timeout(ms(100)), hooks);
+            let mut words = vec!["close", "shut", "fail", "panic"];
+            words.extend(if non_blocking { ["timer", "idle"] } else { ["return", "close"] });
+            for word in words {
+                let mut client = Client::connect(&server);
+                client.send(word);
+                let mut rest = Vec::new();
+                let end = client.0.read_to_end(&mut rest);
+                assert!(end.is_ok(), "{word}, non-blocking {non_blocking}: {end:?}");
+            }
+        }
+    });
+}
+
+/// The same for connections closed by id, in both modes.
+#[test]
+fn close_notify_on_a_close_by_id() {
+    isolated(|| {
+        for config in both_modes() {
+            let (log, ids) = events();
+            let hooks = Hooks::new(echo).on_open(move |_, socket| Ok(log.add(socket.id())));
+            let server = start(config, hooks);
+            let mut client = Client::connect(&server);
+            client.echo("hello");
+            server.close(ids.next()).unwrap();
+            client.expect_end();
+        }
+    });
+}
+
+/// A stop with open connections: the clients see a clean end and no truncation.
+#[test]
+fn close_notify_on_a_stop() {
+    isolated(|| {
+        let server = start(non_blocking(2), Hooks::new(echo));
+        let mut clients: Vec<_> = (0..20).map(|_| Client::connect(&server)).collect();
+        for client in &mut clients {
+            client.echo("hello");
+        }
+        let handshaking = raw(&server);
+        (&handshaking).write_all(&by_hand().1[..50]).unwrap();
+        let clock = Stopwatch::start();
+        server.stop().unwrap();
+        clock.at_once();
+        for client in &mut clients {
+            client.expect_end();
+        }
+        assert_eq!(server.stats().cut, 0);
+    });
+}
+
+/// A stop waits for no handshake: no handler would be called after it.
+#[test]
+fn a_stop_during_a_handshake() {
+    isolated(|| {
+        for config in both_modes() {
+            let (hooks, told) = telling();
+            let server = start(config, hooks);
+            let tcp = raw(&server);
+            (&tcp).write_all(&by_hand().1[..50]).unwrap();
+            eventually("it is accepted", || server.stats().open == 1);
+            std::thread::sleep(ms(20));
+            let clock = Stopwatch::start();
+            server.stop().unwrap();
+            clock.at_once();
+            raw_rest(&tcp);
+            assert!(told.drain().iter().all(|(what, _)| *what == "exception"));
+            assert_settled(&server);
+        }
+    });
+}
+
+/// One that is over after the stop began leads to no handler.
+#[test]
+fn no_handler_after_a_stop_began() {
+    isolated(|| {
+        for config in both_modes() {
+            let gate = Gate::new();
+            let inside = gate.clone();
+            let (log, calls) = events();
+            let hooks = Hooks::new(move |_, socket| {
+                let word = text(socket)?;
+                if word == "hold" {
+                    inside.wait();
+                }
+                Ok(log.add(word))
+            });
+            let server = start(config, hooks);
+            let tcp = raw(&server);
+            let (mut session, hello) = by_hand();
+            (&tcp).write_all(&hello[..50]).unwrap();
+            let mut holder = Client::connect(&server).settled();
+            holder.send("hold");
+            gate.reached_by(1);
+            std::thread::scope(|scope| {
+                scope.spawn(|| server.stop().unwrap());
+                eventually("it stops", || server.stats().state == crate::api::State::Stopping);
+                let _ = (&tcp).write_all(&hello[50..]);
+                let _ = session.complete_io(&mut &tcp);
+                let _ = session.writer().write_all(b"too late");
+                let _ = session.write_tls(&mut &tcp);
+                std::thread::sleep(ms(30));
+                gate.open();
+            });
+            assert_eq!(calls.drain(), ["hold"]);
+        }
+    });
+}
+
+/// What is queued leaves during a stop, then the clean end.
+#[test]
+fn queued_bytes_and_close_notify_on_a_stop() {
+    isolated(|| {
+        let (log, sent) = events();
+        let hooks = Hooks::new(move |_, socket| {
+            text(socket)?;
+            socket.send(&pattern(BULK))?;
+            Ok(log.add(()))
+        });
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::small(&server);
+        client.send("x");
+        sent.next();
+        std::thread::scope(|scope| {
+            scope.spawn(|| server.stop().unwrap());
+            assert!(client.rest() == pattern(BULK));
+        });
+        assert_eq!(server.stats().cut, 0);
+    });
+}
+
+/// In blocking mode a handler that finishes during the stop ends its connection in good order.
+#[test]
+fn close_notify_of_a_worker_on_a_stop() {
+    isolated(|| {
+        let gate = Gate::new();
+        let inside = gate.clone();
+        let hooks = Hooks::new(move |_, socket| {
+            text(socket)?;
+            inside.wait();
+            socket.send(b"done")
+        });
+        let server = start(blocking(2), hooks);
+        let mut client = Client::connect(&server);
+        client.send("x");
+        gate.reached_by(1);
+        std::thread::scope(|scope| {
+            let stop = scope.spawn(|| server.stop().unwrap());
+            eventually("it stops", || server.stats().state == crate::api::State::Stopping);
+            gate.open();
+            client.expect_last("done");
+            stop.join().unwrap();
+        });
+    });
+}
+
+/// The reply is not lost where the handler leaves plain text unread and the client goes on
+/// sending, in both modes.
+#[test]
+fn the_reply_survives_unread_plain_text() {
+    isolated(|| {
+        const REPLY: usize = 200_000;
+        for config in both_modes() {
+            let (log, done) = events();
+            let hooks = Hooks::new(move |_, socket| {
+                socket.recv(&mut [0; 1])?;
+                socket.send(&pattern(REPLY))?;
+                socket.close();
+                Ok(log.add(()))
+            });
+            let server = start(config.linger_timeout(SOON), hooks);
+            let mut client = Client::connect(&server).settled();
+            client.send(vec![b'?'; 1000]);
+            let first = client.receive(1);
+            done.next();
+            client.send(vec![b'?'; 1000]);
+            std::thread::sleep(ms(50));
+            assert!([first, client.rest()].concat() == pattern(REPLY));
+        }
+    });
+}

@@ -1,0 +1,332 @@
+//! Handshakes: deadline, failures, the cap.
+
+use super::*;
+use crate::api::{configure, CloseReason, Config};
+use std::sync::Mutex;
+
+/// Nothing but the failure was told, and it was counted.
+#[track_caller]
+fn failed_once(server: &Server, told: &Events<(&'static str, Status)>, status: Status) {
+    assert_eq!(told.next(), ("exception", status));
+    wait_idle(server);
+    told.none();
+    let stats = server.stats();
+    assert_eq!((stats.handshakes, stats.handshake_failures), (0, 1));
+    assert_eq!(stats.closed[CloseReason::Handshake as usize], 1);
+    assert_settled(server);
+}
+
+/// The handler first runs with application data at hand; `on_open` after the handshake.
+#[test]
+fn no_callback_before_its_time() {
+    isolated(|| {
+        let (hooks, told) = telling();
+        let server = start(non_blocking(1), hooks);
+        let tcp = raw(&server);
+        told.none();
+        let (mut session, hello) = by_hand();
+        (&tcp).write_all(&hello).unwrap();
+        told.none();
+        finish_by_hand(&mut session, &tcp, b"");
+        assert_eq!(told.next().0, "open");
+        told.none();
+        finish_by_hand(&mut session, &tcp, b"words");
+        assert_eq!(told.next().0, "handler");
+        assert_eq!(receive_by_hand(&mut session, &tcp, 5), b"words");
+        told.none();
+    });
+}
+
+/// In blocking mode the handler may speak first, so that it runs as soon as the handshake is over.
+#[test]
+fn no_callback_before_its_time_on_a_worker() {
+    isolated(|| {
+        let (hooks, told) = telling();
+        let server = start(blocking(2), hooks);
+        let tcp = raw(&server);
+        let (mut session, hello) = by_hand();
+        (&tcp).write_all(&hello).unwrap();
+        told.none();
+        finish_by_hand(&mut session, &tcp, b"words");
+        assert_eq!((told.next().0, told.next().0), ("open", "handler"));
+        assert_eq!(receive_by_hand(&mut session, &tcp, 5), b"words");
+    });
+}
+
+/// 2.9: `handshake_timeout` covers the whole handshake, however the bytes dribble.
+#[test]
+fn the_deadline_of_dribbled_bytes() {
+    isolated(|| {
+        for config in both_modes() {
+            let (hooks, told) = telling();
+            let server = start(config.handshake_timeout(ms(400)), hooks);
+            let tcp = raw(&server);
+            let clock = Stopwatch::start();
+            let (_, hello) = by_hand();
+            for byte in &hello {
+                std::thread::sleep(ms(20));
+                if (&tcp).write_all(&[*byte]).is_err() || told_ended(&tcp) {
+                    break;
+                }
+            }
+            clock.kept(ms(400));
+            drop(tcp);
+            failed_once(&server, &told, Status::Timeout);
+        }
+    });
+}
+
+fn told_ended(tcp: &TcpStream) -> bool {
+    tcp.set_nonblocking(true).unwrap();
+    let ended =
+        !matches!(tcp.peek(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
+    tcp.set_nonblocking(false).unwrap();
+    ended
+}
+
+/// 2.9: the same for a client that says nothing, and one that stops in the middle.
+#[test]
+fn the_deadline_of_silence() {
+    isolated(|| {
+        for part in [0, 1, 100] {
+            for config in both_modes() {
+                let (hooks, told) = telling();
+                let server = start(config.handshake_timeout(ms(200)), hooks);
+                let clock = Stopwatch::start();
+                let tcp = raw(&server);
+                (&tcp).write_all(&by_hand().1[..part]).unwrap();
+                raw_rest(&tcp);
+                clock.kept(ms(200));
+                drop(tcp);
+                failed_once(&server, &told, Status::Timeout);
+            }
+        }
+    });
+}
+
+/// A handshake that fails: exception handler, counted, closed, and nothing else is told.
+#[test]
+fn a_failed_handshake() {
+    isolated(|| {
+        for case in ["plain", "random", "leaves", "resets", "distrusts", "misled"] {
+            for config in both_modes() {
+                let (hooks, told) = telling();
+                let server = start(config, hooks);
+                let tcp = raw(&server);
+                match case {
+                    "plain" => {
+                        (&tcp).write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap()
+                    }
+                    "random" => (&tcp).write_all(&pattern(3000)).unwrap(),
+                    "leaves" => (&tcp).write_all(&by_hand().1).unwrap(),
+                    "distrusts" | "misled" => {
+                        let stream = match case {
+                            // The authority is not one that it knows; the name is not the server's.
+                            "distrusts" => {
+                                let config = client_config_of(older(), SECOND, None);
+                                Stream::with(tcp, config, "localhost")
+                            }
+                            _ => Stream::with(tcp, client_config(), "another.example"),
+                        };
+                        let error = stream.session().settle().expect_err("trusted");
+                        assert!(error.to_string().contains("certificate"), "{error}");
+                        drop(stream);
+                        failed_once(&server, &told, Status::Handshake);
+                        continue;
+                    }
+                    _ => {
+                        (&tcp).write_all(&by_hand().1[..50]).unwrap();
+                        std::thread::sleep(ms(30));
+                        socket2::SockRef::from(&tcp).set_linger(Some(ms(0))).unwrap();
+                        drop(tcp);
+                        let (what, status) = told.next();
+                        assert_eq!(what, "exception");
+                        assert!(matches!(status, Status::Reset | Status::Handshake), "{status:?}");
+                        wait_idle(&server);
+                        told.none();
+                        assert_eq!(server.stats().handshake_failures, 1);
+                        continue;
+                    }
+                }
+                tcp.shutdown(std::net::Shutdown::Write).unwrap();
+                let answer = raw_rest(&tcp);
+                drop(tcp);
+                if case != "leaves" {
+                    assert_eq!(answer.first(), Some(&21), "an alert, and nothing else: {answer:?}");
+                }
+                failed_once(&server, &told, Status::Handshake);
+            }
+        }
+    });
+}
+
+/// There is no plain text on a port that speaks TLS: what the exception handler sends after a
+/// failed handshake does not leave in the clear.
+#[test]
+fn a_failure_is_no_plain_text() {
+    isolated(|| {
+        for config in both_modes() {
+            let (log, errors) = events();
+            let hooks = Hooks::new(echo).on_exception(move |_, socket, _| {
+                let _ = socket.expect("a socket").send(b"not for everybody");
+                Ok(log.add(()))
+            });
+            let server = start(config, hooks);
+            let tcp = raw(&server);
+            (&tcp).write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+            errors.next();
+            let answer = raw_rest(&tcp);
+            assert!(!contains(&answer, b"not for everybody"), "{answer:?}");
+            drop(tcp);
+            wait_idle(&server);
+        }
+    });
+}
+
+/// The same for a connection that is refused because no worker came free.
+#[test]
+fn a_refusal_is_no_plain_text() {
+    isolated(|| {
+        let (gate, (log, errors)) = (Gate::new(), events());
+        let inside = gate.clone();
+        let hooks =
+            Hooks::new(move |_, _| Ok(inside.wait())).on_exception(move |_, socket, error| {
+                let _ = socket.expect("a socket").send(b"too busy");
+                Ok(log.add(error.status()))
+            });
+        let server = start(blocking(2).max_retry(1).retry_interval(ms(50)), hooks);
+        let busy: Vec<_> = (0..2).map(|_| Client::connect(&server)).collect();
+        gate.reached_by(2);
+        let tcp = raw(&server);
+        (&tcp).write_all(&by_hand().1).unwrap();
+        let answer = raw_rest(&tcp);
+        assert_eq!(errors.next(), Status::Rejected);
+        assert!(!contains(&answer, b"too busy"), "{:?}", String::from_utf8_lossy(&answer));
+        gate.open();
+        drop((busy, tcp));
+        wait_idle(&server);
+    });
+}
+
+/// A handshake never holds up another connection, nor accepting.
+#[test]
+fn a_slow_handshake_holds_nobody_up() {
+    isolated(|| {
+        for config in both_modes() {
+            let server = start(config, Hooks::new(echo));
+            let (_, hello) = by_hand();
+            let slow = raw(&server);
+            (&slow).write_all(&hello[..10]).unwrap();
+            let silent = raw(&server);
+            let clock = Stopwatch::start();
+            for _ in 0..20 {
+                Client::connect(&server).echo("hello");
+            }
+            // Held up, they would wait for the deadline of a handshake, 10 s.
+            assert!(clock.elapsed() < SOON / 2, "took {:?}", clock.elapsed());
+            drop((slow, silent));
+            wait_idle(&server);
+        }
+    });
+}
+
+fn capped(most: u32) -> Config {
+    configure(non_blocking(1).max_handshakes(most).handshake_timeout(ms(20_000)))
+}
+
+/// The cap: silent clients do not count, slow ones do; below it others go on, beyond it they wait
+/// until one is over, however it ends.
+#[test]
+fn the_cap_on_handshakes() {
+    isolated(|| {
+        for how in ["finishes", "leaves", "resets"] {
+            let server = start(capped(2), Hooks::new(echo));
+            let silent: Vec<_> = (0..10).map(|_| raw(&server)).collect();
+            let slow = |server: &Server| {
+                let tcp = raw(server);
+                let (session, hello) = by_hand();
+                (&tcp).write_all(&hello[..10]).unwrap();
+                (tcp, session, hello)
+            };
+            let (first, mut session, hello) = slow(&server);
+            std::thread::sleep(ms(20));
+            for _ in 0..5 {
+                Client::connect(&server).echo("below the cap");
+            }
+            let second = slow(&server);
+            std::thread::sleep(ms(50));
+            let mut waiting: Vec<_> = (0..5).map(|_| Client::connect(&server)).collect();
+            std::thread::sleep(NEVER);
+            assert_eq!(server.stats().handshakes, 5, "five wait");
+            // One of those that wait gives up: its place is not taken for another's.
+            drop(waiting.remove(0));
+            match how {
+                "finishes" => {
+                    (&first).write_all(&hello[10..]).unwrap();
+                    finish_by_hand(&mut session, &first, b"at last");
+                    assert_eq!(receive_by_hand(&mut session, &first, 7), b"at last");
+                }
+                "leaves" => first.shutdown(std::net::Shutdown::Both).unwrap(),
+                _ => socket2::SockRef::from(&first).set_linger(Some(ms(0))).unwrap(),
+            }
+            drop(first);
+            for client in &mut waiting {
+                client.echo("after all");
+            }
+            drop((waiting, silent, second));
+            wait_idle(&server);
+        }
+    });
+}
+
+/// Many handshakes at once under a small cap all come to their end.
+#[test]
+fn many_under_a_small_cap() {
+    isolated(|| {
+        let server = start(configure(non_blocking(2).max_handshakes(2)), Hooks::new(echo));
+        let mut clients: Vec<_> = (0..200).map(|_| Client::connect(&server)).collect();
+        for client in &mut clients {
+            client.echo("hello");
+        }
+        drop(clients);
+        wait_idle(&server);
+        assert_eq!(server.stats().handshakes, 200);
+    });
+}
+
+/// Clients that fail, leave, reset and succeed side by side: each is accounted for.
+#[test]
+fn a_mixed_crowd() {
+    isolated(|| {
+        for config in both_modes() {
+            let opens = Arc::new(Mutex::new((0, 0)));
+            let (opening, closing) = (opens.clone(), opens.clone());
+            let hooks = Hooks::new(echo)
+                .on_open(move |_, _| Ok(opening.lock().unwrap().0 += 1))
+                .on_close(move |_, _, _| closing.lock().unwrap().1 += 1);
+            let server = start(config.handshake_timeout(ms(500)), hooks);
+            std::thread::scope(|scope| {
+                for thread in 0..4 {
+                    let server = &server;
+                    scope.spawn(move || {
+                        for i in 0..15 {
+                            let tcp = raw(server);
+                            match (thread + i) % 4 {
+                                0 => drop((&tcp).write_all(b"no TLS at all, nothing like it")),
+                                1 => drop((&tcp).write_all(&by_hand().1)),
+                                2 => socket2::SockRef::from(&tcp).set_linger(Some(ms(0))).unwrap(),
+                                _ => Client::connect(server).echo("hello"),
+                            }
+                        }
+                    });
+                }
+            });
+            wait_idle(&server);
+            let stats = server.stats();
+            let (opened, closed) = *opens.lock().unwrap();
+            assert_eq!((opened, closed, stats.handshakes), (15, 15, 15));
+            assert_eq!(stats.handshakes + stats.handshake_failures, stats.accepted);
+            assert_settled(&server);
+        }
+    });
+}

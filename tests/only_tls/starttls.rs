@@ -1,0 +1,339 @@
+//! STARTTLS: an upgrade in mid-stream.
+
+use super::*;
+use crate::api::{tls, CloseReason, Config, Socket};
+
+const COMMAND: &[u8] = b"STARTTLS\n";
+
+/// A server that starts in the clear. What its handler reads is told: whether through TLS, and
+/// the bytes.
+fn clear(config: Config) -> (Server, Events<(bool, String)>, Events<Status>) {
+    let (log, seen) = events();
+    let (error_log, errors) = events();
+    let tls = tls();
+    let serve = move |socket: &mut Socket<'_>| -> Result<bool, crate::api::Error> {
+        let mut buffer = [0; 4096];
+        let n = socket.recv(&mut buffer)?;
+        let bytes = &buffer[..n];
+        let secure = socket.tls_info().is_some();
+        match bytes.strip_prefix(COMMAND).filter(|_| !secure) {
+            Some(ahead) => {
+                socket.send(b"go\n")?;
+                socket.starttls(&tls, ahead)?;
+            }
+            None if n > 0 => {
+                log.add((secure, String::from_utf8_lossy(bytes).into_owned()));
+                socket.send(bytes)?;
+            }
+            None => socket.close(),
+        }
+        Ok(n > 0)
+    };
+    let blocking = !config.non_blocking;
+    let hooks = Hooks::new(move |_, socket| {
+        while serve(socket)? && blocking {}
+        Ok(())
+    })
+    .on_exception(move |_, _, error| Ok(error_log.add(error.status())));
+    let server = Server::with_config("127.0.0.1:0", hooks, config).unwrap();
+    server.start_background().unwrap();
+    (server, seen, errors)
+}
+
+fn read(mut tcp: &TcpStream, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    tcp.read_exact(&mut bytes).unwrap();
+    bytes
+}
+
+/// The upgrade, with the client's first message in the same write as the command or later.
+#[test]
+fn an_upgrade() {
+    isolated(|| {
+        for config in both_modes() {
+            for part in [0, 1, 60, usize::MAX] {
+                let (server, seen, _) = clear(config.clone());
+                let tcp = raw(&server);
+                (&tcp).write_all(b"in the clear").unwrap();
+                assert_eq!(read(&tcp, 12), b"in the clear");
+                assert_eq!(seen.next(), (false, "in the clear".into()));
+                let (mut session, hello) = by_hand();
+                let part = part.min(hello.len());
+                (&tcp).write_all(&[COMMAND, &hello[..part]].concat()).unwrap();
+                assert_eq!(read(&tcp, 3), b"go\n");
+                seen.none();
+                (&tcp).write_all(&hello[part..]).unwrap();
+                finish_by_hand(&mut session, &tcp, b"secret");
+                assert_eq!(receive_by_hand(&mut session, &tcp, 6), b"secret");
+                assert_eq!(seen.next(), (true, "secret".into()));
+                let stats = server.stats();
+                assert_eq!((stats.handshakes, stats.handshake_failures), (1, 0));
+                session.send_close_notify();
+                session.write_tls(&mut &tcp).unwrap();
+                drop(tcp);
+                wait_idle(&server);
+            }
+        }
+    });
+}
+
+/// Plain-text injection: what was sent ahead goes to TLS, which refuses it, and never to the
+/// handler.
+#[test]
+fn an_injection() {
+    isolated(|| {
+        for config in both_modes() {
+            for together in [true, false] {
+                let non_blocking = config.non_blocking;
+                let (server, seen, errors) = clear(config.clone());
+                let tcp = raw(&server);
+                let command = if together { &b"STARTTLS\nINJECTED\n"[..] } else { COMMAND };
+                (&tcp).write_all(command).unwrap();
+                if !together {
+                    (&tcp).write_all(b"INJECTED\n").unwrap();
+                }
+                assert_eq!(read(&tcp, 3), b"go\n");
+                assert_eq!(errors.next(), Status::Handshake);
+                let answer = raw_rest(&tcp);
+                assert!(!contains(&answer, b"INJECTED"));
+                drop(tcp);
+                wait_idle(&server);
+                assert!(seen.drain().is_empty(), "the handler saw it");
+                let stats = server.stats();
+                assert_eq!((stats.handshakes, stats.handshake_failures), (0, 1));
+                if non_blocking {
+                    assert_eq!(stats.closed[CloseReason::Handshake as usize], 1);
+                }
+            }
+        }
+    });
+}
+
+/// The injection and a whole handshake behind it: the handshake does not go on.
+#[test]
+fn an_injection_before_a_handshake() {
+    isolated(|| {
+        for config in both_modes() {
+            let (server, seen, errors) = clear(config);
+            let tcp = raw(&server);
+            let hello = by_hand().1;
+            (&tcp).write_all(&[COMMAND, b"INJECTED\n", &hello].concat()).unwrap();
+            assert_eq!(errors.next(), Status::Handshake);
+            raw_rest(&tcp);
+            drop(tcp);
+            wait_idle(&server);
+            assert!(seen.drain().is_empty());
+        }
+    });
+}
+
+/// Its handshake has the same deadline.
+#[test]
+fn the_deadline() {
+    isolated(|| {
+        for config in both_modes() {
+            let (server, seen, errors) = clear(config.handshake_timeout(ms(200)));
+            let tcp = raw(&server);
+            (&tcp).write_all(COMMAND).unwrap();
+            let clock = Stopwatch::start();
+            assert_eq!(read(&tcp, 3), b"go\n");
+            assert_eq!(errors.next(), Status::Timeout);
+            // The clock began a moment after the handshake's.
+            kept(clock.elapsed() + ms(20), ms(200));
+            raw_rest(&tcp);
+            drop(tcp);
+            wait_idle(&server);
+            assert!(seen.drain().is_empty());
+        }
+    });
+}
+
+/// `on_close` comes once: the connection had been opened.
+#[test]
+fn a_failed_upgrade_closes_what_was_open() {
+    isolated(|| {
+        for config in both_modes() {
+            let (log, closes) = events();
+            let tls = tls();
+            let hooks = Hooks::new(move |_, socket| {
+                text(socket)?;
+                socket.starttls(&tls, b"")
+            })
+            .on_close(move |_, _, reason| log.add(reason));
+            let server = Server::with_config("127.0.0.1:0", hooks, config).unwrap();
+            server.start_background().unwrap();
+            let tcp = raw(&server);
+            (&tcp).write_all(b"x").unwrap();
+            std::thread::sleep(ms(30));
+            (&tcp).write_all(b"nothing like TLS").unwrap();
+            assert_eq!(closes.next(), CloseReason::Handshake);
+            drop(tcp);
+            wait_idle(&server);
+            closes.none();
+        }
+    });
+}
+
+/// A second upgrade is an error, as is one on a server of TLS.
+#[test]
+fn only_once() {
+    isolated(|| {
+        for config in both_modes() {
+            let (log, results) = events();
+            let other = tls();
+            let hooks = Hooks::new(move |_, socket| {
+                text(socket)?;
+                Ok(log.add(status(socket.starttls(&other, b""))))
+            });
+            let server = start(config, hooks);
+            let mut client = Client::connect(&server);
+            client.send("x");
+            assert_eq!(results.next(), Status::State);
+        }
+    });
+}
+
+/// Without a certificate there is no upgrade, and the connection goes on in the clear.
+#[test]
+fn without_a_certificate() {
+    isolated(|| {
+        for config in both_modes() {
+            let empty = crate::api::TlsConfig::new();
+            let hooks = Hooks::new(move |_, socket| {
+                text(socket)?;
+                assert_eq!(status(socket.starttls(&empty, b"")), Status::Certificate);
+                socket.send(b"still plain")
+            });
+            let server = Server::with_config("127.0.0.1:0", hooks, config).unwrap();
+            server.start_background().unwrap();
+            let tcp = raw(&server);
+            (&tcp).write_all(b"x").unwrap();
+            assert_eq!(read(&tcp, 11), b"still plain");
+        }
+    });
+}
+
+/// Replies that are queued when the upgrade begins leave before it, in the clear and in order.
+#[test]
+fn behind_a_queue() {
+    isolated(|| {
+        let tls = tls();
+        let hooks = Hooks::new(move |server: &Server, socket| {
+            if socket.tls_info().is_some() {
+                return echo(server, socket);
+            }
+            text(socket)?;
+            socket.send(&pattern(BULK))?;
+            socket.starttls(&tls, b"")
+        });
+        let server = Server::with_config("127.0.0.1:0", hooks, non_blocking(1)).unwrap();
+        server.start_background().unwrap();
+        let tcp = raw(&server);
+        (&tcp).write_all(b"x").unwrap();
+        std::thread::sleep(ms(50));
+        let (mut session, hello) = by_hand();
+        (&tcp).write_all(&hello).unwrap();
+        assert!(read(&tcp, BULK) == pattern(BULK));
+        finish_by_hand(&mut session, &tcp, b"secret");
+        assert_eq!(receive_by_hand(&mut session, &tcp, 6), b"secret");
+    });
+}
+
+/// What is sent while the handshake goes on, by the callback that began it and by id from another
+/// thread, waits for it and leaves encrypted, in order, and never in the clear.
+#[test]
+fn sending_during_the_handshake() {
+    isolated(|| {
+        let (log, begun) = events();
+        let tls = tls();
+        let hooks = Hooks::new(move |server: &Server, socket| {
+            if socket.tls_info().is_some() {
+                return echo(server, socket);
+            }
+            text(socket)?;
+            socket.send(b"go\n")?;
+            socket.starttls(&tls, b"")?;
+            socket.send(b"secret ")?;
+            Ok(log.add(socket.id()))
+        });
+        let server = Server::with_config("127.0.0.1:0", hooks, non_blocking(1)).unwrap();
+        server.start_background().unwrap();
+        let tcp = raw(&server);
+        (&tcp).write_all(b"x").unwrap();
+        let id = begun.next();
+        server.send(id, b"by id ").unwrap();
+        assert_eq!(server.broadcast(&[id], b"broadcast").unwrap(), 1);
+        assert_eq!(read(&tcp, 3), b"go\n");
+        tcp.set_read_timeout(Some(NEVER)).unwrap();
+        assert!((&tcp).read(&mut [0]).is_err(), "something in the clear");
+        tcp.set_read_timeout(Some(SOON)).unwrap();
+        let (mut session, hello) = by_hand();
+        (&tcp).write_all(&hello).unwrap();
+        finish_by_hand(&mut session, &tcp, b"");
+        assert_eq!(receive_by_hand(&mut session, &tcp, 22), b"secret by id broadcast");
+        server.close(id).unwrap();
+        assert_eq!(rustls::Stream::new(&mut session, &mut &tcp).read(&mut [0]).unwrap(), 0);
+    });
+}
+
+/// A close by id while the handshake goes on ends the connection.
+#[test]
+fn closing_during_the_handshake() {
+    isolated(|| {
+        let (log, begun) = events();
+        let (close_log, closes) = events();
+        let tls = tls();
+        let hooks = Hooks::new(move |_, socket| {
+            text(socket)?;
+            socket.starttls(&tls, b"")?;
+            Ok(log.add(socket.id()))
+        })
+        .on_close(move |_, _, reason| close_log.add(reason));
+        let server = Server::with_config("127.0.0.1:0", hooks, non_blocking(1)).unwrap();
+        server.start_background().unwrap();
+        for call in ["close", "abort"] {
+            let tcp = raw(&server);
+            (&tcp).write_all(b"x").unwrap();
+            let id = begun.next();
+            let expected = match call {
+                "close" => server.close(id).map(|()| CloseReason::Handler),
+                _ => server.abort(id).map(|()| CloseReason::Abort),
+            };
+            raw_rest(&tcp);
+            drop(tcp);
+            assert_eq!(closes.next(), expected.unwrap(), "{call}");
+            wait_idle(&server);
+        }
+        assert_eq!(server.stats().closed_total(), 2);
+    });
+}
+
+/// 2.4: a socket that is detached in the callback that asked for the upgrade: it is refused or
+/// the owner goes on through TLS, but nothing of it is ever in the clear.
+#[test]
+fn detaching_with_the_handshake_to_come() {
+    isolated(|| {
+        let (log, owned) = events();
+        let tls = tls();
+        let hooks = Hooks::new(move |server: &Server, socket| {
+            text(socket)?;
+            socket.starttls(&tls, b"")?;
+            Ok(log.add(server.detach(socket)))
+        });
+        let server = Server::with_config("127.0.0.1:0", hooks, non_blocking(1)).unwrap();
+        server.start_background().unwrap();
+        let tcp = raw(&server);
+        (&tcp).write_all(b"x").unwrap();
+        let Ok(mut socket) = owned.next() else { return };
+        let owner = std::thread::spawn(move || {
+            let word = text(&mut socket.socket())?;
+            socket.socket().send(word.as_bytes())?;
+            Ok::<_, crate::api::Error>(word)
+        });
+        let (mut session, hello) = by_hand();
+        (&tcp).write_all(&hello).unwrap();
+        finish_by_hand(&mut session, &tcp, b"secret");
+        assert_eq!(receive_by_hand(&mut session, &tcp, 6), b"secret");
+        assert_eq!(owner.join().unwrap().unwrap(), "secret");
+    });
+}

@@ -1,0 +1,253 @@
+//! Application data: what is buffered counts as readable, records of all sizes, detaching.
+
+use super::*;
+use crate::api::OwnedSocket;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A handler that reads one byte in each call gets them all: no stall, and no spin afterwards.
+#[test]
+fn a_byte_a_call() {
+    isolated(|| {
+        const COUNT: usize = 20_000;
+        let calls = Arc::new(AtomicUsize::new(0));
+        let (counted, (log, bytes)) = (calls.clone(), events());
+        let hooks = Hooks::new(move |_, socket| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let mut byte = [0];
+            if socket.recv(&mut byte)? == 1 {
+                log.add(byte[0]);
+            }
+            Ok(())
+        });
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::connect(&server);
+        client.send(pattern(COUNT));
+        assert!(bytes.take(COUNT) == pattern(COUNT));
+        let before = (calls.load(Ordering::SeqCst), processor_time());
+        assert!(before.0 <= COUNT + 50, "{} calls for {COUNT} bytes", before.0);
+        bytes.none();
+        let after = calls.load(Ordering::SeqCst);
+        assert!(after - before.0 <= 2, "{} calls for nothing", after - before.0);
+        assert!(processor_time() - before.1 < NEVER / 2, "it spins");
+    });
+}
+
+/// The same in blocking mode, in one call.
+#[test]
+fn a_byte_a_read() {
+    isolated(|| {
+        let hooks = Hooks::new(|_, socket| {
+            let mut all = Vec::new();
+            let mut byte = [0];
+            while socket.recv(&mut byte)? == 1 {
+                all.push(byte[0]);
+            }
+            socket.send(&all)
+        });
+        let server = start(blocking(1), hooks);
+        let mut client = Client::connect(&server);
+        client.send(pattern(100_000));
+        client.finish_sending();
+        assert!(client.rest() == pattern(100_000));
+    });
+}
+
+/// Level-triggered, and yet no spin: a handler that takes nothing is called when more arrives.
+#[test]
+fn a_handler_that_takes_nothing() {
+    isolated(|| {
+        let (log, calls) = events();
+        let hooks = Hooks::new(move |_, _| Ok(log.add(())));
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::connect(&server);
+        for _ in 0..3 {
+            client.send("something");
+            calls.next();
+            calls.none();
+        }
+    });
+}
+
+/// A paused connection with bytes decrypted already is called for them when it goes on.
+#[test]
+fn pausing_with_buffered_bytes() {
+    isolated(|| {
+        let (log, words) = events();
+        let hooks = Hooks::new(move |_, socket| {
+            let mut bytes = [0; 3];
+            let n = socket.recv(&mut bytes)?;
+            log.add((socket.id(), String::from_utf8_lossy(&bytes[..n]).into_owned()));
+            socket.pause()
+        })
+        .on_wake(|_, socket| socket.resume().unwrap());
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::connect(&server);
+        client.send("onetwosix");
+        for word in ["one", "two", "six"] {
+            let (id, read) = words.next();
+            assert_eq!(read, word);
+            words.none();
+            server.wake(id).unwrap();
+        }
+        words.none();
+    });
+}
+
+/// Records of one byte and of the largest size, both ways.
+#[test]
+fn records_of_all_sizes() {
+    isolated(|| {
+        for config in both_modes() {
+            let server = start(config, Hooks::new(echo));
+            let mut client = Client::connect(&server);
+            for size in [1, 2, 1000, 16_383, 16_384, 16_385, 60_000] {
+                for part in pattern(size.min(3000)).chunks(1) {
+                    client.send(part);
+                }
+                client.expect(pattern(size.min(3000)));
+                client.send(pattern(size));
+                client.expect(pattern(size));
+            }
+            client.finish_sending();
+            client.expect_end();
+        }
+    });
+}
+
+/// A server that detaches on the word and hands the socket to the test.
+fn detaching() -> (Server, Events<OwnedSocket>) {
+    let (log, owned) = events();
+    let hooks = Hooks::new(move |server: &Server, socket| {
+        let mut word = [0; 6];
+        match socket.recv(&mut word)? {
+            0 => Ok(socket.close()),
+            6 if &word == b"detach" => Ok(log.add(server.detach(socket)?)),
+            n => socket.send(&word[..n]),
+        }
+    });
+    (start(non_blocking(2), hooks), owned)
+}
+
+/// 2.4: detach and attach keep the session, unread plain text included, from another thread.
+#[test]
+fn detach_and_attach_keep_the_session() {
+    isolated(|| {
+        let (server, owned) = detaching();
+        let mut client = Client::connect(&server);
+        for round in 0..3 {
+            // One record: what follows the word is decrypted by the time of the detach.
+            client.send("detach and more");
+            let mut socket: OwnedSocket = owned.next();
+            let mut socket = std::thread::spawn(move || {
+                let mut more = vec![0; 9];
+                std::io::Read::read_exact(&mut socket, &mut more).unwrap();
+                assert_eq!(more, b" and more");
+                assert!(socket.socket().tls_info().is_some());
+                socket.socket().send(b"from another thread").unwrap();
+                socket
+            })
+            .join()
+            .unwrap();
+            client.expect("from another thread");
+            client.send("late");
+            assert_eq!(text(&mut socket.socket()).unwrap(), "late");
+            if round == 1 {
+                // Unread when it goes back.
+                client.send("unread");
+                std::thread::sleep(ms(20));
+            }
+            server.attach(socket).unwrap();
+            if round == 1 {
+                client.expect("unread");
+            }
+            client.echo("served");
+        }
+        assert_eq!(server.stats().handshakes, 1);
+        client.finish_sending();
+        client.expect_end();
+        drop(client);
+        wait_idle(&server);
+    });
+}
+
+/// 2.4: plain text that was decrypted before the attach brings the handler.
+#[test]
+fn attach_with_decrypted_bytes() {
+    isolated(|| {
+        let (server, owned) = detaching();
+        let mut client = Client::connect(&server);
+        client.send("detachagain!and");
+        let mut socket: OwnedSocket = owned.next();
+        let mut first = [0; 3];
+        assert_eq!(socket.socket().recv(&mut first).unwrap(), 3);
+        server.attach(socket).unwrap();
+        client.expect("in!and");
+    });
+}
+
+/// 2.4: a detached socket outlives its server; freeing it ends the stream in good order.
+#[test]
+fn a_detached_socket_outlives_its_server() {
+    isolated(|| {
+        let (server, owned) = detaching();
+        let mut client = Client::connect(&server);
+        client.send("detach");
+        let mut socket: OwnedSocket = owned.next();
+        server.stop().unwrap();
+        drop(server);
+        client.send("still there?");
+        assert_eq!(text(&mut socket.socket()).unwrap(), "still there?");
+        socket.socket().send(&pattern(300_000)).unwrap();
+        assert!(client.receive(300_000) == pattern(300_000));
+        drop(socket);
+        client.expect_end();
+    });
+}
+
+/// 2.4: a bare descriptor of a connection through TLS is of no use: refused, and the caller keeps
+/// the socket.
+#[test]
+fn no_bare_descriptor() {
+    isolated(|| {
+        let (server, owned) = detaching();
+        let mut client = Client::connect(&server);
+        client.send("detach");
+        let socket: OwnedSocket = owned.next();
+        let (error, mut socket) = socket.release_fd().expect_err("released");
+        assert_eq!(error.status(), Status::Unsupported);
+        socket.socket().send(b"still here").unwrap();
+        client.expect("still here");
+    });
+}
+
+/// 2.11: calls by id from other threads, while the handler echoes: no record is broken.
+#[test]
+fn by_id_beside_the_handler() {
+    isolated(|| {
+        let (log, ids) = events();
+        let hooks = Hooks::new(echo).on_open(move |_, socket| Ok(log.add(socket.id())));
+        let server = start(non_blocking(2), hooks);
+        let mut clients: Vec<_> = (0..4).map(|_| Client::connect(&server)).collect();
+        let all = ids.take(4);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        assert_eq!(server.broadcast(&all, b"broadcast!").unwrap(), 4);
+                        server.send(all[0], b"to the 1st").unwrap();
+                    }
+                });
+            }
+            for client in &mut clients {
+                for _ in 0..100 {
+                    client.send("own words.");
+                }
+            }
+        });
+        let known = [&b"broadcast!"[..], b"to the 1st", b"own words."];
+        for client in &mut clients {
+            let bytes = client.receive(7000);
+            assert!(bytes.chunks(10).all(|word| known.contains(&word)));
+        }
+    });
+}
