@@ -106,15 +106,15 @@ impl Shared {
         }
     }
 
-    /// An id with a free slot.
-    fn allocate(&self, entrance: &mut Entrance) -> Option<u64> {
+    /// An id with a free slot; `open` for calls by it at once.
+    fn allocate(&self, entrance: &mut Entrance, open: bool) -> Option<u64> {
         loop {
             let slot = entrance.free.pop().or_else(|| {
                 let slot = entrance.next;
                 entrance.next += u32::from(slot < IdTable::SLOTS);
                 (slot < IdTable::SLOTS).then_some(slot)
             })?;
-            if let Some(id) = self.env.ids.open(self.env.index, slot) {
+            if let Some(id) = self.env.ids.give(self.env.index, slot, open) {
                 return Some(id);
             }
         }
@@ -126,11 +126,13 @@ impl Shared {
     }
 
     /// Puts a connection into the loop from another thread: complete before
-    /// its first event can be seen, since it is among the arrivals before it
-    /// is registered. On failure `make` is called back with nothing done.
+    /// its first event is handled, since the loop looks among the arrivals
+    /// under the lock that is held here. On failure `source` is given back
+    /// with nothing done.
     fn put<T>(
         &self,
         source: T,
+        open: bool,
         fd: impl Fn(&T) -> i32,
         make: impl FnOnce(T, u64) -> Conn,
     ) -> Result<u64, (Error, T)> {
@@ -138,7 +140,7 @@ impl Shared {
         if entrance.registry.is_none() {
             return Err((Error::new(Status::State, "the server is not running"), source));
         }
-        let Some(id) = self.allocate(&mut entrance) else {
+        let Some(id) = self.allocate(&mut entrance, open) else {
             return Err((Error::new(Status::NoMemory, "no connection slot is left"), source));
         };
         // Said before the first event can come: the loop looks for the
@@ -355,7 +357,7 @@ impl Loops {
         let shared = &self.loops[index];
         self.opened();
         let fd = |socket: &OwnedSocket| socket.raw_fd();
-        let id = shared.put(socket, fd, |socket, id| {
+        let id = shared.put(socket, true, fd, |socket, id| {
             let mut conn = socket.take();
             conn.move_to(shared.env.clone());
             conn.id = id;
@@ -382,6 +384,7 @@ impl Loops {
         &self,
         from: &Shared,
         index: usize,
+        open: bool,
         fd: OwnedFd,
         peer: Option<SocketAddr>,
     ) -> Result<(), Error> {
@@ -391,7 +394,7 @@ impl Loops {
             from.env.counters.accepted.add(1);
             Conn::open(shared.env.clone(), id, fd, peer)
         };
-        let put = shared.put((fd, peer), |(fd, _)| fd.as_raw_fd(), make);
+        let put = shared.put((fd, peer), open, |(fd, _)| fd.as_raw_fd(), make);
         put.map(drop).map_err(|(error, _)| {
             self.gone();
             error

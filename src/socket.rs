@@ -43,7 +43,17 @@ impl<'a> Socket<'a> {
             Status::Reset | Status::Io | Status::Timeout | Status::NoMemory => {
                 Error::with_os_code(status, self.conn.os_error())
             }
+            Status::Tls => self.conn.tls_error(),
             other => Error::from(other),
+        }
+    }
+
+    /// What a C handler that answers `code` failed of.
+    #[cfg(feature = "capi")]
+    pub(crate) fn returned(&self, code: i32) -> Error {
+        match Status::from_code(code) {
+            Some(Status::Tls) => self.conn.tls_error(),
+            _ => Error::returned(code),
         }
     }
 

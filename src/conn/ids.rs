@@ -98,9 +98,10 @@ impl IdTable {
         self.chunks.get(chunk)?.get()?.get(index)
     }
 
-    /// Gives a slot to a new connection and answers its id; `None` when the
-    /// slot's generations are used up and it must not be used again.
-    pub fn open(&self, index: usize, slot: u32) -> Option<u64> {
+    /// Gives a slot to a new connection and answers its id, which takes calls
+    /// at once if it is `open`; `None` when the slot's generations are used up
+    /// and it must not be used again.
+    pub fn give(&self, index: usize, slot: u32, open: bool) -> Option<u64> {
         let (chunk, at) = IdTable::place(slot);
         let entries = self.chunks[chunk]
             .get_or_init(|| (0..FIRST_CHUNK << chunk).map(|_| AtomicU64::new(0)).collect());
@@ -108,7 +109,8 @@ impl IdTable {
         if generation > GENERATION_MAX {
             return None;
         }
-        entries[at].store(generation << GENERATION_SHIFT | ALIVE | OPEN, Ordering::Release);
+        let state = if open { ALIVE | OPEN } else { ALIVE };
+        entries[at].store(generation << GENERATION_SHIFT | state, Ordering::Release);
         Some(ConnId::of_slot(index, slot, generation))
     }
 
@@ -170,8 +172,8 @@ impl IdTable {
         self.update(id, |word| Ok(word & !OPEN)).is_ok_and(|before| before & OPEN != 0)
     }
 
-    /// The connection takes bytes and wakes, after all.
-    pub fn reopen(&self, id: u64) {
+    /// The connection takes bytes and wakes from now on.
+    pub fn open(&self, id: u64) {
         let _ = self.update(id, |word| Ok(word | OPEN));
     }
 
@@ -234,10 +236,10 @@ mod tests {
     #[test]
     fn ids_are_never_used_again() {
         let table = IdTable::default();
-        let first = table.open(7, 3).unwrap();
+        let first = table.give(7, 3, true).unwrap();
         assert_eq!((ConnId::loop_index(first), ConnId::slot(first)), (7, 3));
         table.release(first);
-        let second = table.open(7, 3).unwrap();
+        let second = table.give(7, 3, true).unwrap();
         assert_ne!(first, second);
         assert_eq!(table.add(first, 1, 10), Err(Refused::Gone));
         assert!(table.is_alive(second) && !table.is_alive(first));
@@ -246,19 +248,19 @@ mod tests {
     #[test]
     fn a_slot_whose_generations_are_used_up_is_retired() {
         let table = IdTable::default();
-        let id = table.open(0, 0).unwrap();
+        let id = table.give(0, 0, true).unwrap();
         table.release(id);
         let entry = table.entry(0).unwrap();
         entry.store((GENERATION_MAX - 1) << GENERATION_SHIFT, Ordering::Relaxed);
-        let last = table.open(0, 0).unwrap();
+        let last = table.give(0, 0, true).unwrap();
         table.release(last);
-        assert_eq!(table.open(0, 0), None);
+        assert_eq!(table.give(0, 0, true), None);
     }
 
     #[test]
     fn pending_bytes_are_bounded_and_belong_to_one_connection() {
         let table = IdTable::default();
-        let id = table.open(0, 0).unwrap();
+        let id = table.give(0, 0, true).unwrap();
         assert_eq!(table.add(id, 10, 10), Ok(()));
         assert_eq!(table.add(id, 1, 10), Err(Refused::Full));
         table.sub(id, 4);
@@ -267,14 +269,25 @@ mod tests {
         assert_eq!(table.add(id, 1, 10), Err(Refused::Gone));
         assert!(table.is_alive(id));
         table.release(id);
-        let next = table.open(0, 0).unwrap();
+        let next = table.give(0, 0, true).unwrap();
         assert_eq!(table.pending(next), 0);
+    }
+
+    #[test]
+    fn a_connection_takes_nothing_before_it_is_open() {
+        let table = IdTable::default();
+        let id = table.give(0, 0, false).unwrap();
+        assert!(table.is_alive(id) && table.open_ids(0).is_empty());
+        assert_eq!(table.add(id, 1, 10), Err(Refused::Gone));
+        assert_eq!(table.wake(id), Err(Refused::Gone));
+        table.open(id);
+        assert_eq!((table.add(id, 1, 10), table.open_ids(0).len()), (Ok(()), 1));
     }
 
     #[test]
     fn wakes_are_given_once() {
         let table = IdTable::default();
-        let id = table.open(0, 0).unwrap();
+        let id = table.give(0, 0, true).unwrap();
         assert_eq!(table.wake(id), Ok(true));
         assert_eq!(table.wake(id), Ok(false));
         table.woken(id);

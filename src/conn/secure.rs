@@ -10,12 +10,15 @@ use rustls::ServerConfig;
 
 use super::{flag, Conn};
 use crate::error::{CloseReason, Error, Status};
-use crate::timer;
+use crate::timer::{self, NEVER};
 use crate::tls::{Plain, Session, TlsInfo};
 
 /// Ciphertext is read into this, of which each thread has one: an idle
 /// connection holds no buffer.
-const SCRATCH: usize = 64 << 10;
+const SCRATCH: usize = 128 << 10;
+/// Plaintext is encrypted and sent in pieces of at most this many bytes, so
+/// that ciphertext leaves while it is still in the processor's cache.
+const PIECE: usize = 128 << 10;
 
 thread_local! {
     static SCRATCH_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -37,14 +40,28 @@ impl Conn {
         Ok(())
     }
 
+    /// What broke the session, with its reason.
+    pub fn tls_error(&self) -> Error {
+        let said = self.tls.as_ref().and_then(|tls| tls.error());
+        let said = said.filter(|error| error.status() == Status::Tls);
+        said.map_or(Error::from(Status::Tls), |e| Error::new(Status::Tls, e.message()))
+    }
+
     pub fn tls_info(&self) -> Option<TlsInfo> {
         self.tls.as_ref()?.info()
     }
 
     pub(super) fn recv_tls(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
-        if self.has(flag::LOOP) && (self.has(flag::STARTTLS) || !self.may_read()) {
+        if !self.has(flag::LOOP) {
+            return self.bounded(self.wait_until(), |conn| conn.recv_plain(buf));
+        }
+        if self.has(flag::STARTTLS) || !self.may_read() {
             return Err(Status::WouldBlock);
         }
+        self.recv_plain(buf)
+    }
+
+    fn recv_plain(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
         loop {
             let Some(tls) = &mut self.tls else { return Err(Status::Closed) };
             let plain = tls.read(buf);
@@ -136,6 +153,17 @@ impl Conn {
     }
 
     pub(super) fn send_tls(&mut self, plain: &[u8]) -> Result<(), Status> {
+        if !self.has(flag::LOOP) {
+            return self.bounded(self.wait_until(), |conn| conn.send_pieces(plain));
+        }
+        self.send_pieces(plain)
+    }
+
+    fn send_pieces(&mut self, plain: &[u8]) -> Result<(), Status> {
+        plain.chunks(PIECE).try_for_each(|piece| self.send_piece(piece))
+    }
+
+    fn send_piece(&mut self, plain: &[u8]) -> Result<(), Status> {
         let on_loop = self.has(flag::LOOP);
         let Some(tls) = &mut self.tls else { return Err(Status::Closed) };
         if tls.write(plain).is_err() {
@@ -159,13 +187,21 @@ impl Conn {
             tls.send_close_notify();
         }
         // Where calls wait, not for a peer that does not read.
-        let bound = timer::after_millis(self.env.limits.linger);
-        let whole = std::mem::replace(&mut self.timer_at, bound);
-        let _ = self.push_tls();
-        self.timer_at = whole;
+        let until = timer::after_millis(self.env.limits.linger);
+        let _ = self.bounded(until, Conn::push_tls);
     }
 
-    /// One step of the handshake on a loop: `Ok(true)` when it is over.
+    /// Waits in `body` until the given time at the latest, however many system
+    /// calls it makes.
+    fn bounded<T>(&mut self, until: u64, body: impl FnOnce(&mut Conn) -> T) -> T {
+        let bound = if until == NEVER { 0 } else { until };
+        let whole = std::mem::replace(&mut self.timer_at, bound);
+        let result = body(self);
+        self.timer_at = whole;
+        result
+    }
+
+    /// The handshake, as far as it goes now; `Ok(true)` when it is over.
     pub fn handshake_step(&mut self) -> Result<bool, Error> {
         loop {
             let pushed = self.push_tls();
@@ -177,7 +213,7 @@ impl Conn {
             if !tls.is_handshaking() {
                 return Ok(true);
             }
-            if !self.has(flag::READY) {
+            if self.has(flag::LOOP) && !self.has(flag::READY) {
                 return Ok(false);
             }
             match self.pull() {
@@ -191,25 +227,7 @@ impl Conn {
     /// The whole handshake, waiting for it.
     pub fn handshake_wait(&mut self) -> Result<(), Error> {
         let until = self.tls.as_ref().map_or(0, |tls| tls.deadline);
-        let whole = std::mem::replace(&mut self.timer_at, until);
-        let result = self.handshake_until();
-        self.timer_at = whole;
-        result
-    }
-
-    fn handshake_until(&mut self) -> Result<(), Error> {
-        loop {
-            let pushed = self.push_tls();
-            let Some(tls) = &mut self.tls else { return Err(Error::from(Status::Closed)) };
-            if let Some(error) = tls.take_error() {
-                return Err(handshake_error(error));
-            }
-            pushed.map_err(transport_error)?;
-            if !tls.is_handshaking() {
-                return Ok(());
-            }
-            self.pull().map_err(transport_error)?;
-        }
+        self.bounded(until, Conn::handshake_step).map(drop)
     }
 }
 

@@ -387,7 +387,7 @@ impl Conn {
     }
 
     /// When a call that begins now gives up.
-    fn wait_until(&self) -> u64 {
+    pub(super) fn wait_until(&self) -> u64 {
         let io = match self.io_timeout() {
             0 => NEVER,
             millis => timer::after_millis(millis),

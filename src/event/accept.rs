@@ -141,10 +141,12 @@ impl Loop {
     /// A new connection goes to the loop with the fewest.
     fn begin(&mut self, fd: OwnedFd, peer: Option<SocketAddr>) {
         let index = self.loops.least_busy(self.shared.env.index);
+        // Nothing is sent by id before there is a session to encrypt it.
+        let open = !self.server.is_tls();
         let begun = if index == self.shared.env.index {
-            self.keep(fd, peer)
+            self.keep(open, fd, peer)
         } else {
-            self.loops.pass(&self.shared, index, fd, peer)
+            self.loops.pass(&self.shared, index, open, fd, peer)
         };
         // A loop that stops already takes none; neither will this one.
         if let Err(error) = begun.or_else(unless_stopping) {
@@ -153,10 +155,10 @@ impl Loop {
         }
     }
 
-    fn keep(&mut self, fd: OwnedFd, peer: Option<SocketAddr>) -> Result<(), Error> {
+    fn keep(&mut self, open: bool, fd: OwnedFd, peer: Option<SocketAddr>) -> Result<(), Error> {
         let raw = fd.as_raw_fd();
         let no_slot = || Error::new(Status::NoMemory, "no connection slot is left");
-        let id = self.shared.allocate(&mut lock(&self.shared.entrance)).ok_or_else(no_slot)?;
+        let id = self.shared.allocate(&mut lock(&self.shared.entrance), open).ok_or_else(no_slot)?;
         if let Err(e) = self.poll.registry().register(&mut SourceFd(&raw), token(id), INPUT) {
             self.shared.free(id);
             return Err(Error::from_os(Status::Io, "cannot watch the socket", &e));

@@ -17,7 +17,6 @@ impl Loop {
         conn.phase = Phase::Handshake;
         conn.set(flag::UNOPENED);
         conn.timer_at = timer::after(self.server.config().handshake_timeout);
-        conn.env.ids.shut(conn.id);
         self.arm(slot);
     }
 
@@ -72,7 +71,7 @@ impl Loop {
         if is_new {
             conn.timer_at = 0;
             conn.clear(flag::UNOPENED);
-            conn.env.ids.reopen(id);
+            conn.env.ids.open(id);
         }
         conn.look_for_plain();
         conn.set(flag::AGAIN | flag::ARM);

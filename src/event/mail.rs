@@ -76,10 +76,7 @@ impl Loop {
 
     fn deliver(&mut self, id: u64, bytes: Arc<[u8]>) {
         let Some(conn) = self.conn(id) else { return };
-        // Before its handshake a connection has no session to encrypt with.
-        let takes =
-            conn.phase == Phase::Open || conn.phase == Phase::Handshake && conn.has(flag::TLS);
-        if !takes || conn.has(flag::OVER | flag::WR_SHUT) {
+        if !matches!(conn.phase, Phase::Open | Phase::Handshake) || conn.has(flag::OVER | flag::WR_SHUT) {
             conn.env.ids.sub(id, bytes.len());
             return;
         }

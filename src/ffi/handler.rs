@@ -42,7 +42,7 @@ fn outcome(code: i32, socket: &mut Socket<'_>) -> Result<(), Error> {
     if code >= 0 || code == NS_ERR_WOULD_BLOCK {
         return Ok(());
     }
-    Err(raised.unwrap_or_else(|| Error::returned(code)))
+    Err(raised.unwrap_or_else(|| socket.returned(code)))
 }
 
 impl CHandler {

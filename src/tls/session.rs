@@ -21,9 +21,10 @@ pub(crate) enum Plain {
 
 pub(crate) struct Session {
     tls: ServerConnection,
-    /// Ciphertext that is not taken in yet: rustls bounds what it decrypts
-    /// before somebody reads it.
+    /// Ciphertext that is not taken in yet, from an offset on: rustls bounds
+    /// what it decrypts before somebody reads it.
     ahead: Vec<u8>,
+    taken: usize,
     /// What ended the stream, told after everything that arrived before: a
     /// broken rule, a failed transport, or an end without close_notify, so
     /// that something may be missing (RFC 8446, 6.1).
@@ -59,7 +60,7 @@ impl Session {
         let mut tls = ServerConnection::new(config).map_err(|e| failed(&e))?;
         // What is queued is bounded by `send_limit`, in the connection.
         tls.set_buffer_limit(None);
-        Ok(Session { tls, ahead: Vec::new(), error: None, held: 0, deadline })
+        Ok(Session { tls, ahead: Vec::new(), taken: 0, error: None, held: 0, deadline })
     }
 
     pub fn is_handshaking(&self) -> bool {
@@ -73,6 +74,7 @@ impl Session {
             let taken = self.take_in(bytes);
             self.ahead.extend_from_slice(&bytes[taken..]);
         } else {
+            self.ahead.drain(..std::mem::take(&mut self.taken));
             self.ahead.extend_from_slice(bytes);
             self.feed_ahead();
         }
@@ -83,11 +85,13 @@ impl Session {
         if self.ahead.is_empty() {
             return false;
         }
-        let mut ahead = std::mem::take(&mut self.ahead);
-        let taken = self.take_in(&ahead);
-        if taken < ahead.len() {
-            ahead.drain(..taken);
+        let ahead = std::mem::take(&mut self.ahead);
+        let taken = self.take_in(&ahead[self.taken..]);
+        self.taken += taken;
+        if self.taken < ahead.len() {
             self.ahead = ahead;
+        } else {
+            self.taken = 0;
         }
         taken > 0
     }
@@ -111,6 +115,11 @@ impl Session {
     /// The transport ended or failed; the first failure stays.
     pub fn fail(&mut self, error: Error) {
         self.error.get_or_insert(error);
+    }
+
+    /// What ended the stream, if it did.
+    pub fn error(&self) -> Option<&Error> {
+        self.error.as_ref()
     }
 
     /// The failure of a handshake.

@@ -77,6 +77,30 @@ fn a_timeout_is_another_end() {
     });
 }
 
+/// `io_timeout` bounds the whole call, however the bytes of a record dribble.
+#[test]
+fn a_dribbled_record_times_out() {
+    isolated(|| {
+        let (hooks, ends) = ends();
+        let server = start(blocking(2).io_timeout(ms(300)), hooks);
+        let tcp = raw(&server);
+        let (mut session, hello) = by_hand();
+        (&tcp).write_all(&hello).unwrap();
+        finish_by_hand(&mut session, &tcp, b"words");
+        assert_eq!(ends.next(), ("words".into(), Status::Ok));
+        session.writer().write_all(&[0; 1000]).unwrap();
+        let mut record = Vec::new();
+        session.write_tls(&mut record).unwrap();
+        let clock = Stopwatch::start();
+        let end = record.iter().find_map(|byte| {
+            let _ = (&tcp).write_all(&[*byte]);
+            ends.poll(ms(20))
+        });
+        assert_eq!(end, Some((String::new(), Status::Timeout)));
+        clock.kept(ms(300));
+    });
+}
+
 /// Truncated in the middle of a record, and right after a whole one that the handler has not read.
 #[test]
 fn truncated_records() {
@@ -107,12 +131,14 @@ fn truncated_records() {
     });
 }
 
-/// A broken record: NS_ERR_TLS, and the client is told by an alert.
+/// A broken record: NS_ERR_TLS with the reason, and the client is told by an alert.
 #[test]
 fn a_broken_record() {
     isolated(|| {
         for config in both_modes() {
             let (hooks, ends) = ends();
+            let (log, reasons) = events();
+            let hooks = hooks.on_exception(move |_, _, e| Ok(log.add(e.message().to_string())));
             let server = start(config, hooks);
             let tcp = raw(&server);
             let (mut session, hello) = by_hand();
@@ -125,6 +151,7 @@ fn a_broken_record() {
             *record.last_mut().unwrap() ^= 1;
             (&tcp).write_all(&record).unwrap();
             assert_eq!(ends.next(), (String::new(), Status::Tls));
+            assert!(reasons.next().contains("decrypt"));
             assert!(!raw_rest(&tcp).is_empty());
             drop(tcp);
             wait_idle(&server);

@@ -37,6 +37,41 @@ fn no_callback_before_its_time() {
     });
 }
 
+/// A connection takes no calls by id before its handshake: nothing leaves unencrypted. Here it
+/// waits among the arrivals of a loop that is busy.
+#[test]
+fn no_id_before_the_handshake() {
+    isolated(|| {
+        let gate = Gate::new();
+        let (log, handled) = events();
+        let hooks = Hooks::new({
+            let gate = gate.clone();
+            move |server: &Server, socket| {
+                log.add(());
+                gate.wait();
+                echo(server, socket)
+            }
+        });
+        let server = start(non_blocking(2), hooks);
+        let mut clients: Vec<_> = (0..3).map(|_| Client::connect(&server).settled()).collect();
+        eventually("three are open", || server.connections().unwrap().len() == 3);
+        clients[1].send("words");
+        handled.next();
+        let arrival = raw(&server);
+        eventually("it is there", || server.stats().open == 4);
+        let ids = server.connections().unwrap();
+        assert_eq!(ids.len(), 3, "{ids:?}");
+        drop(clients.remove(0));
+        gate.open();
+        clients[0].expect("words");
+        let (mut session, hello) = by_hand();
+        (&arrival).write_all(&hello).unwrap();
+        finish_by_hand(&mut session, &arrival, b"more");
+        assert_eq!(receive_by_hand(&mut session, &arrival, 4), b"more");
+        eventually("it takes calls", || server.connections().unwrap().len() == 3);
+    });
+}
+
 /// In blocking mode the handler may speak first, so that it runs as soon as the handshake is over.
 #[test]
 fn no_callback_before_its_time_on_a_worker() {
