@@ -236,43 +236,45 @@ impl Pool {
         counters.open.add(1);
 
         let failed = run_handler(server, &mut conn);
-        let reason = self.reason(&mut conn, seat, failed);
+        let stopping = server.is_stopping();
+        let reason = reason(&mut conn, seat, failed, stopping);
+        // From now on the id is stale, in `on_close` too.
+        seat.retract();
         if conn.has(flag::UNOPENED) {
             callback::contain_drop(conn.replace_user_data(None));
         } else {
             callback::closed(server, &mut conn, reason);
         }
 
-        let stopping = self.state().gate == Gate::Stopping;
         counters.closed[reason as usize].add(1);
         counters.cut.add(u64::from(reason == CloseReason::Cut));
         counters.drained.add(u64::from(stopping && reason != CloseReason::Cut));
         counters.open.sub(1);
-        seat.retract();
         let rest = conn.end();
         drop(conn);
         if let Some(fd) = rest {
             self.linger(server, fd);
         }
     }
+}
 
-    fn reason(&self, conn: &mut Conn, seat: &Seat, failed: bool) -> CloseReason {
-        let ended = seat.env().ended.load(Ordering::Acquire);
-        let reason = match () {
-            () if ended == Ended::Cut as u8 => CloseReason::Cut,
-            () if ended == Ended::Aborted as u8 => CloseReason::Abort,
-            () if conn.is_over() => conn.reason,
-            () if failed => CloseReason::Error,
-            () if self.state().gate == Gate::Stopping => CloseReason::Stop,
-            () if conn.has(flag::EOF) => CloseReason::Peer,
-            () => CloseReason::Handler,
-        };
-        if ended != Ended::No as u8 {
-            conn.end_as(ended);
-        }
-        conn.reason = reason;
-        reason
+/// Why a served connection ends, noted in it too.
+fn reason(conn: &mut Conn, seat: &Seat, failed: bool, stopping: bool) -> CloseReason {
+    let ended = seat.env().ended.load(Ordering::Acquire);
+    let reason = match () {
+        () if ended == Ended::Cut as u8 => CloseReason::Cut,
+        () if ended == Ended::Aborted as u8 => CloseReason::Abort,
+        () if conn.is_over() => conn.reason,
+        () if failed => CloseReason::Error,
+        () if stopping => CloseReason::Stop,
+        () if conn.has(flag::EOF) => CloseReason::Peer,
+        () => CloseReason::Handler,
+    };
+    if ended != Ended::No as u8 {
+        conn.end_as(ended);
     }
+    conn.reason = reason;
+    reason
 }
 
 /// The TLS handshake, if there is to be one; `false` where it failed.
