@@ -158,7 +158,8 @@ impl Loop {
     fn keep(&mut self, open: bool, fd: OwnedFd, peer: Option<SocketAddr>) -> Result<(), Error> {
         let raw = fd.as_raw_fd();
         let no_slot = || Error::new(Status::NoMemory, "no connection slot is left");
-        let id = self.shared.allocate(&mut lock(&self.shared.entrance), open).ok_or_else(no_slot)?;
+        let id =
+            self.shared.allocate(&mut lock(&self.shared.entrance), open).ok_or_else(no_slot)?;
         if let Err(e) = self.poll.registry().register(&mut SourceFd(&raw), token(id), INPUT) {
             self.shared.free(id);
             return Err(Error::from_os(Status::Io, "cannot watch the socket", &e));

@@ -76,7 +76,9 @@ impl Loop {
 
     fn deliver(&mut self, id: u64, bytes: Arc<[u8]>) {
         let Some(conn) = self.conn(id) else { return };
-        if !matches!(conn.phase, Phase::Open | Phase::Handshake) || conn.has(flag::OVER | flag::WR_SHUT) {
+        if !matches!(conn.phase, Phase::Open | Phase::Handshake)
+            || conn.has(flag::OVER | flag::WR_SHUT)
+        {
             conn.env.ids.sub(id, bytes.len());
             return;
         }
