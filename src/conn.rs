@@ -155,6 +155,8 @@ pub(crate) mod flag {
     /// A TLS handshake was asked for in mid-stream.
     pub const STARTTLS: u32 = 1 << 25;
 
+    /// Input is not simply the handler's.
+    pub const UNUSUAL: u32 = OVER | PAUSED | THROTTLED | TLS | EOF | HINT | ERR;
     /// Nothing can be sent or received any more.
     pub const OVER: u32 = CLOSE | ABORT | BROKEN | DETACHED | LAST;
 }
@@ -426,6 +428,7 @@ impl Conn {
     }
 
     #[cfg(feature = "capi")]
+    #[inline]
     pub fn take_raised(&mut self) -> Option<crate::Error> {
         self.extra.as_mut()?.raised.take()
     }

@@ -40,8 +40,8 @@ use crate::sys::Event;
 /// A token is an id without the loop: slot and generation. Those of this
 /// module's own descriptors are above all of them.
 const TOKEN_MASK: u64 = (1 << 52) - 1;
-const WAKE: Token = Token(usize::MAX);
-const LISTENERS: usize = usize::MAX - (1 << 16);
+const WAKE: u64 = u64::MAX;
+const LISTENERS: u64 = u64::MAX - (1 << 16);
 
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("an event's token takes 64 bits");
@@ -81,7 +81,11 @@ pub(crate) struct Shared {
 impl Shared {
     fn new(env: Env, poll: &mio::Poll) -> std::io::Result<Shared> {
         let wake = Event::new()?;
-        poll.registry().register(&mut SourceFd(&wake.as_raw_fd()), WAKE, Interest::READABLE)?;
+        poll.registry().register(
+            &mut SourceFd(&wake.as_raw_fd()),
+            Token(WAKE as usize),
+            Interest::READABLE,
+        )?;
         Ok(Shared {
             env: Arc::new(env),
             entrance: Mutex::new(Entrance {

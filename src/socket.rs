@@ -76,7 +76,7 @@ impl<'a> Socket<'a> {
     /// Errors: `WouldBlock`, `Timeout`, `Closed` (also when a stop ended the
     /// connection), `Reset`, `Io`, `Detached`, `Invalid` for an empty buffer.
     pub fn recv(&mut self, buf: &mut [u8]) -> Result<usize, Error> {
-        self.try_call(|conn| conn.recv(buf))
+        self.conn.recv(buf).map_err(|status| self.failed(status))
     }
 
     /// Sends all of `buf`, or nothing of it and an error.
@@ -86,7 +86,7 @@ impl<'a> Socket<'a> {
     /// `send_limit`. Elsewhere it waits, at most for the `io_timeout`, after
     /// which an unknown part has been sent.
     pub fn send(&mut self, buf: &[u8]) -> Result<(), Error> {
-        self.try_call(|conn| conn.send(buf))
+        self.conn.send(buf).map_err(|status| self.failed(status))
     }
 
     /// [`Socket::send`] of several buffers as one.

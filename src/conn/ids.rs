@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use once_cell::sync::OnceCell;
 
@@ -75,11 +75,14 @@ pub(crate) enum Refused {
 pub(crate) struct IdTable {
     /// Chunk `k` has `64 << k` entries: no entry ever moves.
     chunks: [OnceCell<Box<[AtomicU64]>>; CHUNKS],
+    /// Bytes were ever accepted by id. Until then what is pending is in the
+    /// loop's own queues, which it knows without a look here.
+    by_id: AtomicBool,
 }
 
 impl Default for IdTable {
     fn default() -> IdTable {
-        IdTable { chunks: [const { OnceCell::new() }; CHUNKS] }
+        IdTable { chunks: [const { OnceCell::new() }; CHUNKS], by_id: AtomicBool::new(false) }
     }
 }
 
@@ -135,6 +138,9 @@ impl IdTable {
 
     /// Counts `n` more pending bytes if the connection takes them.
     pub fn add(&self, id: u64, n: usize, limit: usize) -> Result<(), Refused> {
+        if !self.by_id.load(Ordering::Relaxed) {
+            self.by_id.store(true, Ordering::Relaxed);
+        }
         let added = self.update(id, |word| {
             if word & OPEN == 0 {
                 return Err(Refused::Gone);
@@ -165,6 +171,16 @@ impl IdTable {
     pub fn pending(&self, id: u64) -> usize {
         let word = self.entry(ConnId::slot(id)).map_or(0, |e| e.load(Ordering::Relaxed));
         (word & PENDING) as usize
+    }
+
+    /// As [`IdTable::pending`], of a connection with nothing queued.
+    #[inline]
+    pub fn pending_by_id(&self, id: u64) -> usize {
+        if self.by_id.load(Ordering::Relaxed) {
+            self.pending(id)
+        } else {
+            0
+        }
     }
 
     /// The connection takes no more bytes and wakes; `true` where it did.

@@ -18,10 +18,41 @@ use crate::timer::{self, NEVER};
 pub(crate) const READS: u8 = 16;
 pub(crate) const BUDGET: u32 = 1 << 20;
 
+/// The flags of a connection in a callback on its loop.
+const LOOP_CALL: u32 = flag::LOOP | flag::IN_CALLBACK;
+/// The flags that decide what `recv` does.
+const INPUT_STATE: u32 = LOOP_CALL | flag::OVER | flag::EOF | flag::TLS | flag::READY;
+
 impl Conn {
-    /// Bytes received, 0 at end of stream, or why not.
+    /// Bytes received, 0 at end of stream, or why not. The program's call:
+    /// [`Conn::usable`] is part of it.
     #[inline]
     pub fn recv(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
+        let usual = self.flags & INPUT_STATE == LOOP_CALL | flag::READY;
+        if usual && self.out.is_none() && !buf.is_empty() && self.may_read() {
+            return self.recv_now(buf);
+        }
+        self.recv_any(buf)
+    }
+
+    /// The next `recv` will say that nothing more can be read now: on a loop,
+    /// after a short read.
+    #[inline]
+    pub fn is_drained(&self) -> bool {
+        self.flags & INPUT_STATE == LOOP_CALL
+    }
+
+    #[inline(always)]
+    fn recv_now(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
+        let n = self.raw_now(buf)?;
+        self.used(n);
+        Ok(self.received(n))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn recv_any(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
+        self.usable()?;
         if self.has(flag::OVER | flag::EOF) || buf.is_empty() {
             return match () {
                 () if self.has(flag::OVER) => Err(Status::Closed),
@@ -39,9 +70,7 @@ impl Conn {
         if !self.may_read() {
             return Err(Status::WouldBlock);
         }
-        let n = self.raw_now(buf)?;
-        self.used(n);
-        Ok(self.received(n))
+        self.recv_now(buf)
     }
 
     /// This call of the handler may read on, and its outbound queue is not
@@ -70,7 +99,7 @@ impl Conn {
     }
 
     /// What the kernel has now, 0 at the end.
-    #[inline]
+    #[inline(always)]
     pub(super) fn raw_now(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
         if !self.has(flag::READY) {
             return Err(Status::WouldBlock);
@@ -87,12 +116,17 @@ impl Conn {
                 self.count_in(n);
                 Ok(n)
             }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                self.clear(flag::READY | flag::HINT);
-                Err(Status::WouldBlock)
-            }
-            Err(e) => Err(self.fail(&e)),
+            Err(e) => Err(self.not_received(&e)),
         }
+    }
+
+    #[cold]
+    fn not_received(&mut self, error: &io::Error) -> Status {
+        if error.kind() == io::ErrorKind::WouldBlock {
+            self.clear(flag::READY | flag::HINT);
+            return Status::WouldBlock;
+        }
+        self.fail(error)
     }
 
     #[inline]
@@ -112,13 +146,39 @@ impl Conn {
     #[inline]
     fn touch(&mut self) {
         if self.env.limits.idle != 0 {
-            self.active_at = timer::now();
+            self.touched();
         }
     }
 
+    #[cold]
+    fn touched(&mut self) {
+        self.active_at = timer::now();
+    }
+
     /// Sends all of it or nothing; what the kernel does not take is queued.
+    /// The program's call: [`Conn::usable`] is part of it.
     #[inline]
     pub fn send(&mut self, buf: &[u8]) -> Result<(), Status> {
+        // What is so nearly always, on a loop: in the clear, and nothing
+        // queued before it.
+        const ANY: u32 = LOOP_CALL | flag::OVER | flag::WR_SHUT | flag::TLS;
+        if self.flags & ANY == LOOP_CALL && self.out.is_none() && !buf.is_empty() {
+            if self.env.ids.pending_by_id(self.id) + buf.len() > self.env.limits.send_limit {
+                return Err(Status::BufferFull);
+            }
+            let written = self.write_now(buf)?;
+            if written < buf.len() {
+                self.enqueue(&buf[written..]);
+            }
+            return Ok(());
+        }
+        self.send_any(buf)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn send_any(&mut self, buf: &[u8]) -> Result<(), Status> {
+        self.usable()?;
         if self.has(flag::OVER | flag::WR_SHUT) {
             return Err(Status::Closed);
         }
@@ -138,6 +198,7 @@ impl Conn {
         Ok(())
     }
 
+    #[cold]
     fn enqueue(&mut self, rest: &[u8]) {
         self.env.ids.queued(self.id, rest.len());
         self.queue().push(rest);
@@ -211,7 +272,7 @@ impl Conn {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn admit(&self, n: usize) -> Result<(), Status> {
         let pending = self.env.ids.pending(self.id);
         match pending.saturating_add(n) > self.env.limits.send_limit {
@@ -221,7 +282,7 @@ impl Conn {
     }
 
     /// Gives the kernel what it takes now, if nothing is queued before it.
-    #[inline]
+    #[inline(always)]
     fn write_now(&mut self, buf: &[u8]) -> Result<usize, Status> {
         if self.out.is_some() || buf.is_empty() {
             return Ok(0);
@@ -232,8 +293,15 @@ impl Conn {
                 self.sent(n);
                 Ok(n)
             }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
-            Err(e) => Err(self.fail(&e)),
+            Err(e) => self.not_written(&e),
+        }
+    }
+
+    #[cold]
+    fn not_written(&mut self, error: &io::Error) -> Result<usize, Status> {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => Ok(0),
+            _ => Err(self.fail(error)),
         }
     }
 

@@ -51,7 +51,7 @@ impl Loop {
         for (i, listener) in listeners.iter().enumerate() {
             let raw = listener.as_raw_fd();
             let mut source = SourceFd(&raw);
-            let token = Token(LISTENERS + i);
+            let token = Token(LISTENERS as usize + i);
             if let Err(e) = self.poll.registry().register(&mut source, token, Interest::READABLE) {
                 let error = Error::from_os(Status::Listen, "cannot watch the listener", &e);
                 self.report(&error);

@@ -5,8 +5,30 @@
 
 use super::run::Loop;
 use crate::callback;
-use crate::conn::{flag, Phase, BUDGET, READS};
+use crate::conn::{flag, Conn, Phase, BUDGET, READS};
 use crate::error::{CloseReason, Error};
+use crate::server::Server;
+
+/// Calls the handler, for input. Answers what [`Loop::after`] is to look at,
+/// where there is anything.
+#[inline]
+pub(super) fn handle(server: &Server, conn: &mut Conn) -> Option<Option<Error>> {
+    conn.reads = READS;
+    conn.budget = BUDGET;
+    conn.clear(flag::AGAIN);
+    conn.env.counters.calls.add(1);
+    let result =
+        callback::call(server, conn, |handler, server, socket| handler.handle(server, socket));
+    // A reset is read as an error; who does not read on is closed.
+    if conn.has(flag::ERR) && !conn.has(flag::AGAIN | flag::OVER | flag::PAUSED) {
+        conn.set(flag::BROKEN);
+        conn.reason = CloseReason::Reset;
+    }
+    match callback::outcome(result) {
+        None if conn.is_settled() => None,
+        error => Some(error),
+    }
+}
 
 impl Loop {
     /// Input is there, or was: has the handler read it if it may.
@@ -41,21 +63,8 @@ impl Loop {
             }
             return;
         }
-        conn.reads = READS;
-        conn.budget = BUDGET;
-        conn.clear(flag::AGAIN);
-        conn.env.counters.calls.add(1);
-        let result = callback::call(&self.server, conn, |handler, server, socket| {
-            handler.handle(server, socket)
-        });
-        // A reset is read as an error; who does not read on is closed.
-        if conn.has(flag::ERR) && !conn.has(flag::AGAIN | flag::OVER | flag::PAUSED) {
-            conn.set(flag::BROKEN);
-            conn.reason = CloseReason::Reset;
-        }
-        match callback::outcome(result) {
-            None if conn.is_settled() => {}
-            error => drop(self.after(slot, error)),
+        if let Some(error) = handle(&self.server, conn) {
+            self.after(slot, error);
         }
     }
 

@@ -4,21 +4,20 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
-use std::time::Duration;
 
-use mio::event::Event;
-use mio::{Events, Poll};
+use mio::Poll;
 
 use super::accept::Acceptor;
 use super::slab::Slab;
-use super::{token, Loops, Shared, LISTENERS, TOKEN_MASK, WAKE};
+use super::{dispatch, token, Loops, Shared, LISTENERS, WAKE};
 use crate::blocking::lock;
 use crate::conn::{flag, unread, Conn, ConnId, Phase};
 use crate::error::CloseReason;
 use crate::server::Server;
+use crate::sys::{Events, EVENT_ERROR, EVENT_INPUT, EVENT_OUTPUT, EVENT_SPECIAL};
 use crate::timer::{self, Timers, NEVER};
 
 const EVENTS: usize = 1024;
@@ -80,15 +79,13 @@ impl Loop {
 
     /// A thread's whole life.
     pub fn run(mut self) {
-        let mut events = Events::with_capacity(EVENTS);
+        let mut events = Events::new(EVENTS);
         while !self.finished() {
             let timeout = self.timeout();
-            match self.poll.poll(&mut events, timeout) {
-                Ok(()) => self.turn(&events),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                // The poller's own descriptor is valid and the buffer is
-                // ours: there is no other error (epoll_wait(2)).
-                Err(_) => std::thread::yield_now(),
+            // The poller's own descriptor is valid and the buffer is ours:
+            // there is no error but EINTR (epoll_wait(2)).
+            if events.wait(self.poll.as_raw_fd(), timeout).is_ok() {
+                self.turn(&events);
             }
         }
         self.shared.wake.close();
@@ -98,23 +95,25 @@ impl Loop {
         self.stop_at.is_some() && self.live == 0 && !self.shared.has_arrivals()
     }
 
-    fn timeout(&self) -> Option<Duration> {
+    /// How long to wait for events, in ms, −1 for ever.
+    fn timeout(&self) -> i32 {
         if self.mail_left || !self.ready.is_empty() || self.accept_at == 0 {
-            return Some(Duration::ZERO);
+            return 0;
         }
         let next = self.timers.next().min(self.stop_at.unwrap_or(NEVER)).min(self.accept_at);
-        let millis = || next.saturating_sub(timer::now()).min(i32::MAX as u64);
-        (next != NEVER).then(|| Duration::from_millis(millis()))
+        timer::poll_timeout(next)
     }
 
     fn turn(&mut self, events: &Events) {
         // Those that are ready from before have their turn after the events.
         let again = self.ready.len();
-        for event in events {
-            match event.token() {
-                token if token.0 < LISTENERS => self.event(token.0 as u64, event),
-                WAKE => self.mail_left = true,
-                token => self.listener_ready(token.0 - LISTENERS),
+        for (token, bits) in events.iter() {
+            if token < LISTENERS {
+                self.event(token, bits);
+            } else if token == WAKE {
+                self.mail_left = true;
+            } else {
+                self.listener_ready((token - LISTENERS) as usize);
             }
         }
         for _ in 0..again {
@@ -145,42 +144,58 @@ impl Loop {
     }
 
     /// The connection of an id (or of its token), unless it is gone.
-    #[inline]
     pub(super) fn conn(&mut self, id: u64) -> Option<&mut Conn> {
-        // A free slot has the id 0, which no connection has.
-        let same = |conn: &Conn| (conn.id ^ id) & TOKEN_MASK == 0;
-        let slot = ConnId::slot(id);
-        if !self.slab.get(slot).is_some_and(|conn| same(conn)) {
-            if !self.shared.has_arrivals() {
-                return None;
-            }
+        if self.slab.of(id).is_none() && self.shared.has_arrivals() {
             self.install_arrivals();
         }
-        self.slab.get(slot).filter(|conn| same(conn))
+        self.slab.of(id)
     }
 
-    fn event(&mut self, token: u64, event: &Event) {
+    /// Plain input for an open connection, which is nearly every event, goes
+    /// straight to the handler.
+    #[inline]
+    fn event(&mut self, token: u64, bits: u32) {
+        let stopping = self.stopping();
+        if let Some(conn) = self.slab.of(token) {
+            let output = bits & EVENT_OUTPUT != 0 && conn.out.is_some();
+            let other = output || bits & EVENT_SPECIAL != 0 || bits & EVENT_INPUT == 0;
+            if !other && !stopping && conn.phase == Phase::Open && !conn.has(flag::UNUSUAL) {
+                conn.set(flag::READY);
+                let id = conn.id;
+                if let Some(error) = dispatch::handle(&self.server, conn) {
+                    self.after(ConnId::slot(id), error);
+                }
+                return;
+            }
+        }
+        self.other_event(token, bits);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn other_event(&mut self, token: u64, bits: u32) {
         let Some(conn) = self.conn(token) else { return };
-        let hint = event.is_read_closed() || event.is_error() || event.is_priority();
-        let input = event.is_readable() || hint;
+        let hint = bits & EVENT_SPECIAL != 0;
+        let error = bits & EVENT_ERROR != 0;
+        let input = hint || bits & EVENT_INPUT != 0;
         if input {
             conn.set(flag::READY);
         }
         if hint {
             conn.set(flag::HINT);
         }
-        if event.is_error() {
+        if error {
             conn.set(flag::ERR);
         }
         let slot = ConnId::slot(conn.id);
         let (phase, queued) = (conn.phase, conn.out.is_some());
-        if event.is_writable() && queued {
+        if bits & EVENT_OUTPUT != 0 && queued {
             self.flush(slot);
         }
         match phase {
             Phase::Open if input => self.input(token, slot),
             Phase::Handshake if input => self.handshake(slot),
-            Phase::Flushing if event.is_error() => self.finish(slot, CloseReason::Reset),
+            Phase::Flushing if error => self.finish(slot, CloseReason::Reset),
             Phase::Lingering if input => self.discard(slot),
             _ => {}
         }

@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use crate::conn::{Conn, Env};
+use super::TOKEN_MASK;
+use crate::conn::{Conn, ConnId, Env};
 
 const CHUNK: usize = 256;
 
@@ -23,6 +24,13 @@ impl Slab {
     pub fn get(&mut self, slot: u32) -> Option<&mut Conn> {
         let slot = slot as usize;
         self.chunks.get_mut(slot / CHUNK)?.get_mut(slot % CHUNK)
+    }
+
+    /// The connection of an id, or of its token, unless another one or none
+    /// has its slot by now. A free slot has the id 0, which no connection has.
+    #[inline]
+    pub fn of(&mut self, id: u64) -> Option<&mut Conn> {
+        self.get(ConnId::slot(id)).filter(|conn| (conn.id ^ id) & TOKEN_MASK == 0)
     }
 
     pub fn install(&mut self, slot: u32, conn: Conn) {

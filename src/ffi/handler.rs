@@ -36,9 +36,9 @@ fn handle(socket: &mut Socket<'_>) -> *mut ns_socket {
 }
 
 /// What a callback's answer means: what it raised, else the number itself.
+#[inline]
 fn outcome(code: i32, socket: &mut Socket<'_>) -> Result<(), Error> {
-    // SAFETY: the view's own connection; no other reference to it is in use.
-    let raised = unsafe { (*socket.conn_ptr()).take_raised() };
+    let raised = socket.conn().take_raised();
     if code >= 0 || code == NS_ERR_WOULD_BLOCK {
         return Ok(());
     }

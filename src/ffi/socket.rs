@@ -102,12 +102,24 @@ pub unsafe extern "C" fn ns_socket_recv(
     buf: *mut c_void,
     len: usize,
 ) -> i64 {
-    guard(Status::Panic.code().into(), || {
+    // SAFETY: a handle is the address of its Conn, which asks itself whether
+    // it may be used now.
+    match unsafe { socket.cast::<Conn>().as_mut() } {
+        None => Status::Invalid.code().into(),
+        // A handler's last call, which is to cost next to nothing.
+        Some(conn) if conn.is_drained() && !buf.is_null() && len > 0 => {
+            Status::WouldBlock.code().into()
+        }
         // SAFETY: the caller's contract.
-        let conn = match unsafe { usable(socket) } {
-            Ok(conn) => conn,
-            Err(status) => return status.code().into(),
-        };
+        Some(conn) => unsafe { recv(conn, buf, len) },
+    }
+}
+
+/// # Safety
+/// `buf` is NULL or has `len` bytes.
+#[inline(never)]
+unsafe fn recv(conn: &mut Conn, buf: *mut c_void, len: usize) -> i64 {
+    guard(Status::Panic.code().into(), || {
         if buf.is_null() || len == 0 || len > isize::MAX as usize {
             return Status::Invalid.code().into();
         }
@@ -132,10 +144,14 @@ pub unsafe extern "C" fn ns_socket_send(
     len: usize,
 ) -> ns_status {
     guard(Status::Panic.code(), || {
+        // SAFETY: as in `ns_socket_recv`.
+        let Some(conn) = (unsafe { socket.cast::<Conn>().as_mut() }) else {
+            return Status::Invalid.code();
+        };
         // SAFETY: the caller's contract.
-        match unsafe { (usable(socket), bytes(buf, len)) } {
-            (Ok(conn), Ok(bytes)) => conn.send(bytes).map_or_else(Status::code, |()| 0),
-            (Err(status), _) | (_, Err(status)) => status.code(),
+        match unsafe { bytes(buf, len) } {
+            Ok(bytes) => conn.send(bytes).map_or_else(Status::code, |()| 0),
+            Err(status) => status.code(),
         }
     })
 }

@@ -4,10 +4,12 @@
 mod event;
 mod resolve;
 mod thread;
+mod wait;
 
 pub(crate) use event::Event;
 pub(crate) use resolve::resolve;
 pub(crate) use thread::spawn;
+pub(crate) use wait::{Events, EVENT_ERROR, EVENT_INPUT, EVENT_OUTPUT, EVENT_SPECIAL};
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -23,27 +25,44 @@ fn check(result: libc::ssize_t) -> io::Result<usize> {
     Ok(result as usize)
 }
 
+/// A system call by its number: what is called for every message is no
+/// cancellation point then (pthreads(7)). So a pthread_cancel of the host
+/// program's cannot unwind through the library, and the call is spared what
+/// the C library's wrapper does about that in a process with threads.
+macro_rules! direct {
+    ($number:ident $(, $argument:expr)* $(,)?) => {
+        libc::syscall(libc::$number $(, $argument as libc::c_long)*) as libc::ssize_t
+    };
+}
+use direct;
+
+fn interrupted(result: &io::Result<usize>) -> bool {
+    matches!(result, Err(e) if e.raw_os_error() == Some(libc::EINTR))
+}
+
 /// recv(2), again after `EINTR`. `flags` are `MSG_…`.
+#[inline]
 pub(crate) fn recv(fd: BorrowedFd<'_>, buf: &mut [u8], flags: i32) -> io::Result<usize> {
     loop {
+        let (fd, start, len) = (fd.as_raw_fd(), buf.as_mut_ptr(), buf.len());
         // SAFETY: the buffer is valid for writes of its length.
-        let n = unsafe { libc::recv(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), flags) };
-        match check(n) {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            other => return other,
+        let result = check(unsafe { direct!(SYS_recvfrom, fd, start, len, flags, 0, 0) });
+        if !interrupted(&result) {
+            return result;
         }
     }
 }
 
 /// send(2) without SIGPIPE, again after `EINTR`.
+#[inline]
 pub(crate) fn send(fd: BorrowedFd<'_>, buf: &[u8], flags: i32) -> io::Result<usize> {
     let flags = flags | libc::MSG_NOSIGNAL;
     loop {
+        let (fd, start, len) = (fd.as_raw_fd(), buf.as_ptr(), buf.len());
         // SAFETY: the buffer is valid for reads of its length.
-        let n = unsafe { libc::send(fd.as_raw_fd(), buf.as_ptr().cast(), buf.len(), flags) };
-        match check(n) {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            other => return other,
+        let result = check(unsafe { direct!(SYS_sendto, fd, start, len, flags, 0, 0) });
+        if !interrupted(&result) {
+            return result;
         }
     }
 }
@@ -59,9 +78,9 @@ pub(crate) fn sendv(fd: BorrowedFd<'_>, bufs: &[IoSlice<'_>], flags: i32) -> io:
         // SAFETY: the message points to `bufs`, which outlive the call; the
         // kernel only reads them.
         let n = unsafe { libc::sendmsg(fd.as_raw_fd(), &message, flags | libc::MSG_NOSIGNAL) };
-        match check(n) {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            other => return other,
+        let result = check(n);
+        if !interrupted(&result) {
+            return result;
         }
     }
 }
@@ -75,14 +94,12 @@ pub(crate) fn accept(
     // SAFETY: the storage and its length are valid for the kernel to fill.
     let (fd, address) = unsafe {
         SockAddr::try_init(|storage, length| {
-            match libc::accept4(listener.as_raw_fd(), storage.cast(), length, flags) {
-                -1 => Err(io::Error::last_os_error()),
-                fd => Ok(fd),
-            }
+            let fd = listener.as_raw_fd();
+            check(libc::accept4(fd, storage.cast(), length, flags) as libc::ssize_t)
         })
     }?;
     // SAFETY: accept4 gave us this descriptor, nobody else has it.
-    Ok((unsafe { OwnedFd::from_raw_fd(fd) }, address.as_socket()))
+    Ok((unsafe { OwnedFd::from_raw_fd(fd as RawFd) }, address.as_socket()))
 }
 
 /// poll(2) of one descriptor. `timeout` in milliseconds, negative for ever.
