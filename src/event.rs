@@ -41,6 +41,7 @@ use crate::sys::Event;
 /// module's own descriptors are above all of them.
 const TOKEN_MASK: u64 = (1 << 52) - 1;
 const WAKE: u64 = u64::MAX;
+const CONTROL: u64 = u64::MAX - 1;
 const LISTENERS: u64 = u64::MAX - (1 << 16);
 
 #[cfg(not(target_pointer_width = "64"))]

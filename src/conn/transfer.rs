@@ -37,6 +37,7 @@ impl Conn {
 
     /// The next `recv` will say that nothing more can be read now: on a loop,
     /// after a short read.
+    #[cfg(feature = "capi")]
     #[inline]
     pub fn is_drained(&self) -> bool {
         self.flags & INPUT_STATE == LOOP_CALL

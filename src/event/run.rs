@@ -4,18 +4,19 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
-use mio::Poll;
+use mio::unix::SourceFd;
+use mio::{Interest, Poll, Token};
 
 use super::accept::Acceptor;
 use super::slab::Slab;
-use super::{dispatch, token, Loops, Shared, LISTENERS, WAKE};
+use super::{dispatch, token, Loops, Shared, CONTROL, LISTENERS, WAKE};
 use crate::blocking::lock;
 use crate::conn::{flag, unread, Conn, ConnId, Phase};
-use crate::error::CloseReason;
+use crate::error::{CloseReason, Error, Status};
 use crate::server::Server;
 use crate::sys::{Events, EVENT_ERROR, EVENT_INPUT, EVENT_OUTPUT, EVENT_SPECIAL};
 use crate::timer::{self, Timers, NEVER};
@@ -47,6 +48,9 @@ pub(crate) struct Loop {
     pub(super) scratch: Vec<u8>,
     /// The deadline of a stop.
     pub(super) stop_at: Option<u64>,
+    /// What the control thread does when it is woken, where this loop runs on
+    /// it.
+    woken: Option<Box<dyn FnMut() + Send>>,
 }
 
 impl Loop {
@@ -74,7 +78,23 @@ impl Loop {
             handshakes_waiting: VecDeque::new(),
             scratch: Vec::new(),
             stop_at: None,
+            woken: None,
         }
+    }
+
+    /// Does the control thread's part too: `woken` runs when `wake` is
+    /// signalled.
+    pub fn watch_control(
+        &mut self,
+        wake: RawFd,
+        woken: Box<dyn FnMut() + Send>,
+    ) -> Result<(), Error> {
+        let registry = self.poll.registry();
+        registry
+            .register(&mut SourceFd(&wake), Token(CONTROL as usize), Interest::READABLE)
+            .map_err(|e| Error::from_os(Status::Io, "cannot wait for the stop", &e))?;
+        self.woken = Some(woken);
+        Ok(())
     }
 
     /// A thread's whole life.
@@ -112,6 +132,10 @@ impl Loop {
                 self.event(token, bits);
             } else if token == WAKE {
                 self.mail_left = true;
+            } else if token == CONTROL {
+                if let Some(woken) = &mut self.woken {
+                    woken();
+                }
             } else {
                 self.listener_ready((token - LISTENERS) as usize);
             }

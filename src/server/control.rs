@@ -1,10 +1,13 @@
 //! The control thread (in the foreground: the caller of `start`): waits for
 //! the stop, lets closed connections linger meanwhile, drains, cuts, joins.
+//! Where there is one loop it runs here too, and waits for the stop among its
+//! events: system calls are cheaper in a process without another thread.
 
 #![forbid(unsafe_code)]
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -18,6 +21,7 @@ use super::{Engine, Running, Server};
 use crate::blocking::Lingering;
 use crate::callback::{self, Inside};
 use crate::error::{Error, Status};
+use crate::event::Loop;
 use crate::sys;
 use crate::timer::{self, NEVER};
 
@@ -29,6 +33,8 @@ pub(super) struct Control {
     poll: Poll,
     events: Events,
     threads: Vec<JoinHandle<()>>,
+    /// The only loop.
+    event_loop: Option<Loop>,
     lingering: Lingering,
     arrivals: (Sender<OwnedFd>, Receiver<OwnedFd>),
     shutdown_gate: Option<Giver<()>>,
@@ -46,6 +52,7 @@ impl Control {
             poll,
             events: Events::with_capacity(EVENTS),
             threads: Vec::new(),
+            event_loop: None,
             lingering: Lingering::new(linger, (max_connections / 16).clamp(16, 1024)),
             arrivals: crossbeam_channel::unbounded(),
             shutdown_gate: None,
@@ -90,6 +97,20 @@ impl Control {
         Ok(())
     }
 
+    /// Has the only loop run on this thread.
+    pub fn keep(&mut self, mut event_loop: Loop, running: &Arc<Running>) -> Result<(), Error> {
+        let (server, running) = (self.server.clone(), running.clone());
+        let woken = move || {
+            if server.is_stopping() {
+                begin_stop(&running, server.begin_stopping());
+            }
+        };
+        let wake = self.server.inner.life.wake.as_raw_fd();
+        event_loop.watch_control(wake, Box::new(woken))?;
+        self.event_loop = Some(event_loop);
+        Ok(())
+    }
+
     /// Ends what a start that failed had begun.
     pub fn undo(mut self, running: &Running) {
         begin_stop(running, 0);
@@ -100,6 +121,13 @@ impl Control {
     /// Serves until the stop, and stops.
     pub fn run(mut self) {
         let Some(running) = self.server.running() else { return };
+        if let Some(event_loop) = self.event_loop.take() {
+            let _inside = Inside::enter(self.server.number());
+            if callback::contain(|| event_loop.run()).is_err() {
+                // A defect of the library: end in good order.
+                self.server.request_stop();
+            }
+        }
         while !self.server.is_stopping() {
             self.turn(NEVER);
         }
@@ -119,7 +147,7 @@ impl Control {
         let mut cut = false;
         while self.any_alive() || !self.lingering.is_empty() {
             self.turn(if cut { NEVER } else { deadline });
-            let sooner = self.server.stop_deadline();
+            let sooner = self.server.begin_stopping();
             if sooner < deadline {
                 deadline = sooner;
                 if let Engine::Loops(loops) = &running.engine {
@@ -174,6 +202,7 @@ impl Control {
     }
 }
 
+/// Tells everybody; again with a sooner deadline.
 fn begin_stop(running: &Running, deadline: u64) {
     match &running.engine {
         Engine::Pool(pool) => pool.begin_stop(),

@@ -183,6 +183,11 @@ impl Server {
         }
         // A start that is under way sees the request when it has finished.
         self.wait_while(None, |state| state == State::Starting)?;
+        if self.state() == State::Running {
+            // Not only when the control thread comes to it, which may be in a
+            // handler.
+            self.begin_stopping();
+        }
         let left = drain.unwrap_or_else(|| self.time_to_deadline()) + GRACE;
         let stopped =
             self.wait_while(Some(left), |state| matches!(state, State::Running | State::Stopping));
@@ -280,20 +285,18 @@ impl Server {
         self.inner.life.wake.signal();
     }
 
-    /// The stop begins; answers its deadline.
+    /// The stop's deadline, which a more urgent stop may bring forward. The
+    /// stop begins now if it has not yet.
     pub(super) fn begin_stopping(&self) -> u64 {
         let life = &self.inner.life;
         let mut now = life.now();
-        let drain = now.drain.unwrap_or(self.inner.config.drain_timeout);
-        now.state = State::Stopping;
-        now.deadline = timer::after(drain);
-        life.changed.notify_all();
+        if now.deadline == NEVER && matches!(now.state, State::Running | State::Starting) {
+            let drain = now.drain.unwrap_or(self.inner.config.drain_timeout);
+            now.state = State::Stopping;
+            now.deadline = timer::after(drain);
+            life.changed.notify_all();
+        }
         now.deadline
-    }
-
-    /// The stop's deadline, which a more urgent stop may bring forward.
-    pub(super) fn stop_deadline(&self) -> u64 {
-        self.inner.life.now().deadline
     }
 
     /// The very last step.

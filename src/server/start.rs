@@ -123,8 +123,13 @@ impl Server {
                 }
             }
             Engine::Loops(loops) => {
+                let alone = polls.len() == 1;
                 for (i, poll) in polls.into_iter().enumerate() {
                     let event_loop = Loop::new(self.view(), loops.clone(), i, poll);
+                    if alone {
+                        control.keep(event_loop, running)?;
+                        continue;
+                    }
                     control.spawn(format!("ns-loop-{i}"), move || event_loop.run())?;
                 }
             }
@@ -141,13 +146,17 @@ impl Server {
         Ok(())
     }
 
-    /// The control thread of a server in the background.
+    /// The control thread of a server in the background, which may be its only
+    /// loop's.
     pub(super) fn spawn_control(
         &self,
         body: impl FnOnce() + Send + 'static,
     ) -> Result<JoinHandle<()>, Error> {
         let number = self.inner.number;
-        let handle = sys::spawn("ns-control".into(), move || {
+        let config = &self.inner.config;
+        let is_loop = config.non_blocking && config.max_thread == 1;
+        let name = if is_loop { "ns-loop-0" } else { "ns-control" };
+        let handle = sys::spawn(name.into(), move || {
             let _inside = Inside::enter(number);
             body();
         });
