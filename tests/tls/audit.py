@@ -33,6 +33,8 @@ STRONG = {
         "TLS_CHACHA20_POLY1305_SHA256",
     },
 }
+
+
 def keep(name, text):
     if logs := os.environ.get("AUDIT_LOGS"):
         (pathlib.Path(logs) / name).write_text(text)
@@ -62,6 +64,11 @@ NOT_OFFERED = [
     "cipherlist_LOW", "cipherlist_3DES_IDEA", "cipherlist_AVERAGE",
 ]  # fmt: skip
 GOOD = {"OK", "INFO"}
+# testssl.sh gives s_client an input that is at its end from the start. In TLS 1.3 tickets follow the
+# handshake (RFC 8446, 4.6.1), and s_client, if it looks at its input before they are there, leaves
+# without them; then there is no session to resume, which testssl.sh calls a connect problem. Most
+# of the time it is so with openssl s_server too. Hence an openssl that waits for its session.
+OPENSSL = common.HERE / "patient-openssl"
 
 
 def testssl(mode):
@@ -71,7 +78,8 @@ def testssl(mode):
     output.unlink(missing_ok=True)
     with audited(mode) as server:
         argv = [program, "--quiet", "--color", "0", "--warnings", "batch", "--nodns", "none"]
-        argv += ["--sneaky", "--jsonfile", output, f"127.0.0.1:{server.port}"]
+        argv += ["--openssl", OPENSSL, "--sneaky", "--jsonfile", output]
+        argv += [f"127.0.0.1:{server.port}"]
         done = subprocess.run(
             [str(word) for word in argv],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
@@ -93,6 +101,7 @@ def testssl(mode):
         equal((wanted, found["finding"]), (wanted, "not offered"))
     for wanted in ["TLS1_2", "TLS1_3", "PFS", "cipherlist_STRONG"]:
         equal((wanted, by_id[wanted]["severity"]), (wanted, "OK"))
+    equal(by_id["sessionresumption_ticket"]["finding"], "supported")
     bad = [
         finding
         for finding in findings

@@ -92,6 +92,20 @@ def openssl_resumption(mode, version):
         server.no_exception()
 
 
+def openssl_many_resumptions(mode, version):
+    """Each with what the one before was given."""
+    session = folder / "many-sessions.pem"
+    with lines_server(mode) as server:
+        s_client(server, version, "-sess_out", session)
+        for count in range(1, 51):
+            output = s_client(server, version, "-sess_in", session, "-sess_out", session)
+            assert f"Reused, TLSv{version}" in output, (count, output)
+            equal(info_in(output)["resumed"], True)
+        stats = server.stats()
+        equal((stats["handshakes"], stats["handshake_failures"]), (51, 0))
+        server.no_exception()
+
+
 def openssl_session_cache(mode):
     """TLS 1.2 without tickets: only where the server keeps sessions."""
     session = folder / "session.pem"
@@ -300,6 +314,7 @@ def checks():
         for title, check in [
             ("openssl s_client", openssl),
             ("openssl s_client resumes", openssl_resumption),
+            ("openssl s_client resumes 50 times", openssl_many_resumptions),
             ("openssl s_client with a certificate", openssl_client_certificate),
             ("openssl s_client receives megabytes", openssl_big),
             ("curl", curl_http),

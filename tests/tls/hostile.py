@@ -13,8 +13,8 @@ import time
 
 import harness
 from common import (
-    BLOCKING, OpenSsl, ask, client_hello, close_cleanly, close_rudely, connect, contains, context,
-    end_of, equal, finish_by_hand, folder, serving, talk, tls, works,
+    BLOCKING, NON_BLOCKING, OpenSsl, ask, client_hello, close_cleanly, close_rudely, connect, contains,
+    context, end_of, equal, finish_by_hand, folder, serving, talk, tls, works,
 )
 
 VERSIONS = ["1.2", "1.3"]
@@ -51,6 +51,18 @@ def memory(server):
     """Resident kilobytes."""
     text = pathlib.Path(f"/proc/{server.pid}/status").read_text()
     return int(re.search(r"VmRSS:\s+(\d+)", text)[1])
+
+
+def settled(value, quiet=0.1):
+    """Waits until this stays what it is for so many seconds: a silence is known by its length."""
+    last = [None, 0.0]
+
+    def stays():
+        if (now := value()) != last[0]:
+            last[:] = now, time.monotonic()
+        return time.monotonic() - last[1] > quiet
+
+    harness.wait_until(stays, f"it stays what it is for {quiet} s")
 
 
 def refused_bytes(mode, data, text="", answer=1):
@@ -245,7 +257,7 @@ def dribbling(mode):
                 with contextlib.suppress(ConnectionResetError, BrokenPipeError):
                     for i in range(len(data)):
                         sock.sendall(data[i : i + 1])
-                        time.sleep(0.05)
+                        time.sleep(0.05)  # a dribble
                         if time.monotonic() - started > 5:
                             break
                 took = time.monotonic() - started
@@ -261,8 +273,6 @@ def dribbling(mode):
 def cap(mode):
     """As many handshakes in progress as may be: the next one waits for its turn, no longer than
     one of them may take."""
-    if mode is BLOCKING:
-        return  # there a handshake takes a worker: the pool is the cap
     with serving(mode, "--max-handshakes", "4", "--handshake-timeout", "1000") as server:
         with tls(server.port) as beside:
             socks = [connect(server.port) for _ in range(50)]
@@ -282,6 +292,27 @@ def cap(mode):
             close_cleanly(beside)
         stats = server.check_rest()
         assert stats["closed"]["handshake"] >= 50, stats
+
+
+def pool_is_cap(mode):
+    """A blocking server: a handshake takes a worker. With all of them taken the next client waits,
+    no longer than a handshake may take."""
+    workers = int(mode[mode.index("-t") + 1])
+    with serving(mode, "--handshake-timeout", "1000") as server:
+        hello, _ = client_hello()
+        started = time.monotonic()
+        socks = [connect(server.port) for _ in range(workers)]
+        for sock in socks:
+            sock.sendall(hello[:50])
+        harness.wait_until(lambda: server.stats()["open"] == workers, "every worker has one")
+        works(server)
+        assert 0.9 < time.monotonic() - started < 4
+        for sock in socks:
+            equal(end_of(sock), (b"", b""))
+            sock.close()
+        server.closed(handshake=workers, peer=1)
+        for _ in socks:
+            contains(server.event("exception")["message"], "handshake timed out")
 
 
 def crowd(mode):
@@ -500,7 +531,7 @@ def never_reads(mode):
         with tls(server.port) as client:
             before = memory(server)
             client.sendall(b"big 1000000\n" * 50)
-            time.sleep(0.3)
+            settled(lambda: server.stats()["bytes_out"])
             works(server)
             assert memory(server) - before < 40_000, memory(server) - before
             option = struct.pack("ii", 1, 0)
@@ -529,7 +560,8 @@ def checks():
     yield "nothing said", nothing_said
     yield "silent clients beside a working one", silent_beside
     yield "dribbling handshake", dribbling
-    yield "cap on handshakes", cap
+    yield "cap on handshakes", cap, NON_BLOCKING
+    yield "handshakes in every worker", pool_is_cap, BLOCKING
     yield "10,000 silent clients", crowd
     yield "renegotiation", renegotiation
     yield "key updates", key_updates
