@@ -1,5 +1,6 @@
 //! The hammer against the C ABI.
 
+// The suite needs more of it.
 #[path = "support/c_backend/mod.rs"]
 #[allow(dead_code, unused_imports)]
 mod api;

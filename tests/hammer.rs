@@ -1,5 +1,6 @@
 //! The hammer against the Rust API.
 
+// The suite needs more of it.
 #[path = "support/rust_backend.rs"]
 #[allow(dead_code, unused_imports)]
 mod api;

@@ -1,5 +1,6 @@
 //! The hammer against the Rust API with every connection through TLS.
 
+// The suite needs more of it.
 #[path = "support/tls_backend/mod.rs"]
 #[allow(dead_code, unused_imports)]
 mod api;

@@ -8,9 +8,6 @@ use std::net::Shutdown;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
-/// What a connection carries: it must be dropped once.
-struct Data(#[allow(unused)] Arc<()>);
-
 pub fn hooks(non_blocking: bool, shared: &Arc<Shared>, owned: Owned, seed: u64) -> Hooks {
     let (opening, closing) = (shared.clone(), shared.clone());
     let (handling, excepting, waking) = (shared.clone(), shared.clone(), shared.clone());
@@ -23,7 +20,7 @@ pub fn hooks(non_blocking: bool, shared: &Arc<Shared>, owned: Owned, seed: u64) 
     })
     .on_open(move |_, socket| {
         opening.opened.fetch_add(1, Ordering::SeqCst);
-        socket.set_user_data(Data(opening.data.clone()));
+        socket.set_user_data(opening.data.clone());
         random(seed, |random| {
             opening.remember(socket.id(), random);
             match random.below(40) {
@@ -36,7 +33,7 @@ pub fn hooks(non_blocking: bool, shared: &Arc<Shared>, owned: Owned, seed: u64) 
     })
     .on_close(move |server, socket, _: CloseReason| {
         closing.closed.fetch_add(1, Ordering::SeqCst);
-        if socket.user_data::<Data>().is_none() {
+        if socket.user_data::<Arc<()>>().is_none() {
             closing.wrong("user data is gone before on_close".into());
         }
         let _ = server.wake(socket.id());

@@ -10,9 +10,12 @@ use std::sync::Arc;
 
 // SAFETY of all the calls below: pointers are NULL on purpose, or from the library and alive.
 
+unsafe extern "C-unwind" fn nothing(_: *mut ns_server, _: *mut ns_socket, _: *mut c_void) -> i32 {
+    0
+}
+
 /// 2.12: a borrowed socket used on its loop outside of its callbacks is NS_ERR_NOT_IN_HANDLER.
 #[test]
-#[allow(clippy::undocumented_unsafe_blocks)]
 fn a_borrowed_socket_outside_of_its_callbacks() {
     isolated(|| {
         let kept: Arc<AtomicPtr<ns_socket>> = Arc::default();
@@ -53,8 +56,7 @@ fn a_borrowed_socket_outside_of_its_callbacks() {
         let server = start(non_blocking(1), hooks);
         let mut first = Client::connect(&server);
         eventually("it is open", || !kept.load(Ordering::SeqCst).is_null());
-        let mut second = Client::connect(&server);
-        second.send("use the other");
+        let _second = Client::connect(&server).saying("use the other");
         assert_eq!(results.next(), [Status::NotInHandler.code(); 10]);
         first.send("unharmed");
         eventually("it was served", || server.stats().bytes_in > 20);
@@ -64,7 +66,6 @@ fn a_borrowed_socket_outside_of_its_callbacks() {
 
 /// 2.1: `ns_server_free` in a callback is NS_ERR_BUSY, and does nothing.
 #[test]
-#[allow(clippy::undocumented_unsafe_blocks)]
 fn free_in_a_callback_is_busy() {
     isolated(|| {
         for config in both_modes() {
@@ -89,8 +90,7 @@ fn free_in_a_callback_is_busy() {
             .on_close(move |server, _, _| on_close.add(free(server)))
             .on_stop(move |server| on_stop.add(free(server)));
             let server = start(config, hooks);
-            let mut client = Client::connect(&server);
-            client.send("x");
+            let mut client = Client::connect(&server).saying("x");
             client.expect_gone();
             drop(client);
             wait_idle(&server);
@@ -103,19 +103,12 @@ fn free_in_a_callback_is_busy() {
 /// 2.1: a handler that never returns makes `ns_server_free` return NS_ERR_TIMEOUT; the server
 /// stays valid, and can be freed when it has returned.
 #[test]
-#[allow(clippy::undocumented_unsafe_blocks)]
 fn free_times_out_while_a_handler_runs() {
     isolated(|| {
         for config in both_modes() {
             let gate = Gate::new();
-            let inside = gate.clone();
-            let hooks = Hooks::new(move |_, _| {
-                inside.wait();
-                Ok(())
-            });
-            let server = start(config.drain_timeout(ms(50)), hooks);
-            let mut client = Client::connect(&server);
-            client.send("x");
+            let server = start(config.drain_timeout(ms(50)), answer_behind(&gate));
+            let _client = Client::connect(&server).saying("x");
             gate.reached_by(1);
             assert_eq!(unsafe { ns_server_free(server.raw()) }, NS_ERR_TIMEOUT);
             assert_eq!(server.stats().state as i32, NS_STATE_STOPPING);
@@ -128,7 +121,6 @@ fn free_times_out_while_a_handler_runs() {
 /// §3: every drop function runs exactly once: data of connections, then callbacks, then the
 /// context.
 #[test]
-#[allow(clippy::undocumented_unsafe_blocks)]
 fn drop_functions_run_once_and_in_order() {
     static ORDER: AtomicUsize = AtomicUsize::new(0);
     unsafe extern "C-unwind" fn drop_context(data: *mut c_void) {
@@ -159,8 +151,7 @@ fn drop_functions_run_once_and_in_order() {
             assert_eq!(ns_server_context(server.raw()), data);
         }
         server.start_background().unwrap();
-        let mut client = Client::connect(&server);
-        client.send("x");
+        let mut client = Client::connect(&server).saying("x");
         client.expect("set");
         drop(server);
         let order = [connection, callbacks, context].map(|mark| mark.load(Ordering::SeqCst));
@@ -171,20 +162,12 @@ fn drop_functions_run_once_and_in_order() {
 /// 2.1: `new` takes a reference to the config: the caller's may go at once; while it is in use
 /// it cannot be changed.
 #[test]
-#[allow(clippy::undocumented_unsafe_blocks)]
 fn the_server_has_its_own_reference_to_the_config() {
-    unsafe extern "C-unwind" fn handler(
-        _: *mut ns_server,
-        _: *mut ns_socket,
-        _: *mut c_void,
-    ) -> i32 {
-        0
-    }
     isolated(|| unsafe {
         let config = ns_config_new();
         assert_eq!(ns_config_set_max_thread(config, 7), NS_OK);
         let service = c"127.0.0.1:0".as_ptr();
-        let server = ns_server_new(service, Some(handler), null_mut(), None, config, null_mut());
+        let server = ns_server_new(service, Some(nothing), null_mut(), None, config, null_mut());
         assert!(!server.is_null());
         assert_eq!(ns_config_set_max_thread(config, 8), NS_ERR_STATE);
         ns_config_free(config);
@@ -195,7 +178,6 @@ fn the_server_has_its_own_reference_to_the_config() {
 
 /// 2.12: NULL is an error everywhere, never a crash, and `*err` is always written.
 #[test]
-#[allow(clippy::undocumented_unsafe_blocks)]
 fn null_is_an_error() {
     isolated(|| unsafe {
         let invalid = NS_ERR_INVALID;
@@ -231,19 +213,11 @@ fn null_is_an_error() {
 
 /// 2.12: bad UTF-8 is an error that says where.
 #[test]
-#[allow(clippy::undocumented_unsafe_blocks)]
 fn bad_utf8_is_an_error() {
-    unsafe extern "C-unwind" fn handler(
-        _: *mut ns_server,
-        _: *mut ns_socket,
-        _: *mut c_void,
-    ) -> i32 {
-        0
-    }
     isolated(|| unsafe {
         let bad: *const c_char = c"\xff\xfe".as_ptr();
         let mut error = null_mut();
-        let made = ns_server_new(bad, Some(handler), null_mut(), None, null(), &mut error);
+        let made = ns_server_new(bad, Some(nothing), null_mut(), None, null(), &mut error);
         assert!(made.is_null());
         assert_eq!(ns_error_status(error), NS_ERR_INVALID);
         let text = CStr::from_ptr(ns_error_message(error)).to_str().unwrap();
@@ -257,7 +231,6 @@ fn bad_utf8_is_an_error() {
 
 /// 2.12: the names in C are those of the statuses.
 #[test]
-#[allow(clippy::undocumented_unsafe_blocks)]
 fn names_and_messages() {
     for status in Status::ALL {
         unsafe {
@@ -276,7 +249,6 @@ fn names_and_messages() {
 
 /// 2.5: `ns_raise` always returns a negative number, whatever it is given.
 #[test]
-#[allow(clippy::undocumented_unsafe_blocks)]
 fn raise_is_always_negative() {
     for (code, expected) in [(-5, -5), (0, -1), (7, -1), (i32::MAX, -1), (i32::MIN, i32::MIN)] {
         assert_eq!(unsafe { ns_raise(null_mut(), code, null()) }, expected);

@@ -105,8 +105,7 @@ fn owned_sockets_read_and_write() {
         };
         let server = Server::with_config("127.0.0.1:0", handler, non_blocking(1)).unwrap();
         server.start_background().unwrap();
-        let mut client = Client::connect(&server);
-        client.send("hello");
+        let mut client = Client::connect(&server).saying("hello");
         let mut socket: OwnedSocket = owned.next();
         let mut buffer = [0; 5];
         socket.read_exact(&mut buffer).unwrap();
@@ -187,8 +186,7 @@ fn in_callback() {
             assert!(!server.in_callback());
             server.start_background().unwrap();
             assert!(!server.in_callback());
-            let mut client = Client::connect(&server);
-            client.send("x");
+            let mut client = Client::connect(&server).saying("x");
             client.expect_gone();
             server.stop().unwrap();
             assert_eq!(answers.drain(), [true; 3]);

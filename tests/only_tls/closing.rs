@@ -62,9 +62,7 @@ fn a_timeout_is_another_end() {
             let (hooks, ends) = ends();
             let server = start(blocking(2).io_timeout(ms(200)), hooks);
             let tcp = raw(&server);
-            let (mut session, hello) = by_hand();
-            (&tcp).write_all(&hello).unwrap();
-            finish_by_hand(&mut session, &tcp, b"words");
+            let mut session = shake_hands(&tcp, b"words");
             assert_eq!(ends.next(), ("words".into(), Status::Ok));
             session.writer().write_all(b"half a record").unwrap();
             let mut record = Vec::new();
@@ -84,9 +82,7 @@ fn a_dribbled_record_times_out() {
         let (hooks, ends) = ends();
         let server = start(blocking(2).io_timeout(ms(300)), hooks);
         let tcp = raw(&server);
-        let (mut session, hello) = by_hand();
-        (&tcp).write_all(&hello).unwrap();
-        finish_by_hand(&mut session, &tcp, b"words");
+        let mut session = shake_hands(&tcp, b"words");
         assert_eq!(ends.next(), ("words".into(), Status::Ok));
         session.writer().write_all(&[0; 1000]).unwrap();
         let mut record = Vec::new();
@@ -110,9 +106,7 @@ fn truncated_records() {
                 let (hooks, ends) = ends();
                 let server = start(config.clone(), hooks);
                 let tcp = raw(&server);
-                let (mut session, hello) = by_hand();
-                (&tcp).write_all(&hello).unwrap();
-                finish_by_hand(&mut session, &tcp, b"");
+                let mut session = shake_hands(&tcp, b"");
                 session.writer().write_all(b"last words").unwrap();
                 let mut record = Vec::new();
                 session.write_tls(&mut record).unwrap();
@@ -141,9 +135,7 @@ fn a_broken_record() {
             let hooks = hooks.on_exception(move |_, _, e| Ok(log.add(e.message().to_string())));
             let server = start(config, hooks);
             let tcp = raw(&server);
-            let (mut session, hello) = by_hand();
-            (&tcp).write_all(&hello).unwrap();
-            finish_by_hand(&mut session, &tcp, b"words");
+            let mut session = shake_hands(&tcp, b"words");
             assert_eq!(ends.next(), ("words".into(), Status::Ok));
             session.writer().write_all(b"changed on its way").unwrap();
             let mut record = Vec::new();
@@ -231,10 +223,8 @@ fn a_stop_during_a_handshake() {
         for config in both_modes() {
             let (hooks, told) = telling();
             let server = start(config, hooks);
-            let tcp = raw(&server);
-            (&tcp).write_all(&by_hand().1[..50]).unwrap();
-            eventually("it is accepted", || server.stats().open == 1);
-            std::thread::sleep(ms(20));
+            let tcp = raw_saying(&server, &by_hand().1[..50]);
+            eventually("the handshake is under way", || was_read(&tcp));
             let clock = Stopwatch::start();
             server.stop().unwrap();
             clock.at_once();
@@ -267,14 +257,12 @@ fn no_handler_after_a_stop_began() {
             let mut holder = Client::connect(&server).settled();
             holder.send("hold");
             gate.reached_by(1);
-            std::thread::scope(|scope| {
-                scope.spawn(|| server.stop().unwrap());
-                eventually("it stops", || server.stats().state == crate::api::State::Stopping);
+            while_stopping(&server, || {
                 let _ = (&tcp).write_all(&hello[50..]);
                 let _ = session.complete_io(&mut &tcp);
                 let _ = session.writer().write_all(b"too late");
                 let _ = session.write_tls(&mut &tcp);
-                std::thread::sleep(ms(30));
+                calls.none();
                 gate.open();
             });
             assert_eq!(calls.drain(), ["hold"]);
@@ -296,10 +284,7 @@ fn queued_bytes_and_close_notify_on_a_stop() {
         let mut client = Client::small(&server);
         client.send("x");
         sent.next();
-        std::thread::scope(|scope| {
-            scope.spawn(|| server.stop().unwrap());
-            assert!(client.rest() == pattern(BULK));
-        });
+        while_stopping(&server, || assert!(client.rest() == pattern(BULK)));
         assert_eq!(server.stats().cut, 0);
     });
 }
@@ -319,12 +304,9 @@ fn close_notify_of_a_worker_on_a_stop() {
         let mut client = Client::connect(&server);
         client.send("x");
         gate.reached_by(1);
-        std::thread::scope(|scope| {
-            let stop = scope.spawn(|| server.stop().unwrap());
-            eventually("it stops", || server.stats().state == crate::api::State::Stopping);
+        while_stopping(&server, || {
             gate.open();
             client.expect_last("done");
-            stop.join().unwrap();
         });
     });
 }
@@ -349,7 +331,7 @@ fn the_reply_survives_unread_plain_text() {
             let first = client.receive(1);
             done.next();
             client.send(vec![b'?'; 1000]);
-            std::thread::sleep(ms(50));
+            eventually("it was read", || was_read(&client.0));
             assert!([first, client.rest()].concat() == pattern(REPLY));
         }
     });

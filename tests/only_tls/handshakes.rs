@@ -99,7 +99,7 @@ fn the_deadline_of_dribbled_bytes() {
             let clock = Stopwatch::start();
             let (_, hello) = by_hand();
             for byte in &hello {
-                std::thread::sleep(ms(20));
+                let_pass(ms(20));
                 if (&tcp).write_all(&[*byte]).is_err() || told_ended(&tcp) {
                     break;
                 }
@@ -128,8 +128,7 @@ fn the_deadline_of_silence() {
                 let (hooks, told) = telling();
                 let server = start(config.handshake_timeout(ms(200)), hooks);
                 let clock = Stopwatch::start();
-                let tcp = raw(&server);
-                (&tcp).write_all(&by_hand().1[..part]).unwrap();
+                let tcp = raw_saying(&server, &by_hand().1[..part]);
                 raw_rest(&tcp);
                 clock.kept(ms(200));
                 drop(tcp);
@@ -171,7 +170,7 @@ fn a_failed_handshake() {
                     }
                     _ => {
                         (&tcp).write_all(&by_hand().1[..50]).unwrap();
-                        std::thread::sleep(ms(30));
+                        eventually("it was read", || was_read(&tcp));
                         socket2::SockRef::from(&tcp).set_linger(Some(ms(0))).unwrap();
                         drop(tcp);
                         let (what, status) = told.next();
@@ -207,8 +206,7 @@ fn a_failure_is_no_plain_text() {
                 Ok(log.add(()))
             });
             let server = start(config, hooks);
-            let tcp = raw(&server);
-            (&tcp).write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+            let tcp = raw_saying(&server, b"GET / HTTP/1.1\r\n\r\n");
             errors.next();
             let answer = raw_rest(&tcp);
             assert!(!contains(&answer, b"not for everybody"), "{answer:?}");
@@ -232,8 +230,7 @@ fn a_refusal_is_no_plain_text() {
         let server = start(blocking(2).max_retry(1).retry_interval(ms(50)), hooks);
         let busy: Vec<_> = (0..2).map(|_| Client::connect(&server)).collect();
         gate.reached_by(2);
-        let tcp = raw(&server);
-        (&tcp).write_all(&by_hand().1).unwrap();
+        let tcp = raw_saying(&server, &by_hand().1);
         let answer = raw_rest(&tcp);
         assert_eq!(errors.next(), Status::Rejected);
         assert!(!contains(&answer, b"too busy"), "{:?}", String::from_utf8_lossy(&answer));
@@ -284,15 +281,14 @@ fn the_cap_on_handshakes() {
                 (tcp, session, hello)
             };
             let (first, mut session, hello) = slow(&server);
-            std::thread::sleep(ms(20));
+            eventually("the first is under way", || was_read(&first));
             for _ in 0..5 {
                 Client::connect(&server).echo("below the cap");
             }
             let second = slow(&server);
-            std::thread::sleep(ms(50));
+            eventually("the second is under way", || was_read(&second.0));
             let mut waiting: Vec<_> = (0..5).map(|_| Client::connect(&server)).collect();
-            std::thread::sleep(NEVER);
-            assert_eq!(server.stats().handshakes, 5, "five wait");
+            steadily("five wait", || server.stats().handshakes == 5);
             // One of those that wait gives up: its place is not taken for another's.
             drop(waiting.remove(0));
             match how {

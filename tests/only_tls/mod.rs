@@ -7,7 +7,7 @@ mod starttls;
 mod streams;
 
 use crate::api::{client_config, client_config_of, older, AUTHORITY};
-use crate::api::{Hooks, Server, Status, Stream};
+use crate::api::{Config, Hooks, Server, Status, Stream};
 use crate::support::*;
 use rustls::pki_types::{pem::PemObject, CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection};
@@ -19,6 +19,19 @@ fn raw(server: &Server) -> TcpStream {
     let tcp = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
     tcp.set_read_timeout(Some(SOON)).unwrap();
     tcp
+}
+
+fn raw_saying(server: &Server, bytes: impl AsRef<[u8]>) -> TcpStream {
+    let mut tcp = raw(server);
+    tcp.write_all(bytes.as_ref()).unwrap();
+    tcp
+}
+
+/// A server of plain text, which may become more.
+fn start_plain(config: Config, hooks: Hooks) -> Server {
+    let server = Server::with_config("127.0.0.1:0", hooks, config).unwrap();
+    server.start_background().unwrap();
+    server
 }
 
 /// A client with settings of its own.
@@ -51,6 +64,14 @@ fn finish_by_hand(session: &mut ClientConnection, mut tcp: &TcpStream, words: &[
     while session.wants_write() {
         session.write_tls(&mut tcp).unwrap();
     }
+}
+
+/// A session whose handshake is over, with `words` sent.
+fn shake_hands(mut tcp: &TcpStream, words: &[u8]) -> ClientConnection {
+    let (mut session, hello) = by_hand();
+    tcp.write_all(&hello).unwrap();
+    finish_by_hand(&mut session, tcp, words);
+    session
 }
 
 /// What `len` bytes of application data a session that is moved by hand receives.

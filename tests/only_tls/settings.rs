@@ -151,8 +151,7 @@ fn reloading() {
             assert_eq!(visit(&server, client_config(), "localhost"), certificate(CHAIN));
             assert_eq!(server.stats().handshake_failures, 0);
         }
-        let plain = Server::with_config("127.0.0.1:0", Hooks::new(echo), non_blocking(1)).unwrap();
-        plain.start_background().unwrap();
+        let plain = start_plain(non_blocking(1), Hooks::new(echo));
         assert_eq!(status(plain.reload_tls(&tls())), Status::State);
     });
 }
@@ -177,7 +176,8 @@ fn reloading_under_load() {
                 scope.spawn(|| {
                     while !over.load(Ordering::SeqCst) {
                         server.reload_tls(&tls()).unwrap();
-                        std::thread::sleep(ms(1));
+                        // Between handshakes and not instead of them.
+                        let_pass(ms(1));
                     }
                 });
                 let results: Vec<_> = clients.into_iter().map(|client| client.join()).collect();

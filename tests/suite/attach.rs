@@ -91,8 +91,7 @@ fn attach_with_bytes_both_ways() {
             other => socket.send(other.as_bytes()),
         });
         let server = start(non_blocking(1), hooks);
-        let mut client = Client::small(&server);
-        client.send("detach");
+        let mut client = Client::small(&server).saying("detach");
         let socket: OwnedSocket = owned.next();
         client.send("waiting");
         server.attach(socket).unwrap();
@@ -114,9 +113,7 @@ fn attach_keeps_user_data() {
             socket.send(data.as_bytes())
         });
         let server = start(non_blocking(1), hooks);
-        let mut client = Client::connect(&server);
-        client.send("detach");
-        let mut socket: OwnedSocket = owned.next();
+        let (mut client, mut socket) = detached(&server, &owned);
         socket.socket().set_user_data(String::from("kept"));
         server.attach(socket).unwrap();
         client.send("what?");
@@ -137,15 +134,14 @@ fn attach_with_deadlines() {
         })
         .on_timeout(move |_, _| timeout_log.add(()));
         let server = start(non_blocking(1).idle_timeout(ms(400)), hooks);
-        let mut client = Client::connect(&server);
-        client.send("detach");
-        server.attach(owned.next()).unwrap();
+        let (mut client, socket) = detached(&server, &owned);
+        server.attach(socket).unwrap();
         client.send("timer");
         timeouts.next();
         client.send("detach");
         let socket = owned.next();
         // Deadlines of its time in the server are over when it comes back.
-        std::thread::sleep(ms(450));
+        let_pass(ms(450));
         let clock = Stopwatch::start();
         server.attach(socket).unwrap();
         client.expect_gone();

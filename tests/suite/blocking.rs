@@ -1,6 +1,6 @@
 //! 2.2: workers, the end of a handler, and the close after it.
 
-use crate::api::{CloseReason, Config, Hooks, Status};
+use crate::api::{CloseReason, Config, Error, Hooks, Server, Socket, Status};
 use crate::support::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -20,6 +20,12 @@ impl Crowd {
     fn most(&self) -> usize {
         self.0 .1.load(Ordering::SeqCst)
     }
+}
+
+/// Replies to the first byte, and does not read the others.
+fn hasty(_: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
+    socket.recv(&mut [0; 1])?;
+    socket.send(b"reply")
 }
 
 /// 2.2: the default is one worker in blocking mode.
@@ -120,8 +126,7 @@ fn the_handler_runs_once_and_the_socket_is_closed() {
                 socket.send(b"bye")
             }),
         );
-        let mut client = Client::connect(&server);
-        client.send("one");
+        let mut client = Client::connect(&server).saying("one");
         calls.none();
         client.send("two");
         client.expect_last("bye");
@@ -176,8 +181,7 @@ fn a_failing_handler_closes_after_the_exception_handler() {
                 socket.send(b"sorry")
             }),
         );
-        let mut client = Client::connect(&server);
-        client.send("x");
+        let mut client = Client::connect(&server).saying("x");
         client.expect_last("sorry");
         drop(client);
         assert_eq!(errors.next(), (false, "broken".into()));
@@ -192,17 +196,11 @@ fn a_failing_handler_closes_after_the_exception_handler() {
 #[test]
 fn no_path_leaks_a_socket() {
     isolated(|| {
-        let act = |socket: &mut crate::api::Socket<'_>, what: &str| match what {
+        let act = |socket: &mut Socket<'_>, what: &str| match what {
             "fail" => Err("failed".into()),
             "panic" => panic!("on purpose"),
-            "close" => {
-                socket.close();
-                Ok(())
-            }
-            "abort" => {
-                socket.abort();
-                Ok(())
-            }
+            "close" => Ok(socket.close()),
+            "abort" => Ok(socket.abort()),
             _ => Ok(()),
         };
         let server = start(
@@ -223,8 +221,7 @@ fn no_path_leaks_a_socket() {
         let mut count = 0;
         for first in ["ok", "close", "abort", "fail", "panic"] {
             for second in ["ok", "close", "abort", "fail", "panic"] {
-                let mut client = Client::connect(&server);
-                client.send(format!("{first} {second}"));
+                let mut client = Client::connect(&server).saying(format!("{first} {second}"));
                 client.expect_gone();
                 count += 1;
             }
@@ -249,8 +246,7 @@ fn the_reply_survives_unread_input() {
             }),
         );
         for _ in 0..10 {
-            let mut client = Client::connect(&server);
-            client.send(vec![b'?'; 300_000]);
+            let mut client = Client::connect(&server).saying(vec![b'?'; 300_000]);
             assert!(client.rest() == reply);
         }
     });
@@ -260,16 +256,9 @@ fn the_reply_survives_unread_input() {
 #[test]
 fn late_input_is_discarded() {
     isolated(|| {
-        let server = start(
-            blocking(1).linger_timeout(ms(10_000)),
-            Hooks::new(move |_, socket| {
-                socket.recv(&mut [0; 1])?;
-                socket.send(b"reply")
-            }),
-        );
+        let server = start(blocking(1).linger_timeout(ms(10_000)), Hooks::new(hasty));
         let sockets = count_sockets();
-        let mut client = Client::connect(&server);
-        client.send("two bytes at least");
+        let mut client = Client::connect(&server).saying("two bytes at least");
         client.expect_last("reply");
         for _ in 0..20 {
             client.send(vec![b'x'; 30_000]);
@@ -286,18 +275,11 @@ fn late_input_is_discarded() {
 #[test]
 fn no_worker_lingers() {
     isolated(|| {
-        let server = start(
-            blocking(1).linger_timeout(ms(20_000)),
-            Hooks::new(|_, socket| {
-                socket.recv(&mut [0; 1])?;
-                socket.send(b"reply")
-            }),
-        );
+        let server = start(blocking(1).linger_timeout(ms(20_000)), Hooks::new(hasty));
         let clock = Stopwatch::start();
         let mut lingering = Vec::new();
         for _ in 0..5 {
-            let mut client = Client::connect(&server);
-            client.send("unread input");
+            let mut client = Client::connect(&server).saying("unread input");
             client.expect_last("reply");
             lingering.push(client);
         }
@@ -309,13 +291,7 @@ fn no_worker_lingers() {
 #[test]
 fn lingering_is_bounded() {
     isolated(|| {
-        let server = start(
-            blocking(2).linger_timeout(ms(300)),
-            Hooks::new(|_, socket| {
-                socket.recv(&mut [0; 1])?;
-                socket.send(b"reply")
-            }),
-        );
+        let server = start(blocking(2).linger_timeout(ms(300)), Hooks::new(hasty));
         let sockets = count_sockets();
         let mut client = Client::connect(&server);
         let clock = Stopwatch::start();
@@ -340,8 +316,7 @@ fn nothing_unread_closes_at_once() {
             }),
         );
         let sockets = count_sockets();
-        let mut client = Client::connect(&server);
-        client.send("x");
+        let mut client = Client::connect(&server).saying("x");
         let clock = Stopwatch::start();
         client.expect_last("reply");
         eventually("it is closed", || count_sockets() == sockets + 1);
@@ -361,8 +336,7 @@ fn end_of_stream_closes_at_once() {
             }),
         );
         let sockets = count_sockets();
-        let mut client = Client::connect(&server);
-        client.send("x");
+        let mut client = Client::connect(&server).saying("x");
         client.finish_sending();
         client.expect_last("reply");
         eventually("it is closed", || count_sockets() == sockets + 1);
@@ -395,8 +369,7 @@ fn abort_resets() {
                 Ok(())
             }),
         );
-        let mut client = Client::connect(&server);
-        client.send("x");
+        let mut client = Client::connect(&server).saying("x");
         client.expect_reset();
         wait_idle(&server);
         assert_eq!(server.stats().closed[CloseReason::Abort as usize], 1);

@@ -7,15 +7,8 @@ use crate::support::*;
 #[test]
 fn close_flushes() {
     isolated(|| {
-        let hooks = Hooks::new(|_, socket| {
-            text(socket)?;
-            socket.send(&pattern(BULK))?;
-            socket.close();
-            Ok(())
-        });
-        let server = start(non_blocking(1), hooks);
-        let mut client = Client::small(&server);
-        client.send("x");
+        let server = start(non_blocking(1), Hooks::new(bulk_and_close));
+        let mut client = Client::small(&server).saying("x");
         assert!(client.rest() == pattern(BULK));
         drop(client);
         wait_idle(&server);
@@ -36,18 +29,15 @@ fn close_discards_input() {
             Ok(())
         });
         let server = start(non_blocking(1).linger_timeout(ms(20_000)), hooks);
-        let mut client = Client::small(&server);
-        client.send(vec![b'?'; 100_000]);
+        let mut client = Client::small(&server).saying(vec![b'?'; 100_000]);
         called.next();
         client.receive(100);
         client.send(vec![b'!'; 300_000]);
         let rest = client.rest();
         assert!(rest == pattern(BULK)[100..], "{} bytes", rest.len());
         client.send(vec![b'.'; 300_000]);
-        let clock = Stopwatch::start();
         drop(client);
-        wait_idle(&server);
-        clock.at_once();
+        idle_at_once(&server);
         assert!(called.drain().is_empty(), "the handler is not called any more");
     });
 }
@@ -79,23 +69,19 @@ fn lingering_is_bounded() {
 #[test]
 fn close_after_the_end_of_stream_is_at_once() {
     isolated(|| {
-        let (log, reasons) = events();
-        let hooks = Hooks::new(|_, socket| {
+        let (hooks, reasons) = Hooks::new(|_, socket| {
             if available(socket)?.1 {
                 socket.send(b"bye")?;
                 socket.close();
             }
             Ok(())
         })
-        .on_close(move |_, _, reason| log.add(reason));
+        .telling_reasons();
         let server = start(non_blocking(1).linger_timeout(ms(20_000)), hooks);
-        let mut client = Client::connect(&server);
-        client.send("x");
+        let mut client = Client::connect(&server).saying("x");
         client.finish_sending();
         client.expect_last("bye");
-        let clock = Stopwatch::start();
-        wait_idle(&server);
-        clock.at_once();
+        idle_at_once(&server);
         assert_eq!(reasons.next(), CloseReason::Peer);
     });
 }
@@ -104,25 +90,21 @@ fn close_after_the_end_of_stream_is_at_once() {
 #[test]
 fn abort_resets() {
     isolated(|| {
-        let (log, reasons) = events();
-        let hooks = Hooks::new(|_, socket| {
+        let (hooks, reasons) = Hooks::new(|_, socket| {
             if text(socket)? == "queued" {
                 socket.send(&pattern(BULK))?;
             }
             socket.abort();
             Ok(())
         })
-        .on_close(move |_, _, reason| log.add(reason));
+        .telling_reasons();
         let server = start(non_blocking(1).linger_timeout(ms(20_000)), hooks);
         for command in ["nothing", "queued"] {
-            let mut client = Client::small(&server);
-            client.send(command);
+            let mut client = Client::small(&server).saying(command);
             client.expect_reset();
             assert_eq!(reasons.next(), CloseReason::Abort);
         }
-        let clock = Stopwatch::start();
-        wait_idle(&server);
-        clock.at_once();
+        idle_at_once(&server);
     });
 }
 
@@ -130,9 +112,8 @@ fn abort_resets() {
 #[test]
 fn closing_twice_is_harmless() {
     isolated(|| {
-        let (log, reasons) = events();
-        let (result_log, results) = events();
-        let hooks = Hooks::new(move |_, socket| {
+        let (log, results) = events();
+        let (hooks, reasons) = Hooks::new(move |_, socket| {
             let id = socket.id();
             match text(socket)?.as_str() {
                 "close" => socket.close(),
@@ -140,7 +121,7 @@ fn closing_twice_is_harmless() {
             }
             socket.close();
             socket.close();
-            result_log.add((
+            log.add((
                 socket.is_closed(),
                 socket.id() == id,
                 status(socket.recv(&mut [0; 1])),
@@ -148,11 +129,10 @@ fn closing_twice_is_harmless() {
             ));
             Ok(())
         })
-        .on_close(move |_, _, reason| log.add(reason));
+        .telling_reasons();
         let server = start(non_blocking(1), hooks);
         for (command, reason) in [("close", CloseReason::Handler), ("abort", CloseReason::Abort)] {
-            let mut client = Client::connect(&server);
-            client.send(command);
+            let mut client = Client::connect(&server).saying(command);
             client.expect_gone();
             drop(client);
             assert_eq!(results.next(), (true, true, Status::Closed, Status::Closed));
@@ -166,20 +146,15 @@ fn closing_twice_is_harmless() {
 #[test]
 fn abort_after_close() {
     isolated(|| {
-        let hooks = Hooks::new(|_, socket| {
-            text(socket)?;
-            socket.send(&pattern(BULK))?;
-            socket.close();
+        let hooks = Hooks::new(|server, socket| {
+            bulk_and_close(server, socket)?;
             socket.abort();
             Ok(())
         });
         let server = start(non_blocking(1).linger_timeout(ms(20_000)), hooks);
-        let mut client = Client::small(&server);
-        client.send("x");
+        let mut client = Client::small(&server).saying("x");
         client.expect_reset();
-        let clock = Stopwatch::start();
-        wait_idle(&server);
-        clock.at_once();
+        idle_at_once(&server);
     });
 }
 
@@ -187,20 +162,12 @@ fn abort_after_close() {
 #[test]
 fn reset_during_a_close() {
     isolated(|| {
-        let hooks = Hooks::new(|_, socket| {
-            text(socket)?;
-            socket.send(&pattern(BULK))?;
-            socket.close();
-            Ok(())
-        });
-        let server = start(non_blocking(1).linger_timeout(ms(20_000)), hooks);
-        let mut client = Client::small(&server);
-        client.send("x");
+        let config = non_blocking(1).linger_timeout(ms(20_000));
+        let server = start(config, Hooks::new(bulk_and_close));
+        let mut client = Client::small(&server).saying("x");
         client.receive(1);
         client.reset();
-        let clock = Stopwatch::start();
-        wait_idle(&server);
-        clock.at_once();
+        idle_at_once(&server);
     });
 }
 
@@ -221,8 +188,7 @@ fn close_in_on_open() {
         })
         .on_close(move |_, _, reason| closed.add(format!("{reason:?}")));
         let server = start(non_blocking(1), hooks);
-        let mut client = Client::connect(&server);
-        client.send("hello?");
+        let mut client = Client::connect(&server).saying("hello?");
         client.expect_last("go away");
         drop(client);
         assert_eq!(calls.next(), "Handler");

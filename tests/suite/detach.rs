@@ -1,6 +1,6 @@
 //! 2.4: detach.
 
-use crate::api::{Config, Hooks, OwnedSocket, Server, Socket, Status};
+use crate::api::{Config, Error, Hooks, OwnedSocket, Server, Socket, Status};
 use crate::support::*;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -17,11 +17,21 @@ pub(super) fn detaching(config: Config) -> (Server, Events<OwnedSocket>) {
     (start(config, hooks), owned)
 }
 
+/// A server that detaches every connection with its first bytes, after what `first` does.
+fn detaching_after(
+    first: impl Fn(&Server, &mut Socket<'_>) -> Result<(), Error> + Send + Sync + 'static,
+) -> (Server, Events<OwnedSocket>) {
+    let (log, owned) = events();
+    let hooks = Hooks::new(move |server: &Server, socket| {
+        first(server, socket)?;
+        Ok(log.add(server.detach(socket)?))
+    });
+    (start(non_blocking(1), hooks), owned)
+}
+
 #[track_caller]
 pub(super) fn detached(server: &Server, owned: &Events<OwnedSocket>) -> (Client, OwnedSocket) {
-    let mut client = Client::connect(server);
-    client.send("detach");
-    (client, owned.next())
+    (Client::connect(server).saying("detach"), owned.next())
 }
 
 #[track_caller]
@@ -81,9 +91,7 @@ fn usable_while_the_callback_still_runs() {
         })
         .on_close(|_, _, _| panic!("not after a detach"));
         let server = start(non_blocking(1), hooks);
-        let mut client = Client::connect(&server);
-        client.send("go");
-        let mut socket: OwnedSocket = owned.next();
+        let (mut client, mut socket) = detached(&server, &owned);
         gate.reached_by(1);
         for word in ["one", "two", "three"] {
             exchange(&mut client, &mut socket, word);
@@ -93,9 +101,8 @@ fn usable_while_the_callback_still_runs() {
         gate.open();
         assert_eq!(results.next(), [Status::Detached; 5]);
         // The slot is free for others.
-        let mut next = Client::connect(&server);
-        next.send("go");
-        drop(owned.next());
+        let (mut next, socket) = detached(&server, &owned);
+        drop(socket);
         next.expect_end();
         wait_idle(&server);
         assert_eq!(server.stats().detached, 2);
@@ -122,17 +129,9 @@ fn usable_after_the_server_was_freed() {
 #[test]
 fn unread_bytes_are_included() {
     isolated(|| {
-        let (log, owned) = events();
-        let hooks = Hooks::new(move |server: &Server, socket| {
-            socket.recv(&mut [0; 3])?;
-            log.add(server.detach(socket)?);
-            Ok(())
-        });
-        let server = start(non_blocking(1), hooks);
-        let mut client = Client::connect(&server);
-        client.send("abcdef");
-        let mut socket: OwnedSocket = owned.next();
-        assert_eq!(text(&mut socket.socket()).unwrap(), "def");
+        let (server, owned) = detaching_after(|_, socket| socket.recv(&mut [0; 3]).map(drop));
+        let (mut client, mut socket) = detached(&server, &owned);
+        assert_eq!(text(&mut socket.socket()).unwrap(), "ach");
         client.finish_sending();
         assert_eq!(text(&mut socket.socket()).unwrap(), "");
     });
@@ -142,18 +141,10 @@ fn unread_bytes_are_included() {
 #[test]
 fn unsent_bytes_are_included() {
     isolated(|| {
-        let (log, owned) = events();
-        let hooks = Hooks::new(move |server: &Server, socket| {
-            text(socket)?;
-            socket.send(&pattern(BULK))?;
-            log.add(server.detach(socket)?);
-            Ok(())
-        });
-        let server = start(non_blocking(1), hooks);
+        let (server, owned) = detaching_after(bulk);
         for last_words in ["", " and the end"] {
-            let mut client = Client::small(&server);
-            client.send("go");
-            let mut socket: OwnedSocket = owned.next();
+            let mut client = Client::small(&server).saying("go");
+            let mut socket = owned.next();
             assert!(socket.socket().queued() > 0);
             std::thread::scope(|scope| {
                 scope.spawn(|| {
@@ -184,9 +175,7 @@ fn user_data_is_included() {
             Ok(())
         });
         let server = start(non_blocking(1), hooks);
-        let mut client = Client::connect(&server);
-        client.send("go");
-        let mut socket: OwnedSocket = owned.next();
+        let (_client, mut socket) = detached(&server, &owned);
         assert_eq!(socket.socket().user_data::<Arc<i32>>().map(|data| **data), Some(5));
         drop(server);
         assert_eq!(Arc::strong_count(&data), 2);
@@ -268,14 +257,12 @@ fn detach_anywhere_else_is_an_error() {
         })
         .on_close(move |server, socket, _| log.add(status(server.detach(socket))));
         let server = start(non_blocking(1), hooks);
-        let mut client = Client::connect(&server);
-        client.send("close");
+        let mut client = Client::connect(&server).saying("close");
         client.expect_end();
         drop(client);
         assert_eq!(results.next(), Status::NotInHandler);
         let (mut client, mut socket) = detached(&server, &owned);
-        let again = status(server.detach(&mut socket.socket()));
-        assert!(matches!(again, Status::NotInHandler | Status::Detached), "{again:?}");
+        assert_eq!(status(server.detach(&mut socket.socket())), Status::NotInHandler);
         exchange(&mut client, &mut socket, "unharmed");
     });
 }
@@ -292,8 +279,7 @@ fn detach_after_close_is_an_error() {
             Ok(())
         });
         let server = start(non_blocking(1), hooks);
-        let mut client = Client::connect(&server);
-        client.send("x");
+        let mut client = Client::connect(&server).saying("x");
         assert_eq!(results.next(), Status::Closed);
         client.expect_end();
         drop(client);
@@ -325,17 +311,9 @@ fn the_descriptor_can_be_released() {
 #[test]
 fn no_release_with_buffered_bytes() {
     isolated(|| {
-        let (log, owned) = events();
-        let hooks = Hooks::new(move |server: &Server, socket| {
-            text(socket)?;
-            socket.send(&pattern(BULK))?;
-            log.add(server.detach(socket)?);
-            Ok(())
-        });
-        let server = start(non_blocking(1), hooks);
-        let mut client = Client::small(&server);
-        client.send("go");
-        let socket: OwnedSocket = owned.next();
+        let (server, owned) = detaching_after(bulk);
+        let mut client = Client::small(&server).saying("go");
+        let socket = owned.next();
         let Err((_, socket)) = socket.release_fd() else { panic!("bytes are lost") };
         std::thread::scope(|scope| {
             scope.spawn(|| drop(socket));
@@ -364,17 +342,11 @@ fn an_owned_socket_has_an_io_timeout() {
 #[test]
 fn bytes_accepted_by_id_are_included() {
     isolated(|| {
-        let (log, owned) = events();
-        let hooks = Hooks::new(move |server: &Server, socket| {
+        let (server, owned) = detaching_after(|server, socket| {
             text(socket)?;
-            server.send(socket.id(), b"accepted ")?;
-            log.add(server.detach(socket)?);
-            Ok(())
+            server.send(socket.id(), b"accepted ")
         });
-        let server = start(non_blocking(1), hooks);
-        let mut client = Client::connect(&server);
-        client.send("go");
-        let mut socket: OwnedSocket = owned.next();
+        let (mut client, mut socket) = detached(&server, &owned);
         socket.socket().send(b"by the owner").unwrap();
         drop(socket);
         client.expect_last("accepted by the owner");

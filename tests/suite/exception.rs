@@ -41,8 +41,7 @@ fn what_the_handler_raised_arrives() {
                 (i32::MIN, i32::MIN, Status::Handler),
                 (-1003, -1003, Status::Timeout),
             ] {
-                let mut client = Client::connect(&server);
-                client.send(raised.to_string());
+                let mut client = Client::connect(&server).saying(raised.to_string());
                 let message = format!("about {raised}");
                 assert_eq!(errors.next(), Told { status, code, message });
                 client.expect_end();
@@ -58,13 +57,9 @@ fn a_panic_is_contained() {
     isolated(|| {
         for config in both_modes() {
             let (log, errors) = events();
-            let hooks = Hooks::new(|server: &Server, socket| match text(socket)?.as_str() {
+            let hooks = Hooks::new(|_, socket| match text(socket)?.as_str() {
                 "panic" => panic!("on purpose"),
-                other => {
-                    socket.send(other.as_bytes())?;
-                    let _ = server;
-                    Ok(())
-                }
+                other => socket.send(other.as_bytes()),
             })
             .on_exception(move |_, socket, error| {
                 log.add(error.status());
@@ -73,8 +68,7 @@ fn a_panic_is_contained() {
             let server = start(config, hooks);
             let mut other = Client::connect(&server);
             for _ in 0..3 {
-                let mut client = Client::connect(&server);
-                client.send("panic");
+                let mut client = Client::connect(&server).saying("panic");
                 // It closes although the exception handler left it open.
                 client.expect_last("sorry");
                 assert_eq!(errors.next(), Status::Panic);
@@ -118,15 +112,13 @@ fn the_socket_stays_open_after_a_failure() {
 fn without_an_exception_handler_a_failure_closes() {
     isolated(|| {
         for config in both_modes() {
-            let (log, reasons) = events();
-            let hooks = Hooks::new(|_, socket| {
+            let (hooks, reasons) = Hooks::new(|_, socket| {
                 text(socket)?;
                 Err("failed".into())
             })
-            .on_close(move |_, _, reason| log.add(reason));
+            .telling_reasons();
             let server = start(config, hooks);
-            let mut client = Client::connect(&server);
-            client.send("x");
+            let mut client = Client::connect(&server).saying("x");
             client.expect_end();
             drop(client);
             assert_eq!(reasons.next(), CloseReason::Error);
@@ -197,8 +189,7 @@ fn the_id_is_the_one_the_handler_saw() {
             });
             let server = start(config, hooks);
             for _ in 0..3 {
-                let mut client = Client::connect(&server);
-                client.send("x");
+                let mut client = Client::connect(&server).saying("x");
                 client.expect_end();
                 assert_eq!(ids.next(), ids.next());
             }
@@ -229,8 +220,7 @@ fn a_failing_exception_handler_is_contained() {
             });
             let server = start(config, hooks);
             for _ in 0..4 {
-                let mut client = Client::connect(&server);
-                client.send("fail");
+                let mut client = Client::connect(&server).saying("fail");
                 client.expect_gone();
             }
             wait_idle(&server);
@@ -307,8 +297,7 @@ fn a_failure_after_a_detach_has_no_socket() {
         });
         let server = start(non_blocking(1), hooks);
         for (word, status) in [("fail", Status::Handler), ("panic", Status::Panic)] {
-            let mut client = Client::connect(&server);
-            client.send(word);
+            let mut client = Client::connect(&server).saying(word);
             assert_eq!(seen.next(), (false, status));
             let mut owned = kept.lock().unwrap().pop().unwrap();
             owned.socket().send(b"mine").unwrap();
@@ -339,8 +328,7 @@ fn a_payload_is_handed_over() {
             });
             let server = start(config, hooks);
             for _ in 0..3 {
-                let mut client = Client::connect(&server);
-                client.send("x");
+                let mut client = Client::connect(&server).saying("x");
                 client.expect_end();
                 assert_eq!(seen.next(), (Some("an exception object".into()), -3));
             }
@@ -366,8 +354,7 @@ fn what_was_raised_is_not_kept() {
             Ok(())
         });
         let server = start(non_blocking(1), hooks);
-        let mut client = Client::connect(&server);
-        client.send("say");
+        let mut client = Client::connect(&server).saying("say");
         assert_eq!(errors.next().message, "said something");
         client.send("nothing");
         let second = errors.next();

@@ -126,8 +126,7 @@ fn no_sigpipe() {
                 Ok(())
             });
             let server = start(config, hooks);
-            let mut client = Client::connect(&server);
-            client.send("x");
+            let client = Client::connect(&server).saying("x");
             gate.reached_by(1);
             client.reset();
             gate.open();
@@ -160,11 +159,9 @@ fn no_output() {
                 .on_exception(|_, _, _| Err("failed again".into()));
                 let config = config.drain_timeout(ms(50)).shutdown_port("0");
                 let server = start(config, hooks);
-                let mut client = Client::connect(&server);
-                client.send("fail");
+                let _client = Client::connect(&server).saying("fail");
                 Client::connect(&server).reset();
-                let mut waiting = Client::connect(&server);
-                waiting.send("wait");
+                let _waiting = Client::connect(&server).saying("wait");
                 let clash = unstarted(blocking(1), Hooks::new(echo));
                 let service = server.address();
                 let taken = crate::api::Server::new(&service, Hooks::new(echo)).unwrap();

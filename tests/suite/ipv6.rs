@@ -56,12 +56,7 @@ fn off_by_default() {
 fn one_pool_for_both_families() {
     isolated(|| {
         let gate = Gate::new();
-        let inside = gate.clone();
-        let hooks = Hooks::new(move |_, socket| {
-            inside.wait();
-            socket.send(b"served")
-        });
-        let server = started("0", blocking(2).use_ipv6(true), hooks);
+        let server = started("0", blocking(2).use_ipv6(true), answer_behind(&gate));
         let mut clients: Vec<_> = ["127.0.0.1", "::1", "127.0.0.1", "::1"]
             .map(|host| Client::to((host, server.port())))
             .into();
@@ -70,7 +65,7 @@ fn one_pool_for_both_families() {
         assert_eq!((gate.waiting(), server.stats().threads), (2, 2));
         gate.open();
         for client in &mut clients {
-            client.expect_last("served");
+            client.expect_last("answer");
         }
     });
 }

@@ -118,8 +118,7 @@ fn on_start_runs_before_accepting() {
                 let starting = scope.spawn(|| server.start_background());
                 assert_eq!(calls.next(), "on_start");
                 // The kernel takes the connection; the server does not yet.
-                let mut client = Client::connect(&server);
-                client.send("early");
+                let mut client = Client::connect(&server).saying("early");
                 calls.none();
                 assert_eq!(server.state(), State::Starting);
                 gate.open();
@@ -397,8 +396,7 @@ fn wait_in_a_callback_is_a_deadlock() {
             .on_close(move |server, _, _| close.add(status(server.wait(None))))
             .on_stop(move |server| stopping.add(status(server.wait(None))));
             let server = start(config, hooks);
-            let mut client = Client::connect(&server);
-            client.send("go");
+            let mut client = Client::connect(&server).saying("go");
             client.expect_end();
             drop(client);
             wait_idle(&server);

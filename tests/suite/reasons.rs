@@ -54,8 +54,7 @@ fn on_close_tells_the_reason() {
             ("much", CloseReason::WriteTimeout),
         ];
         for (command, reason) in cases {
-            let mut client = Client::small(&server);
-            client.send(command);
+            let mut client = Client::small(&server).saying(command);
             if command == "much" {
                 assert_eq!(closes.next(), (reason, true), "{command}");
             }
@@ -69,8 +68,7 @@ fn on_close_tells_the_reason() {
         client.finish_sending();
         assert_eq!(closes.next(), (CloseReason::Peer, true));
         drop(client);
-        let mut client = Client::connect(&server).settled();
-        client.send("hello");
+        let client = Client::connect(&server).settled().saying("hello");
         eventually("it is open", || server.stats().open == 1);
         client.reset();
         assert_eq!(closes.next(), (CloseReason::Reset, true));
@@ -122,8 +120,7 @@ fn on_close_in_blocking_mode() {
             ("abort by id", CloseReason::Abort),
         ];
         for (command, reason) in cases {
-            let mut client = Client::connect(&server);
-            client.send(command);
+            let mut client = Client::connect(&server).saying(command);
             client.expect_gone();
             drop(client);
             assert_eq!(closes.next(), (reason, true), "{command}");
@@ -163,8 +160,7 @@ fn on_open_first_and_on_close_last() {
             .on_timeout(move |_, _| timeout())
             .on_close(move |_, _, _| close());
             let server = start(config, hooks);
-            let mut client = Client::connect(&server);
-            client.send("x");
+            let mut client = Client::connect(&server).saying("x");
             client.expect_end();
             drop(client);
             wait_idle(&server);

@@ -52,8 +52,7 @@ fn echo_server_with_five_threads() {
         server.start_background().unwrap();
         let mut five: Vec<_> = (0..5).map(|_| Client::connect(&server)).collect();
         eventually("all threads are busy", || server.stats().active_threads == 5);
-        let mut sixth = Client::connect(&server);
-        sixth.send("six");
+        let mut sixth = Client::connect(&server).saying("six");
         eventually("the sixth waits", || server.stats().waiting == 1);
         for (i, client) in five.iter_mut().enumerate() {
             client.send(format!("{i}"));
@@ -231,8 +230,7 @@ fn the_exception_handler_can_answer_the_client() {
                     Ok(())
                 });
             let server = start(config, hooks);
-            let mut client = Client::connect(&server);
-            client.send("hello");
+            let mut client = Client::connect(&server).saying("hello");
             client.expect_last("sorry: out of order");
             server.stop().unwrap();
         }

@@ -21,8 +21,7 @@ fn what_the_kernel_does_not_take_is_queued() {
         })
         .on_drain(move |_, socket| drained.add(("drained", socket.queued())));
         let server = start(non_blocking(1), hooks);
-        let mut client = Client::small(&server);
-        client.send("x");
+        let mut client = Client::small(&server).saying("x");
         let (what, queued) = seen.next();
         assert_eq!(what, "sent");
         assert!(queued > 0 && queued < BULK, "{queued} bytes queued");
@@ -39,11 +38,7 @@ fn what_the_kernel_does_not_take_is_queued() {
 fn on_drain_each_time() {
     isolated(|| {
         let (log, drained) = events();
-        let hooks = Hooks::new(|_, socket| match text(socket)?.as_str() {
-            "much" => socket.send(&pattern(BULK)),
-            other => socket.send(other.as_bytes()),
-        })
-        .on_drain(move |_, _| log.add(()));
+        let hooks = Hooks::new(bulk_or_echo).on_drain(move |_, _| log.add(()));
         let server = start(non_blocking(1), hooks);
         let mut client = Client::small(&server);
         client.echo("little");
@@ -63,17 +58,14 @@ fn sending_from_on_drain() {
     isolated(|| {
         const ROUNDS: usize = 4;
         let rounds = Arc::new(AtomicUsize::new(1));
-        let hooks = Hooks::new(|_, socket| {
-            text(socket)?;
-            socket.send(&pattern(BULK))
-        })
-        .on_drain(move |_, socket| match rounds.fetch_add(1, Ordering::SeqCst) {
-            ROUNDS => socket.close(),
-            _ => socket.send(&pattern(BULK)).unwrap(),
+        let hooks = Hooks::new(bulk).on_drain(move |_, socket| {
+            match rounds.fetch_add(1, Ordering::SeqCst) {
+                ROUNDS => socket.close(),
+                _ => socket.send(&pattern(BULK)).unwrap(),
+            }
         });
         let server = start(non_blocking(1), hooks);
-        let mut client = Client::small(&server);
-        client.send("x");
+        let mut client = Client::small(&server).saying("x");
         for _ in 0..ROUNDS {
             assert!(client.receive(BULK) == pattern(BULK));
         }
@@ -109,8 +101,7 @@ fn send_is_all_or_nothing() {
         });
         let config = non_blocking(1).send_limit(1 << 20).high_water_mark(64 << 10);
         let server = start(config.linger_timeout(ms(10_000)), hooks);
-        let mut client = Client::small(&server);
-        client.send("x");
+        let mut client = Client::small(&server).saying("x");
         let count: usize = accepted.next();
         assert!((3..40).contains(&count), "{count} pieces accepted");
         let received = client.rest();
@@ -137,8 +128,7 @@ fn a_piece_beyond_the_limit() {
         });
         let config = non_blocking(1).send_limit(1 << 20).linger_timeout(ms(10_000));
         let server = start(config, hooks);
-        let mut client = Client::small(&server);
-        client.send("x");
+        let mut client = Client::small(&server).saying("x");
         assert_eq!(results.next(), Status::BufferFull);
         client.expect_last("end");
     });
@@ -159,8 +149,7 @@ fn sendv_sends_all_parts() {
                 Ok(())
             });
             let server = start(config.linger_timeout(ms(10_000)), hooks);
-            let mut client = Client::small(&server);
-            client.send("x");
+            let mut client = Client::small(&server).saying("x");
             let expected = [&b"head "[..], &pattern(BULK), b" tail"].concat();
             assert!(client.rest() == expected);
         }
@@ -187,8 +176,7 @@ fn not_read_above_the_high_water_mark() {
             Ok(())
         });
         let server = start(non_blocking(1).high_water_mark(MARK), hooks);
-        let mut client = Client::small(&server);
-        client.send("much");
+        let mut client = Client::small(&server).saying("much");
         client.receive(1);
         client.send("question");
         assert_eq!(seen.next(), ("much".into(), 0));
@@ -259,8 +247,7 @@ fn an_error_in_send_closes_from_the_loop() {
         })
         .on_close(move |_, _, reason| closed.add(Some(reason)));
         let server = start(non_blocking(1), hooks);
-        let mut client = Client::connect(&server);
-        client.send("x");
+        let client = Client::connect(&server).saying("x");
         gate.reached_by(1);
         client.reset();
         gate.open();
@@ -286,8 +273,7 @@ fn empty_sends() {
                 Ok(())
             });
             let server = start(config, hooks);
-            let mut client = Client::connect(&server);
-            client.send("x");
+            let mut client = Client::connect(&server).saying("x");
             client.expect_last("x");
         }
     });

@@ -60,16 +60,8 @@ fn it_drains() {
     isolated(|| {
         for config in both_modes() {
             let gate = Gate::new();
-            let inside = gate.clone();
-            let hooks = Hooks::new(move |_, socket| {
-                inside.wait();
-                socket.send(b"answer")?;
-                socket.close();
-                Ok(())
-            });
-            let server = start(config.shutdown_port("0"), hooks);
-            let mut client = Client::connect(&server);
-            client.send("x");
+            let server = start(config.shutdown_port("0"), answer_behind(&gate));
+            let mut client = Client::connect(&server).saying("x");
             gate.reached_by(1);
             drop(knock(&server));
             eventually("it is stopping", || server.state() == State::Stopping);

@@ -130,8 +130,7 @@ fn the_accounts_balance() {
             let mut open = Vec::new();
             for word in ["close", "abort", "fail", "panic", "detach", "back", "stay", "reset"] {
                 for _ in 0..3 {
-                    let mut client = Client::connect(&server);
-                    client.send(word);
+                    let mut client = Client::connect(&server).saying(word);
                     match word {
                         "stay" | "back" if non_blocking => open.push(client),
                         "reset" => client.reset(),
@@ -153,12 +152,8 @@ fn the_accounts_balance() {
 fn refused_connections_are_counted() {
     isolated(|| {
         let gate = Gate::new();
-        let inside = gate.clone();
-        let hooks = Hooks::new(move |_, _| {
-            inside.wait();
-            Ok(())
-        });
-        let server = start(blocking(2).max_retry(1).retry_interval(ms(30)), hooks);
+        let config = blocking(2).max_retry(1).retry_interval(ms(30));
+        let server = start(config, answer_behind(&gate));
         let mut clients: Vec<_> = (0..5).map(|_| Client::connect(&server)).collect();
         eventually("three are refused", || server.stats().refused == 3);
         gate.open();

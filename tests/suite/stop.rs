@@ -5,15 +5,12 @@ use crate::support::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
-/// A handler that answers when the gate opens, in either mode.
-fn answer_behind(gate: &Gate) -> Hooks {
-    let gate = gate.clone();
-    Hooks::new(move |_, socket| {
-        gate.wait();
-        socket.send(b"answer")?;
-        socket.close();
-        Ok(())
-    })
+/// What has become of the connections at the end of a stop, which leaves none.
+#[track_caller]
+fn assert_stopped(server: &Server, drained: u64, cut: u64) {
+    let stats = server.stats();
+    assert_eq!((stats.drained, stats.cut), (drained, cut), "{stats:?}");
+    assert_settled(server);
 }
 
 /// 2.1: after a stop nothing is accepted and nothing is left open.
@@ -42,13 +39,11 @@ fn stop_refuses_new_connections_at_once() {
         let server = start(blocking(2), answer_behind(&gate));
         let mut client = Client::connect(&server);
         gate.reached_by(1);
-        std::thread::scope(|scope| {
-            let stopping = scope.spawn(|| server.stop());
+        while_stopping(&server, || {
             let port = server.port();
             eventually("connecting is refused", || refused(("127.0.0.1", port)));
             assert_eq!(server.state(), State::Stopping);
             gate.open();
-            stopping.join().unwrap().unwrap();
         });
         client.expect_last("answer");
     });
@@ -58,22 +53,15 @@ fn stop_refuses_new_connections_at_once() {
 #[test]
 fn stop_refuses_new_connections_while_bytes_leave() {
     isolated(|| {
-        let hooks = Hooks::new(|_, socket| {
-            text(socket)?;
-            socket.send(&pattern(BULK))
-        });
-        let server = start(non_blocking(2), hooks);
-        let mut client = Client::small(&server);
-        client.send("x");
+        let server = start(non_blocking(2), Hooks::new(bulk));
+        let mut client = Client::small(&server).saying("x");
         client.receive(1);
-        std::thread::scope(|scope| {
-            let stopping = scope.spawn(|| server.stop());
+        while_stopping(&server, || {
             let port = server.port();
             eventually("connecting is refused", || refused(("127.0.0.1", port)));
             assert_eq!(server.state(), State::Stopping);
             client.receive(BULK - 1);
             drop(client);
-            stopping.join().unwrap().unwrap();
         });
     });
 }
@@ -85,20 +73,14 @@ fn running_handlers_may_finish() {
         for config in both_modes() {
             let gate = Gate::new();
             let server = start(config, answer_behind(&gate));
-            let mut client = Client::connect(&server);
-            client.send("x");
+            let mut client = Client::connect(&server).saying("x");
             gate.reached_by(1);
-            std::thread::scope(|scope| {
-                let stopping = scope.spawn(|| server.stop());
-                eventually("it is stopping", || server.state() == State::Stopping);
+            while_stopping(&server, || {
                 assert!(!server.is_stopped());
                 gate.open();
-                stopping.join().unwrap().unwrap();
             });
             client.expect_last("answer");
-            let stats = server.stats();
-            assert_eq!((stats.drained, stats.cut), (1, 0), "{stats:?}");
-            assert_settled(&server);
+            assert_stopped(&server, 1, 0);
         }
     });
 }
@@ -128,12 +110,7 @@ fn no_handler_starts_while_stopping() {
         first.send("first");
         gate.reached_by(1);
         second.send("second");
-        std::thread::scope(|scope| {
-            let stopping = scope.spawn(|| server.stop());
-            eventually("it is stopping", || server.state() == State::Stopping);
-            gate.open();
-            stopping.join().unwrap().unwrap();
-        });
+        while_stopping(&server, || gate.open());
         first.expect_last("served");
         second.expect_gone();
         assert_eq!(calls.drain(), ["first"]);
@@ -150,14 +127,12 @@ fn waiting_connections_are_refused() {
         gate.reached_by(2);
         let mut waiting: Vec<_> = (0..3).map(|_| Client::connect(&server)).collect();
         eventually("three wait", || server.stats().waiting == 3);
-        std::thread::scope(|scope| {
-            let stopping = scope.spawn(|| server.stop());
+        while_stopping(&server, || {
             for client in &mut waiting {
                 client.expect_gone();
             }
             assert_eq!(server.state(), State::Stopping);
             gate.open();
-            stopping.join().unwrap().unwrap();
         });
         for client in &mut served {
             client.expect_last("answer");
@@ -172,29 +147,18 @@ fn waiting_connections_are_refused() {
 #[test]
 fn unsent_bytes_are_delivered() {
     isolated(|| {
-        let (log, reasons) = events();
-        let bulk = pattern(BULK);
-        let copy = bulk.clone();
-        let hooks = Hooks::new(move |_, socket| {
-            text(socket)?;
-            socket.send(&copy)
-        })
-        .on_close(move |_, _, reason| log.add(reason));
+        let (hooks, reasons) = Hooks::new(bulk).telling_reasons();
         let server = start(non_blocking(1), hooks);
-        let mut client = Client::small(&server);
-        client.send("x");
+        let mut client = Client::small(&server).saying("x");
+        let bulk = pattern(BULK);
         client.expect(&bulk[..1]);
-        std::thread::scope(|scope| {
-            let stopping = scope.spawn(|| server.stop());
-            eventually("it is stopping", || server.state() == State::Stopping);
+        while_stopping(&server, || {
             let rest = client.rest();
             assert!(rest == bulk[1..], "{} bytes and not {}", rest.len(), BULK - 1);
             drop(client);
-            stopping.join().unwrap().unwrap();
         });
-        let stats = server.stats();
-        assert_eq!((stats.drained, stats.cut), (1, 0), "{stats:?}");
-        assert_eq!(stats.closed[CloseReason::Stop as usize], 1);
+        assert_stopped(&server, 1, 0);
+        assert_eq!(server.stats().closed[CloseReason::Stop as usize], 1);
         assert_eq!(reasons.next(), CloseReason::Stop);
     });
 }
@@ -203,23 +167,15 @@ fn unsent_bytes_are_delivered() {
 #[test]
 fn unsent_bytes_are_cut_at_the_deadline() {
     isolated(|| {
-        let (log, reasons) = events();
-        let hooks = Hooks::new(move |_, socket| {
-            text(socket)?;
-            socket.send(&vec![7; BULK])
-        })
-        .on_close(move |_, _, reason| log.add(reason));
+        let (hooks, reasons) = Hooks::new(bulk).telling_reasons();
         let server = start(non_blocking(1), hooks);
-        let mut client = Client::small(&server);
-        client.send("x");
+        let mut client = Client::small(&server).saying("x");
         client.receive(1);
         let clock = Stopwatch::start();
         server.stop_within(ms(250)).unwrap();
         clock.kept(ms(250));
         assert_eq!(reasons.next(), CloseReason::Cut);
-        let stats = server.stats();
-        assert_eq!((stats.drained, stats.cut), (0, 1), "{stats:?}");
-        assert_settled(&server);
+        assert_stopped(&server, 0, 1);
         client.expect_gone();
     });
 }
@@ -228,8 +184,7 @@ fn unsent_bytes_are_cut_at_the_deadline() {
 #[test]
 fn idle_connections_close_at_once() {
     isolated(|| {
-        let (log, reasons) = events();
-        let hooks = Hooks::new(echo).on_close(move |_, _, reason| log.add(reason));
+        let (hooks, reasons) = Hooks::new(echo).telling_reasons();
         let server = start(non_blocking(2).drain_timeout(ms(20_000)), hooks);
         let mut clients: Vec<_> = (0..20).map(|_| Client::connect(&server)).collect();
         for client in &mut clients {
@@ -273,20 +228,16 @@ fn a_blocked_call_is_cut_at_the_deadline() {
             Ok(())
         });
         let server = start(blocking(2).drain_timeout(ms(200)), hooks);
-        let mut receiving = Client::connect(&server).settled();
-        receiving.send("recv");
-        let mut sending = Client::small(&server);
-        sending.send("send");
+        let _receiving = Client::connect(&server).settled().saying("recv");
+        let mut sending = Client::small(&server).saying("send");
         sending.receive(1);
         eventually("both are served", || server.stats().active_threads == 2);
         let clock = Stopwatch::start();
         server.stop().unwrap();
         clock.kept(ms(200));
         assert_eq!(results.take(2), [(Status::Closed, Status::Closed); 2]);
-        let stats = server.stats();
-        assert_eq!((stats.drained, stats.cut), (0, 2), "{stats:?}");
-        assert_eq!(stats.closed[CloseReason::Cut as usize], 2);
-        assert_settled(&server);
+        assert_stopped(&server, 0, 2);
+        assert_eq!(server.stats().closed[CloseReason::Cut as usize], 2);
     });
 }
 
@@ -320,8 +271,7 @@ fn a_handler_that_does_not_return() {
                 count.fetch_add(1, Ordering::SeqCst);
             });
             let server = start(config, hooks);
-            let mut client = Client::connect(&server);
-            client.send("x");
+            let _client = Client::connect(&server).saying("x");
             gate.reached_by(1);
             for round in 0..2 {
                 let clock = Stopwatch::start();
@@ -367,8 +317,7 @@ fn concurrent_stops() {
         for config in both_modes() {
             let gate = Gate::new();
             let server = start(config, answer_behind(&gate));
-            let mut client = Client::connect(&server);
-            client.send("x");
+            let mut client = Client::connect(&server).saying("x");
             gate.reached_by(1);
             std::thread::scope(|scope| {
                 let tasks: Vec<_> =

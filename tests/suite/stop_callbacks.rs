@@ -185,8 +185,7 @@ fn stop_another_server_in_a_callback() {
             socket.send(b"done")
         });
         let server = start(non_blocking(1), hooks);
-        let mut client = Client::connect(&server);
-        client.send("x");
+        let mut client = Client::connect(&server).saying("x");
         client.expect("done");
         assert_eq!(results.next(), (Status::Timeout, Status::Ok, State::Stopped));
         assert_eq!(server.state(), State::Running);

@@ -1,6 +1,6 @@
 //! 2.2: connections that wait for a worker.
 
-use crate::api::{CloseReason, Hooks, Status};
+use crate::api::{CloseReason, Hooks, Server, Status};
 use crate::support::*;
 
 /// A handler that stands at a gate and says who was served.
@@ -16,11 +16,24 @@ fn served_behind(gate: &Gate) -> (Hooks, Events<String>) {
     (hooks, order)
 }
 
+fn named(server: &Server, name: &str) -> Client {
+    Client::connect(server).saying(name)
+}
+
+/// Has both workers stand at the gate: whoever comes next must wait.
 #[track_caller]
-fn named(server: &crate::api::Server, name: &str) -> Client {
-    let mut client = Client::connect(server);
-    client.send(name);
-    client
+fn keep_busy(server: &Server, gate: &Gate) -> Vec<Client> {
+    let busy = ["0", "1"].map(|name| named(server, name)).into();
+    gate.reached_by(2);
+    busy
+}
+
+#[track_caller]
+fn let_finish(gate: &Gate, clients: Vec<Client>) {
+    gate.open();
+    for mut client in clients {
+        client.expect_last("served");
+    }
 }
 
 /// 2.2: the queue is first in, first out.
@@ -66,14 +79,11 @@ fn served_the_moment_a_worker_is_free() {
         let (hooks, _order) = served_behind(&gate);
         let config = blocking(2).max_retry(10).retry_interval(ms(10_000));
         let server = start(config, hooks);
-        let mut clients: Vec<_> = (0..3).map(|i| named(&server, &format!("{i}"))).collect();
+        let clients = (0..3).map(|i| named(&server, &format!("{i}"))).collect();
         gate.reached_by(2);
         eventually("one waits", || server.stats().waiting == 1);
         let clock = Stopwatch::start();
-        gate.open();
-        for client in &mut clients {
-            client.expect_last("served");
-        }
+        let_finish(&gate, clients);
         clock.at_once();
         assert_eq!(server.stats().refused, 0);
     });
@@ -97,8 +107,7 @@ fn refused_after_the_retries() {
             })
             .on_close(move |_, _, reason| close_log.add(reason));
         let server = start(blocking(2).max_retry(3).retry_interval(ms(100)), hooks);
-        let mut busy: Vec<_> = (0..2).map(|i| named(&server, &format!("{i}"))).collect();
-        gate.reached_by(2);
+        let busy = keep_busy(&server, &gate);
         let clock = Stopwatch::start();
         let mut client = Client::connect(&server);
         client.expect_last("too busy");
@@ -108,10 +117,7 @@ fn refused_after_the_retries() {
         let stats = server.stats();
         assert_eq!((stats.waiting, stats.closed[CloseReason::Rejected as usize]), (0, 1));
         assert_balanced(&server);
-        gate.open();
-        for client in &mut busy {
-            client.expect_last("served");
-        }
+        let_finish(&gate, busy);
         assert_eq!(order.drain().len(), 2, "it was never served");
         wait_idle(&server);
         // A refused connection never reached on_open.
@@ -127,16 +133,12 @@ fn a_refusal_is_not_lost_to_a_reset() {
         let (hooks, _order) = served_behind(&gate);
         let hooks = hooks.on_exception(|_, socket, _| socket.unwrap().send(b"too busy"));
         let server = start(blocking(2).max_retry(1).retry_interval(ms(50)), hooks);
-        let mut busy: Vec<_> = (0..2).map(|i| named(&server, &format!("{i}"))).collect();
-        gate.reached_by(2);
+        let busy = keep_busy(&server, &gate);
         for _ in 0..5 {
             let mut client = named(&server, &"a request ".repeat(1000));
             client.expect_last("too busy");
         }
-        gate.open();
-        for client in &mut busy {
-            client.expect_last("served");
-        }
+        let_finish(&gate, busy);
     });
 }
 
@@ -147,8 +149,7 @@ fn refused_without_an_exception_handler() {
         let gate = Gate::new();
         let (hooks, _order) = served_behind(&gate);
         let server = start(blocking(2).max_retry(1).retry_interval(ms(50)), hooks);
-        let _busy: Vec<_> = (0..2).map(|i| named(&server, &format!("{i}"))).collect();
-        gate.reached_by(2);
+        let _busy = keep_busy(&server, &gate);
         Client::connect(&server).expect_end();
         eventually("it is counted", || server.stats().refused == 1);
         gate.open();
@@ -167,15 +168,11 @@ fn a_failing_exception_handler_on_a_refusal() {
                 _ => panic!("on purpose"),
             });
         let server = start(blocking(2).max_retry(1).retry_interval(ms(30)), hooks);
-        let mut busy: Vec<_> = (0..2).map(|i| named(&server, &format!("{i}"))).collect();
-        gate.reached_by(2);
+        let busy = keep_busy(&server, &gate);
         for _ in 0..4 {
             Client::connect(&server).expect_gone();
         }
-        gate.open();
-        for client in &mut busy {
-            client.expect_last("served");
-        }
+        let_finish(&gate, busy);
         wait_idle(&server);
         assert_eq!(server.stats().refused, 4);
     });
@@ -188,8 +185,7 @@ fn no_retries_refuse_at_once() {
         let gate = Gate::new();
         let (hooks, _order) = served_behind(&gate);
         let server = start(blocking(2).max_retry(0).retry_interval(ms(20_000)), hooks);
-        let _busy: Vec<_> = (0..2).map(|i| named(&server, &format!("{i}"))).collect();
-        gate.reached_by(2);
+        let _busy = keep_busy(&server, &gate);
         let clock = Stopwatch::start();
         Client::connect(&server).expect_gone();
         clock.at_once();
@@ -210,8 +206,7 @@ fn beyond_max_waiting_refused_at_once() {
         });
         let config = blocking(2).max_retry(10).retry_interval(ms(10_000)).max_waiting(2);
         let server = start(config, hooks);
-        let mut served: Vec<_> = (0..2).map(|i| named(&server, &format!("{i}"))).collect();
-        gate.reached_by(2);
+        let mut served = keep_busy(&server, &gate);
         served.extend((2..4).map(|i| named(&server, &format!("{i}"))));
         eventually("two wait", || server.stats().waiting == 2);
         let clock = Stopwatch::start();
@@ -221,10 +216,7 @@ fn beyond_max_waiting_refused_at_once() {
         clock.at_once();
         assert_eq!(errors.take(3), [Status::Rejected; 3]);
         assert_eq!(server.stats().waiting, 2);
-        gate.open();
-        for client in &mut served {
-            client.expect_last("served");
-        }
+        let_finish(&gate, served);
         wait_idle(&server);
         assert_eq!(server.stats().refused, 3);
     });
@@ -237,14 +229,13 @@ fn several_deadlines_are_kept() {
         let gate = Gate::new();
         let (hooks, _order) = served_behind(&gate);
         let server = start(blocking(2).max_retry(1).retry_interval(ms(250)), hooks);
-        let _busy: Vec<_> = (0..2).map(|i| named(&server, &format!("{i}"))).collect();
-        gate.reached_by(2);
+        let _busy = keep_busy(&server, &gate);
         std::thread::scope(|scope| {
             for i in 0..4 {
                 let server = &server;
                 scope.spawn(move || {
                     // Spread over one interval.
-                    std::thread::sleep(ms(60 * i));
+                    let_pass(ms(60 * i));
                     let clock = Stopwatch::start();
                     Client::connect(server).expect_gone();
                     clock.kept(ms(250));
@@ -263,15 +254,11 @@ fn a_waiting_client_may_leave() {
         let gate = Gate::new();
         let (hooks, _order) = served_behind(&gate);
         let server = start(blocking(2), hooks);
-        let mut busy: Vec<_> = (0..2).map(|i| named(&server, &format!("{i}"))).collect();
-        gate.reached_by(2);
+        let busy = keep_busy(&server, &gate);
         Client::connect(&server).reset();
         drop(Client::connect(&server));
         eventually("two wait", || server.stats().waiting == 2);
-        gate.open();
-        for client in &mut busy {
-            client.expect_last("served");
-        }
+        let_finish(&gate, busy);
         wait_idle(&server);
         named(&server, "later").expect_last("served");
     });

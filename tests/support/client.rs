@@ -69,6 +69,12 @@ impl Client {
     }
 
     #[track_caller]
+    pub fn saying(mut self, bytes: impl AsRef<[u8]>) -> Client {
+        self.send(bytes);
+        self
+    }
+
+    #[track_caller]
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.0.write_all(bytes.as_ref()).expect("client send");
     }

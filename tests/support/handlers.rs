@@ -1,6 +1,7 @@
 //! Handlers that many tests use; they work in both modes.
 
-use crate::api::{Error, Server, Socket, Status};
+use super::{pattern, Gate, BULK};
+use crate::api::{Error, Hooks, Server, Socket, Status};
 
 /// Sends back whatever comes, and closes at the end of the stream.
 pub fn echo(_: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
@@ -14,6 +15,38 @@ pub fn echo(_: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
             n => socket.send(&buffer[..n])?,
         }
     }
+}
+
+/// Answers with far more than the kernel takes.
+pub fn bulk(_: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
+    text(socket)?;
+    socket.send(&pattern(BULK))
+}
+
+/// The same, and closes.
+pub fn bulk_and_close(server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
+    bulk(server, socket)?;
+    socket.close();
+    Ok(())
+}
+
+/// The same where a client asks for "much", and an echo of anything else.
+pub fn bulk_or_echo(_: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
+    match text(socket)?.as_str() {
+        "much" => socket.send(&pattern(BULK)),
+        other => socket.send(other.as_bytes()),
+    }
+}
+
+/// A handler that answers when the gate opens, and closes.
+pub fn answer_behind(gate: &Gate) -> Hooks {
+    let gate = gate.clone();
+    Hooks::new(move |_, socket| {
+        gate.wait();
+        socket.send(b"answer")?;
+        socket.close();
+        Ok(())
+    })
 }
 
 /// The text of one `recv`; empty at the end of the stream.

@@ -2,10 +2,9 @@
 //! signals, and a hang or a crash that ends nothing else.
 
 use super::process::Inventory;
-use super::SOON;
+use super::{comes_true, SOON};
 use std::io::Write;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 const CHILD: &str = "NS_TEST_CHILD";
 /// A test that runs longer hangs.
@@ -42,16 +41,8 @@ fn run(limit_seconds: u32, body: impl FnOnce()) {
     unsafe { libc::alarm(limit_seconds) };
     let before = Inventory::take();
     body();
-    let start = Instant::now();
-    loop {
-        let after = Inventory::take();
-        if after == before {
-            break;
-        }
-        let patient = start.elapsed() < SOON;
-        assert!(patient, "left behind: before {before:?}, after {after:?}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    let clean = comes_true(SOON, || Inventory::take() == before);
+    assert!(clean, "left behind: before {before:?}, after {:?}", Inventory::take());
 }
 
 #[track_caller]

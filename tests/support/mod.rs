@@ -1,4 +1,6 @@
 //! What every test uses: isolation, deadlines, clients, events.
+
+// Each test binary uses a part of it.
 #![allow(dead_code, unused_imports)]
 
 mod client;
@@ -8,7 +10,7 @@ mod handlers;
 mod isolate;
 mod process;
 
-use crate::api::{Config, Hooks, Server};
+use crate::api::{Config, Hooks, Server, State};
 use std::time::{Duration, Instant};
 
 pub use crate::api::{default_server, TLS};
@@ -65,22 +67,52 @@ pub fn server_at(service: &str, config: Config, hooks: Hooks) -> Server {
 
 /// Waits until `condition` holds; fails the test when it does not come to hold.
 #[track_caller]
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < SOON, "waited in vain: {what}");
-        std::thread::sleep(ms(2));
-    }
+pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    assert!(comes_true(SOON, condition), "waited in vain: {what}");
 }
 
 /// Fails when `condition` ceases to hold within a short while.
 #[track_caller]
 pub fn steadily(what: &str, mut condition: impl FnMut() -> bool) {
+    assert!(!comes_true(NEVER, || !condition()), "did not last: {what}");
+}
+
+/// Whether `condition`, which nothing announces, comes to hold within `limit`.
+pub fn comes_true(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
-    while start.elapsed() < NEVER {
-        assert!(condition(), "did not last: {what}");
-        std::thread::sleep(ms(2));
+    while !condition() {
+        if start.elapsed() > limit {
+            return false;
+        }
+        let_pass(ms(1));
     }
+    true
+}
+
+/// The only sleep of the tests: where it is the passing of time that something is tested with,
+/// such as a peer that is slow. What can be waited for is waited for.
+pub fn let_pass(time: Duration) {
+    std::thread::sleep(time);
+}
+
+/// `body` waits, and this process does next to nothing meanwhile.
+#[track_caller]
+pub fn at_rest(body: impl FnOnce()) {
+    let (clock, used) = (Stopwatch::start(), processor_time());
+    body();
+    let (spent, took) = (processor_time() - used, clock.elapsed());
+    assert!(spent < took / 2, "it spins: {spent:?} of processor time in {took:?}");
+}
+
+/// Does `meanwhile` while a stop is under way, which succeeds after that.
+#[track_caller]
+pub fn while_stopping(server: &Server, meanwhile: impl FnOnce()) {
+    std::thread::scope(|scope| {
+        let stop = scope.spawn(|| server.stop());
+        eventually("it is stopping", || server.state() == State::Stopping);
+        meanwhile();
+        stop.join().unwrap().unwrap();
+    });
 }
 
 /// Measures how long something took.
@@ -151,12 +183,17 @@ pub fn assert_bytes(counted: u64, count: u64, connections: u64) {
 /// Waits until no connection is open.
 #[track_caller]
 pub fn wait_idle(server: &Server) {
-    let start = Instant::now();
-    while server.stats().open + server.stats().waiting > 0 {
-        assert!(start.elapsed() < SOON, "connections are left open: {:?}", server.stats());
-        std::thread::sleep(ms(2));
-    }
+    let idle = comes_true(SOON, || server.stats().open + server.stats().waiting == 0);
+    assert!(idle, "connections are left open: {:?}", server.stats());
     assert_balanced(server);
+}
+
+/// The same where it must be at once.
+#[track_caller]
+pub fn idle_at_once(server: &Server) {
+    let clock = Stopwatch::start();
+    wait_idle(server);
+    clock.at_once();
 }
 
 /// Runs `body` on a thread of its own with a deadline, for calls that could block for ever.
@@ -164,14 +201,10 @@ pub fn wait_idle(server: &Server) {
 pub fn within<T: Send>(limit: Duration, body: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let task = scope.spawn(body);
-        let start = Instant::now();
-        while !task.is_finished() {
-            if start.elapsed() > limit {
-                // The thread cannot be ended: the process of this test is.
-                eprintln!("a call did not return within {limit:?}");
-                std::process::abort();
-            }
-            std::thread::sleep(ms(1));
+        if !comes_true(limit, || task.is_finished()) {
+            // The thread cannot be ended: the process of this test is.
+            eprintln!("a call did not return within {limit:?}");
+            std::process::abort();
         }
         match task.join() {
             Ok(value) => value,

@@ -1,8 +1,9 @@
 //! Looks at this process: threads, descriptors, signals, limits, time used.
 
+use socket2::SockRef;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 /// How many threads there are, and how many descriptors of each kind.
@@ -46,8 +47,13 @@ pub fn descriptors() -> Vec<RawFd> {
     descriptors_with_kind().into_iter().map(|(fd, _)| fd).collect()
 }
 
+fn sockets() -> impl Iterator<Item = RawFd> {
+    let all = descriptors_with_kind().into_iter();
+    all.filter(|(_, kind)| kind == "socket").map(|(fd, _)| fd)
+}
+
 pub fn count_sockets() -> usize {
-    descriptors_with_kind().iter().filter(|(_, kind)| kind == "socket").count()
+    sockets().count()
 }
 
 /// Whether a descriptor is closed when another program is executed.
@@ -153,6 +159,29 @@ pub fn bytes_waiting(fd: RawFd) -> usize {
     count as usize
 }
 
+/// How many bytes that were sent on a socket have not reached the other end.
+fn bytes_under_way(fd: RawFd) -> usize {
+    let mut count = 0i32;
+    // SAFETY: TIOCOUTQ writes one int.
+    let result = unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &mut count) };
+    assert_eq!(result, 0, "TIOCOUTQ");
+    count as usize
+}
+
+/// Whether the server, in this process too, has read all that was sent on this connection.
+pub fn was_read(client: &impl AsFd) -> bool {
+    let client = SockRef::from(client);
+    let address = client.local_addr().unwrap().as_socket();
+    let is_other_end = |fd: &RawFd| {
+        // SAFETY: at worst it is closed meanwhile, and has no address then.
+        let socket = unsafe { BorrowedFd::borrow_raw(*fd) };
+        let peer = SockRef::from(&socket).peer_addr();
+        peer.is_ok_and(|peer| peer.as_socket() == address)
+    };
+    let mut others = sockets().filter(is_other_end);
+    bytes_under_way(client.as_raw_fd()) == 0 && others.any(|fd| bytes_waiting(fd) == 0)
+}
+
 /// What the kernel says of a TCP socket.
 pub fn tcp_info(fd: RawFd) -> libc::tcp_info {
     // SAFETY: a plain structure of numbers.
@@ -169,6 +198,5 @@ pub fn tcp_info(fd: RawFd) -> libc::tcp_info {
 /// The listening sockets of this process.
 pub fn listening_sockets() -> Vec<RawFd> {
     let listens = |fd: &RawFd| socket_option(*fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN) == 1;
-    let all = descriptors_with_kind().into_iter();
-    all.filter(|(_, kind)| kind == "socket").map(|(fd, _)| fd).filter(listens).collect()
+    sockets().filter(listens).collect()
 }

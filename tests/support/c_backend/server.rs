@@ -73,7 +73,6 @@ fn configure(config: &Config, hooks: &Arc<Hooks>) -> Result<*mut ns_config, Erro
 
 // SAFETY of all the calls below: `raw` is a live server, or that of the callback whose view this
 // is; buffers are given with their lengths.
-#[allow(clippy::undocumented_unsafe_blocks)]
 impl Server {
     pub fn new(service: &str, hooks: Hooks) -> Result<Server, Error> {
         Server::with_config(service, hooks, Config::new())

@@ -25,7 +25,6 @@ pub(super) fn millis(time: Option<Duration>) -> u32 {
 
 // SAFETY of all the calls below: `raw` is the socket of the callback that made this view, or of
 // the owner that lent it; buffers are given with their lengths.
-#[allow(clippy::undocumented_unsafe_blocks)]
 impl Socket<'_> {
     pub(super) fn of<'a>(raw: *mut ns_socket) -> Socket<'a> {
         Socket { raw, life: PhantomData }

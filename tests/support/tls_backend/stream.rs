@@ -1,5 +1,6 @@
 //! A client's end of a TLS connection, by rustls.
 
+use crate::support::comes_true;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -325,8 +326,8 @@ impl Shared {
     }
 }
 
-fn deadline(timeout: &AtomicU64) -> Instant {
-    Instant::now() + Duration::from_millis(timeout.load(Ordering::SeqCst).min(60_000))
+fn limit(timeout: &AtomicU64) -> Duration {
+    Duration::from_millis(timeout.load(Ordering::SeqCst).min(60_000))
 }
 
 impl Session {
@@ -351,10 +352,7 @@ impl Session {
 
     /// Waits for the end of the handshake, and for what it failed with.
     pub fn settle(&self) -> io::Result<()> {
-        let until = deadline(&self.read_timeout);
-        while !self.shared.over.load(Ordering::SeqCst) && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        comes_true(limit(&self.read_timeout), || self.shared.over.load(Ordering::SeqCst));
         let state = self.shared.state();
         state.error()?;
         match state.tls.is_handshaking() {
@@ -369,7 +367,7 @@ impl Session {
     }
 
     fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let until = deadline(&self.read_timeout);
+        let until = Instant::now() + limit(&self.read_timeout);
         loop {
             let mut state = self.shared.state();
             state.push(&self.shared.tcp);
@@ -396,7 +394,7 @@ impl Session {
     }
 
     fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        let until = deadline(&self.write_timeout);
+        let until = Instant::now() + limit(&self.write_timeout);
         let mut accepted = 0;
         loop {
             let mut state = self.shared.state();
@@ -439,10 +437,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let until = Instant::now() + LAST_WAIT;
-        while !self.shared.over.load(Ordering::SeqCst) && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        comes_true(LAST_WAIT, || self.shared.over.load(Ordering::SeqCst));
         self.shared.over.store(true, Ordering::SeqCst);
         if let Some(handshake) = self.handshake.take() {
             let _ = handshake.join();
