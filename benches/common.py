@@ -1,11 +1,15 @@
 """What the benchmarks share: servers alive side by side, driven in short bursts in turn, in a
 network of their own.
 
-Everything runs on one core. What is measured is the server's own clock of processor time, read
-before and after each burst, so neither the client's work nor what else the machine does counts.
+Server and client run on one core, where nothing else is said. What is measured is the server's own
+clock of processor time, read before and after each burst, so neither the client's work nor what
+else the machine does counts.
 """
 
+import array
+import contextlib
 import fcntl
+import functools
 import json
 import os
 import pathlib
@@ -16,6 +20,7 @@ import statistics
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 
 BENCHES = pathlib.Path(__file__).resolve().parent
@@ -23,10 +28,26 @@ ROOT = BENCHES.parent
 TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
 BUILT = TARGET / "benches"
 
-CFLAGS = ["-O2", "-g", "-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror"]
-LIBRARIES = {"load": ["-lssl", "-lcrypto"], "tls_openssl": ["-lssl", "-lcrypto"]}
+CFLAGS = ["-O2", "-g", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror"]
+COMPILERS = {".c": ("CC", "cc", "-std=c99"), ".cc": ("CXX", "c++", "-std=c++17")}
+LIBRARIES = {
+    "load": ["-lssl", "-lcrypto"],
+    "tls_openssl": ["-lssl", "-lcrypto"],
+    "count_syscalls": ["-shared", "-fPIC", "-ldl"],
+    "peers/raw_epoll": ["-pthread"],
+    "peers/raw_pool": ["-pthread"],
+    "peers/libuv": ["-luv"],
+    "peers/libev": ["-lev"],
+    "peers/libevent": ["-levent_core"],
+    "peers/bufferevent": ["-levent_core"],
+    "peers/asio": ["-pthread"],
+}
+RUST_PEERS = ["mio_echo", "rustls_mio", "std_threads", "tokio_echo"]
 
 PATIENCE = 60.0  # seconds that a program has for anything
+
+COUNTED = 2000  # operations of which the system calls are counted
+WAIT, ACCEPT_FAILED = 0, 3  # counters of count_syscalls.c
 
 
 CONGESTION = pathlib.Path("/proc/sys/net/ipv4/tcp_congestion_control")
@@ -53,24 +74,46 @@ def own_network():
 
 def build(name):
     """The path of a program of benches/, compiled if it is older than its source."""
-    source, program = BENCHES / f"{name}.c", BUILT / name
-    if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
-        BUILT.mkdir(parents=True, exist_ok=True)
-        cc = os.environ.get("CC", "cc")
-        subprocess.run([cc, *CFLAGS, source, "-o", program, *LIBRARIES[name]], check=True)
+    (source,) = BENCHES.glob(f"{name}.c*")
+    program = BUILT / name
+    newest = max(file.stat().st_mtime for file in [source, *source.parent.glob("*.h")])
+    if not program.exists() or program.stat().st_mtime < newest:
+        program.parent.mkdir(parents=True, exist_ok=True)
+        variable, default, standard = COMPILERS[source.suffix]
+        compiler = os.environ.get(variable, default)
+        flags = [standard, *CFLAGS]
+        subprocess.run([compiler, *flags, source, "-o", program, *LIBRARIES[name]], check=True)
     return program
+
+
+@functools.cache
+def build_rust_peers():
+    """The paths of the programs of benches/peers/Cargo.toml, by their names."""
+    manifest, target = BENCHES / "peers" / "Cargo.toml", TARGET / "peers"
+    cargo = os.environ.get("CARGO", "cargo")
+    subprocess.run(
+        [cargo, "build", "--release", "--locked", "--quiet"]
+        + ["--manifest-path", manifest, "--target-dir", target],
+        check=True,
+    )
+    return {name: target / "release" / name for name in RUST_PEERS}
+
+
+def peer(name):
+    return build_rust_peers()[name] if name in RUST_PEERS else build(f"peers/{name}")
 
 
 class Program:
     """A process on the given cores; ended with its `with`."""
 
-    def __init__(self, cores, argv, errors=None):
+    def __init__(self, cores, argv, **environment):
         argv = ["taskset", "-c", cores, *map(str, argv)]
         self.name = os.path.basename(argv[3])
         # Unbuffered: `line` must not hide a line from `select`.
         self.process = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, bufsize=0
-        )
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
+            env={**os.environ, **environment},
+        )  # fmt: skip
         self.pid = self.process.pid  # taskset becomes the program
 
     def __enter__(self):
@@ -82,8 +125,11 @@ class Program:
         self.process.stdin.close()
         self.process.stdout.close()
 
+    def has_line(self, patience=0.0):
+        return bool(select.select([self.process.stdout], [], [], patience)[0])
+
     def line(self):
-        if not select.select([self.process.stdout], [], [], PATIENCE)[0]:
+        if not self.has_line(PATIENCE):
             raise RuntimeError(f"{self.name} said nothing for {PATIENCE} s")
         line = self.process.stdout.readline().decode()
         if not line:
@@ -94,8 +140,8 @@ class Program:
 class Server(Program):
     """An echo server, which says where it listens: `… :PORT …`."""
 
-    def __init__(self, cores, argv):
-        super().__init__(cores, argv)
+    def __init__(self, cores, argv, **environment):
+        super().__init__(cores, argv, **environment)
         self.port = int(re.search(r":(\d+)\b(?!:)", self.line().split("listening on")[1])[1])
 
     def cpu(self):
@@ -117,11 +163,17 @@ class Load(Program):
         if self.line() != "ready\n":
             raise RuntimeError("load is not ready")
 
+    def begin_burst(self, operations):
+        self.process.stdin.write(b"%d\n" % operations)
+
+    def end_burst(self):
+        return json.loads(self.line())
+
     def burst(self, operations):
         """What the load generator says of it, with the server's seconds of processor time."""
         before = self.server.cpu()
-        self.process.stdin.write(b"%d\n" % operations)
-        result = json.loads(self.line())
+        self.begin_burst(operations)
+        result = self.end_burst()
         result["cpu"] = self.server.cpu() - before
         return result
 
@@ -150,6 +202,52 @@ def in_turn(loads, operations, bursts):
             results[i].append(loads[i].burst(operations))
         order.reverse()
     return results
+
+
+def compare(args, starts, options, cores=None, least=1):
+    """The bursts of each of the servers (command lines by name) under the load: all alive at once,
+    driven in turn, by `least` operations at least."""
+    cores = cores or args.core
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(Server(cores, argv)) for argv in starts.values()]
+        loads = [stack.enter_context(Load(cores, server, *options)) for server in servers]
+        operations = min(operations_for(load, args.seconds) for load in loads)
+        results = in_turn(loads, max(operations, least), args.bursts)
+        for load in loads:
+            load.finish()
+    return dict(zip(starts, results))
+
+
+def calls_per_operation(args, argv, options, cores=None, least=1):
+    """System calls of a server in an operation, without waits and accepts that gave nothing."""
+    with tempfile.NamedTemporaryFile(prefix="netserver-bench-") as kept:
+        environment = {"LD_PRELOAD": build("count_syscalls"), "NETSERVER_COUNT": kept.name}
+        cores = cores or args.core
+        with Server(cores, argv, **environment) as server, Load(cores, server, *options) as load:
+            operations = max(COUNTED, least)
+            load.burst(operations)
+            before = counted_calls(kept.name)
+            load.burst(operations)
+            calls = counted_calls(kept.name) - before
+            load.finish()
+    return calls / operations
+
+
+def counted_calls(path):
+    counters = array.array("Q", pathlib.Path(path).read_bytes())
+    return sum(count for i, count in enumerate(counters) if i not in (WAIT, ACCEPT_FAILED))
+
+
+def idle_memory(args, argv, options, idle):
+    """Bytes for each idle connection of a server that just began, after one connection."""
+    with Server(args.core, argv) as server:
+        with Load(args.core, server, *options, "echo") as first:
+            first.finish()
+        before = server.anonymous()
+        with Load(args.core, server, *options, "-i", idle, "echo") as load:
+            grown = server.anonymous() - before
+            load.finish()
+    return grown / (idle + 1)
 
 
 def per_operation(results, key="cpu"):
