@@ -44,7 +44,7 @@ LINK = -L$(OUT) -lnetserver -pthread -Wl,-rpath,'$$ORIGIN/$(1)release'
 
 .DELETE_ON_ERROR:
 .PHONY: build help run test lint install uninstall clean deps \
-	c-tests examples-rust asan-programs campaign-server asan memcheck audit bench-tls campaigns $(CAMPAIGNS:%=campaign-%)
+	c-tests examples-rust asan-programs campaign-server asan memcheck audit bench bench-deps bench-quick bench-tls campaigns $(CAMPAIGNS:%=campaign-%)
 
 build: $(SO) $(ARCHIVE) $(EXAMPLE_PROGRAMS) ## the shared and the static library and the C examples (default)
 
@@ -143,9 +143,29 @@ audit: examples-rust ## testssl.sh and sslyze against a TLS server, their findin
 	@scripts/deps testssl testssl.sh
 	$(PYTHON) tests/tls/audit.py
 
-bench-tls: build ## TLS beside OpenSSL: processor time for each operation, memory for each idle connection
-	@scripts/deps /usr/include/openssl/ssl.h libssl-dev unshare util-linux
-	$(PYTHON) benches/tls.py
+# A virtual environment for the library that draws the charts.
+MATPLOTLIB := matplotlib==3.11.2
+BENCH_VENV := $(TARGET)/bench-venv
+
+$(BENCH_VENV)/ready:
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || scripts/deps ensurepip python3-venv
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip install -q $(MATPLOTLIB)
+	touch $@
+
+bench-deps: build
+	@scripts/deps unshare util-linux /usr/include/openssl/ssl.h libssl-dev /usr/include/uv.h libuv1-dev \
+		/usr/include/ev.h libev-dev /usr/include/event2/event.h libevent-dev \
+		/usr/include/boost/asio.hpp libboost-dev
+
+bench: bench-deps $(BENCH_VENV)/ready ## beside its peers, some 20 minutes: docs/BENCHMARKS.md and its charts
+	$(BENCH_VENV)/bin/python benches/bench.py --write docs
+
+bench-quick: bench-deps ## the main of these, beside few peers, printed only
+	$(PYTHON) benches/bench.py --quick
+
+bench-tls: bench-deps ## those over TLS, printed only; fails where a goal is missed
+	$(PYTHON) benches/bench.py --only TLS --strict
 
 campaigns: $(CAMPAIGNS:%=campaign-%) ## long load and fault campaigns, some minutes
 
