@@ -230,6 +230,8 @@ def calls_per_operation(args, argv, options, cores=None, least=1):
             load.burst(operations)
             calls = counted_calls(kept.name) - before
             load.finish()
+    if calls == 0:
+        raise RuntimeError(f"no system call of {server.name} was counted")
     return calls / operations
 
 

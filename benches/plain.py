@@ -1,0 +1,206 @@
+"""The workloads over plain TCP, beside the peers. The floors are two servers of system calls alone:
+raw_epoll for event loops, raw_pool for the blocking mode."""
+
+import os
+import pathlib
+import re
+import signal
+import statistics
+import tempfile
+
+from common import (
+    PATIENCE, Load, Server, calls_per_operation, compare, idle_memory, peer,
+)  # fmt: skip
+from report import OURS, Goal, Section, Workload, amounts, costs, number, ratio_text
+
+LOOPS = [
+    "raw_epoll", "libuv", "libevent", "bufferevent", "libev", "asio", "mio_echo", "tokio_echo",
+]  # fmt: skip
+QUICK = ["raw_epoll", "raw_pool", "libuv", "mio_echo"]
+
+IDLE = 10_000  # connections
+RUNS = (1000, 11_000)  # messages of the two whose difference counts instructions
+QUIET = 4  # connections, and
+QUIET_MESSAGES = 500  # in a burst of theirs
+
+
+def starts(args, ours, peers, options=()):
+    """Command lines by name: of ours with its own options, of the peers with theirs."""
+    kept = [name for name in peers if name in QUICK or not args.quick]
+    return {
+        OURS: [args.ours, *ours, "127.0.0.1:0"],
+        **{name: [peer(name), *options] for name in kept},
+    }
+
+
+def loops(args):
+    return starts(args, ["-n"], LOOPS)
+
+
+def run_last(load):
+    """From now on it runs where nothing else on its core wants to."""
+    os.sched_setscheduler(load.pid, os.SCHED_IDLE, os.sched_param(0))
+
+
+# -- processor time and system calls ----------------------------------------------------------
+
+
+def cost(args, title, method, servers, options, *goals, **how):
+    calls = {name: calls_per_operation(args, argv, options, **how)
+             for name, argv in servers.items()}  # fmt: skip
+    results = compare(args, servers, options, **how)
+    return costs(title, method, results, calls, list(servers)[1], *goals)
+
+
+def echo(title, options, *goals, quick=False):
+    """Goals: of processor time, and maybe of system calls."""
+    connections = int(options[options.index("-c") + 1]) if "-c" in options else 1
+
+    def measure(args, title):
+        method = "An operation is a message there and back. Lasting connections; one loop."
+        least = 2 * connections
+        return cost(args, title, method, loops(args), [*options, "echo"], *goals, least=least)
+
+    return Workload(title, measure, quick)
+
+
+def churn(args, title):
+    method = "An operation is a connection of one message of 64 B; 4 at once. One loop."
+    return cost(args, title, method, loops(args), ["-c", "4", "churn"], 1.00, 6.2)
+
+
+def churn_of_two(args, title):
+    method = (
+        "The same with two loops on two cores, the client on both, beside the peer that has "
+        "several loops: there, the first accepts for all."
+    )
+    servers = starts(args, ["-n", "-t", "2"], ["raw_epoll"], ["-t", "2"])
+    return cost(args, title, method, servers, ["-c", "8", "churn"], 1.00, cores=args.two_cores)
+
+
+def blocking(workers, connections):
+    def measure(args, title):
+        method = (
+            f"An operation is a connection of one message of 64 B; {connections} at once. "
+            "std_threads has a thread for each connection."
+        )
+        servers = starts(args, ["-t", workers], ["raw_pool"], ["-t", workers])
+        if not args.quick:
+            servers["std_threads"] = [peer("std_threads")]
+        return cost(args, title, method, servers, ["-c", connections, "churn"], 1.05)
+
+    title = f"blocking, a message per connection, {workers} worker{'s' * (workers > 1)}"
+    return Workload(title, measure, quick=workers == 8)
+
+
+# -- instructions -----------------------------------------------------------------------------
+
+
+def instructions(args, argv, messages):
+    """In user space, in all of a server's life, which is that many messages long."""
+    with tempfile.TemporaryDirectory(prefix="netserver-bench-") as folder:
+        out = pathlib.Path(folder) / "callgrind"
+        valgrind = ["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={out}"]
+        with Server(args.core, [*valgrind, "--separate-threads=no", *argv]) as server:
+            with Load(args.core, server, "echo") as load:
+                run_last(load)  # or the next message is there before the server waits for it
+                load.burst(messages)
+                load.finish()
+            server.process.send_signal(signal.SIGTERM)
+            server.process.wait(PATIENCE)
+        return int(re.search(r"^(?:summary|totals): (\d+)", out.read_text(), re.M)[1])
+
+
+def instructions_of_all(args, title):
+    short, long = RUNS
+    values = {
+        name: (instructions(args, argv, long) - instructions(args, argv, short)) / (long - short)
+        for name, argv in loops(args).items()
+    }
+    method = (
+        "Instructions in user space for a message of 64 B there and back on one connection, all "
+        f"threads: what callgrind counts in a run of {long:,} messages less what it counts in one "
+        f"of {short:,}, so that starting falls out."
+    )
+    goal = Goal("instructions of a round trip", values[OURS], 150)
+    return amounts(title, method, values, "instructions", "raw_epoll", goal)
+
+
+# -- memory -----------------------------------------------------------------------------------
+
+
+def memory(args, title):
+    values = {name: idle_memory(args, argv, [], IDLE) for name, argv in loops(args).items()}
+    method = (
+        f"How the server's anonymous memory grows with {IDLE:,} connections that echoed one "
+        "message each and then idle, divided by them."
+    )
+    goal = Goal("memory of an idle connection", values[OURS], 240, "B")
+    return amounts(title, method, values, "bytes", "raw_epoll", goal)
+
+
+# -- quiet connections beside a stream --------------------------------------------------------
+
+
+def quiet_bursts(args, argv):
+    """The 99th percentiles of the quiet connections in µs: alone and beside the stream, in turn."""
+    alone, beside = [], []
+    with (
+        Server(args.core, argv) as server,
+        Load(args.other_core, server, "-c", QUIET, "echo") as quiet,
+        Load(args.other_core, server, "-s", 1 << 20, "-d", 4, "echo") as stream,
+    ):
+        run_last(stream)
+        streamed = 100
+        while len(alone) < args.bursts:
+            by_itself = quiet.burst(QUIET_MESSAGES)["p99"]
+            stream.begin_burst(streamed)
+            not_alone = quiet.burst(QUIET_MESSAGES)["p99"]
+            if stream.has_line():
+                streamed *= 2  # it was over too early: these do not count
+            else:
+                alone.append(by_itself)
+                beside.append(not_alone)
+            stream.end_burst()
+        quiet.finish()
+        stream.finish()
+    return alone, beside
+
+
+def quiet(args, title):
+    method = (
+        f"{QUIET} connections with messages of 64 B, one at a time each: the 99th percentile of a "
+        f"burst of {QUIET_MESSAGES:,}, alone and while another connection of the same loop streams "
+        "1 MiB messages, four in flight. The server has a core; both clients share the other, "
+        "where the quiet one comes first, so that what it waits for is the server."
+    )
+    rows, bars = [], {}
+    for name, argv in loops(args).items():
+        alone, beside = quiet_bursts(args, argv)
+        ratios = sorted(b / a for a, b in zip(alone, beside))
+        middle = statistics.median(beside) / statistics.median(alone)
+        bars[name] = (middle, min(ratios[0], middle), max(ratios[-1], middle))
+        micros = [number(statistics.median(each)) for each in (alone, beside)]
+        rows.append([name, *micros, ratio_text(middle, ratios[0], ratios[-1])])
+    header = ["", "alone, p99 µs", "beside the stream, p99 µs", "times (min–max)"]
+    goal = Goal("p99 beside the stream, of that alone", bars[OURS][0], 3)
+    return Section(title, method, header, rows, bars, "times the p99 alone", "raw_epoll", [goal])
+
+
+WORKLOADS = [
+    echo("echo 64 B, 1 connection", [], 1.02, 2.01, quick=True),
+    echo("echo 64 B, 64 connections", ["-c", "64"], 1.02, 2.01, quick=True),
+    echo("echo 64 B, 1,000 connections", ["-c", "1000"], 1.02, 2.01),
+    echo("echo 64 B, 10,000 connections", ["-c", "10000"], 1.02, 2.01),
+    echo("echo 64 B, 64 connections, 16 deep", ["-c", "64", "-d", "16"], 1.02),
+    echo("echo 16 KiB, 64 connections", ["-c", "64", "-s", "16384"], 1.02, quick=True),
+    echo("echo 1 MiB, 1 connection", ["-s", "1048576"], 0.68, quick=True),
+    Workload("churn, 1 loop", churn, quick=True),
+    Workload("churn, 2 loops", churn_of_two, quick=True),
+    blocking(1, 4),
+    blocking(8, 16),
+    blocking(64, 96),
+    Workload("instructions of an echo", instructions_of_all, quick=True),
+    Workload("memory of an idle connection", memory, quick=True),
+    Workload("quiet connections beside a stream", quiet),
+]
