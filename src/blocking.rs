@@ -5,8 +5,10 @@
 //! there and then, without a hand-off. With none free it queues it. A thread
 //! that finishes takes the next from the queue, else gives its seat back and
 //! accepts. So while the queue is not empty every seat is taken and exactly
-//! one thread accepts, and that one also refuses what waited too long. With
-//! one seat there is one thread, and clients wait in the kernel's backlog.
+//! one thread accepts, and that one also refuses what waited too long; it
+//! looks only now and then, so that who finishes soon finds the next client
+//! in the backlog and no hand-off is paid for. With one seat there is one
+//! thread, and clients wait in the kernel's backlog.
 
 #![forbid(unsafe_code)]
 
@@ -71,8 +73,10 @@ pub(crate) struct Pool {
     next_id: AtomicU64,
     /// The stop's deadline has passed: what is still begun is cut too.
     cut: AtomicBool,
-    /// How long a connection waits for a seat, in ms.
+    /// How long a connection waits for a seat, in ms, and how long it may
+    /// be left in the backlog before.
     patience: u64,
+    rest: u64,
     max_waiting: usize,
     max_connections: usize,
     /// `max_connections` can be reached.
@@ -98,6 +102,7 @@ impl Pool {
             }
         }
         let limits = Limits::of(config);
+        let patience = u64::from(config.max_retry) * config.retry_interval.as_millis() as u64;
         let seats = config.max_thread as usize;
         // The exception handler may talk to a refused peer, but not for long:
         // it runs on the thread that accepts.
@@ -121,7 +126,8 @@ impl Pool {
             listeners: Mutex::new(listeners.into()),
             next_id: AtomicU64::new(1),
             cut: AtomicBool::new(false),
-            patience: u64::from(config.max_retry) * config.retry_interval.as_millis() as u64,
+            patience,
+            rest: (patience / 8).min(MOST_REST),
             max_waiting: config.max_waiting as usize,
             max_connections,
             tight,
@@ -205,6 +211,9 @@ impl Pool {
     }
 }
 
+/// How long a full server leaves clients in the backlog, in ms. They may wait
+/// so much longer than `max_retry` times `retry_interval` says.
+const MOST_REST: u64 = 20;
 /// For a refused peer, in ms.
 const REFUSAL_IO_TIMEOUT: u64 = 1000;
 

@@ -275,15 +275,39 @@ impl Conn {
 
     /// A new connection.
     pub fn open(env: Arc<Env>, id: u64, fd: OwnedFd, peer: Option<SocketAddr>) -> Conn {
-        let active_at = if env.limits.idle != 0 { timer::now() } else { 0 };
-        Conn {
-            id,
-            active_at,
-            peer: Peer::new(peer),
-            fd: Some(fd),
-            phase: Phase::Open,
-            ..Conn::vacant(env)
+        let mut conn = Conn::vacant(env);
+        conn.begin(id, fd, peer);
+        conn
+    }
+
+    /// Makes a free place a new connection.
+    pub fn begin(&mut self, id: u64, fd: OwnedFd, peer: Option<SocketAddr>) {
+        debug_assert!(self.phase == Phase::Vacant);
+        if self.env.limits.idle != 0 {
+            self.active_at = timer::now();
         }
+        self.id = id;
+        self.peer = Peer::new(peer);
+        self.fd = Some(fd);
+        self.phase = Phase::Open;
+    }
+
+    /// Makes it a free place again. What it had is dropped: the descriptor is
+    /// closed.
+    pub fn vacate(&mut self) {
+        self.fd = None;
+        self.out = None;
+        self.tls = None;
+        self.extra = None;
+        self.user_data = None;
+        self.id = 0;
+        self.flags = self.env.kind.flag();
+        self.active_at = 0;
+        self.timer_at = 0;
+        self.armed = NEVER;
+        self.os_error = 0;
+        self.phase = Phase::Vacant;
+        self.reason = CloseReason::Handler;
     }
 
     /// Takes the connection out and leaves `rest` in its place.

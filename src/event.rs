@@ -22,7 +22,7 @@ pub(crate) use run::Loop;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -173,8 +173,6 @@ impl Shared {
 pub(crate) struct Loops {
     loops: Vec<Arc<Shared>>,
     max_connections: u64,
-    /// Open connections of all loops.
-    open: AtomicU64,
     /// Accepting waits for a connection to close.
     paused: AtomicBool,
 }
@@ -196,7 +194,6 @@ impl Loops {
         let loops = Loops {
             loops,
             max_connections: max_connections as u64,
-            open: AtomicU64::new(0),
             paused: AtomicBool::new(false),
         };
         Ok((loops, polls))
@@ -231,17 +228,13 @@ impl Loops {
     }
 
     fn is_full(&self) -> bool {
-        self.open.load(Ordering::Acquire) >= self.max_connections
+        let open: u64 = self.envs().map(|env| env.counters.open.get()).sum();
+        open >= self.max_connections
     }
 
-    fn opened(&self) {
-        self.open.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// A connection is gone: accepting may go on.
+    /// A connection is gone, and counted so: accepting may go on.
     fn gone(&self) {
-        self.open.fetch_sub(1, Ordering::AcqRel);
-        if self.paused.swap(false, Ordering::AcqRel) {
+        if self.paused.load(Ordering::SeqCst) && self.paused.swap(false, Ordering::SeqCst) {
             self.loops[0].post(Mail::Accept);
         }
     }
@@ -360,7 +353,6 @@ impl Loops {
             return Err((Error::from_os(Status::Io, "cannot attach the socket", &e), socket));
         }
         let shared = &self.loops[index];
-        self.opened();
         let fd = |socket: &OwnedSocket| socket.raw_fd();
         let id = shared.put(socket, true, fd, |socket, id| {
             let mut conn = socket.take();
@@ -375,7 +367,6 @@ impl Loops {
         match id {
             Ok(id) => Ok(id),
             Err((error, mut socket)) => {
-                self.gone();
                 if let Some(fd) = socket.conn_mut().fd() {
                     let _ = socket2::SockRef::from(&fd).set_nonblocking(false);
                 }
@@ -394,16 +385,12 @@ impl Loops {
         peer: Option<SocketAddr>,
     ) -> Result<(), Error> {
         let shared = &self.loops[index];
-        self.opened();
         let make = |(fd, peer), id| {
             from.env.counters.accepted.add(1);
             Conn::open(shared.env.clone(), id, fd, peer)
         };
         let put = shared.put((fd, peer), open, |(fd, _)| fd.as_raw_fd(), make);
-        put.map(drop).map_err(|(error, _)| {
-            self.gone();
-            error
-        })
+        put.map(drop).map_err(|(error, _)| error)
     }
 }
 

@@ -103,7 +103,7 @@ pub(crate) struct Running {
 }
 
 pub(crate) enum Engine {
-    Pool(Pool),
+    Pool(Box<Pool>),
     Loops(Arc<Loops>),
 }
 

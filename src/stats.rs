@@ -24,21 +24,22 @@ impl Count {
     }
 }
 
-/// A counter that several threads write.
+/// A counter that several threads write, in one order with whatever else is
+/// sequentially consistent.
 #[derive(Default)]
 pub(crate) struct SharedCount(AtomicU64);
 
 impl SharedCount {
     pub fn add(&self, n: u64) {
-        self.0.fetch_add(n, Ordering::AcqRel);
+        self.0.fetch_add(n, Ordering::SeqCst);
     }
 
     pub fn sub(&self, n: u64) {
-        self.0.fetch_sub(n, Ordering::AcqRel);
+        self.0.fetch_sub(n, Ordering::SeqCst);
     }
 
     pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
+        self.0.load(Ordering::SeqCst)
     }
 }
 

@@ -42,14 +42,17 @@ impl Pool {
     /// Accepts until there is a connection with a free seat; `None` when the
     /// server stops.
     fn next(&self, server: &Server, listeners: &[Listener]) -> Option<(usize, Arrival)> {
+        let mut queued = false;
         loop {
-            let until = self.wait_for_room()?;
+            let until = self.wait_for_room(queued)?;
+            queued = false;
             match self.accept(listeners, until) {
                 Ok(((fd, peer), state)) => {
                     let arrival = Arrival { id: self.next_id(), fd, peer };
                     if let Some(seated) = self.seat_or_queue(server, state, arrival) {
                         return Some(seated);
                     }
+                    queued = true;
                 }
                 Err(Refusal::Empty | Refusal::Next) => {}
                 Err(Refusal::Shut) => return None,
@@ -81,7 +84,13 @@ impl Pool {
 
     /// Waits while as many connections are held as may be; answers until
     /// when to accept: until the first of the queue has waited too long.
-    fn wait_for_room(&self) -> Option<u64> {
+    ///
+    /// Where every seat is taken it rests first, unless it has just `queued`
+    /// one, and then takes what is there without waiting. Meanwhile a worker
+    /// that finishes finds the next client in the backlog by itself, at no
+    /// cost of a hand-off.
+    fn wait_for_room(&self, queued: bool) -> Option<u64> {
+        let mut rested = queued;
         let mut state = self.state();
         loop {
             if state.gate == Gate::Stopping {
@@ -89,8 +98,17 @@ impl Pool {
             }
             let until = state.head_deadline();
             let full = self.held(&state) >= self.max_connections;
-            if !full || until <= timer::now() {
+            if until <= timer::now() || (!full && (!state.free.is_empty() || self.rest == 0)) {
                 return Some(until);
+            }
+            if !full {
+                if rested {
+                    return Some(0);
+                }
+                rested = true;
+                let rest = self.rest.min(until.saturating_sub(timer::now()));
+                state = self.changed.wait_timeout(state, Duration::from_millis(rest)).ok()?.0;
+                continue;
             }
             state.paused += 1;
             state = match until {
@@ -229,8 +247,7 @@ impl Pool {
         if self.cut.load(Ordering::SeqCst) {
             seat.end_any(Ended::Cut);
         }
-        let vacant = conn.replace(Conn::open(seat.env().clone(), id, fd, peer));
-        drop(vacant);
+        conn.begin(id, fd, peer);
         let counters = &seat.env().counters;
         counters.accepted.add(1);
         counters.open.add(1);
@@ -251,6 +268,7 @@ impl Pool {
         counters.drained.add(u64::from(stopping && reason != CloseReason::Cut));
         counters.open.sub(1);
         let rest = conn.end();
+        conn.vacate();
         drop(conn);
         if let Some(fd) = rest {
             self.linger(server, fd);

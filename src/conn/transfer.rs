@@ -94,9 +94,14 @@ impl Conn {
     #[inline]
     fn received(&mut self, n: usize) -> usize {
         if n == 0 {
-            self.set(flag::EOF);
+            self.ended_stream();
         }
         n
+    }
+
+    #[cold]
+    fn ended_stream(&mut self) {
+        self.set(flag::EOF);
     }
 
     /// What the kernel has now, 0 at the end.
@@ -504,6 +509,9 @@ impl Conn {
 
     /// Lets queued bytes leave for at most `millis`.
     fn drain_queue(&mut self, millis: u64) -> Result<(), Status> {
+        if self.out.is_none() {
+            return Ok(());
+        }
         let until = timer::after_millis(millis);
         while self.out.is_some() && !self.flush_queue()? {
             let Some(fd) = self.fd() else { return Err(Status::Closed) };

@@ -13,7 +13,7 @@ use super::run::Loop;
 use super::{token, INPUT, LISTENERS};
 use crate::blocking::lock;
 use crate::callback;
-use crate::conn::{flag, Conn, ConnId};
+use crate::conn::{flag, ConnId};
 use crate::error::{CloseReason, Error, Status};
 use crate::listener::{Backoff, Listener, Refusal};
 use crate::timer::{self, NEVER};
@@ -164,9 +164,8 @@ impl Loop {
             self.shared.free(id);
             return Err(Error::from_os(Status::Io, "cannot watch the socket", &e));
         }
-        self.slab.install(ConnId::slot(id), Conn::open(self.shared.env.clone(), id, fd, peer));
+        self.slab.place(ConnId::slot(id)).begin(id, fd, peer);
         self.live += 1;
-        self.loops.opened();
         self.shared.env.counters.accepted.add(1);
         self.shared.env.counters.open.add(1);
         self.opened(id);

@@ -6,7 +6,7 @@ use std::io;
 
 use super::run::{Loop, SCRATCH};
 use crate::callback;
-use crate::conn::{flag, unread, Conn, Phase};
+use crate::conn::{flag, unread, Phase};
 use crate::error::CloseReason;
 use crate::sys;
 use crate::timer::{self, NEVER};
@@ -130,9 +130,8 @@ impl Loop {
     /// Frees the slot. Closing a descriptor takes it out of the poller
     /// (epoll(7)): no call for that.
     fn vacate(&mut self, slot: u32, id: u64) {
-        let vacant = Conn::vacant(self.shared.env.clone());
         let Some(conn) = self.slab.get(slot) else { return };
-        drop(conn.replace(vacant));
+        conn.vacate();
         self.live -= 1;
         self.shared.env.counters.open.sub(1);
         self.shared.free(id);

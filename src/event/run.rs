@@ -259,7 +259,8 @@ impl Loop {
         let ids: Vec<_> = arrivals.iter().map(|conn| conn.id).collect();
         for conn in arrivals {
             self.live += 1;
-            self.slab.install(ConnId::slot(conn.id), conn);
+            let place = self.slab.place(ConnId::slot(conn.id));
+            *place = conn;
         }
         for id in ids {
             self.opened(id);

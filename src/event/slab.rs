@@ -33,14 +33,13 @@ impl Slab {
         self.get(ConnId::slot(id)).filter(|conn| (conn.id ^ id) & TOKEN_MASK == 0)
     }
 
-    pub fn install(&mut self, slot: u32, conn: Conn) {
+    /// A slot that may not have been used yet.
+    pub fn place(&mut self, slot: u32) -> &mut Conn {
         while self.chunks.len() <= slot as usize / CHUNK {
             let vacant = || Conn::vacant(self.env.clone());
             self.chunks.push((0..CHUNK).map(|_| vacant()).collect());
         }
-        if let Some(place) = self.get(slot) {
-            *place = conn;
-        }
+        &mut self.chunks[slot as usize / CHUNK][slot as usize % CHUNK]
     }
 
     /// One past the largest slot there has been.

@@ -75,7 +75,7 @@ impl Server {
         } else {
             let listeners = std::mem::take(&mut listeners);
             let lingering = control.lingering_sender();
-            Engine::Pool(Pool::new(config, inner.number, most, listeners, lingering))
+            Engine::Pool(Box::new(Pool::new(config, inner.number, most, listeners, lingering)))
         };
         let running = Running {
             engine,

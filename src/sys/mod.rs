@@ -18,11 +18,17 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use socket2::SockAddr;
 
 /// What a call that answers −1 and `errno` means.
+#[inline]
 fn check(result: libc::ssize_t) -> io::Result<usize> {
     if result < 0 {
-        return Err(io::Error::last_os_error());
+        return failed();
     }
     Ok(result as usize)
+}
+
+#[cold]
+fn failed() -> io::Result<usize> {
+    Err(io::Error::last_os_error())
 }
 
 /// A system call by its number: what is called for every message is no
@@ -36,35 +42,42 @@ macro_rules! direct {
 }
 use direct;
 
-fn interrupted(result: &io::Result<usize>) -> bool {
-    matches!(result, Err(e) if e.raw_os_error() == Some(libc::EINTR))
+#[cold]
+fn is_interrupted(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EINTR)
 }
 
 /// recv(2), again after `EINTR`. `flags` are `MSG_…`.
-#[inline]
+#[inline(always)]
 pub(crate) fn recv(fd: BorrowedFd<'_>, buf: &mut [u8], flags: i32) -> io::Result<usize> {
-    loop {
-        let (fd, start, len) = (fd.as_raw_fd(), buf.as_mut_ptr(), buf.len());
-        // SAFETY: the buffer is valid for writes of its length.
-        let result = check(unsafe { direct!(SYS_recvfrom, fd, start, len, flags, 0, 0) });
-        if !interrupted(&result) {
-            return result;
-        }
+    let (raw, start, len) = (fd.as_raw_fd(), buf.as_mut_ptr(), buf.len());
+    // SAFETY: the buffer is valid for writes of its length.
+    match check(unsafe { direct!(SYS_recvfrom, raw, start, len, flags, 0, 0) }) {
+        Err(e) if is_interrupted(&e) => recv_again(fd, buf, flags),
+        result => result,
     }
 }
 
+#[cold]
+fn recv_again(fd: BorrowedFd<'_>, buf: &mut [u8], flags: i32) -> io::Result<usize> {
+    recv(fd, buf, flags)
+}
+
 /// send(2) without SIGPIPE, again after `EINTR`.
-#[inline]
+#[inline(always)]
 pub(crate) fn send(fd: BorrowedFd<'_>, buf: &[u8], flags: i32) -> io::Result<usize> {
     let flags = flags | libc::MSG_NOSIGNAL;
-    loop {
-        let (fd, start, len) = (fd.as_raw_fd(), buf.as_ptr(), buf.len());
-        // SAFETY: the buffer is valid for reads of its length.
-        let result = check(unsafe { direct!(SYS_sendto, fd, start, len, flags, 0, 0) });
-        if !interrupted(&result) {
-            return result;
-        }
+    let (raw, start, len) = (fd.as_raw_fd(), buf.as_ptr(), buf.len());
+    // SAFETY: the buffer is valid for reads of its length.
+    match check(unsafe { direct!(SYS_sendto, raw, start, len, flags, 0, 0) }) {
+        Err(e) if is_interrupted(&e) => send_again(fd, buf, flags),
+        result => result,
     }
+}
+
+#[cold]
+fn send_again(fd: BorrowedFd<'_>, buf: &[u8], flags: i32) -> io::Result<usize> {
+    send(fd, buf, flags)
 }
 
 /// sendmsg(2) of several buffers without SIGPIPE, again after `EINTR`.
@@ -78,9 +91,9 @@ pub(crate) fn sendv(fd: BorrowedFd<'_>, bufs: &[IoSlice<'_>], flags: i32) -> io:
         // SAFETY: the message points to `bufs`, which outlive the call; the
         // kernel only reads them.
         let n = unsafe { libc::sendmsg(fd.as_raw_fd(), &message, flags | libc::MSG_NOSIGNAL) };
-        let result = check(n);
-        if !interrupted(&result) {
-            return result;
+        match check(n) {
+            Err(e) if is_interrupted(&e) => {}
+            result => return result,
         }
     }
 }
