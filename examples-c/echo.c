@@ -27,6 +27,7 @@ static const char usage[] =
 
 static pthread_key_t thread_buffer; /* a buffer of buffer_size bytes for each library thread */
 static size_t buffer_size = 256 * 1024;
+static int non_blocking;
 static const char *cert_file, *key_file, *client_ca_file; /* NULL: not given */
 
 /* One buffer for each thread, not for each connection: a handler uses it within one call only. */
@@ -50,7 +51,7 @@ static int32_t echo(ns_server *srv, ns_socket *socket, void *user_data) {
         if (status < 0)
             return status;
     }
-    if (n == 0)
+    if (n == 0 && non_blocking) /* in blocking mode returning closes */
         ns_socket_close(socket);
     return (int32_t)n;
 }
@@ -94,7 +95,10 @@ static unsigned long number(const char *text, unsigned long max) {
 static int take_option(int c, ns_config *config) {
     unsigned long n = 1;
     switch (c) {
-    case 'n': ns_config_set_non_blocking(config, 1); break;
+    case 'n':
+        non_blocking = 1;
+        ns_config_set_non_blocking(config, 1);
+        break;
     case '6': ns_config_set_use_ipv6(config, 1); break;
     case 's': ns_config_set_shutdown_port(config, optarg); break;
     case 't':

@@ -69,7 +69,7 @@ impl<'a> Socket<'a> {
     ///
     /// On a loop it answers [`Status::WouldBlock`] when nothing can be read
     /// now; also, without a system call, after a short read, above the
-    /// high-water mark, and after 16 reads or 1 MiB in one call of the
+    /// high-water mark, and after 16 reads or 256 KiB in one call of the
     /// handler, which then is called again after the other ready connections.
     /// Elsewhere it waits, at most for the `io_timeout`.
     ///

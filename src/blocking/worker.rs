@@ -98,7 +98,8 @@ impl Pool {
             }
             let until = state.head_deadline();
             let full = self.held(&state) >= self.max_connections;
-            if until <= timer::now() || (!full && (!state.free.is_empty() || self.rest == 0)) {
+            let due = until != NEVER && until <= timer::now();
+            if due || (!full && (!state.free.is_empty() || self.rest == 0)) {
                 return Some(until);
             }
             if !full {

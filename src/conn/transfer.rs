@@ -16,7 +16,7 @@ use crate::timer::{self, NEVER};
 /// Reads and bytes of one handler call before other connections have their
 /// turn.
 pub(crate) const READS: u8 = 16;
-pub(crate) const BUDGET: u32 = 1 << 20;
+pub(crate) const BUDGET: u32 = 256 << 10;
 
 /// The flags of a connection in a callback on its loop.
 const LOOP_CALL: u32 = flag::LOOP | flag::IN_CALLBACK;

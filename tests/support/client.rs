@@ -198,10 +198,12 @@ fn connect(address: impl ToSocketAddrs) -> std::io::Result<TcpStream> {
     TcpStream::connect_timeout(&address, SOON)
 }
 
-/// Whether a connection to `address` is refused.
+/// Whether a connection to `address` is refused. One that the listener took down with it as it
+/// closed is reset and says nothing of the next.
 pub fn refused(address: impl ToSocketAddrs) -> bool {
     match connect(address) {
         Ok(_) => false,
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
         Err(error) => {
             assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
             true
