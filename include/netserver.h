@@ -467,7 +467,9 @@ ns_server *ns_server_new(const char *service,
  * server has stopped, or with NS_START_BACKGROUND in `flags` (else 0) as soon
  * as it accepts: its ports are final then. 0, or NS_ERR_INVALID, NS_ERR_STATE
  * (started before), NS_ERR_ADDRESS, NS_ERR_LISTEN, NS_ERR_THREAD, NS_ERR_HOOK,
- * NS_ERR_IO; a failed start leaves nothing behind and may be tried again.
+ * NS_ERR_IO; a failed start leaves nothing behind and may be tried again. In
+ * non-blocking mode with one loop and without NS_START_BACKGROUND the callbacks
+ * run on the calling thread, where the program's signals may come too.
  * `err` may be NULL; else `*err` is NULL or an error that is the caller's to
  * free. [any] [blocks]
  */
@@ -572,7 +574,8 @@ uint32_t ns_config_max_thread(const ns_config *config);
 
 /**
  * Blocking mode: a connection that finds no worker free waits this many times
- * `retry_interval` and is then refused: 0 to 1000000, default 10. [setup]
+ * `retry_interval`, up to 20 ms more, and is then refused: 0 to 1000000,
+ * default 10. [setup]
  */
 ns_status ns_config_set_max_retry(ns_config *config, uint32_t count);
 

@@ -33,8 +33,8 @@ pub struct Config {
     /// [`MAX_THREADS`]; default 1.
     pub max_thread: u32,
     /// How many `retry_interval`s a connection waits for a worker before it
-    /// is refused: at most 1,000,000; default 10. Blocking mode, more than
-    /// one worker.
+    /// is refused: at most 1,000,000; default 10. It may wait 20 ms longer.
+    /// Blocking mode, more than one worker.
     pub max_retry: u32,
     /// See `max_retry`; default 500 ms.
     pub retry_interval: Duration,

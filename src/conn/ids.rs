@@ -168,6 +168,7 @@ impl IdTable {
     }
 
     /// Bytes accepted and not yet written. The owning loop only.
+    #[inline(never)]
     pub fn pending(&self, id: u64) -> usize {
         let word = self.entry(ConnId::slot(id)).map_or(0, |e| e.load(Ordering::Relaxed));
         (word & PENDING) as usize

@@ -163,7 +163,7 @@ impl Conn {
 
     /// Sends all of it or nothing; what the kernel does not take is queued.
     /// The program's call: [`Conn::usable`] is part of it.
-    #[inline]
+    #[inline(always)]
     pub fn send(&mut self, buf: &[u8]) -> Result<(), Status> {
         // What is so nearly always, on a loop: in the clear, and nothing
         // queued before it.

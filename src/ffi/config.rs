@@ -202,7 +202,8 @@ pub unsafe extern "C" fn ns_config_max_thread(config: *const ns_config) -> u32 {
 }
 
 /// Blocking mode: a connection that finds no worker free waits this many times
-/// `retry_interval` and is then refused: 0 to 1000000, default 10. [setup]
+/// `retry_interval`, up to 20 ms more, and is then refused: 0 to 1000000,
+/// default 10. [setup]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_set_max_retry(config: *mut ns_config, count: u32) -> ns_status {
     // SAFETY: the caller's contract.

@@ -141,7 +141,9 @@ pub unsafe extern "C" fn ns_server_new(
 /// server has stopped, or with NS_START_BACKGROUND in `flags` (else 0) as soon
 /// as it accepts: its ports are final then. 0, or NS_ERR_INVALID, NS_ERR_STATE
 /// (started before), NS_ERR_ADDRESS, NS_ERR_LISTEN, NS_ERR_THREAD, NS_ERR_HOOK,
-/// NS_ERR_IO; a failed start leaves nothing behind and may be tried again.
+/// NS_ERR_IO; a failed start leaves nothing behind and may be tried again. In
+/// non-blocking mode with one loop and without NS_START_BACKGROUND the callbacks
+/// run on the calling thread, where the program's signals may come too.
 /// `err` may be NULL; else `*err` is NULL or an error that is the caller's to
 /// free. [any] [blocks]
 #[no_mangle]

@@ -65,7 +65,8 @@ impl Life {
 
 impl Server {
     /// Starts and serves until the server stops; the calling thread waits
-    /// for that.
+    /// for that. In non-blocking mode with one loop it is the loop's thread:
+    /// callbacks run on it.
     ///
     /// Errors, with everything undone, so that it may be tried again:
     /// [`Status::Address`], [`Status::Listen`], [`Status::Thread`],

@@ -144,7 +144,7 @@ fn start_fails_where_the_port_is_taken() {
                 assert_eq!(status(server.start_background()), Status::Listen);
                 assert_eq!(server.state(), State::New);
                 assert!(server.is_stopped());
-                assert_eq!(Inventory::take(), before);
+                before.assert_restored();
             }
             drop(taken);
             server.start_background().unwrap();
@@ -165,7 +165,7 @@ fn start_fails_where_the_shutdown_port_is_taken() {
             let server = server_at(&service, config, Hooks::new(echo));
             let before = Inventory::take();
             assert_eq!(status(server.start_background()), Status::Listen);
-            assert_eq!(Inventory::take(), before);
+            before.assert_restored();
             drop(TcpListener::bind(&service).unwrap());
             drop(taken);
             server.start_background().unwrap();
@@ -195,7 +195,7 @@ fn start_fails_where_on_start_fails() {
             let before = Inventory::take();
             assert_eq!(status(server.start_background()), Status::Hook);
             assert_eq!(status(server.start()), Status::Hook);
-            assert_eq!(Inventory::take(), before);
+            before.assert_restored();
             assert_eq!(server.state(), State::New);
             assert_eq!(stops.load(Ordering::SeqCst), 0, "it never ran");
             healthy.store(true, Ordering::SeqCst);
@@ -236,7 +236,7 @@ fn start_fails_without_threads() {
                 let Err(error) = result else { break };
                 assert_eq!((error.status(), error.os_code()), (Status::Thread, libc::EAGAIN));
                 assert_eq!(server.state(), State::New);
-                eventually("it is undone", || Inventory::take() == before);
+                before.assert_restored();
                 failures += 1;
             }
             assert!(failures >= 4, "loops or workers, control and shutdown threads");
@@ -262,7 +262,7 @@ fn start_fails_without_descriptors() {
                 let Err(error) = result else { break };
                 assert_eq!(error.os_code(), libc::EMFILE, "{error:?}");
                 assert_eq!(server.state(), State::New);
-                eventually("it is undone", || Inventory::take() == before);
+                before.assert_restored();
                 failures += 1;
             }
             assert!(failures >= 3, "listeners and pollers");
@@ -280,7 +280,7 @@ fn start_fails_where_on_start_panics() {
         let before = Inventory::take();
         let result = status(server.start_background());
         assert!(matches!(result, Status::Hook | Status::Panic), "{result:?}");
-        assert_eq!(Inventory::take(), before);
+        before.assert_restored();
     });
 }
 
@@ -446,7 +446,7 @@ fn free_stops_and_releases_everything() {
                 client.expect_gone();
             }
             drop(clients);
-            eventually("all is released", || Inventory::take() == before);
+            before.assert_restored();
         }
     });
 }

@@ -41,8 +41,7 @@ fn run(limit_seconds: u32, body: impl FnOnce()) {
     unsafe { libc::alarm(limit_seconds) };
     let before = Inventory::take();
     body();
-    let clean = comes_true(SOON, || Inventory::take() == before);
-    assert!(clean, "left behind: before {before:?}, after {:?}", Inventory::take());
+    before.assert_restored();
 }
 
 #[track_caller]

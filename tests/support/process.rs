@@ -6,6 +6,8 @@ use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
+use super::{comes_true, SOON};
+
 /// How many threads there are, and how many descriptors of each kind.
 #[derive(Debug, PartialEq)]
 pub struct Inventory {
@@ -21,6 +23,14 @@ impl Inventory {
         }
         let threads = fs::read_dir("/proc/self/task").unwrap().count();
         Inventory { threads, descriptors }
+    }
+
+    /// Nothing was left behind since. A thread that has been joined stands in /proc a moment
+    /// longer: its end is told before the kernel takes it off the list.
+    #[track_caller]
+    pub fn assert_restored(&self) {
+        let restored = comes_true(SOON, || Inventory::take() == *self);
+        assert!(restored, "left behind: before {self:?}, after {:?}", Inventory::take());
     }
 }
 
