@@ -166,5 +166,6 @@ int main(int argc, char **argv) {
     if (served)
         print_report();
     ns_server_free(server);
+    free(pthread_getspecific(thread_buffer)); /* one loop runs on this thread, which goes on */
     return served ? 0 : 1;
 }
