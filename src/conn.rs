@@ -25,7 +25,7 @@ use crate::tls::Session;
 pub use ids::ConnId;
 pub(crate) use ids::{IdTable, Refused};
 pub(crate) use secure::handshake_timeout;
-pub(crate) use transfer::{unread, BUDGET, READS};
+pub(crate) use transfer::{unread, READS, SHARE};
 
 /// What a connection's thread does with it; decides how `recv` and `send`
 /// wait.
@@ -242,9 +242,7 @@ pub(crate) struct Conn {
     fd: Option<OwnedFd>,
     os_error: i32,
     /// Bytes the current handler call may still read.
-    pub budget: u32,
-    /// Reads the current handler call may still make.
-    pub reads: u8,
+    pub share: u32,
     pub phase: Phase,
     pub reason: CloseReason,
 }
@@ -266,8 +264,7 @@ impl Conn {
             peer: Peer::default(),
             fd: None,
             os_error: 0,
-            budget: 0,
-            reads: 0,
+            share: 0,
             phase: Phase::Vacant,
             reason: CloseReason::Handler,
         }

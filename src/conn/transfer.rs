@@ -13,10 +13,10 @@ use crate::outbuf::OutBuf;
 use crate::sys;
 use crate::timer::{self, NEVER};
 
-/// Reads and bytes of one handler call before other connections have their
-/// turn.
-pub(crate) const READS: u8 = 16;
-pub(crate) const BUDGET: u32 = 256 << 10;
+/// Bytes that one handler call may read before other connections have their
+/// turn, and reads: each of them costs a part of it at least.
+pub(crate) const SHARE: u32 = 256 << 10;
+pub(crate) const READS: u32 = 16;
 
 /// The flags of a connection in a callback on its loop.
 const LOOP_CALL: u32 = flag::LOOP | flag::IN_CALLBACK;
@@ -78,17 +78,15 @@ impl Conn {
     /// above the high-water mark.
     #[inline]
     pub(super) fn may_read(&self) -> bool {
-        self.reads > 0
-            && self.budget > 0
-            && (self.out.is_none() || self.queued() <= self.env.limits.high_water)
+        self.share > 0 && (self.out.is_none() || self.queued() <= self.env.limits.high_water)
     }
 
     /// The handler read: it is called again if there is more.
     #[inline]
     pub(super) fn used(&mut self, n: usize) {
         self.set(flag::AGAIN);
-        self.reads = self.reads.saturating_sub(1);
-        self.budget = self.budget.saturating_sub(n.min(BUDGET as usize) as u32);
+        let cost = (n as u64).clamp(u64::from(SHARE / READS), u64::from(SHARE));
+        self.share = self.share.saturating_sub(cost as u32);
     }
 
     #[inline]

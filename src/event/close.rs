@@ -23,11 +23,11 @@ impl Loop {
         conn.reason = reason;
         conn.timer_at = 0;
         conn.send_close_notify();
-        conn.env.ids.shut(conn.id);
         if conn.out.is_none() {
             self.flushed(slot);
             return;
         }
+        conn.env.ids.shut(conn.id);
         self.watch_writable(slot);
         self.arm(slot);
     }
@@ -44,6 +44,7 @@ impl Loop {
             return;
         }
         conn.phase = Phase::Lingering;
+        conn.env.ids.shut(conn.id);
         conn.shut_write();
         conn.timer_at = timer::after_millis(linger);
         if let Some(stop_at) = self.stop_at {

@@ -5,7 +5,7 @@
 
 use super::run::Loop;
 use crate::callback;
-use crate::conn::{flag, Conn, Phase, BUDGET, READS};
+use crate::conn::{flag, Conn, Phase, SHARE};
 use crate::error::{CloseReason, Error};
 use crate::server::Server;
 
@@ -13,8 +13,7 @@ use crate::server::Server;
 /// where there is anything.
 #[inline]
 pub(super) fn handle(server: &Server, conn: &mut Conn) -> Option<Option<Error>> {
-    conn.reads = READS;
-    conn.budget = BUDGET;
+    conn.share = SHARE;
     conn.clear(flag::AGAIN);
     conn.env.counters.calls.add(1);
     let result =
