@@ -13,6 +13,7 @@ import functools
 import json
 import os
 import pathlib
+import random
 import re
 import select
 import socket
@@ -194,28 +195,33 @@ def operations_for(load, seconds):
 
 
 def in_turn(loads, operations, bursts):
-    """A list of results for each load: bursts in turn, the order reversed each time."""
+    """A list of results for each load: bursts in turn, in another order each time."""
     results = [[] for _ in loads]
     order = list(range(len(loads)))
     for _ in range(bursts):
+        random.shuffle(order)
         for i in order:
             results[i].append(loads[i].burst(operations))
-        order.reverse()
     return results
 
 
 def compare(args, starts, options, cores=None, least=1):
     """The bursts of each of the servers (command lines by name) under the load: all alive at once,
-    driven in turn, by `least` operations at least."""
+    driven in turn, by `least` operations at least. Half of them with the servers begun in the
+    opposite order: who comes first among many connections gets other memory, which is up to a
+    twentieth of the time."""
     cores = cores or args.core
-    with contextlib.ExitStack() as stack:
-        servers = [stack.enter_context(Server(cores, argv)) for argv in starts.values()]
-        loads = [stack.enter_context(Load(cores, server, *options)) for server in servers]
-        operations = min(operations_for(load, args.seconds) for load in loads)
-        results = in_turn(loads, max(operations, least), args.bursts)
-        for load in loads:
-            load.finish()
-    return dict(zip(starts, results))
+    results = {name: [] for name in starts}
+    for names in (list(starts), list(starts)[::-1]):
+        with contextlib.ExitStack() as stack:
+            servers = [stack.enter_context(Server(cores, starts[name])) for name in names]
+            loads = [stack.enter_context(Load(cores, server, *options)) for server in servers]
+            operations = max(least, min(operations_for(load, args.seconds) for load in loads))
+            for name, bursts in zip(names, in_turn(loads, operations, (args.bursts + 1) // 2)):
+                results[name] += bursts
+            for load in loads:
+                load.finish()
+    return results
 
 
 def calls_per_operation(args, argv, options, cores=None, least=1):
