@@ -6,8 +6,8 @@
 //! that finishes takes the next from the queue, else gives its seat back and
 //! accepts. So while the queue is not empty every seat is taken and exactly
 //! one thread accepts, and that one also refuses what waited too long; it
-//! looks only now and then, so that who finishes soon finds the next client
-//! in the backlog and no hand-off is paid for. With one seat there is one
+//! leaves a client in the backlog for a moment, so that who finishes soon
+//! takes it from there and no hand-off is paid for. With one seat there is one
 //! thread, and clients wait in the kernel's backlog.
 
 #![forbid(unsafe_code)]
@@ -81,7 +81,7 @@ pub(crate) struct Pool {
     max_connections: usize,
     /// `max_connections` can be reached.
     tight: bool,
-    /// Closed connections whose input is to be discarded, and how many.
+    /// Closed connections whose input is to be discarded.
     lingering: Sender<OwnedFd>,
 }
 

@@ -237,10 +237,10 @@ pub(crate) struct Conn {
     pub phase: Phase,
     /// When a byte last went either way; kept only with `idle_timeout`.
     pub active_at: u64,
-    pub tls: Option<Box<Session>>,
+    extra: Option<Box<Extra>>,
     pub reason: CloseReason,
     os_error: i32,
-    extra: Option<Box<Extra>>,
+    pub tls: Option<Box<Session>>,
     user_data: Option<Box<dyn Any + Send>>,
     /// The one-shot timer, later the end of lingering; on a worker's
     /// connection the end of all waiting. 0 for off.
@@ -287,6 +287,7 @@ impl Conn {
             self.active_at = timer::now();
         }
         self.id = id;
+        self.share = 0;
         self.peer = Peer::new(peer);
         self.fd = Some(fd);
         self.phase = Phase::Open;
@@ -513,7 +514,7 @@ mod tests {
     #[test]
     fn an_idle_connection_is_small() {
         assert!(size_of::<Conn>() <= 128, "{}", size_of::<Conn>());
-        assert!(std::mem::offset_of!(Conn, extra) <= 64);
+        assert!(std::mem::offset_of!(Conn, tls) <= 64);
     }
 
     #[test]

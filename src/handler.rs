@@ -24,7 +24,9 @@ pub trait Handler: Send + Sync + 'static {
     fn handle(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error>;
 
     /// Runs before the first connection is accepted, on the thread that
-    /// called `start`; an error makes `start` fail.
+    /// called `start`; an error makes `start` fail. A single event loop may
+    /// run on the same thread afterwards: nothing that it does can be waited
+    /// for here.
     fn on_start(&self, server: &Server) -> Result<(), Error> {
         let _ = server;
         Ok(())

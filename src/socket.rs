@@ -52,7 +52,9 @@ impl<'a> Socket<'a> {
     #[cfg(feature = "capi")]
     pub(crate) fn returned(&self, code: i32) -> Error {
         match Status::from_code(code) {
-            Some(Status::Tls) => self.conn.tls_error(),
+            Some(Status::Tls) if self.conn.tls.is_some() => {
+                Error::raise(code, self.conn.tls_error().message())
+            }
             _ => Error::returned(code),
         }
     }
@@ -69,9 +71,9 @@ impl<'a> Socket<'a> {
     ///
     /// On a loop it answers [`Status::WouldBlock`] when nothing can be read
     /// now; also, without a system call, after a short read, above the
-    /// high-water mark, and after 16 reads or 256 KiB in one call of the
-    /// handler, which then is called again after the other ready connections.
-    /// Elsewhere it waits, at most for the `io_timeout`.
+    /// high-water mark, and after 256 KiB in one call of the handler, which
+    /// then is called again after the other ready connections (a read counts
+    /// as 16 KiB at least). Elsewhere it waits, at most for the `io_timeout`.
     ///
     /// Errors: `WouldBlock`, `Timeout`, `Closed` (also when a stop ended the
     /// connection), `Reset`, `Io`, `Detached`, `Invalid` for an empty buffer.

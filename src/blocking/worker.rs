@@ -44,9 +44,13 @@ impl Pool {
     fn next(&self, server: &Server, listeners: &[Listener]) -> Option<(usize, Arrival)> {
         let mut queued = false;
         loop {
-            let until = self.wait_for_room(queued)?;
+            let (until, has_seat) = self.wait_for_room()?;
+            let accepted = match has_seat || self.rest == 0 {
+                true => self.accept(listeners, until),
+                false => self.accept_for_later(listeners, until, queued),
+            };
             queued = false;
-            match self.accept(listeners, until) {
+            match accepted {
                 Ok(((fd, peer), state)) => {
                     let arrival = Arrival { id: self.next_id(), fd, peer };
                     if let Some(seated) = self.seat_or_queue(server, state, arrival) {
@@ -82,15 +86,31 @@ impl Pool {
         Ok((accept_from(listeners, &ready)?, state))
     }
 
+    /// Accepts while every seat is taken, at once only after one that it
+    /// `queued`. Else it rests when a client has come, so that a worker that
+    /// finishes meanwhile finds it in the backlog by itself, at no cost of a
+    /// hand-off, and then takes what is left.
+    fn accept_for_later(
+        &self,
+        listeners: &[Listener],
+        until: u64,
+        queued: bool,
+    ) -> Result<(Accepted, MutexGuard<'_, State>), Refusal> {
+        if !queued {
+            wait_ready(listeners, until)?;
+            let state = self.state();
+            if state.gate == Gate::Open {
+                let rest = self.rest.min(until.saturating_sub(timer::now()));
+                drop(self.changed.wait_timeout(state, Duration::from_millis(rest)));
+            }
+        }
+        self.accept(listeners, 0)
+    }
+
     /// Waits while as many connections are held as may be; answers until
-    /// when to accept: until the first of the queue has waited too long.
-    ///
-    /// Where every seat is taken it rests first, unless it has just `queued`
-    /// one, and then takes what is there without waiting. Meanwhile a worker
-    /// that finishes finds the next client in the backlog by itself, at no
-    /// cost of a hand-off.
-    fn wait_for_room(&self, queued: bool) -> Option<u64> {
-        let mut rested = queued;
+    /// when to accept, until the first of the queue has waited too long, and
+    /// whether there is a seat.
+    fn wait_for_room(&self) -> Option<(u64, bool)> {
         let mut state = self.state();
         loop {
             if state.gate == Gate::Stopping {
@@ -98,18 +118,8 @@ impl Pool {
             }
             let until = state.head_deadline();
             let full = self.held(&state) >= self.max_connections;
-            let due = until != NEVER && until <= timer::now();
-            if due || (!full && (!state.free.is_empty() || self.rest == 0)) {
-                return Some(until);
-            }
-            if !full {
-                if rested {
-                    return Some(0);
-                }
-                rested = true;
-                let rest = self.rest.min(until.saturating_sub(timer::now()));
-                state = self.changed.wait_timeout(state, Duration::from_millis(rest)).ok()?.0;
-                continue;
+            if !full || (until != NEVER && until <= timer::now()) {
+                return Some((until, !state.free.is_empty()));
             }
             state.paused += 1;
             state = match until {
@@ -254,10 +264,10 @@ impl Pool {
         counters.open.add(1);
 
         let failed = run_handler(server, &mut conn);
-        let stopping = server.is_stopping();
-        let reason = reason(&mut conn, seat, failed, stopping);
         // From now on the id is stale, in `on_close` too.
         seat.retract();
+        let stopping = server.is_stopping();
+        let reason = reason(&mut conn, seat, failed, stopping);
         if conn.has(flag::UNOPENED) {
             callback::contain_drop(conn.replace_user_data(None));
         } else {

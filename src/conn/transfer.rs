@@ -382,7 +382,7 @@ impl Conn {
     /// What arrives, 0 at the end.
     pub(super) fn raw_wait(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
         let until = self.wait_until();
-        let bounded = until != NEVER || self.out.is_some();
+        let bounded = self.may_give_up(until) || self.out.is_some();
         loop {
             let Some(fd) = self.fd() else { return Err(Status::Closed) };
             let result = sys::recv(fd, buf, if bounded { libc::MSG_DONTWAIT } else { 0 });
@@ -414,7 +414,7 @@ impl Conn {
                 self.wait(libc::POLLOUT, until)?;
             }
         }
-        let flags = if until != NEVER { libc::MSG_DONTWAIT } else { 0 };
+        let flags = if self.may_give_up(until) { libc::MSG_DONTWAIT } else { 0 };
         let mut rest = buf;
         while !rest.is_empty() {
             let Some(fd) = self.fd() else { return Err(Status::Closed) };
@@ -465,7 +465,12 @@ impl Conn {
             millis => timer::after_millis(millis),
         };
         let whole = if self.timer_at != 0 { self.timer_at } else { NEVER };
-        io.min(whole).min(self.idle_until())
+        io.min(whole)
+    }
+
+    /// A call that begins now may give up: it must not wait in the kernel.
+    fn may_give_up(&self, until: u64) -> bool {
+        until != NEVER || self.env.limits.idle != 0
     }
 
     fn idle_until(&self) -> u64 {
@@ -475,13 +480,15 @@ impl Conn {
         }
     }
 
-    /// Waits for `events`; queued bytes leave meanwhile.
+    /// Waits for `events`; queued bytes leave meanwhile. Every byte puts the
+    /// end of idling off.
     fn wait(&mut self, events: i16, until: u64) -> Result<(), Status> {
         loop {
             let Some(fd) = self.fd() else { return Err(Status::Closed) };
             let writing = if self.out.is_some() { libc::POLLOUT } else { 0 };
-            match sys::poll(fd, events | writing, timer::poll_timeout(until)) {
-                Ok(0) if timer::now() >= until => return Err(self.waited_too_long()),
+            let end = until.min(self.idle_until());
+            match sys::poll(fd, events | writing, timer::poll_timeout(end)) {
+                Ok(0) if timer::now() >= end => return Err(self.waited_too_long()),
                 Ok(found) => {
                     if writing != 0 && found & libc::POLLOUT != 0 {
                         self.flush_queue()?;

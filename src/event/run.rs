@@ -104,8 +104,9 @@ impl Loop {
             let timeout = self.timeout();
             // The poller's own descriptor is valid and the buffer is ours:
             // there is no error but EINTR (epoll_wait(2)).
-            if events.wait(self.poll.as_raw_fd(), timeout).is_ok() {
-                self.turn(&events);
+            match events.wait(self.poll.as_raw_fd(), timeout) {
+                Ok(()) => self.turn(&events),
+                Err(_) => std::thread::yield_now(),
             }
         }
         self.shared.wake.close();

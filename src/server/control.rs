@@ -115,19 +115,14 @@ impl Control {
     pub fn undo(mut self, running: &Running) {
         begin_stop(running, 0);
         self.shutdown_gate = None;
+        self.run_loop();
         self.join();
     }
 
     /// Serves until the stop, and stops.
     pub fn run(mut self) {
         let Some(running) = self.server.running() else { return };
-        if let Some(event_loop) = self.event_loop.take() {
-            let _inside = Inside::enter(self.server.number());
-            if callback::contain(|| event_loop.run()).is_err() {
-                // A defect of the library: end in good order.
-                self.server.request_stop();
-            }
-        }
+        self.run_loop();
         while !self.server.is_stopping() {
             self.turn(NEVER);
         }
@@ -138,6 +133,16 @@ impl Control {
         let server = self.server.clone();
         drop(self);
         server.set_stopped(&running);
+    }
+
+    /// The only loop's whole life.
+    fn run_loop(&mut self) {
+        let Some(event_loop) = self.event_loop.take() else { return };
+        let _inside = Inside::enter(self.server.number());
+        if callback::contain(|| event_loop.run()).is_err() {
+            // A defect of the library: end in good order.
+            self.server.request_stop();
+        }
     }
 
     /// From the request of a stop until every thread has ended.

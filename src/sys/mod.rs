@@ -60,7 +60,14 @@ pub(crate) fn recv(fd: BorrowedFd<'_>, buf: &mut [u8], flags: i32) -> io::Result
 
 #[cold]
 fn recv_again(fd: BorrowedFd<'_>, buf: &mut [u8], flags: i32) -> io::Result<usize> {
-    recv(fd, buf, flags)
+    loop {
+        let (raw, start, len) = (fd.as_raw_fd(), buf.as_mut_ptr(), buf.len());
+        // SAFETY: as in `recv`.
+        match check(unsafe { direct!(SYS_recvfrom, raw, start, len, flags, 0, 0) }) {
+            Err(e) if is_interrupted(&e) => {}
+            result => return result,
+        }
+    }
 }
 
 /// send(2) without SIGPIPE, again after `EINTR`.
@@ -77,7 +84,14 @@ pub(crate) fn send(fd: BorrowedFd<'_>, buf: &[u8], flags: i32) -> io::Result<usi
 
 #[cold]
 fn send_again(fd: BorrowedFd<'_>, buf: &[u8], flags: i32) -> io::Result<usize> {
-    send(fd, buf, flags)
+    loop {
+        let (raw, start, len) = (fd.as_raw_fd(), buf.as_ptr(), buf.len());
+        // SAFETY: as in `send`.
+        match check(unsafe { direct!(SYS_sendto, raw, start, len, flags, 0, 0) }) {
+            Err(e) if is_interrupted(&e) => {}
+            result => return result,
+        }
+    }
 }
 
 /// sendmsg(2) of several buffers without SIGPIPE, again after `EINTR`.

@@ -1,6 +1,8 @@
 /* DESIGN 2.4: sockets taken out of a server, used by the program's own thread, and given back. */
 #include "check.h"
 
+#include <sched.h>
+
 /* Hands one socket from a handler to a thread. */
 static struct {
     pthread_mutex_t lock;
@@ -280,8 +282,60 @@ static void not_non_blocking(void)
     CHECK_IS(ns_server_free(server), NS_OK);
 }
 
+static volatile sig_atomic_t signals;
+
+static void on_signal(int number)
+{
+    (void)number;
+    signals++;
+}
+
+static void *receive(void *socket)
+{
+    char buf[8];
+    CHECK_IS(ns_socket_recv(socket, buf, sizeof buf), 4);
+    return NULL;
+}
+
+/* A call that waits goes on after any number of signals, and takes no more stack for them. */
+static void interrupted(void)
+{
+    enum { SIGNALS = 8192, STACK = 256 * 1024 };
+    struct sigaction action, former;
+    pthread_attr_t attributes;
+    pthread_t thread;
+    ns_server *server = detaching();
+    int fd = client(ns_server_port(server)), i;
+    ns_socket *socket;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = on_signal; /* without SA_RESTART */
+    CHECK_IS(sigaction(SIGUSR1, &action, &former), 0);
+    say(fd, "d");
+    socket = take();
+    CHECK_IS(pthread_attr_init(&attributes), 0);
+    CHECK_IS(pthread_attr_setstacksize(&attributes, STACK), 0);
+    CHECK_IS(pthread_create(&thread, &attributes, receive, socket), 0);
+    pthread_attr_destroy(&attributes);
+    for (i = 0; i < SIGNALS; i++) {
+        long long until = now_ms() + DEADLINE_MS;
+        CHECK_IS(pthread_kill(thread, SIGUSR1), 0);
+        while (signals <= i) {
+            CHECK(now_ms() < until);
+            sched_yield();
+        }
+    }
+    say(fd, "done");
+    pthread_join(thread, NULL);
+    sigaction(SIGUSR1, &former, NULL);
+    ns_socket_free(socket);
+    HEAR_END(fd);
+    close(fd);
+    CHECK_IS(ns_server_free(server), NS_OK);
+}
+
 int main(void)
 {
+    RUN(interrupted);
     RUN(slow_request);
     RUN(outlives_server);
     RUN(other_server);

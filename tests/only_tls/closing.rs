@@ -97,6 +97,28 @@ fn a_dribbled_record_times_out() {
     });
 }
 
+/// The same bytes keep a connection from being idle.
+#[test]
+fn a_dribbled_record_is_not_idle() {
+    isolated(|| {
+        let (hooks, ends) = ends();
+        let server = start(blocking(2).idle_timeout(ms(200)), hooks);
+        let tcp = raw(&server);
+        let (mut session, hello) = by_hand();
+        (&tcp).write_all(&hello).unwrap();
+        finish_by_hand(&mut session, &tcp, b"words");
+        assert_eq!(ends.next(), ("words".into(), Status::Ok));
+        session.writer().write_all(b"more").unwrap();
+        let mut record = Vec::new();
+        session.write_tls(&mut record).unwrap();
+        for byte in &record {
+            let_pass(ms(20));
+            (&tcp).write_all(&[*byte]).unwrap();
+        }
+        assert_eq!(ends.next(), ("more".into(), Status::Ok));
+    });
+}
+
 /// Truncated in the middle of a record, and right after a whole one that the handler has not read.
 #[test]
 fn truncated_records() {

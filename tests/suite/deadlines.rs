@@ -83,6 +83,33 @@ fn the_idle_timeout_counts_from_the_last_byte() {
     });
 }
 
+/// 2.9: a call that waits for longer than the `idle_timeout` while bytes flow is not idle.
+#[test]
+fn a_long_send_is_not_idle() {
+    isolated(|| {
+        const LEN: usize = 8 << 20;
+        let (log, results) = events();
+        let hooks = Hooks::new(move |_, socket| {
+            text(socket)?;
+            log.add(status(socket.send(&vec![1; LEN])));
+            Ok(())
+        });
+        let server = start(blocking(1).idle_timeout(ms(300)), hooks);
+        let mut client = Client::small(&server).saying("x");
+        let (clock, mut left) = (Stopwatch::start(), LEN);
+        while left > 0 {
+            // For much longer than the idle time, and then the rest at once.
+            if clock.elapsed() < ms(1000) {
+                let_pass(ms(20));
+            }
+            let piece = left.min(64 << 10);
+            left -= client.receive(piece).len();
+        }
+        assert_eq!(results.next(), Status::Ok);
+        client.expect_end();
+    });
+}
+
 /// 2.9: `idle_timeout` in blocking mode, where the handler waits in `recv`.
 #[test]
 fn idle_timeout_in_blocking_mode() {
