@@ -5,6 +5,7 @@
 mod ids;
 mod secure;
 mod transfer;
+mod wait;
 
 use std::any::Any;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
