@@ -64,6 +64,18 @@ def echo(title, options, *goals, quick=False):
     return Workload(title, measure, quick)
 
 
+def echo_on_two_cores(args, title):
+    method = "The same with both cores for everything: what waking each other costs is in it."
+    options = ["-c", "64", "echo"]
+    return cost(args, title, method, loops(args), options, cores=args.two_cores, least=128)
+
+
+def echo_of_two(args, title):
+    method = "The same with two loops."
+    servers = starts(args, ["-n", "-t", "2"], ["raw_epoll"], ["-t", "2"])
+    return cost(args, title, method, servers, ["-c", "64", "echo"], cores=args.two_cores, least=128)
+
+
 def churn(args, title):
     method = "An operation is a connection of one message of 64 B; 4 at once. One loop."
     return cost(args, title, method, loops(args), ["-c", "4", "churn"], 1.00, 6.2)
@@ -195,6 +207,8 @@ WORKLOADS = [
     echo("echo 64 B, 64 connections, 16 deep", ["-c", "64", "-d", "16"], 1.02),
     echo("echo 16 KiB, 64 connections", ["-c", "64", "-s", "16384"], 1.02, quick=True),
     echo("echo 1 MiB, 1 connection", ["-s", "1048576"], 0.68, quick=True),
+    Workload("echo 64 B, 64 connections, two cores", echo_on_two_cores),
+    Workload("echo 64 B, 64 connections, two cores, 2 loops", echo_of_two),
     Workload("churn, 1 loop", churn, quick=True),
     Workload("churn, 2 loops", churn_of_two, quick=True),
     blocking(1, 4),

@@ -70,9 +70,9 @@ def ratio_text(m, least, most):
     return f"{m:.3f} ({least:.2f}–{most:.2f})"
 
 
-def costs(title, method, results, calls, floor, most, most_calls=None):
+def costs(title, method, results, calls, floor, most=None, most_calls=None):
     """The section of a workload whose figure is the processor time of an operation. `results` and
-    `calls`, the system calls of an operation, are by server; `most` is the goal."""
+    `calls`, the system calls of an operation, are by server; `most` and `most_calls` are goals."""
     cpu = {name: per_operation(bursts) for name, bursts in results.items()}
     header = ["", "CPU µs/op", f"of {floor} (min–max)", "op/s", "p50 µs", "p99 µs", "p99.9 µs"]
     header.append("calls/op")
@@ -85,7 +85,9 @@ def costs(title, method, results, calls, floor, most, most_calls=None):
         numbers = [number(x) for x in [bars[name][0], rate, *quantiles, calls[name]]]
         numbers.insert(1, ratio_text(*ratio(cpu[name], cpu[floor])))
         rows.append([name, *numbers])
-    goals = [Goal(f"CPU time, of {floor}", ratio(cpu[OURS], cpu[floor])[0], most)]
+    goals = []
+    if most is not None:
+        goals.append(Goal(f"CPU time, of {floor}", ratio(cpu[OURS], cpu[floor])[0], most))
     if most_calls is not None:
         goals.append(Goal("system calls of an operation", calls[OURS], most_calls))
     unit = "µs of processor time of an operation"
