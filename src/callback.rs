@@ -109,16 +109,14 @@ pub(crate) fn failed(server: &Server, conn: &mut Conn, error: Error) {
 }
 
 /// Tells the exception handler of a connection that failed before its handler
-/// had it, and closes in any case.
-pub(crate) fn told(server: &Server, conn: &mut Conn, error: Error) -> bool {
+/// had it, and that the caller closes whatever that one does.
+pub(crate) fn told(server: &Server, conn: &mut Conn, error: Error) {
     let told = call(server, conn, |handler, server, socket| {
         handler.on_exception(server, Some(socket), &error)
     });
     let told = outcome(told);
-    let failed = told.is_some();
-    conn.env.counters.handler_errors.add(u64::from(failed));
+    conn.env.counters.handler_errors.add(u64::from(told.is_some()));
     contain_drop((told, error));
-    failed
 }
 
 /// Tells the exception handler of a failure that is no connection's.

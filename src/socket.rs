@@ -254,13 +254,11 @@ impl<'a> Socket<'a> {
             self.conn.set(flag::STARTTLS);
             return Ok(());
         }
-        let counters = |conn: &Conn, ok: bool| {
-            let counters = &conn.env.counters;
-            if ok { &counters.handshakes } else { &counters.handshake_failures }.add(1);
-        };
         let result = self.conn.handshake_wait();
-        counters(self.conn, result.is_ok());
-        if result.is_err() {
+        if result.is_ok() {
+            self.conn.env.counters.handshakes.add(1);
+        } else {
+            self.conn.env.counters.handshake_failures.add(1);
             self.conn.set(flag::GOODBYE);
             self.conn.close_because(CloseReason::Handshake);
         }

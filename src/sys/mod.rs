@@ -50,9 +50,7 @@ fn is_interrupted(error: &io::Error) -> bool {
 /// recv(2), again after `EINTR`. `flags` are `MSG_…`.
 #[inline(always)]
 pub(crate) fn recv(fd: BorrowedFd<'_>, buf: &mut [u8], flags: i32) -> io::Result<usize> {
-    let (raw, start, len) = (fd.as_raw_fd(), buf.as_mut_ptr(), buf.len());
-    // SAFETY: the buffer is valid for writes of its length.
-    match check(unsafe { direct!(SYS_recvfrom, raw, start, len, flags, 0, 0) }) {
+    match recv_once(fd, buf, flags) {
         Err(e) if is_interrupted(&e) => recv_again(fd, buf, flags),
         result => result,
     }
@@ -61,22 +59,24 @@ pub(crate) fn recv(fd: BorrowedFd<'_>, buf: &mut [u8], flags: i32) -> io::Result
 #[cold]
 fn recv_again(fd: BorrowedFd<'_>, buf: &mut [u8], flags: i32) -> io::Result<usize> {
     loop {
-        let (raw, start, len) = (fd.as_raw_fd(), buf.as_mut_ptr(), buf.len());
-        // SAFETY: as in `recv`.
-        match check(unsafe { direct!(SYS_recvfrom, raw, start, len, flags, 0, 0) }) {
+        match recv_once(fd, buf, flags) {
             Err(e) if is_interrupted(&e) => {}
             result => return result,
         }
     }
 }
 
+#[inline(always)]
+fn recv_once(fd: BorrowedFd<'_>, buf: &mut [u8], flags: i32) -> io::Result<usize> {
+    let (fd, start, len) = (fd.as_raw_fd(), buf.as_mut_ptr(), buf.len());
+    // SAFETY: the buffer is valid for writes of its length.
+    check(unsafe { direct!(SYS_recvfrom, fd, start, len, flags, 0, 0) })
+}
+
 /// send(2) without SIGPIPE, again after `EINTR`.
 #[inline(always)]
 pub(crate) fn send(fd: BorrowedFd<'_>, buf: &[u8], flags: i32) -> io::Result<usize> {
-    let flags = flags | libc::MSG_NOSIGNAL;
-    let (raw, start, len) = (fd.as_raw_fd(), buf.as_ptr(), buf.len());
-    // SAFETY: the buffer is valid for reads of its length.
-    match check(unsafe { direct!(SYS_sendto, raw, start, len, flags, 0, 0) }) {
+    match send_once(fd, buf, flags) {
         Err(e) if is_interrupted(&e) => send_again(fd, buf, flags),
         result => result,
     }
@@ -85,13 +85,18 @@ pub(crate) fn send(fd: BorrowedFd<'_>, buf: &[u8], flags: i32) -> io::Result<usi
 #[cold]
 fn send_again(fd: BorrowedFd<'_>, buf: &[u8], flags: i32) -> io::Result<usize> {
     loop {
-        let (raw, start, len) = (fd.as_raw_fd(), buf.as_ptr(), buf.len());
-        // SAFETY: as in `send`.
-        match check(unsafe { direct!(SYS_sendto, raw, start, len, flags, 0, 0) }) {
+        match send_once(fd, buf, flags) {
             Err(e) if is_interrupted(&e) => {}
             result => return result,
         }
     }
+}
+
+#[inline(always)]
+fn send_once(fd: BorrowedFd<'_>, buf: &[u8], flags: i32) -> io::Result<usize> {
+    let (fd, start, len) = (fd.as_raw_fd(), buf.as_ptr(), buf.len());
+    // SAFETY: the buffer is valid for reads of its length.
+    check(unsafe { direct!(SYS_sendto, fd, start, len, flags | libc::MSG_NOSIGNAL, 0, 0) })
 }
 
 /// sendmsg(2) of several buffers without SIGPIPE, again after `EINTR`.

@@ -79,6 +79,8 @@ static int32_t handler(ns_server *server, ns_socket *socket, void *user_data)
         return ns_raise(socket, 17, "second");
     case '8':
         return FAIL_TOO;
+    case '9':
+        return NS_ERR_TLS;
     default:
         return ns_raise(socket, -44, "\xff\xfe");
     }
@@ -123,6 +125,7 @@ static void fail_in(ns_config *config)
         {"5", NS_ERR_TIMEOUT, NS_ERR_TIMEOUT, NULL, NULL, 1},
         {"6", NS_ERR_HANDLER, -1, "second", NULL, 2},
         {"7", NS_ERR_HANDLER, -44, NULL, NULL, 2},
+        {"9", NS_ERR_TLS, NS_ERR_TLS, "the handler returned NS_ERR_TLS", NULL, 2},
     };
     enum { CASES = sizeof cases / sizeof *cases };
     /* Non-blocking: one connection sees them all, for the exception handler leaves it open. */

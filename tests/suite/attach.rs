@@ -121,6 +121,37 @@ fn attach_keeps_user_data() {
     });
 }
 
+/// 2.1, 2.4: what `on_start` attached to a server whose start then fails is ended in order.
+#[test]
+fn attached_before_a_start_that_fails() {
+    isolated(|| {
+        for loops in [1, 2] {
+            let (log, owned) = events();
+            let first = start(
+                non_blocking(1),
+                Hooks::new(move |server: &Server, socket| {
+                    text(socket)?;
+                    Ok(log.add(server.detach(socket)?))
+                }),
+            );
+            let (mut client, socket) = detached(&first, &owned);
+            let (reasons, closes) = events();
+            let place = std::sync::Mutex::new(Some(socket));
+            let hooks = Hooks::new(echo)
+                .on_start(move |server: &Server| {
+                    let socket = place.lock().unwrap().take().expect("started once");
+                    assert!(server.attach(socket).is_ok());
+                    Err("not today".into())
+                })
+                .on_close(move |_, _, reason| reasons.add(reason));
+            let second = unstarted(non_blocking(loops), hooks);
+            assert_eq!(status(second.start_background()), Status::Hook);
+            assert_eq!(closes.next(), CloseReason::Stop);
+            client.expect_end();
+        }
+    });
+}
+
 /// 2.4, 2.9: the deadlines of an attached connection are kept: idleness and its timer.
 #[test]
 fn attach_with_deadlines() {
