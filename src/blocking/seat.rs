@@ -17,8 +17,8 @@ pub(crate) struct Seat {
     /// Held by the thread that serves; in one place as long as the server
     /// lives, since the C layer hands its address out.
     conn: Mutex<Conn>,
-    /// The id and descriptor of the connection while it may be ended. The
-    /// descriptor is retracted before it is closed, so that nobody shuts
+    /// The id (0 for none any more) and descriptor of the connection while it
+    /// may be ended. The descriptor is retracted before it is closed, so that nobody shuts
     /// another one that got the same number.
     published: Mutex<Option<(u64, RawFd)>>,
 }
@@ -42,6 +42,13 @@ impl Seat {
         self.env.ended.store(Ended::No as u8, Ordering::Release);
         self.env.secure.store(false, Ordering::SeqCst);
         *published = Some((id, fd));
+    }
+
+    /// From now on only [`Seat::end_any`] ends it.
+    pub fn forget_id(&self) {
+        if let Some((id, _)) = &mut *lock(&self.published) {
+            *id = 0;
+        }
     }
 
     pub fn retract(&self) {

@@ -265,7 +265,7 @@ impl Pool {
 
         let failed = run_handler(server, &mut conn);
         // From now on the id is stale, in `on_close` too.
-        seat.retract();
+        seat.forget_id();
         let stopping = server.is_stopping();
         let reason = reason(&mut conn, seat, failed, stopping);
         if conn.has(flag::UNOPENED) {
@@ -278,6 +278,9 @@ impl Pool {
         counters.cut.add(u64::from(reason == CloseReason::Cut));
         counters.drained.add(u64::from(stopping && reason != CloseReason::Cut));
         counters.open.sub(1);
+        // A stop's deadline ends that too.
+        conn.say_goodbye();
+        seat.retract();
         let rest = conn.end();
         conn.vacate();
         drop(conn);

@@ -164,6 +164,15 @@ impl Conn {
         Ok(())
     }
 
+    /// What is queued leaves, and TLS's close_notify.
+    pub fn say_goodbye(&mut self) {
+        if self.has(flag::BROKEN | flag::ABORT) || self.reason == CloseReason::Abort {
+            return;
+        }
+        self.send_close_notify();
+        let _ = self.drain_queue(self.env.limits.linger);
+    }
+
     /// The end of a connection that no loop has: what is queued leaves, then,
     /// where the end of the stream was seen or nothing is unread, `None`: the
     /// descriptor is closed. Else it is half-closed and given back, for its
@@ -175,10 +184,7 @@ impl Conn {
             self.reset();
             return None;
         }
-        if !self.has(flag::BROKEN) {
-            self.send_close_notify();
-            let _ = self.drain_queue(self.env.limits.linger);
-        }
+        self.say_goodbye();
         self.out = None;
         let fd = self.take_fd()?;
         if self.has(flag::BROKEN | flag::EOF) || self.env.limits.linger == 0 {

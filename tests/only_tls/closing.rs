@@ -333,6 +333,30 @@ fn close_notify_of_a_worker_on_a_stop() {
     });
 }
 
+/// The deadline of a stop ends a worker's wait to send close_notify to a client that does not read.
+#[test]
+fn a_farewell_at_the_deadline_of_a_stop() {
+    isolated(|| {
+        let (log, closed) = events();
+        let hooks = Hooks::new(|_, socket| {
+            text(socket)?;
+            // What the kernel has room for, and more.
+            socket.set_io_timeout(Some(ms(100)))?;
+            while socket.send(&pattern(BULK)).is_ok() {}
+            socket.set_io_timeout(None)
+        })
+        .on_close(move |_, _, _| log.add(()));
+        let server = start(blocking(1).linger_timeout(ms(20_000)), hooks);
+        let mut client = Client::small(&server);
+        client.send("x");
+        closed.next();
+        let clock = Stopwatch::start();
+        server.stop_within(ms(100)).unwrap();
+        clock.at_once();
+        drop(client);
+    });
+}
+
 /// The reply is not lost where the handler leaves plain text unread and the client goes on
 /// sending, in both modes.
 #[test]
