@@ -365,7 +365,12 @@ impl Loops {
             conn
         });
         match id {
-            Ok(id) => Ok(id),
+            Ok(id) => {
+                // Its registration makes no event where nothing can be read
+                // or written; its deadlines count all the same.
+                shared.wake.signal();
+                Ok(id)
+            }
             Err((error, mut socket)) => {
                 if let Some(fd) = socket.conn_mut().fd() {
                     let _ = socket2::SockRef::from(&fd).set_nonblocking(false);

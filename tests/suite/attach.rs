@@ -100,6 +100,26 @@ fn attach_with_bytes_both_ways() {
     });
 }
 
+/// 2.4, 2.9: the deadlines of a connection count from `attach` on, where nothing can be read or
+/// written that would wake the loop.
+#[test]
+fn attach_with_nothing_to_be_done() {
+    isolated(|| {
+        let (server, owned) = detaching(non_blocking(1));
+        let (reasons, closes) = events();
+        let hooks = Hooks::new(echo).on_close(move |_, _, reason| reasons.add(reason));
+        let other = start(non_blocking(1).idle_timeout(ms(200)), hooks);
+        let client = Client::small(&server).saying("detach");
+        let mut socket = owned.next();
+        socket.socket().set_io_timeout(Some(ms(100))).unwrap();
+        // What the kernel has room for, and more.
+        while socket.socket().send(&pattern(BULK)).is_ok() {}
+        other.attach(socket).unwrap();
+        assert_eq!(closes.next(), CloseReason::Idle);
+        drop(client);
+    });
+}
+
 /// 2.4: user data survives the way out and back.
 #[test]
 fn attach_keeps_user_data() {
