@@ -772,7 +772,11 @@ ns_status ns_config_set_exception_handler(ns_config *config,
                                           void *user_data,
                                           ns_drop_fn drop);
 
-/** A hook before the server accepts. [setup] [blocks] */
+/**
+ * A hook before the server accepts, on the thread that starts it. A single
+ * event loop runs there afterwards: nothing that it does can be waited for
+ * here. [setup] [blocks]
+ */
 ns_status ns_config_set_on_start(ns_config *config,
                                  ns_start_fn function,
                                  void *user_data,

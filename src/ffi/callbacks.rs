@@ -102,7 +102,9 @@ pub unsafe extern "C" fn ns_config_set_exception_handler(
     unsafe { set(config, |c| &mut c.exception, function, user_data, drop) }
 }
 
-/// A hook before the server accepts. [setup] [blocks]
+/// A hook before the server accepts, on the thread that starts it. A single
+/// event loop runs there afterwards: nothing that it does can be waited for
+/// here. [setup] [blocks]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_set_on_start(
     config: *mut ns_config,
