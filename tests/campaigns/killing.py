@@ -75,8 +75,16 @@ def campaign(port, seed, server):
     return clients.made
 
 
-def at_rest(stats):
-    return stats["open"] == 0 and stats["waiting"] == 0 and missing(stats) == 0
+class Rest:
+    """All is over, and nothing came since the last look: the backlog is empty too."""
+
+    def __init__(self):
+        self.accepted = None
+
+    def reached(self, stats):
+        before, self.accepted = self.accepted, stats["accepted"]
+        over = stats["open"] == 0 and stats["waiting"] == 0 and missing(stats) == 0
+        return over and self.accepted == before
 
 
 def one_mode(verdict, name, *options):
@@ -88,7 +96,8 @@ def one_mode(verdict, name, *options):
         fds, threads = server.fds(), server.threads()
         made = campaign(server.port, SEED, server)
         try:
-            wait_until(lambda: at_rest(server.stats()), "a server at rest")
+            rest = Rest()
+            wait_until(lambda: rest.reached(server.stats()), "a server at rest")
         except AssertionError as error:
             print(error)
         stats = server.stats()

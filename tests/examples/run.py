@@ -186,6 +186,7 @@ def echo_client_ca(mode):
                 raise AssertionError(f"{stranger} was served")
             except OSError:  # an alert, or the end
                 pass
+        harness.wait_until(lambda: server.stderr().count("handshake failed") == 3, "the reasons")
         contains(server.stop(), "TLS handshakes: 1, failed 3")
 
 
