@@ -25,17 +25,17 @@ static const char usage[] =
     "usage: echo [-n] [-t THREADS] [-6] [-b BUFFER_BYTES] [--shutdown-port P]\n"
     "            [--cert FILE --key FILE [--client-ca FILE]] [SERVICE]\n";
 
-static pthread_key_t thread_buffer; /* a buffer of buffer_size bytes for each library thread */
+static pthread_key_t freed_at_exit; /* of a thread: its buffer */
 static size_t buffer_size = 256 * 1024;
 static int non_blocking;
 static const char *cert_file, *key_file, *client_ca_file; /* NULL: not given */
 
 /* One buffer for each thread, not for each connection: a handler uses it within one call only. */
 static char *buffer_of_this_thread(void) {
-    char *buffer = (char *)pthread_getspecific(thread_buffer);
+    static __thread char *buffer;
     if (buffer == NULL) {
         buffer = (char *)malloc(buffer_size);
-        pthread_setspecific(thread_buffer, buffer); /* freed when the thread ends */
+        pthread_setspecific(freed_at_exit, buffer);
     }
     return buffer;
 }
@@ -46,12 +46,15 @@ static int32_t echo(ns_server *srv, ns_socket *socket, void *user_data) {
     (void)srv, (void)user_data;
     if (buffer == NULL)
         return ns_raise(socket, NS_ERR_NO_MEMORY, "no memory for a receive buffer");
-    while ((n = ns_socket_recv(socket, buffer, buffer_size)) > 0) {
-        ns_status status = ns_socket_send(socket, buffer, (size_t)n);
-        if (status < 0)
-            return status;
-    }
-    if (n == 0 && non_blocking) /* in blocking mode returning closes */
+    do {
+        n = ns_socket_recv(socket, buffer, buffer_size);
+        if (n > 0) {
+            ns_status status = ns_socket_send(socket, buffer, (size_t)n);
+            if (status < 0)
+                return status;
+        }
+    } while (n > 0 && !non_blocking); /* a loop calls again where input is left */
+    if (n == 0 && non_blocking)       /* in blocking mode returning closes */
         ns_socket_close(socket);
     return (int32_t)n;
 }
@@ -156,7 +159,7 @@ int main(int argc, char **argv) {
         ns_config_free(config);
         return 2;
     }
-    pthread_key_create(&thread_buffer, free);
+    pthread_key_create(&freed_at_exit, free);
     ns_config_set_exception_handler(config, on_exception, NULL, NULL);
     if (cert_file != NULL)
         use_tls(config);
@@ -166,6 +169,6 @@ int main(int argc, char **argv) {
     if (served)
         print_report();
     ns_server_free(server);
-    free(pthread_getspecific(thread_buffer)); /* one loop runs on this thread, which goes on */
+    free(pthread_getspecific(freed_at_exit)); /* one loop runs on this thread, which goes on */
     return served ? 0 : 1;
 }

@@ -26,7 +26,7 @@ use crate::tls::Session;
 pub use ids::ConnId;
 pub(crate) use ids::{IdTable, Refused};
 pub(crate) use secure::handshake_timeout;
-pub(crate) use transfer::{unread, READS, SHARE};
+pub(crate) use transfer::{unread, Answer, READS, SHARE};
 
 /// What a connection's thread does with it; decides how `recv` and `send`
 /// wait.
@@ -38,16 +38,6 @@ pub(crate) enum Kind {
     Worker,
     /// Detached, the program's own: waits.
     Owned,
-}
-
-impl Kind {
-    fn flag(self) -> u32 {
-        match self {
-            Kind::Loop => flag::LOOP,
-            Kind::Worker => 0,
-            Kind::Owned => flag::OWNED,
-        }
-    }
 }
 
 /// What all connections of a thread share with it and with each other.
@@ -86,13 +76,23 @@ impl Env {
             kind,
             server,
             index,
+            ids: IdTable::new(limits.send_limit),
             limits,
             counters: Counters::default(),
-            ids: IdTable::default(),
             ended: AtomicU8::new(Ended::No as u8),
             handshaking: AtomicBool::new(false),
             secure: AtomicBool::new(false),
         }
+    }
+
+    /// What connections have for flags because they are this thread's.
+    fn flags(&self) -> u32 {
+        let kind = match self.kind {
+            Kind::Loop => flag::LOOP,
+            Kind::Worker => 0,
+            Kind::Owned => flag::OWNED,
+        };
+        kind | if self.limits.idle == 0 { 0 } else { flag::TIMED }
     }
 }
 
@@ -156,8 +156,20 @@ pub(crate) mod flag {
     /// A TLS handshake was asked for in mid-stream.
     pub const STARTTLS: u32 = 1 << 25;
 
+    /// Bytes are queued to be sent.
+    pub const BACKLOG: u32 = 1 << 26;
+    /// This call of the handler has read its share.
+    pub const ENOUGH: u32 = 1 << 27;
+    /// In another phase than `Open`.
+    pub const NOT_OPEN: u32 = 1 << 28;
+    /// Has an idle timeout: the time of each byte counts. Of the `Env`.
+    pub const TIMED: u32 = 1 << 29;
+
+    /// Goes along where the program takes the connection out.
+    pub const KEPT: u32 = EOF | WR_SHUT | FIN_SENT | TLS | GOODBYE | BACKLOG;
     /// Input is not simply the handler's.
-    pub const UNUSUAL: u32 = OVER | PAUSED | THROTTLED | TLS | EOF | HINT | ERR;
+    pub const UNUSUAL: u32 =
+        OVER | PAUSED | THROTTLED | TLS | EOF | HINT | ERR | BACKLOG | NOT_OPEN;
     /// Nothing can be sent or received any more.
     pub const OVER: u32 = CLOSE | ABORT | BROKEN | DETACHED | LAST;
 }
@@ -230,12 +242,14 @@ struct Extra {
 pub(crate) struct Conn {
     pub id: u64,
     pub env: Arc<Env>,
-    pub out: Option<Box<OutBuf>>,
+    /// `flag::BACKLOG` says whether there is one.
+    out: Option<Box<OutBuf>>,
     pub flags: u32,
     fd: Option<OwnedFd>,
     /// Bytes the current handler call may still read.
     pub share: u32,
-    pub phase: Phase,
+    /// `flag::NOT_OPEN` says whether it is another one than `Open`.
+    phase: Phase,
     /// When a byte last went either way; kept only with `idle_timeout`.
     pub active_at: u64,
     extra: Option<Box<Extra>>,
@@ -256,7 +270,7 @@ impl Conn {
     pub fn vacant(env: Arc<Env>) -> Conn {
         Conn {
             id: 0,
-            flags: env.kind.flag(),
+            flags: env.flags() | flag::NOT_OPEN,
             env,
             out: None,
             tls: None,
@@ -283,15 +297,16 @@ impl Conn {
 
     /// Makes a free place a new connection.
     pub fn begin(&mut self, id: u64, fd: OwnedFd, peer: Option<SocketAddr>) {
-        debug_assert!(self.phase == Phase::Vacant);
-        if self.env.limits.idle != 0 {
+        debug_assert!(self.phase() == Phase::Vacant);
+        if self.has(flag::TIMED) {
             self.active_at = timer::now();
         }
         self.id = id;
         self.share = 0;
+        self.set(flag::ENOUGH);
         self.peer = Peer::new(peer);
         self.fd = Some(fd);
-        self.phase = Phase::Open;
+        self.set_phase(Phase::Open);
     }
 
     /// Makes it a free place again. What it had is dropped: the descriptor is
@@ -303,12 +318,12 @@ impl Conn {
         self.extra = None;
         self.user_data = None;
         self.id = 0;
-        self.flags = self.env.kind.flag();
+        self.flags = self.env.flags();
+        self.set_phase(Phase::Vacant);
         self.active_at = 0;
         self.timer_at = 0;
         self.armed = NEVER;
         self.os_error = 0;
-        self.phase = Phase::Vacant;
         self.reason = CloseReason::Handler;
     }
 
@@ -319,8 +334,8 @@ impl Conn {
 
     /// Gives the connection to another thread's, or to the program.
     pub fn move_to(&mut self, env: Arc<Env>) {
-        self.clear(flag::LOOP | flag::OWNED);
-        self.set(env.kind.flag());
+        self.clear(flag::LOOP | flag::OWNED | flag::TIMED);
+        self.set(env.flags());
         self.env = env;
     }
 
@@ -337,6 +352,18 @@ impl Conn {
     #[inline]
     pub fn clear(&mut self, flags: u32) {
         self.flags &= !flags;
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    pub fn set_phase(&mut self, phase: Phase) {
+        self.phase = phase;
+        match phase {
+            Phase::Open => self.clear(flag::NOT_OPEN),
+            _ => self.set(flag::NOT_OPEN),
+        }
     }
 
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
@@ -393,8 +420,8 @@ impl Conn {
     /// A callback left nothing to be done.
     #[inline]
     pub fn is_settled(&self) -> bool {
-        let asks = flag::OVER | flag::ARM | flag::THROTTLED | flag::STARTTLS;
-        !self.has(asks) && !self.has_more() && self.out.is_none()
+        const ASKS: u32 = flag::ARM | flag::THROTTLED | flag::STARTTLS | flag::ERR;
+        !self.has(flag::OVER | flag::AGAIN | flag::BACKLOG | ASKS)
     }
 
     /// The handler read some and there may be more.
@@ -455,6 +482,11 @@ impl Conn {
 
     #[cfg(feature = "capi")]
     #[inline]
+    pub fn may_have_raised(&self) -> bool {
+        self.extra.is_some()
+    }
+
+    #[cfg(feature = "capi")]
     pub fn take_raised(&mut self) -> Option<crate::Error> {
         self.extra.as_mut()?.raised.take()
     }
@@ -492,12 +524,12 @@ impl Conn {
                 next = (due, reason);
             }
         };
-        if let (Phase::Handshake, Some(tls)) = (self.phase, &self.tls) {
+        if let (Phase::Handshake, Some(tls)) = (self.phase(), &self.tls) {
             consider(tls.deadline, CloseReason::Handshake);
         } else if self.timer_at != 0 {
             consider(self.timer_at, CloseReason::Timer);
         }
-        if self.phase == Phase::Open && limits.idle != 0 {
+        if self.phase() == Phase::Open && limits.idle != 0 {
             consider(self.active_at + limits.idle + 1, CloseReason::Idle);
         }
         if let Some(out) = self.out.as_ref().filter(|_| limits.write != 0) {

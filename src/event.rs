@@ -21,13 +21,11 @@ pub(crate) use run::Loop;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::{Receiver, Sender};
-use mio::unix::SourceFd;
-use mio::{Interest, Registry, Token};
 
 use crate::blocking::lock;
 use crate::config::{Config, Limits};
@@ -35,31 +33,23 @@ use crate::conn::{flag, Conn, ConnId, Env, IdTable, Kind, Refused};
 use crate::error::{Error, Status};
 use crate::server::Server;
 use crate::socket::OwnedSocket;
-use crate::sys::Event;
+use crate::sys::{self, Bits, Event, Poller};
 
-/// A token is an id without the loop: slot and generation. Those of this
-/// module's own descriptors are above all of them.
-const TOKEN_MASK: u64 = (1 << 52) - 1;
+/// A connection's token is its id. Those of this module's own descriptors are
+/// above all ids, because slots end before their bits do.
 const WAKE: u64 = u64::MAX;
 const CONTROL: u64 = u64::MAX - 1;
 const LISTENERS: u64 = u64::MAX - (1 << 16);
 
-#[cfg(not(target_pointer_width = "64"))]
-compile_error!("an event's token takes 64 bits");
-
-fn token(id: u64) -> Token {
-    Token((id & TOKEN_MASK) as usize)
-}
-
 /// What a loop's connections are registered for. Urgent data is among it
 /// because it makes reads short although more input waits.
-const INPUT: Interest = Interest::READABLE.add(Interest::PRIORITY);
-const BOTH: Interest = INPUT.add(Interest::WRITABLE);
+const INPUT: Bits = sys::INPUT.union(Bits::PRI);
+const BOTH: Bits = INPUT.union(sys::OUTPUT);
 
 /// The slots of a loop that are free, and what was put into it from outside.
 struct Entrance {
     /// The loop's poller; none before it runs and after it ended.
-    registry: Option<Registry>,
+    poller: Option<Poller>,
     free: Vec<u32>,
     next: u32,
     arrivals: Vec<Conn>,
@@ -80,17 +70,13 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    fn new(env: Env, poll: &mio::Poll) -> std::io::Result<Shared> {
+    fn new(env: Env, poller: &Poller) -> std::io::Result<Shared> {
         let wake = Event::new()?;
-        poll.registry().register(
-            &mut SourceFd(&wake.as_raw_fd()),
-            Token(WAKE as usize),
-            Interest::READABLE,
-        )?;
+        wake.watch(poller, WAKE)?;
         Ok(Shared {
             env: Arc::new(env),
             entrance: Mutex::new(Entrance {
-                registry: Some(poll.registry().try_clone()?),
+                poller: Some(poller.clone()),
                 free: Vec::new(),
                 next: 0,
                 arrivals: Vec::new(),
@@ -138,11 +124,11 @@ impl Shared {
         &self,
         source: T,
         open: bool,
-        fd: impl Fn(&T) -> i32,
+        fd: impl Fn(&T) -> Option<BorrowedFd<'_>>,
         make: impl FnOnce(T, u64) -> Conn,
     ) -> Result<u64, (Error, T)> {
         let mut entrance = lock(&self.entrance);
-        if entrance.registry.is_none() {
+        if entrance.poller.is_none() {
             return Err((Error::new(Status::State, "the server is not running"), source));
         }
         let Some(id) = self.allocate(&mut entrance, open) else {
@@ -151,10 +137,9 @@ impl Shared {
         // Said before the first event can come: the loop looks for the
         // connection only where there are arrivals, and then under this lock.
         self.has_arrivals.store(true, Ordering::SeqCst);
-        let raw = fd(&source);
-        let registered = match &entrance.registry {
-            Some(registry) => registry.register(&mut SourceFd(&raw), token(id), BOTH),
-            None => Ok(()),
+        let registered = match (&entrance.poller, fd(&source)) {
+            (Some(poller), Some(fd)) => poller.add(fd, id, BOTH),
+            _ => Ok(()),
         };
         if let Err(e) = registered {
             self.env.ids.release(id);
@@ -182,21 +167,21 @@ impl Loops {
         config: &Config,
         server: u64,
         max_connections: usize,
-    ) -> std::io::Result<(Loops, Vec<mio::Poll>)> {
+    ) -> std::io::Result<(Loops, Vec<Poller>)> {
         let mut loops = Vec::new();
-        let mut polls = Vec::new();
+        let mut pollers = Vec::new();
         for index in 0..config.max_thread as usize {
-            let poll = mio::Poll::new()?;
+            let poller = Poller::new()?;
             let env = Env::new(Kind::Loop, server, index, Limits::of(config));
-            loops.push(Arc::new(Shared::new(env, &poll)?));
-            polls.push(poll);
+            loops.push(Arc::new(Shared::new(env, &poller)?));
+            pollers.push(poller);
         }
         let loops = Loops {
             loops,
             max_connections: max_connections as u64,
             paused: AtomicBool::new(false),
         };
-        Ok((loops, polls))
+        Ok((loops, pollers))
     }
 
     pub fn envs(&self) -> impl Iterator<Item = &Arc<Env>> {
@@ -246,8 +231,7 @@ impl Loops {
 
     pub fn send(&self, id: ConnId, bytes: &[u8]) -> Result<(), Status> {
         let shared = self.of(id)?;
-        let limit = shared.env.limits.send_limit;
-        shared.env.ids.add(id.get(), bytes.len(), limit).map_err(refused)?;
+        shared.env.ids.add(id.get(), bytes.len()).map_err(refused)?;
         if !bytes.is_empty() {
             shared.post(Mail::Send(id.get(), bytes.into()));
         }
@@ -260,8 +244,7 @@ impl Loops {
         for id in ids.iter().map(|id| id.get()) {
             let index = ConnId::loop_index(id);
             let Some(shared) = self.loops.get(index) else { continue };
-            let limit = shared.env.limits.send_limit;
-            if shared.env.ids.add(id, bytes.len(), limit).is_ok() {
+            if shared.env.ids.add(id, bytes.len()).is_ok() {
                 accepted[index].push(id);
             }
         }
@@ -314,9 +297,9 @@ impl Loops {
     /// Takes the connection of a running callback out of its loop.
     pub fn detach(&self, conn: &mut Conn, owner: Arc<Env>) -> Result<Conn, Error> {
         let shared = &self.loops[conn.env.index];
-        if let (Some(registry), Some(fd)) = (&lock(&shared.entrance).registry, conn.fd()) {
+        if let (Some(poller), Some(fd)) = (&lock(&shared.entrance).poller, conn.fd()) {
             // Not waiting any more, should it have been shut already.
-            let _ = registry.deregister(&mut SourceFd(&fd.as_raw_fd()));
+            let _ = poller.remove(fd);
             socket2::SockRef::from(&fd)
                 .set_nonblocking(false)
                 .map_err(|e| Error::from_os(Status::Io, "cannot detach the socket", &e))?;
@@ -324,14 +307,15 @@ impl Loops {
         shared.env.ids.release(conn.id);
         shared.deliver_now(conn);
         let mut stub = Conn::vacant(conn.env.clone());
-        (stub.id, stub.phase) = (conn.id, conn.phase);
+        stub.id = conn.id;
+        stub.set_phase(conn.phase());
         // Its slot's queue entry and timers are still about.
         stub.armed = conn.armed;
         stub.set(flag::DETACHED | flag::IN_CALLBACK | conn.flags & flag::QUEUED);
         let mut taken = conn.replace(stub);
         taken.timer_at = 0;
         taken.armed = crate::timer::NEVER;
-        taken.flags &= flag::EOF | flag::WR_SHUT | flag::FIN_SENT | flag::TLS | flag::GOODBYE;
+        taken.flags &= flag::KEPT;
         taken.move_to(owner);
         Ok(taken)
     }
@@ -353,8 +337,7 @@ impl Loops {
             return Err((Error::from_os(Status::Io, "cannot attach the socket", &e), socket));
         }
         let shared = &self.loops[index];
-        let fd = |socket: &OwnedSocket| socket.raw_fd();
-        let id = shared.put(socket, true, fd, |socket, id| {
+        let id = shared.put(socket, true, OwnedSocket::fd, |socket, id| {
             let mut conn = socket.take();
             conn.move_to(shared.env.clone());
             conn.id = id;
@@ -394,7 +377,7 @@ impl Loops {
             from.env.counters.accepted.add(1);
             Conn::open(shared.env.clone(), id, fd, peer)
         };
-        let put = shared.put((fd, peer), open, |(fd, _)| fd.as_raw_fd(), make);
+        let put = shared.put((fd, peer), open, |(fd, _)| Some(fd.as_fd()), make);
         put.map(drop).map_err(|(error, _)| error)
     }
 }

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::conn::canonical;
 use crate::error::{Error, Status};
 use crate::service::Service;
-use crate::sys;
+use crate::sys::{self, PollFd, PollFlags, Shutdown};
 use crate::timer::{self, NEVER};
 
 /// A bound socket that listens. Options set here are inherited by what it
@@ -60,7 +60,7 @@ impl Listener {
 
     /// Wakes every thread that waits in accept; none will succeed any more.
     pub fn shut(&self) {
-        sys::shutdown(self.socket.as_raw_fd(), std::net::Shutdown::Both);
+        sys::shutdown(self.socket.as_raw_fd(), Shutdown::Both);
     }
 }
 
@@ -169,9 +169,8 @@ pub(crate) fn accept_until(listeners: &[Listener], until: u64) -> Result<Accepte
 }
 
 /// Waits until a listener may have a connection, or until a time.
-pub(crate) fn wait_ready(listeners: &[Listener], until: u64) -> Result<Vec<libc::pollfd>, Refusal> {
-    let mut entries: Vec<_> =
-        listeners.iter().map(|l| sys::poll_entry(l.as_raw_fd(), libc::POLLIN)).collect();
+pub(crate) fn wait_ready(listeners: &[Listener], until: u64) -> Result<Vec<PollFd<'_>>, Refusal> {
+    let mut entries: Vec<_> = listeners.iter().map(|l| PollFd::new(l, PollFlags::IN)).collect();
     match sys::poll_many(&mut entries, timer::poll_timeout(until)) {
         Ok(0) => Err(Refusal::Empty),
         Ok(_) => Ok(entries),
@@ -182,9 +181,9 @@ pub(crate) fn wait_ready(listeners: &[Listener], until: u64) -> Result<Vec<libc:
 /// Accepts from the first of the listeners that [`wait_ready`] found.
 pub(crate) fn accept_from(
     listeners: &[Listener],
-    entries: &[libc::pollfd],
+    entries: &[PollFd<'_>],
 ) -> Result<Accepted, Refusal> {
-    let ready = entries.iter().position(|entry| entry.revents != 0);
+    let ready = entries.iter().position(|entry| !entry.revents().is_empty());
     ready.map_or(Err(Refusal::Empty), |i| listeners[i].accept(false))
 }
 

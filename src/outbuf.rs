@@ -7,7 +7,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use crate::sys;
+use crate::sys::{self, SendFlags};
 
 /// Buffers handed to one sendmsg(2).
 const BATCH: usize = 16;
@@ -85,7 +85,7 @@ impl OutBuf {
                 offered += slice.len();
                 count += 1;
             }
-            match sys::sendv(fd, &batch[..count], libc::MSG_DONTWAIT) {
+            match sys::sendv(fd, &batch[..count], SendFlags::DONTWAIT) {
                 Ok(n) => {
                     self.consume(n);
                     written += n;

@@ -305,7 +305,7 @@ impl Server {
         if conn.has(flag::LAST) {
             return Err(Error::from(Status::NotInHandler));
         }
-        if conn.has(flag::STARTTLS) || conn.phase == Phase::Handshake {
+        if conn.has(flag::STARTTLS) || conn.phase() == Phase::Handshake {
             return Err(Error::new(Status::State, "a TLS handshake is in progress"));
         }
         if conn.is_over() {

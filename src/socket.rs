@@ -5,7 +5,7 @@
 use std::any::Any;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use crate::config::MAX_TIME;
@@ -338,8 +338,8 @@ impl OwnedSocket {
         Socket::of(&mut self.conn)
     }
 
-    pub(crate) fn raw_fd(&self) -> RawFd {
-        self.conn.raw_fd()
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.conn.fd()
     }
 
     pub(crate) fn conn_mut(&mut self) -> &mut Conn {

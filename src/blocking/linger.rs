@@ -5,12 +5,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
-use mio::unix::SourceFd;
-use mio::{Interest, Registry, Token};
-
-use crate::sys;
+use crate::sys::{self, PollFlags, Poller, RecvFlags};
 use crate::timer::{self, NEVER};
 
 const BUFFER: usize = 16 << 10;
@@ -28,7 +25,7 @@ enum Left {
 fn discard_some(fd: &OwnedFd) -> Left {
     let mut buffer = [0; BUFFER];
     for _ in 0..READS {
-        match sys::recv(fd.as_fd(), &mut buffer, libc::MSG_DONTWAIT) {
+        match sys::recv(fd.as_fd(), &mut buffer, RecvFlags::DONTWAIT) {
             Ok(0) => return Left::Nothing,
             Ok(_) => {}
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Left::Wait,
@@ -45,7 +42,7 @@ pub(crate) fn discard(fd: OwnedFd, until: u64) {
             Left::Nothing => return,
             Left::Again => {}
             Left::Wait => {
-                let _ = sys::poll(fd.as_fd(), libc::POLLIN, timer::poll_timeout(until));
+                let _ = sys::poll(fd.as_fd(), PollFlags::IN, timer::poll_timeout(until));
             }
         }
     }
@@ -55,11 +52,11 @@ pub(crate) fn discard(fd: OwnedFd, until: u64) {
 pub(crate) struct Lingering {
     linger: u64,
     most: usize,
-    entries: HashMap<usize, OwnedFd>,
+    entries: HashMap<u64, OwnedFd>,
     /// Ends in order: every connection lingers for the same time.
-    ends: VecDeque<(u64, usize)>,
-    again: Vec<usize>,
-    next: usize,
+    ends: VecDeque<(u64, u64)>,
+    again: Vec<u64>,
+    next: u64,
 }
 
 impl Lingering {
@@ -87,22 +84,21 @@ impl Lingering {
         self.ends.front().map_or(NEVER, |(end, _)| *end)
     }
 
-    pub fn add(&mut self, registry: &Registry, fd: OwnedFd) {
+    pub fn add(&mut self, poller: &Poller, fd: OwnedFd) {
         if self.entries.len() >= self.most {
             return;
         }
         let token = self.next;
         self.next += 1;
-        let raw = fd.as_raw_fd();
-        if registry.register(&mut SourceFd(&raw), Token(token), Interest::READABLE).is_err() {
+        if poller.add(fd.as_fd(), token, sys::INPUT).is_err() {
             return;
         }
         self.entries.insert(token, fd);
         self.ends.push_back((timer::after_millis(self.linger), token));
     }
 
-    pub fn readable(&mut self, token: Token) {
-        self.again.push(token.0);
+    pub fn readable(&mut self, token: u64) {
+        self.again.push(token);
     }
 
     /// Discards what came and ends what lingered long enough. Closing a

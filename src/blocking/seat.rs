@@ -3,14 +3,13 @@
 
 #![forbid(unsafe_code)]
 
-use std::net::Shutdown;
 use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::lock;
 use crate::conn::{Conn, Ended, Env};
-use crate::sys;
+use crate::sys::{self, Shutdown};
 
 pub(crate) struct Seat {
     env: Arc<Env>,

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use once_cell::sync::OnceCell;
 
@@ -75,20 +75,23 @@ pub(crate) enum Refused {
 pub(crate) struct IdTable {
     /// Chunk `k` has `64 << k` entries: no entry ever moves.
     chunks: [OnceCell<Box<[AtomicU64]>>; CHUNKS],
-    /// Bytes were ever accepted by id. Until then what is pending is in the
-    /// loop's own queues, which it knows without a look here.
-    by_id: AtomicBool,
-}
-
-impl Default for IdTable {
-    fn default() -> IdTable {
-        IdTable { chunks: [const { OnceCell::new() }; CHUNKS], by_id: AtomicBool::new(false) }
-    }
+    /// How many bytes may be pending for a connection.
+    limit: usize,
+    /// How many the loop may send without a look at the entry where it has
+    /// queued none: `limit`, or 0 once any were accepted by id, which may be on
+    /// their way.
+    direct: AtomicUsize,
 }
 
 impl IdTable {
     /// How many slots there can be.
     pub const SLOTS: u32 = ((FIRST_CHUNK << CHUNKS) - FIRST_CHUNK) as u32;
+
+    /// Empty; at most `limit` bytes may be pending for each connection.
+    pub fn new(limit: usize) -> IdTable {
+        let chunks = [const { OnceCell::new() }; CHUNKS];
+        IdTable { chunks, limit, direct: AtomicUsize::new(limit) }
+    }
 
     fn place(slot: u32) -> (usize, usize) {
         let n = slot as usize + FIRST_CHUNK;
@@ -137,15 +140,15 @@ impl IdTable {
     }
 
     /// Counts `n` more pending bytes if the connection takes them.
-    pub fn add(&self, id: u64, n: usize, limit: usize) -> Result<(), Refused> {
-        if !self.by_id.load(Ordering::Relaxed) {
-            self.by_id.store(true, Ordering::Relaxed);
+    pub fn add(&self, id: u64, n: usize) -> Result<(), Refused> {
+        if self.direct() != 0 {
+            self.direct.store(0, Ordering::Relaxed);
         }
         let added = self.update(id, |word| {
             if word & OPEN == 0 {
                 return Err(Refused::Gone);
             }
-            match (word & PENDING).saturating_add(n as u64) <= limit as u64 {
+            match (word & PENDING).saturating_add(n as u64) <= self.limit as u64 {
                 true => Ok(word + n as u64),
                 false => Err(Refused::Full),
             }
@@ -168,20 +171,20 @@ impl IdTable {
     }
 
     /// Bytes accepted and not yet written. The owning loop only.
-    #[inline(never)]
-    pub fn pending(&self, id: u64) -> usize {
+    fn pending(&self, id: u64) -> usize {
         let word = self.entry(ConnId::slot(id)).map_or(0, |e| e.load(Ordering::Relaxed));
         (word & PENDING) as usize
     }
 
-    /// As [`IdTable::pending`], of a connection with nothing queued.
+    /// May `n` more bytes be pending? The owning loop only.
+    pub fn has_room(&self, id: u64, n: usize) -> bool {
+        self.pending(id).saturating_add(n) <= self.limit
+    }
+
+    /// So many bytes [`IdTable::has_room`] for where the loop has queued none.
     #[inline]
-    pub fn pending_by_id(&self, id: u64) -> usize {
-        if self.by_id.load(Ordering::Relaxed) {
-            self.pending(id)
-        } else {
-            0
-        }
+    pub fn direct(&self) -> usize {
+        self.direct.load(Ordering::Relaxed)
     }
 
     /// The connection takes no more bytes and wakes; `true` where it did.
@@ -252,19 +255,19 @@ mod tests {
 
     #[test]
     fn ids_are_never_used_again() {
-        let table = IdTable::default();
+        let table = IdTable::new(10);
         let first = table.give(7, 3, true).unwrap();
         assert_eq!((ConnId::loop_index(first), ConnId::slot(first)), (7, 3));
         table.release(first);
         let second = table.give(7, 3, true).unwrap();
         assert_ne!(first, second);
-        assert_eq!(table.add(first, 1, 10), Err(Refused::Gone));
+        assert_eq!(table.add(first, 1), Err(Refused::Gone));
         assert!(table.is_alive(second) && !table.is_alive(first));
     }
 
     #[test]
     fn a_slot_whose_generations_are_used_up_is_retired() {
-        let table = IdTable::default();
+        let table = IdTable::new(10);
         let id = table.give(0, 0, true).unwrap();
         table.release(id);
         let entry = table.entry(0).unwrap();
@@ -276,14 +279,14 @@ mod tests {
 
     #[test]
     fn pending_bytes_are_bounded_and_belong_to_one_connection() {
-        let table = IdTable::default();
+        let table = IdTable::new(10);
         let id = table.give(0, 0, true).unwrap();
-        assert_eq!(table.add(id, 10, 10), Ok(()));
-        assert_eq!(table.add(id, 1, 10), Err(Refused::Full));
+        assert_eq!(table.add(id, 10), Ok(()));
+        assert_eq!(table.add(id, 1), Err(Refused::Full));
         table.sub(id, 4);
         assert_eq!(table.pending(id), 6);
         assert!(table.shut(id) && !table.shut(id));
-        assert_eq!(table.add(id, 1, 10), Err(Refused::Gone));
+        assert_eq!(table.add(id, 1), Err(Refused::Gone));
         assert!(table.is_alive(id));
         table.release(id);
         let next = table.give(0, 0, true).unwrap();
@@ -292,18 +295,18 @@ mod tests {
 
     #[test]
     fn a_connection_takes_nothing_before_it_is_open() {
-        let table = IdTable::default();
+        let table = IdTable::new(10);
         let id = table.give(0, 0, false).unwrap();
         assert!(table.is_alive(id) && table.open_ids(0).is_empty());
-        assert_eq!(table.add(id, 1, 10), Err(Refused::Gone));
+        assert_eq!(table.add(id, 1), Err(Refused::Gone));
         assert_eq!(table.wake(id), Err(Refused::Gone));
         table.open(id);
-        assert_eq!((table.add(id, 1, 10), table.open_ids(0).len()), (Ok(()), 1));
+        assert_eq!((table.add(id, 1), table.open_ids(0).len()), (Ok(()), 1));
     }
 
     #[test]
     fn wakes_are_given_once() {
-        let table = IdTable::default();
+        let table = IdTable::new(10);
         let id = table.give(0, 0, true).unwrap();
         assert_eq!(table.wake(id), Ok(true));
         assert_eq!(table.wake(id), Ok(false));

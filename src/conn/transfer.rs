@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::{flag, Conn};
 use crate::error::Status;
 use crate::outbuf::OutBuf;
-use crate::sys;
+use crate::sys::{self, Errno, RecvFlags, SendFlags};
 use crate::timer;
 
 /// Bytes that one handler call may read before other connections have their
@@ -18,41 +18,84 @@ use crate::timer;
 pub(crate) const SHARE: u32 = 256 << 10;
 pub(crate) const READS: u32 = 16;
 
-/// The flags of a connection in a callback on its loop.
+/// The flags that decide what `recv` does, and what `send` does.
+const INPUT_STATE: u32 = LOOP_CALL | UNUSUAL | flag::EOF | flag::HINT | flag::ENOUGH | flag::READY;
+const OUTPUT_STATE: u32 = LOOP_CALL | UNUSUAL | flag::WR_SHUT;
+/// What a connection in a callback on its loop has.
 const LOOP_CALL: u32 = flag::LOOP | flag::IN_CALLBACK;
-/// The flags that decide what `recv` does.
-const INPUT_STATE: u32 = LOOP_CALL | flag::OVER | flag::EOF | flag::TLS | flag::READY;
+/// And nearly always has not.
+const UNUSUAL: u32 = flag::OVER | flag::TLS | flag::BACKLOG | flag::TIMED;
+
+/// What the kernel answered where that is not what it nearly always is: a count
+/// or a negative `errno`. A plain number, to stay in a register.
+#[repr(transparent)]
+pub(crate) struct Answer(isize);
+
+impl Answer {
+    const CLOSED: Answer = Answer(-(libc::EBADF as isize));
+
+    #[inline(always)]
+    fn of(result: Result<usize, Errno>) -> Answer {
+        match result {
+            Ok(n) => Answer(n as isize),
+            Err(errno) => Answer(-(errno.raw_os_error() as isize)),
+        }
+    }
+
+    /// `None` for `EINTR`: the kernel is to be asked again.
+    fn result(self) -> Option<io::Result<usize>> {
+        const INTERRUPTED: isize = -(libc::EINTR as isize);
+        match self.0 {
+            INTERRUPTED => None,
+            n if n >= 0 => Some(Ok(n as usize)),
+            n => Some(Err(io::Error::from_raw_os_error(-n as i32))),
+        }
+    }
+}
 
 impl Conn {
     /// Bytes received, 0 at end of stream, or why not. The program's call:
     /// [`Conn::usable`] is part of it.
     #[inline]
     pub fn recv(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
-        let usual = self.flags & INPUT_STATE == LOOP_CALL | flag::READY;
-        if usual && self.out.is_none() && !buf.is_empty() && self.may_read() {
-            return self.recv_now(buf);
+        if !self.can_recv_now() || buf.is_empty() {
+            return self.recv_any(buf);
         }
-        self.recv_any(buf)
+        self.recv_now(buf).or_else(|answer| self.received(answer, buf))
+    }
+
+    /// As it is nearly always: on a loop, in the clear, and input is there.
+    #[inline(always)]
+    pub fn can_recv_now(&self) -> bool {
+        self.flags & INPUT_STATE == LOOP_CALL | flag::READY
+    }
+
+    /// Receives, where [`Conn::can_recv_now`], all there is and more than
+    /// nothing; any other answer is for [`Conn::received`].
+    #[inline(always)]
+    pub fn recv_now(&mut self, buf: &mut [u8]) -> Result<usize, Answer> {
+        let Some(fd) = self.fd() else { return Err(Answer::CLOSED) };
+        match sys::recv_once(fd, buf, RecvFlags::empty()) {
+            // It used the input up, and what arrives later makes a new event.
+            Ok(n) if n > 0 && n < buf.len() => {
+                self.clear(flag::READY | flag::AGAIN);
+                self.env.counters.bytes_in.add(n as u64);
+                Ok(n)
+            }
+            result => Err(Answer::of(result)),
+        }
     }
 
     /// The next `recv` will say that nothing more can be read now: on a loop,
     /// after a short read.
     #[cfg(feature = "capi")]
-    #[inline]
+    #[inline(always)]
     pub fn is_drained(&self) -> bool {
         self.flags & INPUT_STATE == LOOP_CALL
     }
 
-    #[inline(always)]
-    fn recv_now(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
-        let n = self.raw_now(buf)?;
-        self.used(n);
-        Ok(self.received(n))
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn recv_any(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
+    /// [`Conn::recv`] in any state.
+    pub fn recv_any(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
         self.usable()?;
         if self.has(flag::OVER | flag::EOF) || buf.is_empty() {
             return match () {
@@ -66,74 +109,83 @@ impl Conn {
         }
         if !self.has(flag::LOOP) {
             let n = self.raw_wait(buf)?;
-            return Ok(self.received(n));
+            return Ok(self.ended_or(n));
         }
         if !self.may_read() {
             return Err(Status::WouldBlock);
         }
-        self.recv_now(buf)
+        let n = self.raw_now(buf)?;
+        Ok(self.taken(n))
+    }
+
+    /// The rest of [`Conn::recv_now`].
+    pub fn received(&mut self, answer: Answer, buf: &mut [u8]) -> Result<usize, Status> {
+        let Some(result) = answer.result() else { return self.recv_any(buf) };
+        let n = self.arrived(result, buf.len())?;
+        Ok(self.taken(n))
+    }
+
+    /// A short read has used the input up: it costs nothing of the share, and
+    /// the handler is not called again for it.
+    fn taken(&mut self, n: usize) -> usize {
+        if self.has(flag::READY) {
+            self.used(n);
+        }
+        self.ended_or(n)
     }
 
     /// This call of the handler may read on, and its outbound queue is not
     /// above the high-water mark.
-    #[inline]
     pub(super) fn may_read(&self) -> bool {
-        self.share > 0 && (self.out.is_none() || self.queued() <= self.env.limits.high_water)
+        !self.has(flag::ENOUGH) && self.queued() <= self.env.limits.high_water
     }
 
     /// The handler read: it is called again if there is more.
-    #[inline]
     pub(super) fn used(&mut self, n: usize) {
         self.set(flag::AGAIN);
         let cost = (n as u64).clamp(u64::from(SHARE / READS), u64::from(SHARE));
         self.share = self.share.saturating_sub(cost as u32);
+        if self.share == 0 {
+            self.set(flag::ENOUGH);
+        }
     }
 
-    #[inline]
-    fn received(&mut self, n: usize) -> usize {
+    fn ended_or(&mut self, n: usize) -> usize {
         if n == 0 {
-            self.ended_stream();
+            self.set(flag::EOF);
         }
         n
     }
 
-    #[cold]
-    fn ended_stream(&mut self) {
-        self.set(flag::EOF);
-    }
-
     /// What the kernel has now, 0 at the end.
-    #[inline(always)]
     pub(super) fn raw_now(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
         if !self.has(flag::READY) {
             return Err(Status::WouldBlock);
         }
         let Some(fd) = self.fd() else { return Err(Status::Closed) };
-        match sys::recv(fd, buf, 0) {
+        let result = sys::recv(fd, buf, RecvFlags::empty());
+        self.arrived(result, buf.len())
+    }
+
+    fn arrived(&mut self, result: io::Result<usize>, room: usize) -> Result<usize, Status> {
+        match result {
             Ok(n) => {
-                // A short read used the input up, and what arrives later
-                // makes a new event; but urgent data cuts reads short, and
-                // an end of stream or error is still to be read.
-                if n < buf.len() && !self.has(flag::HINT) {
+                // As in `recv_now`; but urgent data cuts reads short, and an
+                // end of stream or an error is still to be read.
+                if n < room && !self.has(flag::HINT) {
                     self.clear(flag::READY);
                 }
                 self.count_in(n);
                 Ok(n)
             }
-            Err(e) => Err(self.not_received(&e)),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                self.clear(flag::READY | flag::HINT);
+                Err(Status::WouldBlock)
+            }
+            Err(e) => Err(self.fail(&e)),
         }
     }
 
-    #[cold]
-    fn not_received(&mut self, error: &io::Error) -> Status {
-        if error.kind() == io::ErrorKind::WouldBlock {
-            self.clear(flag::READY | flag::HINT);
-            return Status::WouldBlock;
-        }
-        self.fail(error)
-    }
-
-    #[inline]
     pub(super) fn count_in(&mut self, n: usize) {
         if n > 0 {
             self.env.counters.bytes_in.add(n as u64);
@@ -141,47 +193,50 @@ impl Conn {
         }
     }
 
-    #[inline]
     pub(super) fn sent(&mut self, n: usize) {
         self.env.counters.bytes_out.add(n as u64);
         self.touch();
     }
 
-    #[inline]
     fn touch(&mut self) {
-        if self.env.limits.idle != 0 {
-            self.touched();
+        if self.has(flag::TIMED) {
+            self.active_at = timer::now();
         }
-    }
-
-    #[cold]
-    fn touched(&mut self) {
-        self.active_at = timer::now();
     }
 
     /// Sends all of it or nothing; what the kernel does not take is queued.
     /// The program's call: [`Conn::usable`] is part of it.
-    #[inline(always)]
+    #[inline]
     pub fn send(&mut self, buf: &[u8]) -> Result<(), Status> {
-        // What is so nearly always, on a loop: in the clear, and nothing
-        // queued before it.
-        const ANY: u32 = LOOP_CALL | flag::OVER | flag::WR_SHUT | flag::TLS;
-        if self.flags & ANY == LOOP_CALL && self.out.is_none() && !buf.is_empty() {
-            if self.env.ids.pending_by_id(self.id) + buf.len() > self.env.limits.send_limit {
-                return Err(Status::BufferFull);
-            }
-            let written = self.write_now(buf)?;
-            if written < buf.len() {
-                self.enqueue(&buf[written..]);
-            }
-            return Ok(());
+        if !self.can_send_now(buf.len()) {
+            return self.send_any(buf);
         }
-        self.send_any(buf)
+        self.send_now(buf).or_else(|answer| self.sent_some(answer, buf))
     }
 
-    #[cold]
-    #[inline(never)]
-    fn send_any(&mut self, buf: &[u8]) -> Result<(), Status> {
+    /// As it is nearly always: on a loop, in the clear, and nothing is queued
+    /// before it.
+    #[inline(always)]
+    pub fn can_send_now(&self, len: usize) -> bool {
+        self.flags & OUTPUT_STATE == LOOP_CALL && (1..=self.env.ids.direct()).contains(&len)
+    }
+
+    /// Sends all of it, where [`Conn::can_send_now`]; any other answer is for
+    /// [`Conn::sent_some`].
+    #[inline(always)]
+    pub fn send_now(&mut self, buf: &[u8]) -> Result<(), Answer> {
+        let Some(fd) = self.fd() else { return Err(Answer::CLOSED) };
+        match sys::send_once(fd, buf, SendFlags::empty()) {
+            Ok(n) if n == buf.len() => {
+                self.env.counters.bytes_out.add(n as u64);
+                Ok(())
+            }
+            result => Err(Answer::of(result)),
+        }
+    }
+
+    /// [`Conn::send`] in any state.
+    pub fn send_any(&mut self, buf: &[u8]) -> Result<(), Status> {
         self.usable()?;
         if self.has(flag::OVER | flag::WR_SHUT) {
             return Err(Status::Closed);
@@ -195,15 +250,26 @@ impl Conn {
         if !self.has(flag::LOOP) {
             return self.send_wait(buf);
         }
-        let written = self.write_now(buf)?;
-        if written < buf.len() {
-            self.enqueue(&buf[written..]);
-        }
+        let written = self.write_now(|fd| match buf {
+            [] => Ok(0),
+            _ => sys::send(fd, buf, SendFlags::empty()),
+        })?;
+        self.enqueue(&buf[written..]);
         Ok(())
     }
 
-    #[cold]
+    /// The rest of [`Conn::send_now`].
+    pub fn sent_some(&mut self, answer: Answer, buf: &[u8]) -> Result<(), Status> {
+        let Some(result) = answer.result() else { return self.send_any(buf) };
+        let written = self.written(result)?;
+        self.enqueue(&buf[written..]);
+        Ok(())
+    }
+
     fn enqueue(&mut self, rest: &[u8]) {
+        if rest.is_empty() {
+            return;
+        }
         self.env.ids.queued(self.id, rest.len());
         self.queue().push(rest);
     }
@@ -233,22 +299,11 @@ impl Conn {
         if !self.has(flag::LOOP) {
             return bufs.iter().try_for_each(|buf| self.send_wait(buf));
         }
-        let mut written = match (&self.out, self.fd()) {
-            (Some(_), _) => 0,
-            (None, None) => return Err(Status::Closed),
-            (None, Some(fd)) => match sys::sendv(fd, bufs, 0) {
-                Ok(n) => n,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
-                Err(e) => return Err(self.fail(&e)),
-            },
-        };
-        self.sent(written);
+        let mut written = self.write_now(|fd| sys::sendv(fd, bufs, SendFlags::empty()))?;
         for buf in bufs {
             let skip = written.min(buf.len());
             written -= skip;
-            if skip < buf.len() {
-                self.enqueue(&buf[skip..]);
-            }
+            self.enqueue(&buf[skip..]);
         }
         Ok(())
     }
@@ -268,7 +323,7 @@ impl Conn {
             self.env.ids.sub(self.id, bytes.len());
             return self.send_tls(&bytes);
         }
-        let written = self.write_now(&bytes)?;
+        let written = self.write_now(|fd| sys::send(fd, &bytes, SendFlags::empty()))?;
         self.env.ids.sub(self.id, written);
         if written < bytes.len() {
             self.queue().push_shared(bytes, written);
@@ -278,53 +333,55 @@ impl Conn {
 
     #[inline(always)]
     fn admit(&self, n: usize) -> Result<(), Status> {
-        let pending = self.env.ids.pending(self.id);
-        match pending.saturating_add(n) > self.env.limits.send_limit {
-            true => Err(Status::BufferFull),
-            false => Ok(()),
+        match self.env.ids.has_room(self.id, n) {
+            true => Ok(()),
+            false => Err(Status::BufferFull),
         }
     }
 
     /// Gives the kernel what it takes now, if nothing is queued before it.
-    #[inline(always)]
-    fn write_now(&mut self, buf: &[u8]) -> Result<usize, Status> {
-        if self.out.is_some() || buf.is_empty() {
+    fn write_now(
+        &mut self,
+        write: impl FnOnce(BorrowedFd<'_>) -> io::Result<usize>,
+    ) -> Result<usize, Status> {
+        if self.has(flag::BACKLOG) {
             return Ok(0);
         }
         let Some(fd) = self.fd() else { return Err(Status::Closed) };
-        match sys::send(fd, buf, 0) {
+        let result = write(fd);
+        self.written(result)
+    }
+
+    fn written(&mut self, result: io::Result<usize>) -> Result<usize, Status> {
+        match result {
             Ok(n) => {
                 self.sent(n);
                 Ok(n)
             }
-            Err(e) => self.not_written(&e),
-        }
-    }
-
-    #[cold]
-    fn not_written(&mut self, error: &io::Error) -> Result<usize, Status> {
-        match error.kind() {
-            io::ErrorKind::WouldBlock => Ok(0),
-            _ => Err(self.fail(error)),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            Err(e) => Err(self.fail(&e)),
         }
     }
 
     fn queue(&mut self) -> &mut OutBuf {
-        if self.out.is_none() {
-            self.set(flag::ARM);
+        if !self.has(flag::BACKLOG) {
+            self.set(flag::BACKLOG | flag::ARM);
         }
         self.out.get_or_insert_with(|| Box::new(OutBuf::begun_at(timer::now())))
+    }
+
+    /// What is queued is the caller's, to be written or given up.
+    pub(super) fn take_queue(&mut self) -> Option<Box<OutBuf>> {
+        self.clear(flag::BACKLOG);
+        self.out.take()
     }
 
     /// Writes from the queue what the kernel takes now; `true` when the
     /// queue is empty.
     pub fn flush_queue(&mut self) -> Result<bool, Status> {
-        let Some(mut out) = self.out.take() else { return Ok(true) };
-        let written = match self.fd() {
-            None => return Err(Status::Closed),
-            Some(fd) => out.write_to(fd),
-        };
-        match written {
+        let Some(mut out) = self.take_queue() else { return Ok(true) };
+        let Some(fd) = self.fd() else { return Err(Status::Closed) };
+        match out.write_to(fd) {
             Ok(n) => {
                 out.progress_at = timer::now();
                 self.env.ids.sub(self.id, n);
@@ -335,6 +392,7 @@ impl Conn {
         }
         if out.len() > 0 {
             self.out = Some(out);
+            self.set(flag::BACKLOG);
             return Ok(false);
         }
         if self.has(flag::WR_SHUT) {
@@ -347,7 +405,7 @@ impl Conn {
     pub fn shut_write(&mut self) {
         self.send_close_notify();
         self.set(flag::WR_SHUT);
-        if self.out.is_none() {
+        if !self.has(flag::BACKLOG) {
             self.send_fin();
         }
     }
@@ -384,5 +442,5 @@ const GATHER: usize = 16 << 10;
 /// One look, without waiting, whether input is unread.
 pub(crate) fn unread(fd: BorrowedFd<'_>) -> bool {
     let mut byte = [0];
-    matches!(sys::recv(fd, &mut byte, libc::MSG_PEEK | libc::MSG_DONTWAIT), Ok(1))
+    matches!(sys::recv(fd, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok(1))
 }

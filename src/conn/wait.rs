@@ -9,24 +9,25 @@ use std::sync::atomic::Ordering;
 
 use super::{flag, unread, Conn, Ended};
 use crate::error::{CloseReason, Status};
-use crate::sys;
+use crate::sys::{self, PollFlags, RecvFlags, SendFlags};
 use crate::timer::{self, NEVER};
 
 impl Conn {
     /// What arrives, 0 at the end.
     pub(super) fn raw_wait(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
         let until = self.wait_until();
-        let bounded = self.may_give_up(until) || self.out.is_some();
+        let bounded = self.may_give_up(until) || self.has(flag::BACKLOG);
+        let recv_flags = if bounded { RecvFlags::DONTWAIT } else { RecvFlags::empty() };
         loop {
             let Some(fd) = self.fd() else { return Err(Status::Closed) };
-            let result = sys::recv(fd, buf, if bounded { libc::MSG_DONTWAIT } else { 0 });
+            let result = sys::recv(fd, buf, recv_flags);
             match result {
                 Ok(n) if n > 0 => {
                     self.count_in(n);
                     return Ok(n);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    self.wait(libc::POLLIN, until)?;
+                    self.wait(PollFlags::IN, until)?;
                 }
                 // The end of the stream, or of a connection that another
                 // thread ended under our feet.
@@ -43,12 +44,15 @@ impl Conn {
 
     pub(super) fn send_wait(&mut self, buf: &[u8]) -> Result<(), Status> {
         let until = self.wait_until();
-        while self.out.is_some() {
+        while self.has(flag::BACKLOG) {
             if !self.flush_queue()? {
-                self.wait(libc::POLLOUT, until)?;
+                self.wait(PollFlags::OUT, until)?;
             }
         }
-        let flags = if self.may_give_up(until) { libc::MSG_DONTWAIT } else { 0 };
+        let flags = match self.may_give_up(until) {
+            true => SendFlags::DONTWAIT,
+            false => SendFlags::empty(),
+        };
         let mut rest = buf;
         while !rest.is_empty() {
             let Some(fd) = self.fd() else { return Err(Status::Closed) };
@@ -58,7 +62,7 @@ impl Conn {
                     rest = &rest[n..];
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    self.wait(libc::POLLOUT, until)?;
+                    self.wait(PollFlags::OUT, until)?;
                 }
                 Err(e) => {
                     self.ended()?;
@@ -116,18 +120,23 @@ impl Conn {
 
     /// Waits for `events`; queued bytes leave meanwhile. Every byte puts the
     /// end of idling off.
-    fn wait(&mut self, events: i16, until: u64) -> Result<(), Status> {
+    fn wait(&mut self, events: PollFlags, until: u64) -> Result<(), Status> {
         loop {
             let Some(fd) = self.fd() else { return Err(Status::Closed) };
-            let writing = if self.out.is_some() { libc::POLLOUT } else { 0 };
+            let writing = match self.has(flag::BACKLOG) {
+                true => PollFlags::OUT,
+                false => PollFlags::empty(),
+            };
             let end = until.min(self.idle_until());
             match sys::poll(fd, events | writing, timer::poll_timeout(end)) {
-                Ok(0) if timer::now() >= end => return Err(self.waited_too_long()),
+                Ok(none) if none.is_empty() && timer::now() >= end => {
+                    return Err(self.waited_too_long())
+                }
                 Ok(found) => {
-                    if writing != 0 && found & libc::POLLOUT != 0 {
+                    if writing.intersects(found) {
                         self.flush_queue()?;
                     }
-                    if found & (events | libc::POLLERR | libc::POLLHUP) != 0 {
+                    if found.intersects(events | PollFlags::ERR | PollFlags::HUP) {
                         return Ok(());
                     }
                 }
@@ -148,14 +157,16 @@ impl Conn {
 
     /// Lets queued bytes leave for at most `millis`.
     pub(super) fn drain_queue(&mut self, millis: u64) -> Result<(), Status> {
-        if self.out.is_none() {
+        if !self.has(flag::BACKLOG) {
             return Ok(());
         }
         let until = timer::after_millis(millis);
-        while self.out.is_some() && !self.flush_queue()? {
+        while self.has(flag::BACKLOG) && !self.flush_queue()? {
             let Some(fd) = self.fd() else { return Err(Status::Closed) };
-            match sys::poll(fd, libc::POLLOUT, timer::poll_timeout(until)) {
-                Ok(0) if timer::now() >= until => return Err(Status::Timeout),
+            match sys::poll(fd, PollFlags::OUT, timer::poll_timeout(until)) {
+                Ok(none) if none.is_empty() && timer::now() >= until => {
+                    return Err(Status::Timeout)
+                }
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return Err(Status::Io),
@@ -185,7 +196,7 @@ impl Conn {
             return None;
         }
         self.say_goodbye();
-        self.out = None;
+        drop(self.take_queue());
         let fd = self.take_fd()?;
         if self.has(flag::BROKEN | flag::EOF) || self.env.limits.linger == 0 {
             return None;

@@ -3,19 +3,17 @@
 #![forbid(unsafe_code)]
 
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
-use mio::unix::SourceFd;
-use mio::{Interest, Token};
-
 use super::run::Loop;
-use super::{token, INPUT, LISTENERS};
+use super::{INPUT, LISTENERS};
 use crate::blocking::lock;
 use crate::callback;
 use crate::conn::{flag, ConnId};
 use crate::error::{CloseReason, Error, Status};
 use crate::listener::{Backoff, Listener, Refusal};
+use crate::sys;
 use crate::timer::{self, NEVER};
 
 /// Connections accepted before the open ones have their turn.
@@ -49,10 +47,8 @@ impl Loop {
             return;
         }
         for (i, listener) in listeners.iter().enumerate() {
-            let raw = listener.as_raw_fd();
-            let mut source = SourceFd(&raw);
-            let token = Token(LISTENERS as usize + i);
-            if let Err(e) = self.poll.registry().register(&mut source, token, Interest::READABLE) {
+            let token = LISTENERS + i as u64;
+            if let Err(e) = self.poller.add(listener.as_fd(), token, sys::INPUT) {
                 let error = Error::from_os(Status::Listen, "cannot watch the listener", &e);
                 self.report(&error);
             }
@@ -156,11 +152,10 @@ impl Loop {
     }
 
     fn keep(&mut self, open: bool, fd: OwnedFd, peer: Option<SocketAddr>) -> Result<(), Error> {
-        let raw = fd.as_raw_fd();
         let no_slot = || Error::new(Status::NoMemory, "no connection slot is left");
         let id =
             self.shared.allocate(&mut lock(&self.shared.entrance), open).ok_or_else(no_slot)?;
-        if let Err(e) = self.poll.registry().register(&mut SourceFd(&raw), token(id), INPUT) {
+        if let Err(e) = self.poller.add(fd.as_fd(), id, INPUT) {
             self.shared.free(id);
             return Err(Error::from_os(Status::Io, "cannot watch the socket", &e));
         }

@@ -8,7 +8,7 @@ use super::run::{Loop, SCRATCH};
 use crate::callback;
 use crate::conn::{flag, unread, Phase};
 use crate::error::CloseReason;
-use crate::sys;
+use crate::sys::{self, RecvFlags};
 use crate::timer::{self, NEVER};
 
 /// Reads of a lingering connection before others have their turn.
@@ -19,11 +19,11 @@ impl Loop {
     pub(super) fn begin_close(&mut self, slot: u32, reason: CloseReason) {
         self.leave_handshake(slot);
         let Some(conn) = self.slab.get(slot) else { return };
-        conn.phase = Phase::Flushing;
+        conn.set_phase(Phase::Flushing);
         conn.reason = reason;
         conn.timer_at = 0;
         conn.send_close_notify();
-        if conn.out.is_none() {
+        if !conn.has(flag::BACKLOG) {
             self.flushed(slot);
             return;
         }
@@ -43,7 +43,7 @@ impl Loop {
             self.finish(slot, reason);
             return;
         }
-        conn.phase = Phase::Lingering;
+        conn.set_phase(Phase::Lingering);
         conn.env.ids.shut(conn.id);
         conn.shut_write();
         conn.timer_at = timer::after_millis(linger);
@@ -63,7 +63,7 @@ impl Loop {
         let Some(fd) = conn.fd() else { return };
         self.scratch.resize(SCRATCH, 0);
         for _ in 0..READS {
-            match sys::recv(fd, &mut self.scratch, 0) {
+            match sys::recv(fd, &mut self.scratch, RecvFlags::empty()) {
                 Ok(n) if n > 0 => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     conn.clear(flag::READY);
@@ -86,7 +86,7 @@ impl Loop {
     /// The last step of every connection that was not detached.
     pub(super) fn finish(&mut self, slot: u32, reason: CloseReason) {
         let Some(conn) = self.slab.get(slot) else { return };
-        if conn.phase == Phase::Vacant {
+        if conn.phase() == Phase::Vacant {
             return;
         }
         self.leave_handshake(slot);
@@ -101,7 +101,7 @@ impl Loop {
         let id = conn.id;
         // From now on the id is stale, in `on_close` too.
         conn.env.ids.release(id);
-        conn.phase = Phase::Flushing;
+        conn.set_phase(Phase::Flushing);
         if conn.has(flag::UNOPENED) {
             callback::contain_drop(conn.replace_user_data(None));
         } else {
@@ -156,7 +156,7 @@ impl Loop {
     }
 
     fn stop_accepting(&mut self) {
-        crate::blocking::lock(&self.shared.entrance).registry = None;
+        crate::blocking::lock(&self.shared.entrance).poller = None;
         self.acceptor = None;
         self.accept_at = NEVER;
     }
@@ -164,9 +164,9 @@ impl Loop {
     /// A connection with nothing unsent and nothing unread closes at once.
     pub(super) fn drain_one(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
-        match conn.phase {
+        match conn.phase() {
             Phase::Handshake => self.finish(slot, CloseReason::Stop),
-            Phase::Open if conn.out.is_some() => self.begin_close(slot, CloseReason::Stop),
+            Phase::Open if conn.has(flag::BACKLOG) => self.begin_close(slot, CloseReason::Stop),
             Phase::Open => {
                 if conn.has(flag::EOF) || !conn.fd().is_some_and(unread) {
                     self.finish(slot, CloseReason::Stop);
@@ -189,7 +189,7 @@ impl Loop {
     pub(super) fn cut(&mut self) {
         for slot in 0..self.slab.end() {
             let Some(conn) = self.slab.get(slot) else { continue };
-            match conn.phase {
+            match conn.phase() {
                 Phase::Vacant => {}
                 // Everything has left; only the peer's end is missing.
                 Phase::Lingering => {

@@ -9,24 +9,31 @@ use crate::conn::{flag, Conn, Phase, SHARE};
 use crate::error::{CloseReason, Error};
 use crate::server::Server;
 
-/// Calls the handler, for input. Answers what [`Loop::after`] is to look at,
-/// where there is anything.
+/// Calls the handler, for input; `flags` are set before. Answers what
+/// [`Loop::after`] is to look at, where there is anything.
 #[inline]
-pub(super) fn handle(server: &Server, conn: &mut Conn) -> Option<Option<Error>> {
-    conn.share = SHARE;
-    conn.clear(flag::AGAIN);
+pub(super) fn handle(server: &Server, conn: &mut Conn, flags: u32) -> Option<Option<Error>> {
     conn.env.counters.calls.add(1);
+    conn.share = SHARE;
+    conn.clear(flag::AGAIN | flag::ENOUGH);
+    conn.set(flags);
     let result =
         callback::call(server, conn, |handler, server, socket| handler.handle(server, socket));
+    match result {
+        Ok(Ok(())) if conn.is_settled() => None,
+        result => Some(unsettled(conn, result)),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn unsettled(conn: &mut Conn, result: Result<Result<(), Error>, Error>) -> Option<Error> {
     // A reset is read as an error; who does not read on is closed.
     if conn.has(flag::ERR) && !conn.has(flag::AGAIN | flag::OVER | flag::PAUSED) {
         conn.set(flag::BROKEN);
         conn.reason = CloseReason::Reset;
     }
-    match callback::outcome(result) {
-        None if conn.is_settled() => None,
-        error => Some(error),
-    }
+    callback::outcome(result)
 }
 
 impl Loop {
@@ -36,7 +43,7 @@ impl Loop {
             return;
         }
         let Some(conn) = self.slab.get(slot) else { return };
-        if conn.phase != Phase::Open || (conn.id ^ id) & super::TOKEN_MASK != 0 {
+        if conn.phase() != Phase::Open || conn.id != id {
             return;
         }
         if conn.has(flag::PAUSED | flag::THROTTLED) {
@@ -62,7 +69,7 @@ impl Loop {
             }
             return;
         }
-        if let Some(error) = handle(&self.server, conn) {
+        if let Some(error) = handle(&self.server, conn, 0) {
             self.after(slot, error);
         }
     }
@@ -91,7 +98,7 @@ impl Loop {
             self.finish(slot, reason);
             return;
         }
-        if conn.has(flag::CLOSE) && matches!(conn.phase, Phase::Open | Phase::Handshake) {
+        if conn.has(flag::CLOSE) && matches!(conn.phase(), Phase::Open | Phase::Handshake) {
             let reason = conn.reason;
             self.begin_close(slot, reason);
             return;
@@ -100,7 +107,7 @@ impl Loop {
             self.begin_starttls(slot);
             return;
         }
-        if conn.out.is_some() {
+        if conn.has(flag::BACKLOG) {
             self.watch_writable(slot);
         }
         self.requeue(slot);
@@ -114,7 +121,7 @@ impl Loop {
     /// it left input that it may read.
     fn requeue(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
-        if conn.phase != Phase::Open {
+        if conn.phase() != Phase::Open {
             return;
         }
         let (queued, high) = (conn.queued(), conn.env.limits.high_water);
@@ -134,7 +141,7 @@ impl Loop {
     pub(super) fn flush(&mut self, slot: u32) {
         let stopping = self.stopping();
         let Some(conn) = self.slab.get(slot) else { return };
-        let (phase, flushed) = (conn.phase, conn.flush_queue());
+        let (phase, flushed) = (conn.phase(), conn.flush_queue());
         match (phase, flushed) {
             (Phase::Handshake, Err(status)) => self.handshake_failed(slot, Error::from(status)),
             (_, Err(_)) => self.finish(slot, CloseReason::Reset),
@@ -153,7 +160,7 @@ impl Loop {
     pub(super) fn timed_out(&mut self, slot: u32, reason: CloseReason) {
         let stopping = self.stopping();
         let Some(conn) = self.slab.get(slot) else { return };
-        match (conn.phase, reason) {
+        match (conn.phase(), reason) {
             (Phase::Open, CloseReason::Timer) => {
                 conn.timer_at = 0;
                 if stopping {

@@ -14,7 +14,7 @@ impl Loop {
     /// bytes come: who says nothing costs no more than the connection.
     pub(super) fn expect_handshake(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
-        conn.phase = Phase::Handshake;
+        conn.set_phase(Phase::Handshake);
         conn.set(flag::UNOPENED);
         conn.timer_at = timer::after(self.server.config().handshake_timeout);
         self.arm(slot);
@@ -43,7 +43,7 @@ impl Loop {
             self.handshakes += 1;
         }
         match conn.handshake_step() {
-            Ok(false) if conn.out.is_some() => {
+            Ok(false) if conn.has(flag::BACKLOG) => {
                 self.watch_writable(slot);
                 self.arm(slot);
             }
@@ -57,7 +57,7 @@ impl Loop {
     pub(super) fn begin_starttls(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
         conn.clear(flag::STARTTLS);
-        conn.phase = Phase::Handshake;
+        conn.set_phase(Phase::Handshake);
         self.handshakes += 1;
         self.arm(slot);
         self.handshake(slot);
@@ -66,7 +66,7 @@ impl Loop {
     fn handshake_done(&mut self, slot: u32) {
         self.shared.env.counters.handshakes.add(1);
         let Some(conn) = self.slab.get(slot) else { return };
-        conn.phase = Phase::Open;
+        conn.set_phase(Phase::Open);
         let (id, is_new) = (conn.id, conn.has(flag::UNOPENED));
         if is_new {
             conn.timer_at = 0;
@@ -107,8 +107,8 @@ impl Loop {
     /// progress any more.
     pub(super) fn leave_handshake(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
-        if conn.phase == Phase::Handshake {
-            conn.phase = Phase::Flushing;
+        if conn.phase() == Phase::Handshake {
+            conn.set_phase(Phase::Flushing);
             if conn.has(flag::TLS) {
                 self.handshake_over();
             }
@@ -121,7 +121,7 @@ impl Loop {
         while let Some(id) = self.handshakes_waiting.pop_front() {
             let Some(conn) = self.slab.get(ConnId::slot(id)) else { continue };
             // It may be gone, or be there twice.
-            if conn.id == id && conn.phase == Phase::Handshake && !conn.has(flag::TLS) {
+            if conn.id == id && conn.phase() == Phase::Handshake && !conn.has(flag::TLS) {
                 self.ready.push_back(id);
                 break;
             }

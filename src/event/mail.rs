@@ -76,7 +76,7 @@ impl Loop {
 
     fn deliver(&mut self, id: u64, bytes: Arc<[u8]>) {
         let Some(conn) = self.conn(id) else { return };
-        if !matches!(conn.phase, Phase::Open | Phase::Handshake)
+        if !matches!(conn.phase(), Phase::Open | Phase::Handshake)
             || conn.has(flag::OVER | flag::WR_SHUT)
         {
             conn.env.ids.sub(id, bytes.len());
@@ -100,7 +100,7 @@ impl Loop {
         }
         let Some(conn) = self.conn(id) else { return };
         conn.env.ids.woken(id);
-        if conn.phase != Phase::Open || conn.is_over() {
+        if conn.phase() != Phase::Open || conn.is_over() {
             return;
         }
         let Some(conn) = self.slab.get(ConnId::slot(id)) else { return };

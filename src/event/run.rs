@@ -4,57 +4,56 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
-use mio::unix::SourceFd;
-use mio::{Interest, Poll, Token};
-
 use super::accept::Acceptor;
 use super::slab::Slab;
-use super::{dispatch, token, Loops, Shared, CONTROL, LISTENERS, WAKE};
+use super::{dispatch, Loops, Shared, CONTROL, LISTENERS, WAKE};
 use crate::blocking::lock;
 use crate::conn::{flag, unread, Conn, ConnId, Phase};
 use crate::error::{CloseReason, Error, Status};
 use crate::server::Server;
-use crate::sys::{Events, EVENT_ERROR, EVENT_INPUT, EVENT_OUTPUT, EVENT_SPECIAL};
+use crate::sys::{self, Bits, Event, Events, PollFlags, Poller, OUTPUT, SPECIAL};
 use crate::timer::{self, Timers, NEVER};
 
 const EVENTS: usize = 1024;
 /// Input that is discarded is read into this.
 pub(super) const SCRATCH: usize = 64 << 10;
 
+/// The order matters: what every turn touches is in front, in two lines of the
+/// processor's cache.
+#[repr(C, align(64))]
 pub(crate) struct Loop {
-    pub(super) server: Server,
-    pub(super) loops: Arc<Loops>,
-    pub(super) shared: Arc<Shared>,
-    pub(super) poll: Poll,
     pub(super) slab: Slab,
-    /// Connections in use, those that linger among them.
-    pub(super) live: usize,
+    /// The deadline of a stop.
+    pub(super) stop_at: Option<u64>,
     /// Connections whose handler is to be called again without an event.
     pub(super) ready: VecDeque<u64>,
     pub(super) timers: Timers,
-    pub(super) acceptor: Option<Acceptor>,
     /// When to accept without an event: 0 for at once, or never.
     pub(super) accept_at: u64,
     pub(super) mail_left: bool,
+    pub(super) acceptor: Option<Acceptor>,
+    pub(super) server: Server,
+    pub(super) loops: Arc<Loops>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) poller: Poller,
+    /// Connections in use, those that linger among them.
+    pub(super) live: usize,
     /// TLS handshakes in progress, how many there may be, and which
     /// connections wait for theirs.
     pub(super) handshakes: usize,
     pub(super) most_handshakes: usize,
     pub(super) handshakes_waiting: VecDeque<u64>,
     pub(super) scratch: Vec<u8>,
-    /// The deadline of a stop.
-    pub(super) stop_at: Option<u64>,
     /// What the control thread does when it is woken, where this loop runs on
     /// it.
     woken: Option<Box<dyn FnMut() + Send>>,
 }
 
 impl Loop {
-    pub fn new(server: Server, loops: Arc<Loops>, index: usize, poll: Poll) -> Loop {
+    pub fn new(server: Server, loops: Arc<Loops>, index: usize, poller: Poller) -> Loop {
         let shared = loops.loops[index].clone();
         let config = server.config();
         let most_handshakes = match config.max_handshakes {
@@ -66,7 +65,7 @@ impl Loop {
             slab: Slab::new(shared.env.clone()),
             loops,
             shared,
-            poll,
+            poller,
             live: 0,
             ready: VecDeque::new(),
             timers: Timers::default(),
@@ -86,30 +85,54 @@ impl Loop {
     /// signalled.
     pub fn watch_control(
         &mut self,
-        wake: RawFd,
+        wake: &Event,
         woken: Box<dyn FnMut() + Send>,
     ) -> Result<(), Error> {
-        let registry = self.poll.registry();
-        registry
-            .register(&mut SourceFd(&wake), Token(CONTROL as usize), Interest::READABLE)
+        wake.watch(&self.poller, CONTROL)
             .map_err(|e| Error::from_os(Status::Io, "cannot wait for the stop", &e))?;
         self.woken = Some(woken);
         Ok(())
     }
 
-    /// A thread's whole life.
+    /// A thread's whole life. What is nearly always all of a turn, the wait
+    /// and the events, is in here; the rest is called.
     pub fn run(mut self) {
+        let (server, poller) = (self.server.clone(), self.poller.clone());
         let mut events = Events::new(EVENTS);
-        while !self.finished() {
-            let timeout = self.timeout();
+        let mut timeout = 0;
+        loop {
             // The poller's own descriptor is valid and the buffer is ours:
-            // there is no error but EINTR (epoll_wait(2)).
-            match events.wait(self.poll.as_raw_fd(), timeout) {
-                Ok(()) => self.turn(&events),
-                Err(_) => std::thread::yield_now(),
+            // there is no error but EINTR (epoll_wait(2)), with no events.
+            let _ = poller.wait(&mut events, timeout);
+            let again = self.ready.len();
+            // A stop begins with mail, after the events.
+            let stopping = self.stop_at.is_some();
+            for (token, bits) in events.iter() {
+                if stopping || !self.plain_input(&server, token, bits) {
+                    self.event(token, bits);
+                }
             }
+            if self.is_idle() {
+                timeout = -1;
+                continue;
+            }
+            self.chores(again);
+            if self.finished() {
+                break;
+            }
+            timeout = self.timeout();
         }
         self.shared.wake.close();
+    }
+
+    /// Nothing is to be done before the next event, which arrivals make too.
+    #[inline]
+    fn is_idle(&self) -> bool {
+        self.ready.is_empty()
+            && !self.mail_left
+            && self.accept_at == NEVER
+            && self.timers.next() == NEVER
+            && self.stop_at.is_none()
     }
 
     fn finished(&self) -> bool {
@@ -125,22 +148,10 @@ impl Loop {
         timer::poll_timeout(next)
     }
 
-    fn turn(&mut self, events: &Events) {
-        // Those that are ready from before have their turn after the events.
-        let again = self.ready.len();
-        for (token, bits) in events.iter() {
-            if token < LISTENERS {
-                self.event(token, bits);
-            } else if token == WAKE {
-                self.mail_left = true;
-            } else if token == CONTROL {
-                if let Some(woken) = &mut self.woken {
-                    woken();
-                }
-            } else {
-                self.listener_ready((token - LISTENERS) as usize);
-            }
-        }
+    /// What is to be done besides events. `again` connections are ready from
+    /// before: they have their turn after the events.
+    #[inline(never)]
+    fn chores(&mut self, again: usize) {
         for _ in 0..again {
             if let Some(id) = self.ready.pop_front() {
                 self.run_again(id);
@@ -177,32 +188,43 @@ impl Loop {
     }
 
     /// Plain input for an open connection, which is nearly every event, goes
-    /// straight to the handler.
-    #[inline]
-    fn event(&mut self, token: u64, bits: u32) {
-        let stopping = self.stopping();
-        if let Some(conn) = self.slab.of(token) {
-            let output = bits & EVENT_OUTPUT != 0 && conn.out.is_some();
-            let other = output || bits & EVENT_SPECIAL != 0 || bits & EVENT_INPUT == 0;
-            if !other && !stopping && conn.phase == Phase::Open && !conn.has(flag::UNUSUAL) {
-                conn.set(flag::READY);
-                let id = conn.id;
-                if let Some(error) = dispatch::handle(&self.server, conn) {
-                    self.after(ConnId::slot(id), error);
-                }
-                return;
-            }
+    /// straight to the handler. `false`: this is something else.
+    #[inline(always)]
+    fn plain_input(&mut self, server: &Server, token: u64, bits: Bits) -> bool {
+        if bits.difference(OUTPUT) != Bits::IN || server.is_stopping() {
+            return false;
         }
-        self.other_event(token, bits);
+        match self.slab.of(token) {
+            Some(conn) if !conn.has(flag::UNUSUAL) => {
+                if let Some(error) = dispatch::handle(server, conn, flag::READY) {
+                    self.after(ConnId::slot(token), error);
+                }
+                true
+            }
+            _ => false,
+        }
     }
 
     #[cold]
     #[inline(never)]
-    fn other_event(&mut self, token: u64, bits: u32) {
-        let Some(conn) = self.conn(token) else { return };
-        let hint = bits & EVENT_SPECIAL != 0;
-        let error = bits & EVENT_ERROR != 0;
-        let input = hint || bits & EVENT_INPUT != 0;
+    fn event(&mut self, token: u64, bits: Bits) {
+        match token {
+            WAKE => self.mail_left = true,
+            CONTROL => {
+                if let Some(woken) = &mut self.woken {
+                    woken();
+                }
+            }
+            LISTENERS.. => self.listener_ready((token - LISTENERS) as usize),
+            id => self.connection(id, bits),
+        }
+    }
+
+    fn connection(&mut self, id: u64, bits: Bits) {
+        let Some(conn) = self.conn(id) else { return };
+        let hint = bits.intersects(SPECIAL);
+        let error = bits.contains(Bits::ERR);
+        let input = hint || bits.contains(Bits::IN);
         if input {
             conn.set(flag::READY);
         }
@@ -212,13 +234,13 @@ impl Loop {
         if error {
             conn.set(flag::ERR);
         }
-        let slot = ConnId::slot(conn.id);
-        let (phase, queued) = (conn.phase, conn.out.is_some());
-        if bits & EVENT_OUTPUT != 0 && queued {
+        let slot = ConnId::slot(id);
+        let (phase, queued) = (conn.phase(), conn.has(flag::BACKLOG));
+        if bits.contains(OUTPUT) && queued {
             self.flush(slot);
         }
         match phase {
-            Phase::Open if input => self.input(token, slot),
+            Phase::Open if input => self.input(id, slot),
             Phase::Handshake if input => self.handshake(slot),
             Phase::Flushing if error => self.finish(slot, CloseReason::Reset),
             Phase::Lingering if input => self.discard(slot),
@@ -228,12 +250,10 @@ impl Loop {
 
     /// A connection of the ready queue.
     fn run_again(&mut self, id: u64) {
-        let Some(conn) = self.slab.get(ConnId::slot(id)).filter(|conn| conn.id == id) else {
-            return;
-        };
+        let Some(conn) = self.slab.of(id) else { return };
         conn.clear(flag::QUEUED);
         let slot = ConnId::slot(id);
-        match conn.phase {
+        match conn.phase() {
             Phase::Open => {
                 // Is there input at all? The last read may have taken the
                 // very last byte, and a handler is not called for nothing.
@@ -273,7 +293,7 @@ impl Loop {
         let now = timer::now();
         while let Some((due, slot)) = self.timers.expired(now) {
             let Some(conn) = self.slab.get(slot) else { continue };
-            if conn.phase == Phase::Vacant || conn.armed != due {
+            if conn.phase() == Phase::Vacant || conn.armed != due {
                 continue;
             }
             conn.armed = NEVER;
@@ -288,7 +308,7 @@ impl Loop {
     /// Has the loop look at the connection when its next deadline falls due.
     pub(super) fn arm(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
-        if conn.phase == Phase::Vacant || conn.has(flag::DETACHED) {
+        if conn.phase() == Phase::Vacant || conn.has(flag::DETACHED) {
             return;
         }
         conn.clear(flag::ARM);
@@ -306,9 +326,8 @@ impl Loop {
             return;
         }
         conn.set(flag::WRITABLE);
-        let (raw, id) = (conn.raw_fd(), conn.id);
-        let mut source = mio::unix::SourceFd(&raw);
-        if self.poll.registry().reregister(&mut source, token(id), super::BOTH).is_err() {
+        let Some(fd) = conn.fd() else { return };
+        if self.poller.change(fd, conn.id, super::BOTH).is_err() {
             // Out of kernel memory: without events its bytes cannot leave.
             self.finish(slot, CloseReason::Reset);
         }
@@ -317,7 +336,8 @@ impl Loop {
 
 /// Input, an end of stream or an error is there to be read.
 fn has_input(fd: std::os::fd::BorrowedFd<'_>) -> bool {
-    unread(fd) || crate::sys::poll(fd, libc::POLLIN | libc::POLLRDHUP, 0).is_ok_and(|e| e != 0)
+    let input = PollFlags::IN | PollFlags::RDHUP;
+    unread(fd) || sys::poll(fd, input, 0).is_ok_and(|found| !found.is_empty())
 }
 
 impl Shared {

@@ -5,14 +5,13 @@
 
 use std::sync::Arc;
 
-use super::TOKEN_MASK;
 use crate::conn::{Conn, ConnId, Env};
 
 const CHUNK: usize = 256;
 
 pub(super) struct Slab {
     env: Arc<Env>,
-    chunks: Vec<Box<[Conn]>>,
+    chunks: Vec<Box<[Conn; CHUNK]>>,
 }
 
 impl Slab {
@@ -23,21 +22,22 @@ impl Slab {
     #[inline]
     pub fn get(&mut self, slot: u32) -> Option<&mut Conn> {
         let slot = slot as usize;
-        self.chunks.get_mut(slot / CHUNK)?.get_mut(slot % CHUNK)
+        Some(&mut self.chunks.get_mut(slot / CHUNK)?[slot % CHUNK])
     }
 
-    /// The connection of an id, or of its token, unless another one or none
-    /// has its slot by now. A free slot has the id 0, which no connection has.
+    /// The connection of an id, unless another one or none has its slot by
+    /// now. A free slot has the id 0, which no connection has.
     #[inline]
     pub fn of(&mut self, id: u64) -> Option<&mut Conn> {
-        self.get(ConnId::slot(id)).filter(|conn| (conn.id ^ id) & TOKEN_MASK == 0)
+        self.get(ConnId::slot(id)).filter(|conn| conn.id == id)
     }
 
     /// A slot that may not have been used yet.
     pub fn place(&mut self, slot: u32) -> &mut Conn {
         while self.chunks.len() <= slot as usize / CHUNK {
             let vacant = || Conn::vacant(self.env.clone());
-            self.chunks.push((0..CHUNK).map(|_| vacant()).collect());
+            let chunk: Box<[Conn]> = (0..CHUNK).map(|_| vacant()).collect();
+            self.chunks.extend(chunk.try_into());
         }
         &mut self.chunks[slot as usize / CHUNK][slot as usize % CHUNK]
     }

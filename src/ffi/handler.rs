@@ -38,11 +38,21 @@ fn handle(socket: &mut Socket<'_>) -> *mut ns_socket {
 /// What a callback's answer means: what it raised, else the number itself.
 #[inline]
 fn outcome(code: i32, socket: &mut Socket<'_>) -> Result<(), Error> {
-    let raised = socket.conn().take_raised();
-    if code >= 0 || code == NS_ERR_WOULD_BLOCK {
+    let fine = code >= 0 || code == NS_ERR_WOULD_BLOCK;
+    if fine && !socket.conn().may_have_raised() {
         return Ok(());
     }
-    Err(raised.unwrap_or_else(|| socket.returned(code)))
+    other_outcome(fine, code, socket)
+}
+
+#[cold]
+#[inline(never)]
+fn other_outcome(fine: bool, code: i32, socket: &mut Socket<'_>) -> Result<(), Error> {
+    let raised = socket.conn().take_raised();
+    match fine {
+        true => Ok(()),
+        false => Err(raised.unwrap_or_else(|| socket.returned(code))),
+    }
 }
 
 impl CHandler {

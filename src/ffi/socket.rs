@@ -12,11 +12,22 @@ use super::error::ns_error;
 use super::server::{alive, ns_server};
 use super::support::{give_text, guard, null, reporting, status, UserData};
 use super::types::*;
-use crate::conn::Conn;
+use crate::conn::{Answer, Conn};
 use crate::{Error, OwnedSocket, Socket, Status};
 
 /// More pieces than this in one `ns_socket_sendv` are a mistake, as for `writev`.
 const MAX_PIECES: usize = 1024;
+/// Nothing in memory is longer.
+const MAX_LEN: usize = isize::MAX as usize;
+
+/// The connection of a handle.
+///
+/// # Safety
+/// As `usable`.
+unsafe fn existing<'a>(socket: *const ns_socket) -> Result<&'a mut Conn, Status> {
+    // SAFETY: a handle is the address of its Conn.
+    unsafe { socket.cast_mut().cast::<Conn>().as_mut() }.ok_or(Status::Invalid)
+}
 
 /// The connection, where the caller may use it now.
 ///
@@ -25,8 +36,8 @@ const MAX_PIECES: usize = 1024;
 /// reference made here is in use.
 #[inline(always)]
 pub(super) unsafe fn usable<'a>(socket: *const ns_socket) -> Result<&'a mut Conn, Status> {
-    // SAFETY: a handle is the address of its Conn.
-    let conn = unsafe { socket.cast_mut().cast::<Conn>().as_mut() }.ok_or(Status::Invalid)?;
+    // SAFETY: the caller's promise.
+    let conn = unsafe { existing(socket) }?;
     conn.usable()?;
     Ok(conn)
 }
@@ -38,7 +49,7 @@ pub(super) unsafe fn usable<'a>(socket: *const ns_socket) -> Result<&'a mut Conn
 /// As `usable`.
 pub(super) unsafe fn reachable<'a>(socket: *const ns_socket) -> Result<&'a mut Conn, Status> {
     // SAFETY: the caller's promise.
-    let conn = unsafe { socket.cast_mut().cast::<Conn>().as_mut() }.ok_or(Status::Invalid)?;
+    let conn = unsafe { existing(socket) }?;
     match conn.usable() {
         Ok(()) | Err(Status::Detached) => Ok(conn),
         Err(status) => Err(status),
@@ -53,9 +64,22 @@ pub(super) unsafe fn reachable<'a>(socket: *const ns_socket) -> Result<&'a mut C
 pub(super) unsafe fn bytes<'a>(buf: *const c_void, len: usize) -> Result<&'a [u8], Status> {
     match len {
         0 => Ok(&[]),
-        _ if buf.is_null() || len > isize::MAX as usize => Err(Status::Invalid),
+        _ if buf.is_null() || len > MAX_LEN => Err(Status::Invalid),
         // SAFETY: the caller's promise, and a length that a slice may have.
         _ => Ok(unsafe { slice::from_raw_parts(buf.cast(), len) }),
+    }
+}
+
+/// The `len` bytes of room at `buf`, more than none.
+///
+/// # Safety
+/// `buf` is NULL or has `len` bytes, which are only written to.
+unsafe fn room<'a>(buf: *mut c_void, len: usize) -> Result<&'a mut [u8], Status> {
+    match len {
+        _ if buf.is_null() => Err(Status::Invalid),
+        // SAFETY: the caller's promise, and a length that a slice may have.
+        1..=MAX_LEN => Ok(unsafe { slice::from_raw_parts_mut(buf.cast(), len) }),
+        _ => Err(Status::Invalid),
     }
 }
 
@@ -104,31 +128,24 @@ pub unsafe extern "C" fn ns_socket_recv(
 ) -> i64 {
     // SAFETY: a handle is the address of its Conn, which asks itself whether
     // it may be used now.
-    match unsafe { socket.cast::<Conn>().as_mut() } {
-        None => Status::Invalid.code().into(),
-        // A handler's last call, which is to cost next to nothing.
-        Some(conn) if conn.is_drained() && !buf.is_null() && len > 0 => {
-            Status::WouldBlock.code().into()
+    let conn = unsafe { socket.cast::<Conn>().as_mut() };
+    let (Some(conn), false, 1..=MAX_LEN) = (conn, buf.is_null(), len) else {
+        // SAFETY: the caller's contract.
+        return unsafe { recv_any(socket, buf, len) };
+    };
+    if !conn.can_recv_now() {
+        if conn.is_drained() {
+            return Status::WouldBlock.code().into();
         }
         // SAFETY: the caller's contract.
-        Some(conn) => unsafe { recv(conn, buf, len) },
+        return unsafe { recv_any(socket, buf, len) };
     }
-}
-
-/// # Safety
-/// `buf` is NULL or has `len` bytes.
-#[inline(never)]
-unsafe fn recv(conn: &mut Conn, buf: *mut c_void, len: usize) -> i64 {
-    guard(Status::Panic.code().into(), || {
-        if buf.is_null() || len == 0 || len > isize::MAX as usize {
-            return Status::Invalid.code().into();
-        }
-        // SAFETY: the caller's contract; it is only written to.
-        match conn.recv(unsafe { slice::from_raw_parts_mut(buf.cast(), len) }) {
-            Ok(count) => count as i64,
-            Err(status) => status.code().into(),
-        }
-    })
+    // SAFETY: the caller's contract; it is only written to.
+    match conn.recv_now(unsafe { slice::from_raw_parts_mut(buf.cast(), len) }) {
+        Ok(n) => n as i64,
+        // SAFETY: the caller's contract.
+        Err(answer) => unsafe { received(conn, buf, len, answer) },
+    }
 }
 
 /// Sends all `len` bytes, or none: 0 or a negative status. Blocking mode: returns
@@ -143,16 +160,69 @@ pub unsafe extern "C" fn ns_socket_send(
     buf: *const c_void,
     len: usize,
 ) -> ns_status {
-    guard(Status::Panic.code(), || {
-        // SAFETY: as in `ns_socket_recv`.
-        let Some(conn) = (unsafe { socket.cast::<Conn>().as_mut() }) else {
-            return Status::Invalid.code();
-        };
+    // SAFETY: as in `ns_socket_recv`.
+    let conn = unsafe { socket.cast::<Conn>().as_mut() };
+    let (Some(conn), false, ..=MAX_LEN) = (conn, buf.is_null(), len) else {
         // SAFETY: the caller's contract.
-        match unsafe { bytes(buf, len) } {
-            Ok(bytes) => conn.send(bytes).map_or_else(Status::code, |()| 0),
-            Err(status) => status.code(),
-        }
+        return unsafe { send_any(socket, buf, len) };
+    };
+    if !conn.can_send_now(len) {
+        // SAFETY: the caller's contract.
+        return unsafe { send_any(socket, buf, len) };
+    }
+    // SAFETY: the caller's contract.
+    match conn.send_now(unsafe { slice::from_raw_parts(buf.cast(), len) }) {
+        Ok(()) => 0,
+        // SAFETY: the caller's contract.
+        Err(answer) => unsafe { sent_some(conn, buf, len, answer) },
+    }
+}
+
+// What the two do where it is not the usual, with all their arguments: by
+// themselves, so that the usual needs no frame. The contracts are theirs.
+
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn recv_any(socket: *mut ns_socket, buf: *mut c_void, len: usize) -> i64 {
+    // SAFETY: the caller's promise.
+    counted(|| unsafe { existing(socket) }?.recv_any(unsafe { room(buf, len) }?))
+}
+
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn received(
+    conn: &mut Conn,
+    buf: *mut c_void,
+    len: usize,
+    answer: Answer,
+) -> i64 {
+    // SAFETY: the caller's promise.
+    counted(|| conn.received(answer, unsafe { room(buf, len) }?))
+}
+
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn send_any(socket: *mut ns_socket, buf: *const c_void, len: usize) -> ns_status {
+    // SAFETY: the caller's promise.
+    status(|| unsafe { existing(socket) }?.send_any(unsafe { bytes(buf, len) }?))
+}
+
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn sent_some(
+    conn: &mut Conn,
+    buf: *const c_void,
+    len: usize,
+    answer: Answer,
+) -> ns_status {
+    // SAFETY: the caller's promise.
+    status(|| conn.sent_some(answer, unsafe { bytes(buf, len) }?))
+}
+
+fn counted(call: impl FnOnce() -> Result<usize, Status>) -> i64 {
+    guard(Status::Panic.code().into(), || match call() {
+        Ok(n) => n as i64,
+        Err(status) => status.code().into(),
     })
 }
 
@@ -177,7 +247,7 @@ pub unsafe extern "C" fn ns_socket_sendv(
             total = total.saturating_add(piece.len());
             pieces.push(IoSlice::new(piece));
         }
-        if total > isize::MAX as usize {
+        if total > MAX_LEN {
             return Err(Error::from(Status::Invalid));
         }
         socket.sendv(&pieces)

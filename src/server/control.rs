@@ -5,15 +5,12 @@
 
 #![forbid(unsafe_code)]
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
 
 use super::handover::{handover, Giver, Taker};
 use super::start::cannot_spawn;
@@ -22,16 +19,15 @@ use crate::blocking::Lingering;
 use crate::callback::{self, Inside};
 use crate::error::{Error, Status};
 use crate::event::Loop;
-use crate::sys;
+use crate::sys::{self, Events, Poller};
 use crate::timer::{self, NEVER};
 
-const WAKE: Token = Token(usize::MAX);
+const WAKE: u64 = u64::MAX;
 const EVENTS: usize = 256;
 
 pub(super) struct Control {
     server: Server,
-    poll: Poll,
-    events: Events,
+    poller: Poller,
     threads: Vec<JoinHandle<()>>,
     /// The only loop.
     event_loop: Option<Loop>,
@@ -43,14 +39,12 @@ pub(super) struct Control {
 impl Control {
     pub fn new(server: Server, max_connections: usize) -> Result<Control, Error> {
         let failed = |e| Error::from_os(Status::Io, "cannot wait for the stop", &e);
-        let poll = Poll::new().map_err(failed)?;
-        let wake = server.inner.life.wake.as_raw_fd();
-        poll.registry().register(&mut SourceFd(&wake), WAKE, Interest::READABLE).map_err(failed)?;
+        let poller = Poller::new().map_err(failed)?;
+        server.inner.life.wake.watch(&poller, WAKE).map_err(failed)?;
         let linger = server.config().linger_timeout.as_millis() as u64;
         Ok(Control {
             server,
-            poll,
-            events: Events::with_capacity(EVENTS),
+            poller,
             threads: Vec::new(),
             event_loop: None,
             lingering: Lingering::new(linger, (max_connections / 16).clamp(16, 1024)),
@@ -105,8 +99,7 @@ impl Control {
                 begin_stop(&running, server.begin_stopping());
             }
         };
-        let wake = self.server.inner.life.wake.as_raw_fd();
-        event_loop.watch_control(wake, Box::new(woken))?;
+        event_loop.watch_control(&self.server.inner.life.wake, Box::new(woken))?;
         self.event_loop = Some(event_loop);
         Ok(())
     }
@@ -123,10 +116,11 @@ impl Control {
     pub fn run(mut self) {
         let Some(running) = self.server.running() else { return };
         self.run_loop();
+        let mut events = Events::new(EVENTS);
         while !self.server.is_stopping() {
-            self.turn(NEVER);
+            self.turn(&mut events, NEVER);
         }
-        self.drain(&running);
+        self.drain(&running, &mut events);
         self.join();
         self.run_stop_hook();
         // The descriptors first: whoever sees the stop sees them released.
@@ -146,12 +140,12 @@ impl Control {
     }
 
     /// From the request of a stop until every thread has ended.
-    fn drain(&mut self, running: &Running) {
+    fn drain(&mut self, running: &Running, events: &mut Events) {
         let mut deadline = self.server.begin_stopping();
         begin_stop(running, deadline);
         let mut cut = false;
         while self.any_alive() || !self.lingering.is_empty() {
-            self.turn(if cut { NEVER } else { deadline });
+            self.turn(events, if cut { NEVER } else { deadline });
             let sooner = self.server.begin_stopping();
             if sooner < deadline {
                 deadline = sooner;
@@ -174,23 +168,17 @@ impl Control {
     }
 
     /// Waits for something to do, at most until a deadline, and lingers.
-    fn turn(&mut self, deadline: u64) {
+    fn turn(&mut self, events: &mut Events, deadline: u64) {
         let until = deadline.min(self.lingering.next_deadline());
-        let timeout = match timer::poll_timeout(until) {
-            -1 => None,
-            millis => Some(Duration::from_millis(millis as u64)),
-        };
-        if self.poll.poll(&mut self.events, timeout).is_err() {
+        if self.poller.wait(events, timer::poll_timeout(until)).is_err() {
             // Interrupted: in the foreground the program's signals come here.
             return;
         }
-        for event in &self.events {
-            if event.token() != WAKE {
-                self.lingering.readable(event.token());
-            }
+        for (token, _) in events.iter().filter(|(token, _)| *token != WAKE) {
+            self.lingering.readable(token);
         }
         while let Ok(fd) = self.arrivals.1.try_recv() {
-            self.lingering.add(self.poll.registry(), fd);
+            self.lingering.add(&self.poller, fd);
         }
         self.lingering.turn();
     }

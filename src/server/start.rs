@@ -17,11 +17,11 @@ use crate::error::{Error, Status};
 use crate::event::{Loop, Loops};
 use crate::listener::{self, Listener};
 use crate::shutdown::ShutdownPort;
-use crate::sys;
+use crate::sys::{self, Poller};
 
 /// What only the start needs.
 struct Parts {
-    polls: Vec<mio::Poll>,
+    pollers: Vec<Poller>,
     listeners: Vec<Listener>,
 }
 
@@ -35,7 +35,7 @@ impl Server {
         let (running, parts) = self.bind(&control)?;
         self.set_running(Some(running.clone()));
         let started = self
-            .spawn_all(&mut control, &running, parts.polls)
+            .spawn_all(&mut control, &running, parts.pollers)
             .and_then(|()| spawn_control())
             .and_then(|()| self.run_start_hook());
         if let Err(error) = started {
@@ -63,14 +63,14 @@ impl Server {
         let port = listeners.first().map_or(0, |l| l.address().port());
         let address = listener::describe(&listeners);
         let most = self.max_connections();
-        let mut polls = Vec::new();
+        let mut pollers = Vec::new();
         let engine = if config.non_blocking {
             for listener in &listeners {
                 listener.set_nonblocking().map_err(|e| cannot_watch(&e))?;
             }
             let (loops, made) =
                 Loops::new(config, inner.number, most).map_err(|e| cannot_watch(&e))?;
-            polls = made;
+            pollers = made;
             Engine::Loops(Arc::new(loops))
         } else {
             let listeners = std::mem::take(&mut listeners);
@@ -85,7 +85,7 @@ impl Server {
             started: Instant::now(),
             uptime: OnceCell::new(),
         };
-        Ok((Arc::new(running), Parts { polls, listeners }))
+        Ok((Arc::new(running), Parts { pollers, listeners }))
     }
 
     fn set_running(&self, running: Option<Arc<Running>>) {
@@ -109,7 +109,7 @@ impl Server {
         &self,
         control: &mut Control,
         running: &Arc<Running>,
-        polls: Vec<mio::Poll>,
+        pollers: Vec<Poller>,
     ) -> Result<(), Error> {
         match &running.engine {
             Engine::Pool(pool) => {
@@ -123,9 +123,9 @@ impl Server {
                 }
             }
             Engine::Loops(loops) => {
-                let alone = polls.len() == 1;
-                for (i, poll) in polls.into_iter().enumerate() {
-                    let event_loop = Loop::new(self.view(), loops.clone(), i, poll);
+                let alone = pollers.len() == 1;
+                for (i, poller) in pollers.into_iter().enumerate() {
+                    let event_loop = Loop::new(self.view(), loops.clone(), i, poller);
                     if alone {
                         control.keep(event_loop, running)?;
                         continue;

@@ -1,15 +1,17 @@
 //! A wake-up that any thread, and a signal handler, may give.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+
+use super::{Poller, INPUT};
 
 /// An eventfd(2) that can be closed while others may still signal it. It is
 /// waited for edge-triggered: each signal is an event, and nobody reads it.
 pub(crate) struct Event {
     fd: AtomicI32,
     closed: AtomicBool,
-    /// Calls of `signal` on their way; the descriptor is not closed (and so
+    /// Calls of the two on their way; the descriptor is not closed (and so
     /// cannot be reused for something else) before they are through.
     users: AtomicUsize,
 }
@@ -28,9 +30,20 @@ impl Event {
         })
     }
 
-    /// The descriptor to wait on, for the one thread that later closes it.
-    pub fn fd(&self) -> RawFd {
+    fn fd(&self) -> RawFd {
         self.fd.load(Ordering::Relaxed)
+    }
+
+    /// From now on each signal is an event of the poller, until it is closed.
+    pub fn watch(&self, poller: &Poller, token: u64) -> io::Result<()> {
+        self.users.fetch_add(1, Ordering::SeqCst);
+        let result = match self.closed.load(Ordering::SeqCst) {
+            true => Err(io::Error::from_raw_os_error(libc::EBADF)),
+            // SAFETY: it is open, and not closed while there are users.
+            false => poller.add(unsafe { BorrowedFd::borrow_raw(self.fd()) }, token, INPUT),
+        };
+        self.users.fetch_sub(1, Ordering::SeqCst);
+        result
     }
 
     /// Makes the descriptor readable. Async-signal-safe: atomics, write(2),
@@ -62,12 +75,6 @@ impl Event {
         let fd = self.fd.swap(-1, Ordering::SeqCst);
         // SAFETY: the descriptor is ours, and nobody uses it any more.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
-    }
-}
-
-impl AsRawFd for Event {
-    fn as_raw_fd(&self) -> RawFd {
-        self.fd()
     }
 }
 

@@ -1,0 +1,88 @@
+//! Waiting for readiness: epoll(7), edge-triggered.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::event::{epoll, Timespec};
+
+/// Bits of what is waited for and of what was found (epoll_ctl(2)).
+pub(crate) type Bits = epoll::EventFlags;
+
+/// To wait for: input, and the end of the stream; room for output.
+pub(crate) const INPUT: Bits = Bits::IN.union(Bits::RDHUP);
+pub(crate) const OUTPUT: Bits = Bits::OUT;
+/// Found with input: everything that is more than plain input, which is urgent
+/// data, the end of the stream, a failure.
+pub(crate) const SPECIAL: Bits = Bits::PRI.union(Bits::RDHUP).union(Bits::HUP).union(Bits::ERR);
+
+/// An epoll instance; its clones are the same one.
+#[derive(Clone)]
+pub(crate) struct Poller(Arc<OwnedFd>);
+
+impl Poller {
+    /// epoll_create1(2).
+    pub fn new() -> io::Result<Poller> {
+        Ok(Poller(Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?)))
+    }
+
+    /// epoll_ctl(2), EPOLL_CTL_ADD. Closing the descriptor takes it out again.
+    pub fn add(&self, fd: BorrowedFd<'_>, token: u64, bits: Bits) -> io::Result<()> {
+        let data = epoll::EventData::new_u64(token);
+        Ok(epoll::add(self.0.as_fd(), fd, data, bits | Bits::ET)?)
+    }
+
+    /// epoll_ctl(2), EPOLL_CTL_MOD.
+    pub fn change(&self, fd: BorrowedFd<'_>, token: u64, bits: Bits) -> io::Result<()> {
+        let data = epoll::EventData::new_u64(token);
+        Ok(epoll::modify(self.0.as_fd(), fd, data, bits | Bits::ET)?)
+    }
+
+    /// epoll_ctl(2), EPOLL_CTL_DEL.
+    pub fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        Ok(epoll::delete(self.0.as_fd(), fd)?)
+    }
+
+    /// epoll_pwait(2). `timeout` in milliseconds, negative for ever. `EINTR` is
+    /// given to the caller, with no events.
+    ///
+    /// By `syscall`, because rustix leaves out the last argument, which the
+    /// kernel does not look at but valgrind does.
+    pub fn wait(&self, events: &mut Events, timeout: i32) -> io::Result<()> {
+        events.0.clear();
+        let (poller, room) = (self.0.as_raw_fd(), events.0.spare_capacity_mut());
+        let (start, most) = (room.as_mut_ptr(), room.len());
+        let no_mask = std::ptr::null::<libc::sigset_t>();
+        // SAFETY: there is room for as many events as the call is told of, and
+        // the first `found` of them are the kernel's.
+        unsafe {
+            let call = libc::SYS_epoll_pwait;
+            let found = libc::syscall(call, poller, start, most, timeout, no_mask, 0_usize);
+            let Ok(found) = usize::try_from(found) else { return Err(io::Error::last_os_error()) };
+            events.0.set_len(found);
+        }
+        Ok(())
+    }
+}
+
+/// A time in milliseconds, negative for ever.
+pub(super) fn time(millis: i32) -> Option<Timespec> {
+    let millis = u64::try_from(millis).ok()?;
+    Some(Timespec { tv_sec: (millis / 1000) as i64, tv_nsec: (millis % 1000 * 1_000_000) as _ })
+}
+
+/// What one wait found.
+pub(crate) struct Events(Vec<epoll::Event>);
+
+impl Events {
+    /// At most `capacity` by one wait.
+    pub fn new(capacity: usize) -> Events {
+        Events(Vec::with_capacity(capacity))
+    }
+
+    /// The token and the bits of each.
+    #[inline]
+    pub fn iter(&self) -> impl Iterator<Item = (u64, Bits)> + '_ {
+        self.0.iter().map(|event| (event.data.u64(), event.flags))
+    }
+}
