@@ -153,7 +153,13 @@ $(BENCH_VENV)/ready:
 	$(@D)/bin/pip install -q $(MATPLOTLIB)
 	touch $@
 
-bench-deps: build
+# The same library with its system calls made by the C library, where a preloaded one counts them.
+COUNTABLE := $(TARGET)/countable
+
+$(COUNTABLE)/release/libnetserver.so: $(RUST_SOURCES)
+	RUSTFLAGS='--cfg rustix_use_libc' $(MAKE) CARGO_TARGET_DIR=$(COUNTABLE) $@
+
+bench-deps: build $(COUNTABLE)/release/libnetserver.so
 	@scripts/deps unshare util-linux /usr/include/openssl/ssl.h libssl-dev /usr/include/uv.h libuv1-dev \
 		/usr/include/ev.h libev-dev /usr/include/event2/event.h libevent-dev \
 		/usr/include/boost/asio.hpp libboost-dev

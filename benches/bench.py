@@ -28,7 +28,8 @@ else is said; the network is loopback.
 - *op/s*, *p50*, *p99* and *p99.9* are what the client saw, medians of those of the bursts: with the
   client on the server's core, its work is in them.
 - *calls/op* are system calls by the C library without waits (`epoll_wait`) and accepts that gave
-  nothing, in a run of its own.
+  nothing, in a run of its own. There, our library is the same source built to make its calls by
+  the C library too.
 - The floors are servers of system calls alone ([`raw_epoll`](../benches/peers/raw_epoll.c),
   [`raw_pool`](../benches/peers/raw_pool.c)) and, for TLS, [OpenSSL over
   epoll](../benches/tls_openssl.c). *ours* is [the echo example](../examples-c/echo.c) in C."""

@@ -28,6 +28,7 @@ BENCHES = pathlib.Path(__file__).resolve().parent
 ROOT = BENCHES.parent
 TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
 BUILT = TARGET / "benches"
+COUNTABLE = TARGET / "countable" / "release"  # our library as its system calls can be counted
 
 CFLAGS = ["-O2", "-g", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror"]
 COMPILERS = {".c": ("CC", "cc", "-std=c99"), ".cc": ("CXX", "c++", "-std=c++17")}
@@ -55,10 +56,14 @@ CONGESTION = pathlib.Path("/proc/sys/net/ipv4/tcp_congestion_control")
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 
 
+the_hosts_congestion = None  # control, once own_network() put another in force
+
+
 def own_network():
     """Goes on in a network namespace, where that is allowed, with a congestion control that does
     not pace: the timers of one that does (BBR) cost a server on loopback more than its work, and
     spread the figures. NETSERVER_BENCH_NETWORK=host stays. Says what is in force."""
+    global the_hosts_congestion
     inside = "NETSERVER_BENCH_NETWORK"
     if inside not in os.environ:
         unshare = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--net", "-r"]
@@ -69,8 +74,21 @@ def own_network():
         with socket.socket() as any_socket:
             request = struct.pack("16sh14x", b"lo", IFF_UP)
             fcntl.ioctl(any_socket, SIOCSIFFLAGS, request)
+        the_hosts_congestion = CONGESTION.read_text().strip()
         CONGESTION.write_text("reno")  # the one that every kernel has and every namespace may use
     return CONGESTION.read_text().strip()
+
+
+@contextlib.contextmanager
+def hosts_congestion():
+    """The host's congestion control is in force in the meantime."""
+    before = CONGESTION.read_text().strip()
+    name = the_hosts_congestion or before
+    CONGESTION.write_text(name)
+    try:
+        yield name
+    finally:
+        CONGESTION.write_text(before)
 
 
 def build(name):
@@ -227,7 +245,11 @@ def compare(args, starts, options, cores=None, least=1):
 def calls_per_operation(args, argv, options, cores=None, least=1):
     """System calls of a server in an operation, without waits and accepts that gave nothing."""
     with tempfile.NamedTemporaryFile(prefix="netserver-bench-") as kept:
-        environment = {"LD_PRELOAD": build("count_syscalls"), "NETSERVER_COUNT": kept.name}
+        environment = {
+            "LD_PRELOAD": build("count_syscalls"),
+            "LD_LIBRARY_PATH": COUNTABLE,
+            "NETSERVER_COUNT": kept.name,
+        }
         cores = cores or args.core
         with Server(cores, argv, **environment) as server, Load(cores, server, *options) as load:
             operations = max(COUNTED, least)

@@ -9,7 +9,7 @@ import statistics
 import tempfile
 
 from common import (
-    PATIENCE, Load, Server, calls_per_operation, compare, idle_memory, peer,
+    PATIENCE, Load, Server, calls_per_operation, compare, hosts_congestion, idle_memory, peer,
 )  # fmt: skip
 from report import OURS, Goal, Section, Workload, amounts, costs, number, ratio_text
 
@@ -19,7 +19,7 @@ LOOPS = [
 QUICK = ["raw_epoll", "raw_pool", "libuv", "mio_echo"]
 
 IDLE = 10_000  # connections
-RUNS = (1000, 11_000)  # messages of the two whose difference counts instructions
+RUNS = (64 * 16, 64 * 172)  # messages of the two whose difference counts instructions
 QUIET = 4  # connections, and
 QUIET_MESSAGES = 500  # in a burst of theirs
 
@@ -62,6 +62,16 @@ def echo(title, options, *goals, quick=False):
         return cost(args, title, method, loops(args), [*options, "echo"], *goals, least=least)
 
     return Workload(title, measure, quick)
+
+
+def paced_stream(args, title):
+    options, goal = ["-s", "1048576", "echo"], 0.68
+    with hosts_congestion() as name:
+        method = (
+            f"The same with the congestion control that the host's network has, {name}, in place "
+            "of reno. Where it paces, more input has gathered when the server comes to run."
+        )
+        return cost(args, title, method, loops(args), options, goal)
 
 
 def echo_on_two_cores(args, title):
@@ -108,14 +118,15 @@ def blocking(workers, connections):
 # -- instructions -----------------------------------------------------------------------------
 
 
-def instructions(args, argv, messages):
+def instructions(args, argv, connections, messages):
     """In user space, in all of a server's life, which is that many messages long."""
     with tempfile.TemporaryDirectory(prefix="netserver-bench-") as folder:
         out = pathlib.Path(folder) / "callgrind"
         valgrind = ["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={out}"]
         with Server(args.core, [*valgrind, "--separate-threads=no", *argv]) as server:
-            with Load(args.core, server, "echo") as load:
-                run_last(load)  # or the next message is there before the server waits for it
+            with Load(args.core, server, "-c", connections, "echo") as load:
+                if connections == 1:
+                    run_last(load)  # or the next message is there before the server waits for it
                 load.burst(messages)
                 load.finish()
             server.process.send_signal(signal.SIGTERM)
@@ -123,19 +134,24 @@ def instructions(args, argv, messages):
         return int(re.search(r"^(?:summary|totals): (\d+)", out.read_text(), re.M)[1])
 
 
-def instructions_of_all(args, title):
-    short, long = RUNS
-    values = {
-        name: (instructions(args, argv, long) - instructions(args, argv, short)) / (long - short)
-        for name, argv in loops(args).items()
-    }
-    method = (
-        "Instructions in user space for a message of 64 B there and back on one connection, all "
-        f"threads: what callgrind counts in a run of {long:,} messages less what it counts in one "
-        f"of {short:,}, so that starting falls out."
-    )
-    goal = Goal("instructions of a round trip", values[OURS], 150)
-    return amounts(title, method, values, "instructions", "raw_epoll", goal)
+def instructions_per_message(connections):
+    turns = "a turn of the loop each" if connections == 1 else f"{connections} in a turn of the loop"
+
+    def measure(args, title):
+        values = {}
+        for name, argv in loops(args).items():
+            short, long = (instructions(args, argv, connections, run) for run in RUNS)
+            values[name] = (long - short) / (RUNS[1] - RUNS[0])
+        method = (
+            f"Instructions in user space for a message of 64 B there and back, {turns}, all "
+            f"threads: what callgrind counts in a run of {RUNS[1]:,} messages less what it counts "
+            f"in one of {RUNS[0]:,}, so that starting falls out."
+        )
+        goal = Goal("instructions of a round trip", values[OURS], 150)
+        return amounts(title, method, values, "instructions", "raw_epoll", goal)
+
+    title = f"instructions of an echo, {connections} connection{'s' * (connections > 1)}"
+    return Workload(title, measure, quick=True)
 
 
 # -- memory -----------------------------------------------------------------------------------
@@ -207,6 +223,7 @@ WORKLOADS = [
     echo("echo 64 B, 64 connections, 16 deep", ["-c", "64", "-d", "16"], 1.02),
     echo("echo 16 KiB, 64 connections", ["-c", "64", "-s", "16384"], 1.02, quick=True),
     echo("echo 1 MiB, 1 connection", ["-s", "1048576"], 0.68, quick=True),
+    Workload("echo 1 MiB, 1 connection, the host's congestion control", paced_stream, quick=True),
     Workload("echo 64 B, 64 connections, two cores", echo_on_two_cores),
     Workload("echo 64 B, 64 connections, two cores, 2 loops", echo_of_two),
     Workload("churn, 1 loop", churn, quick=True),
@@ -214,7 +231,8 @@ WORKLOADS = [
     blocking(1, 4),
     blocking(8, 16),
     blocking(64, 96),
-    Workload("instructions of an echo", instructions_of_all, quick=True),
+    instructions_per_message(1),
+    instructions_per_message(64),
     Workload("memory of an idle connection", memory, quick=True),
     Workload("quiet connections beside a stream", quiet),
 ]
