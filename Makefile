@@ -164,7 +164,7 @@ bench-deps: build $(COUNTABLE)/release/libnetserver.so
 		/usr/include/ev.h libev-dev /usr/include/event2/event.h libevent-dev \
 		/usr/include/boost/asio.hpp libboost-dev
 
-bench: bench-deps $(BENCH_VENV)/ready ## beside its peers, some 20 minutes: docs/BENCHMARKS.md and its charts
+bench: bench-deps $(BENCH_VENV)/ready ## beside its peers, some 10 minutes: docs/BENCHMARKS.md and its charts
 	$(BENCH_VENV)/bin/python benches/bench.py --write docs
 
 bench-quick: bench-deps ## the main of these, beside few peers, printed only
