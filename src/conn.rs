@@ -26,7 +26,9 @@ use crate::tls::Session;
 pub use ids::ConnId;
 pub(crate) use ids::{IdTable, Refused};
 pub(crate) use secure::handshake_timeout;
-pub(crate) use transfer::{unread, Answer, READS, SHARE};
+#[cfg(feature = "capi")]
+pub(crate) use transfer::Answer;
+pub(crate) use transfer::{unread, READS, SHARE};
 
 /// What a connection's thread does with it; decides how `recv` and `send`
 /// wait.
