@@ -17,8 +17,8 @@ pub(crate) struct Seat {
     /// lives, since the C layer hands its address out.
     conn: Mutex<Conn>,
     /// The id (0 for none any more) and descriptor of the connection while it
-    /// may be ended. The descriptor is retracted before it is closed, so that nobody shuts
-    /// another one that got the same number.
+    /// may be ended. The descriptor is retracted before it is closed, so that
+    /// nobody shuts another one that got the same number.
     published: Mutex<Option<(u64, RawFd)>>,
 }
 

@@ -331,7 +331,6 @@ impl Conn {
         Ok(())
     }
 
-    #[inline(always)]
     fn admit(&self, n: usize) -> Result<(), Status> {
         match self.env.ids.has_room(self.id, n) {
             true => Ok(()),

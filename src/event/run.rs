@@ -179,7 +179,7 @@ impl Loop {
         self.stop_at.is_some() || self.server.is_stopping()
     }
 
-    /// The connection of an id (or of its token), unless it is gone.
+    /// The connection of an id, unless it is gone.
     pub(super) fn conn(&mut self, id: u64) -> Option<&mut Conn> {
         if self.slab.of(id).is_none() && self.shared.has_arrivals() {
             self.install_arrivals();

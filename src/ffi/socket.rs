@@ -34,7 +34,6 @@ unsafe fn existing<'a>(socket: *const ns_socket) -> Result<&'a mut Conn, Status>
 /// # Safety
 /// `socket` is NULL or a handle that is valid on this thread, and no other
 /// reference made here is in use.
-#[inline(always)]
 pub(super) unsafe fn usable<'a>(socket: *const ns_socket) -> Result<&'a mut Conn, Status> {
     // SAFETY: the caller's promise.
     let conn = unsafe { existing(socket) }?;
@@ -60,7 +59,6 @@ pub(super) unsafe fn reachable<'a>(socket: *const ns_socket) -> Result<&'a mut C
 ///
 /// # Safety
 /// `buf` is NULL or has `len` bytes.
-#[inline(always)]
 pub(super) unsafe fn bytes<'a>(buf: *const c_void, len: usize) -> Result<&'a [u8], Status> {
     match len {
         0 => Ok(&[]),
