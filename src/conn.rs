@@ -107,7 +107,7 @@ pub(crate) mod flag {
     pub const HINT: u32 = 1 << 1;
     /// The last event told an error.
     pub const ERR: u32 = 1 << 2;
-    /// End of stream was read.
+    /// End of stream was read, or reading was shut (`RD_SHUT`).
     pub const EOF: u32 = 1 << 3;
     /// The handler is to be called again: it made progress, or reading was
     /// resumed, while `READY`.
@@ -166,9 +166,11 @@ pub(crate) mod flag {
     pub const NOT_OPEN: u32 = 1 << 28;
     /// Has an idle timeout: the time of each byte counts. Of the `Env`.
     pub const TIMED: u32 = 1 << 29;
+    /// Beside `EOF`: the program reads no more, the peer's end was not seen.
+    pub const RD_SHUT: u32 = 1 << 30;
 
     /// Goes along where the program takes the connection out.
-    pub const KEPT: u32 = EOF | WR_SHUT | FIN_SENT | TLS | GOODBYE | BACKLOG;
+    pub const KEPT: u32 = EOF | RD_SHUT | WR_SHUT | FIN_SENT | TLS | GOODBYE | BACKLOG;
     /// Input is not simply the handler's.
     pub const UNUSUAL: u32 =
         OVER | PAUSED | THROTTLED | TLS | EOF | HINT | ERR | BACKLOG | NOT_OPEN;
@@ -406,6 +408,11 @@ impl Conn {
         self.has(flag::OVER)
     }
 
+    /// The peer's end was seen: closing needs no lingering.
+    pub fn peer_ended(&self) -> bool {
+        self.flags & (flag::EOF | flag::RD_SHUT) == flag::EOF
+    }
+
     /// May this object be used here and now? A connection of a loop only in
     /// its own callbacks, a detached one not through the old object.
     #[inline]
@@ -439,7 +446,7 @@ impl Conn {
             return;
         }
         self.reason = match reason {
-            CloseReason::Handler if self.has(flag::EOF) => CloseReason::Peer,
+            CloseReason::Handler if self.peer_ended() => CloseReason::Peer,
             other => other,
         };
         self.set(flag::CLOSE);

@@ -299,7 +299,7 @@ fn reason(conn: &mut Conn, seat: &Seat, failed: bool, stopping: bool) -> CloseRe
         () if conn.is_over() => conn.reason,
         () if failed => CloseReason::Error,
         () if stopping => CloseReason::Stop,
-        () if conn.has(flag::EOF) => CloseReason::Peer,
+        () if conn.peer_ended() => CloseReason::Peer,
         () => CloseReason::Handler,
     };
     if ended != Ended::No as u8 {

@@ -419,11 +419,11 @@ impl Conn {
         }
     }
 
-    /// The input side: nothing more is read.
+    /// The input side: nothing more is read. The kernel is not told: it would
+    /// report an end that the peer never sent, to those who linger too.
     pub fn shut_read(&mut self) {
-        self.set(flag::EOF);
-        if let Some(fd) = self.fd() {
-            let _ = socket2::SockRef::from(&fd).shutdown(std::net::Shutdown::Read);
+        if !self.has(flag::EOF) {
+            self.set(flag::EOF | flag::RD_SHUT);
         }
     }
 

@@ -198,7 +198,7 @@ impl Conn {
         self.say_goodbye();
         drop(self.take_queue());
         let fd = self.take_fd()?;
-        if self.has(flag::BROKEN | flag::EOF) || self.env.limits.linger == 0 {
+        if self.has(flag::BROKEN) || self.peer_ended() || self.env.limits.linger == 0 {
             return None;
         }
         let decrypted = self.tls.as_mut().is_some_and(|tls| tls.has_plain());

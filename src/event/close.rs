@@ -38,7 +38,7 @@ impl Loop {
     pub(super) fn flushed(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
         let linger = conn.env.limits.linger;
-        if conn.has(flag::EOF) || linger == 0 {
+        if conn.peer_ended() || linger == 0 {
             let reason = conn.reason;
             self.finish(slot, reason);
             return;
@@ -168,7 +168,7 @@ impl Loop {
             Phase::Handshake => self.finish(slot, CloseReason::Stop),
             Phase::Open if conn.has(flag::BACKLOG) => self.begin_close(slot, CloseReason::Stop),
             Phase::Open => {
-                if conn.has(flag::EOF) || !conn.fd().is_some_and(unread) {
+                if conn.peer_ended() || !conn.fd().is_some_and(unread) {
                     self.finish(slot, CloseReason::Stop);
                 } else {
                     conn.set(flag::READY);
