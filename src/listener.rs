@@ -78,22 +78,13 @@ impl AsRawFd for Listener {
 
 /// Binds all addresses of a service, on one port.
 pub(crate) fn bind(service: &Service, config: &Config) -> Result<Vec<Listener>, Error> {
-    let mut addresses = service.addresses(config.use_ipv6)?;
+    let addresses = service.addresses(config.use_ipv6)?;
     if service.is_wildcard() && config.use_ipv6 {
         return bind_everywhere(service, addresses[0].port(), config);
     }
-    let mut listeners = Vec::new();
-    for i in 0..addresses.len() {
-        let listener = bind_one(addresses[i], false, config);
-        let listener = listener.map_err(|e| cannot(service, addresses[i], &e))?;
-        // "Any free port" is the same one on every address.
-        if addresses[i].port() == 0 {
-            let port = listener.address.port();
-            addresses.iter_mut().for_each(|a| a.set_port(port));
-        }
-        listeners.push(listener);
-    }
-    Ok(listeners)
+    // A name may have an address of a family that this host does not.
+    let has_v4 = addresses.iter().any(SocketAddr::is_ipv4);
+    bind_each(service, addresses, service.is_name() && has_v4, config)
 }
 
 /// IPv6 and IPv4 on one port: by one dual-stack socket where it is to be
@@ -101,25 +92,52 @@ pub(crate) fn bind(service: &Service, config: &Config) -> Result<Vec<Listener>, 
 fn bind_everywhere(service: &Service, port: u16, config: &Config) -> Result<Vec<Listener>, Error> {
     let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     let v6 = SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), port);
-    let only_v4 = || match bind_one(v4, false, config) {
-        Ok(listener) => Ok(vec![listener]),
-        Err(e) => Err(cannot(service, v4, &e)),
-    };
     match bind_one(v6, true, config) {
         Ok(listener) => Ok(vec![listener]),
         Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-            let six = bind_one(v6, false, config).map_err(|e| cannot(service, v6, &e))?;
-            let v4 = SocketAddr::new(v4.ip(), six.address.port());
-            let four = bind_one(v4, false, config).map_err(|e| cannot(service, v4, &e))?;
-            Ok(vec![six, four])
+            bind_each(service, vec![v6, v4], false, config)
         }
-        Err(e) if without_ipv6(&e) => only_v4(),
+        Err(e) if without_ipv6(&e) => bind_each(service, vec![v4], false, config),
         Err(e) => Err(cannot(service, v6, &e)),
     }
 }
 
 fn without_ipv6(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
+/// How often a free port is chosen anew.
+const CHOICES: u32 = 64;
+
+/// One listener for each address, all on one port: "any free port" is chosen
+/// with the first one, and anew where another program has it on a later one.
+fn bind_each(
+    service: &Service,
+    mut addresses: Vec<SocketAddr>,
+    ipv6_may_lack: bool,
+    config: &Config,
+) -> Result<Vec<Listener>, Error> {
+    let any_port = addresses.iter().all(|a| a.port() == 0);
+    let mut choices = if any_port { CHOICES } else { 1 };
+    let mut listeners: Vec<Listener> = Vec::new();
+    while listeners.len() < addresses.len() {
+        let mut address = addresses[listeners.len()];
+        if let (true, Some(first)) = (any_port, listeners.first()) {
+            address.set_port(first.address.port());
+        }
+        match bind_one(address, false, config) {
+            Ok(listener) => listeners.push(listener),
+            Err(e) if ipv6_may_lack && address.is_ipv6() && without_ipv6(&e) => {
+                addresses.remove(listeners.len());
+            }
+            Err(e) if e.raw_os_error() == Some(libc::EADDRINUSE) && choices > 1 => {
+                choices -= 1;
+                listeners.clear();
+            }
+            Err(e) => return Err(cannot(service, address, &e)),
+        }
+    }
+    Ok(listeners)
 }
 
 fn cannot(service: &Service, address: SocketAddr, error: &io::Error) -> Error {

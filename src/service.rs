@@ -45,8 +45,14 @@ impl Service {
         if !port.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.+".contains(&b)) {
             return bad("not a port number or a service name");
         }
-        if port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_err() {
+        let digits = port.bytes().all(|b| b.is_ascii_digit());
+        if digits && port.parse::<u16>().is_err() {
             return bad("a port number is at most 65535");
+        }
+        // The resolver takes a number with a sign modulo 65536. A name has a
+        // letter (RFC 6335, 5.1).
+        if !digits && !port.bytes().any(|b| b.is_ascii_alphabetic()) {
+            return bad("a port is digits alone, and a service name has a letter");
         }
         if host.is_some_and(|h| h.bytes().any(|b| b <= b' ')) {
             return bad("the host has a blank or a control character");
@@ -66,6 +72,13 @@ impl Service {
     /// No host is given.
     pub fn is_wildcard(&self) -> bool {
         self.host.is_none()
+    }
+
+    /// The host is a name, which may have more addresses than this machine.
+    pub fn is_name(&self) -> bool {
+        self.host
+            .as_ref()
+            .is_some_and(|host| !host.contains(':') && host.parse::<IpAddr>().is_err())
     }
 
     /// The same service on the loopback address where no host is given.
@@ -125,7 +138,12 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for text in ["65536", "::1:80", "[::1:80", ":80", "host:", "a b", "-1 ", "\n", "x y:1"] {
+        let forms = ["65536", "::1:80", "[::1:80", ":80", "host:", "a b", "-1 ", "\n", "x y:1"];
+        let ports =
+            ["+80", "-1", "+65536", "70000", "-4294962291", "8.0", "_", "18446744073709551696"];
+        let with_host = ports.map(|port| format!("127.0.0.1:{port}"));
+        let with_host = with_host.iter().map(String::as_str);
+        for text in forms.into_iter().chain(ports).chain(with_host) {
             assert_eq!(Service::parse(text).unwrap_err().status(), Status::Invalid, "{text:?}");
         }
     }

@@ -110,6 +110,26 @@ fn the_sentence_of_a_bad_setting() {
     });
 }
 
+/// A port is digits alone, at most 65535, and a service name has a letter; nothing else is taken
+/// for another port.
+#[test]
+fn what_is_no_port_is_refused() {
+    isolated(|| {
+        let ports = ["+65536", "70000", "-4294962291", "+0", "-1", "+5000", "99999999999999999999"];
+        for port in ports {
+            for service in [port.to_string(), format!("127.0.0.1:{port}"), format!("[::1]:{port}")]
+            {
+                let error = Server::new(&service, Hooks::new(echo)).err().expect("accepted");
+                assert_eq!(error.status(), Status::Invalid);
+                assert!(error.message().contains(&service), "{}", error.message());
+                let config = blocking(1).shutdown_port(service.clone());
+                let error = Server::with_config("0", Hooks::new(echo), config).err();
+                assert_eq!(error.expect("accepted").status(), Status::Invalid);
+            }
+        }
+    });
+}
+
 /// 2.12: wrong states are errors.
 #[test]
 fn wrong_states() {

@@ -125,6 +125,55 @@ fn two_sockets_without_dual_stack() {
     });
 }
 
+/// 2.7: any free port is one that is free in both families: where the first choice is taken in
+/// the other one, another is chosen.
+#[test]
+fn a_port_that_is_taken_in_one_family() {
+    isolated(|| {
+        faults::give_localhost_two_addresses();
+        for config in both_modes() {
+            for service in ["localhost:0", "0"] {
+                if service == "0" {
+                    faults::refuse_dual_stack();
+                }
+                faults::fail_bind(libc::AF_INET, &[libc::EADDRINUSE; 3]);
+                let server = started(service, config.clone().use_ipv6(true), tell_addresses());
+                assert_eq!((faults::bind_failures_left(), listening_sockets().len()), (0, 2));
+                for host in ["127.0.0.1", "::1"] {
+                    expect_addresses(Client::to((host, server.port())));
+                }
+            }
+        }
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let service = format!("localhost:{}", taken.local_addr().unwrap().port());
+        let server = server_at(&service, blocking(1).use_ipv6(true), Hooks::new(echo));
+        let error = server.start_background().expect_err("bound");
+        assert_eq!((error.status(), error.os_code()), (Status::Listen, libc::EADDRINUSE));
+    });
+}
+
+/// 2.7: a name that has an IPv6 address serves IPv4 on a host that has none; an explicit IPv6
+/// address is an error there.
+#[test]
+fn a_name_with_an_address_that_the_host_lacks() {
+    isolated(|| {
+        faults::give_localhost_two_addresses();
+        for config in both_modes() {
+            for error in [libc::EADDRNOTAVAIL, libc::EAFNOSUPPORT] {
+                faults::fail_bind(libc::AF_INET6, &[error]);
+                let config = config.clone().use_ipv6(true);
+                let server = started("localhost:0", config.clone(), tell_addresses());
+                assert_eq!(server.address(), format!("127.0.0.1:{}", server.port()));
+                expect_addresses(Client::to(("127.0.0.1", server.port())));
+                faults::fail_bind(libc::AF_INET6, &[error]);
+                let explicit = server_at("[::1]:0", config, Hooks::new(echo));
+                let failed = explicit.start_background().expect_err("bound");
+                assert_eq!((failed.status(), failed.os_code()), (Status::Listen, error));
+            }
+        }
+    });
+}
+
 /// 2.7: a host without IPv6 serves IPv4: here the kernel refuses to make IPv6 sockets.
 #[test]
 fn a_host_without_ipv6() {

@@ -2,7 +2,7 @@
 //! same names, in this binary; each test that uses them has the process for itself.
 
 use std::collections::VecDeque;
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_char, c_int, c_void, CStr};
 use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
 use std::sync::Mutex;
 
@@ -10,6 +10,10 @@ use std::sync::Mutex;
 static ACCEPT_ERRORS: Mutex<VecDeque<i32>> = Mutex::new(VecDeque::new());
 /// Sockets cannot be made dual-stack.
 static NO_DUAL_STACK: AtomicBool = AtomicBool::new(false);
+/// The errors that bind(2) will give next, each for an address of this family.
+static BIND_ERRORS: Mutex<VecDeque<(c_int, i32)>> = Mutex::new(VecDeque::new());
+/// "localhost" has an IPv6 address and an IPv4 one, whatever hosts(5) says.
+static TWO_ADDRESSES: AtomicBool = AtomicBool::new(false);
 /// How many more threads can be made; negative for any number.
 static THREADS_LEFT: AtomicIsize = AtomicIsize::new(-1);
 
@@ -23,6 +27,18 @@ pub fn accept_failures_left() -> usize {
 
 pub fn refuse_dual_stack() {
     NO_DUAL_STACK.store(true, Ordering::SeqCst);
+}
+
+pub fn fail_bind(family: c_int, errors: &[i32]) {
+    BIND_ERRORS.lock().unwrap().extend(errors.iter().map(|error| (family, *error)));
+}
+
+pub fn bind_failures_left() -> usize {
+    BIND_ERRORS.lock().unwrap().len()
+}
+
+pub fn give_localhost_two_addresses() {
+    TWO_ADDRESSES.store(true, Ordering::SeqCst);
 }
 
 pub fn limit_threads(count: Option<usize>) {
@@ -79,6 +95,60 @@ unsafe extern "C" fn setsockopt(
     }
     // SAFETY: the caller's promise.
     unsafe { libc::syscall(libc::SYS_setsockopt, fd, level, name, value, len) as c_int }
+}
+
+/// # Safety
+/// As bind(2).
+#[no_mangle]
+unsafe extern "C" fn bind(
+    fd: c_int,
+    address: *const libc::sockaddr,
+    len: libc::socklen_t,
+) -> c_int {
+    // SAFETY: every address begins with its family.
+    let family = unsafe { (*address).sa_family }.into();
+    let mut errors = BIND_ERRORS.lock().unwrap();
+    if errors.front().is_some_and(|(of, _)| *of == family) {
+        return failed(errors.pop_front().expect("there is one").1);
+    }
+    drop(errors);
+    // SAFETY: the caller's promise.
+    unsafe { libc::syscall(libc::SYS_bind, fd, address, len) as c_int }
+}
+
+type Resolve = unsafe extern "C" fn(
+    *const c_char,
+    *const c_char,
+    *const libc::addrinfo,
+    *mut *mut libc::addrinfo,
+) -> c_int;
+
+/// # Safety
+/// As getaddrinfo(3).
+#[no_mangle]
+unsafe extern "C" fn getaddrinfo(
+    host: *const c_char,
+    service: *const c_char,
+    hints: *const libc::addrinfo,
+    list: *mut *mut libc::addrinfo,
+) -> c_int {
+    // SAFETY: the next function of this name is libc's, of this type; host is NULL or text. The
+    // entries of a list are freed one by one, so two lists may be joined.
+    unsafe {
+        let next = libc::dlsym(libc::RTLD_NEXT, c"getaddrinfo".as_ptr());
+        assert!(!next.is_null());
+        let resolve: Resolve = std::mem::transmute(next);
+        let localhost = !host.is_null() && CStr::from_ptr(host) == c"localhost";
+        if !localhost || !TWO_ADDRESSES.load(Ordering::SeqCst) {
+            return resolve(host, service, hints, list);
+        }
+        let mut four = std::ptr::null_mut();
+        let status = resolve(c"::1".as_ptr(), service, hints, list)
+            + resolve(c"127.0.0.1".as_ptr(), service, hints, &mut four);
+        assert_eq!(status, 0);
+        (**list).ai_next = four;
+        0
+    }
 }
 
 type Start = extern "C" fn(*mut c_void) -> *mut c_void;
