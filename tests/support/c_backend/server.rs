@@ -2,6 +2,7 @@
 
 use super::callbacks::{handle, register, release, share};
 use super::socket::{millis, OwnedSocket};
+use super::tls::with_tls;
 use super::{c_text, check, text_of, Config, ConnId, Error, Hooks, Socket};
 use super::{CloseReason, State, Stats, Status, ThreadStats};
 use net_server::ffi::*;
@@ -55,6 +56,7 @@ fn configure(config: &Config, hooks: &Arc<Hooks>) -> Result<*mut ns_config, Erro
         }
         ns_config_set_max_connections(raw, config.max_connections);
         ns_config_set_backlog(raw, config.backlog);
+        ns_config_set_max_handshakes(raw, config.max_handshakes);
         ns_config_set_handshake_timeout_ms(raw, count(config.handshake_timeout));
         ns_config_set_idle_timeout_ms(raw, millis(config.idle_timeout));
         ns_config_set_io_timeout_ms(raw, millis(config.io_timeout));
@@ -66,6 +68,9 @@ fn configure(config: &Config, hooks: &Arc<Hooks>) -> Result<*mut ns_config, Erro
         // The order matters where a mark is above the limit of the moment.
         ns_config_set_send_limit(raw, config.send_limit);
         ns_config_set_high_water_mark(raw, config.high_water_mark);
+        if config.tls.is_some() {
+            with_tls(|tls| assert_eq!(ns_config_set_tls(raw, tls), 0));
+        }
         register(raw, hooks)?;
         Ok(raw)
     }

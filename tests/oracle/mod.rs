@@ -1,0 +1,308 @@
+//! The oracle: a test that knows only the rules of `docs/BEHAVIOUR.md`. Clients, handlers and other
+//! threads do random things to one server. Every byte is numbered, each connection has a ledger
+//! (`story.rs`), and when all is over with a connection it is judged (`judge.rs`).
+//!
+//! `NS_ORACLE_SECONDS` (5 by default) is how long each test takes, `NS_ORACLE_SEED` makes other
+//! choices, with `NS_ORACLE_GO_ON` a run goes on after a finding.
+
+// `Ok(socket.close())` is how a handler ends.
+#![allow(clippy::unit_arg)]
+
+mod client;
+mod judge;
+mod link;
+mod loops;
+mod others;
+#[path = "../hammer/random.rs"]
+#[allow(dead_code)]
+mod random;
+mod sides;
+mod story;
+mod wire;
+mod workers;
+mod world;
+
+use crate::api::{Config, OwnedSocket, Server, Socket};
+use crate::support::*;
+use net_server::TlsConfig;
+use random::Random;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+use story::{Part, Story};
+use world::World;
+
+#[test]
+fn non_blocking_plain() {
+    isolated_for(limit(), || run("non-blocking, plain", true, false));
+}
+
+#[test]
+fn non_blocking_tls() {
+    isolated_for(limit(), || run("non-blocking, TLS", true, true));
+}
+
+#[test]
+fn blocking_plain() {
+    isolated_for(limit(), || run("blocking, plain", false, false));
+}
+
+#[test]
+fn blocking_tls() {
+    isolated_for(limit(), || run("blocking, TLS", false, true));
+}
+
+const CLIENTS: u8 = 24;
+const CALLERS: u64 = 2;
+const OWNERS: u64 = 4;
+/// How long a server lives.
+const ROUND: Duration = ms(4000);
+/// A run of this length must have done everything that there is to do.
+const COMPLETE: Duration = ms(20_000);
+
+/// Where handlers put detached sockets.
+type Owned = Sender<(OwnedSocket, Arc<Story>)>;
+
+/// The deadlines of a round, and the largest `send`.
+#[derive(Clone, Copy)]
+pub struct Seconds {
+    pub io: Duration,
+    pub linger: Duration,
+    pub handshake: Duration,
+    idle: Duration,
+    write: Duration,
+    pub big: usize,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+fn time() -> Duration {
+    Duration::from_secs(number("NS_ORACLE_SECONDS", 5))
+}
+
+/// When a run must have ended, in seconds.
+fn limit() -> u32 {
+    time().as_secs() as u32 * 3 + 90
+}
+
+fn run(title: &str, non_blocking: bool, tls: bool) {
+    let seed = number("NS_ORACLE_SEED", 1);
+    let world = World::new(format!("{}, {title}", crate::API), non_blocking, tls, seed);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| world.guard(&done));
+        let mut random = Random::new(seed);
+        let mut first = true;
+        while !world.is_given_up() && (first || world.begun.elapsed() + ROUND / 2 < time()) {
+            first = false;
+            round(&world, &mut random);
+        }
+        done.store(true, Ordering::SeqCst);
+    });
+    println!("oracle: {}", world.summary());
+    for kind in world.findings() {
+        println!("found: {kind}");
+    }
+    assert!(world.findings().is_empty(), "there are findings, seed {seed}");
+    if time() >= COMPLETE {
+        let missing: Vec<_> =
+            expected(non_blocking, tls).into_iter().filter(|what| world.counted(what) == 0).collect();
+        assert!(missing.is_empty(), "did not occur: {missing:?}");
+    }
+}
+
+/// The life of one server.
+fn round(world: &Arc<World>, random: &mut Random) {
+    world.over.store(false, Ordering::SeqCst);
+    world.stopping.store(false, Ordering::SeqCst);
+    world.forget_all();
+    let times = times(random);
+    let (sender, owned) = std::sync::mpsc::channel();
+    let owned = Mutex::new(owned);
+    let hooks = match world.non_blocking {
+        true => loops::hooks(world, &times, sender),
+        false => workers::hooks(world, &times),
+    };
+    let server = start(config(world, &times), hooks);
+    let stops = random.below(3) > 0;
+    std::thread::scope(|scope| {
+        let server = &server;
+        let mut fork = || Random::new(random.below(1 << 30) as u64);
+        for number in 1..=CLIENTS {
+            let random = fork();
+            scope.spawn(move || client::client(world, server.port(), number, random));
+        }
+        for _ in 0..CALLERS {
+            let random = fork();
+            scope.spawn(move || others::caller(world, server, random));
+        }
+        for _ in 0..OWNERS {
+            let (owned, times) = (&owned, &times);
+            scope.spawn(move || others::owner(world, times, server, owned));
+        }
+        let end = Instant::now() + ROUND;
+        while Instant::now() < end && !world.is_given_up() {
+            let_pass(ms(20));
+        }
+        if stops {
+            stop(world, server, [0, 300, 2000][random.below(3)]);
+        }
+        world.over.store(true, Ordering::SeqCst);
+    });
+    if !stops {
+        world.count("quiet end");
+        let settled = comes_true(SOON, || server.stats().open + server.stats().waiting == 0);
+        if !settled {
+            let left: Vec<_> = world.unfinished().iter().map(|story| story.tell()).collect();
+            world.found("everything ends", "connections are left open", left.first().map(|s| &**s));
+        }
+        stop(world, &server, 300);
+    }
+    let stats = server.stats();
+    let left = stats.accepted + stats.attached
+        - (stats.open + stats.waiting + stats.closed_total() + stats.detached);
+    if left != 0 || stats.open + stats.waiting != 0 {
+        world.found("the accounts balance", "not all is accounted for", Some(&format!("{stats:?}")));
+    }
+    drop(server);
+    // Detached sockets that nobody took.
+    drop(owned);
+    let gone = comes_true(SOON, || world.unfinished().is_empty());
+    if !gone {
+        let left = world.unfinished();
+        world.found("callbacks once", "user data is never dropped", Some(&left[0].tell()));
+    }
+}
+
+fn stop(world: &Arc<World>, server: &Server, millis: u64) {
+    world.stopping.store(true, Ordering::SeqCst);
+    world.count("stop");
+    let result =
+        world.watch("stop_within", ms(millis + 100), Weak::new(), || server.stop_within(ms(millis)));
+    if let Err(error) = result {
+        let kind = format!("stop_within({millis}) returns {}", error.status().name());
+        world.found("in time", &kind, None);
+    }
+}
+
+fn times(random: &mut Random) -> Seconds {
+    // Which of the two deadlines of a connection comes first.
+    let (idle, write) = [(400, 1500), (1500, 400)][random.below(2)];
+    Seconds {
+        io: ms(100 + random.below(300) as u64),
+        linger: ms(1000),
+        handshake: ms(8000),
+        idle: ms(idle),
+        write: ms(write),
+        big: [100_000, 1_000_000][random.below(2)],
+    }
+}
+
+fn config(world: &World, times: &Seconds) -> Config {
+    let mut config = blocking(if world.non_blocking { 2 } else { 12 })
+        .non_blocking(world.non_blocking)
+        .max_retry(4)
+        .retry_interval(ms(200))
+        .max_waiting(20)
+        .max_connections(60)
+        .max_handshakes(3)
+        .handshake_timeout(times.handshake)
+        .io_timeout(times.io)
+        .idle_timeout(times.idle)
+        .write_timeout(times.write)
+        .linger_timeout(times.linger)
+        .send_limit(2 << 20)
+        .high_water_mark(32 << 10);
+    if world.tls {
+        let tls = TlsConfig::new();
+        let (chain, key) =
+            (include_bytes!("../data/server.pem"), include_bytes!("../data/server-key.pem"));
+        tls.add_cert_pem(None, chain, key).expect("the certificate of the tests");
+        config = config.tls(tls);
+    }
+    config
+}
+
+/// `on_open`: the connection gets its story.
+fn opened(world: &Arc<World>, socket: &mut Socket<'_>) -> Option<Arc<Story>> {
+    // One that was reset meanwhile has no address any more.
+    let Some(story) = socket.peer().and_then(|peer| world.of_peer(peer)) else {
+        world.count("came and went");
+        socket.abort();
+        return None;
+    };
+    story.called("on_open");
+    story.with(|ledger| {
+        ledger.opened += 1;
+        ledger.given += 1;
+    });
+    socket.set_user_data(Part(story.clone()));
+    Some(story)
+}
+
+/// The acts and the kinds of end that a complete run has had.
+fn expected(non_blocking: bool, tls: bool) -> Vec<&'static str> {
+    let mut all = vec![
+        "client closes",
+        "client resets",
+        "client half-closes",
+        "client is silent",
+        "client reads slowly",
+        "client does not read",
+        "client is killed",
+        "client goes on after the end",
+        "client saw a clean end",
+        "client saw a reset",
+        "close",
+        "abort",
+        "half-close",
+        "shutdown of receiving",
+        "close by id",
+        "abort by id",
+        "send",
+        "sendv",
+        "stop",
+        "quiet end",
+        "told of an end",
+        "told of an error",
+        "closed by the handler",
+        "closed by the peer",
+        "closed by a reset",
+        "closed as idle",
+        "closed by an error",
+        "closed by an abort",
+        "closed by a cut",
+    ];
+    if non_blocking {
+        all.extend([
+            "pause",
+            "timer",
+            "on_timeout",
+            "detach",
+            "attach",
+            "free",
+            "send by id",
+            "send by own id",
+            "broadcast",
+            "wake",
+            "on_wake",
+            "on_drain",
+            "closed by write_timeout",
+            "closed by a stop",
+        ]);
+    } else {
+        all.push("recv timed out");
+    }
+    all.extend(match tls {
+        true => ["client stalls in the handshake", "client saw a bare FIN"].as_slice(),
+        false => ["starttls", "client begins TLS unasked"].as_slice(),
+    });
+    all
+}

@@ -1,0 +1,181 @@
+//! Threads of the program's own: those that call by id, and those that own detached sockets.
+
+use super::sides::{abort_by_id, close_by_id, send_by_id, Input, Side, NOW};
+use super::story::{Fate, Story};
+use super::wire::{frame, Kind, HEADER};
+use super::world::{next_name, World};
+use super::{lock, Random, Seconds};
+use crate::api::{OwnedSocket, Server};
+use crate::support::*;
+use std::net::Shutdown;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Calls connections by their ids until the round is over.
+pub fn caller(world: &Arc<World>, server: &Server, mut random: Random) {
+    while !world.is_over() && !world.is_given_up() {
+        let_pass(Duration::from_micros(1 << random.below(13)));
+        let Some((id, story)) = world.any(&mut random) else { continue };
+        if !world.non_blocking {
+            match random.below(40) {
+                0 => close_by_id(world, server, id, &story),
+                1 => abort_by_id(world, server, id, &story),
+                _ => {}
+            }
+            continue;
+        }
+        match random.below(40) {
+            0 | 1 => close_by_id(world, server, id, &story),
+            2 => abort_by_id(world, server, id, &story),
+            3..=5 => broadcast(world, server, &mut random),
+            6..=9 => {
+                story.act("wake");
+                let _ = world.call("wake", NOW, &story, || server.wake(id));
+            }
+            10..=14 => {
+                // All that it accepted leaves before the close.
+                for _ in 0..1 + random.below(20) {
+                    let len = HEADER + random.below(3000);
+                    send_by_id(world, server, id, &story, len, "send by id");
+                }
+                if random.below(3) == 0 {
+                    close_by_id(world, server, id, &story);
+                }
+            }
+            15 => {
+                let len = HEADER + random.below(100_000);
+                send_by_id(world, server, id, &story, len, "send by id");
+            }
+            _ => {
+                let len = HEADER + random.below(1000);
+                send_by_id(world, server, id, &story, len, "send by id");
+            }
+        }
+    }
+}
+
+/// Sends one frame to several connections, to some of them twice.
+fn broadcast(world: &Arc<World>, server: &Server, random: &mut Random) {
+    let chosen: Vec<_> = (0..1 + random.below(8)).filter_map(|_| world.any(random)).collect();
+    let name = next_name();
+    let len = random.below(2000);
+    let bytes = frame(Kind::Shared, 0, name, len);
+    let mut ids = Vec::new();
+    let mut stories: Vec<&Arc<Story>> = Vec::new();
+    for (id, story) in &chosen {
+        // A frame is one connection's once only.
+        if !stories.iter().any(|other| Arc::ptr_eq(other, story)) {
+            story.promise(name);
+            ids.push(*id);
+            stories.push(story);
+        }
+    }
+    let Some(first) = stories.first() else { return };
+    let result = world.call("broadcast", NOW, first, || server.broadcast(&ids, &bytes));
+    let fate = match result {
+        Ok(accepted) if accepted == ids.len() => Fate::Accepted,
+        // Which of them is not told.
+        Ok(_) => Fate::Unknown,
+        Err(_) => Fate::Refused,
+    };
+    for story in stories {
+        story.settle(name, fate, "broadcast", len + HEADER);
+    }
+}
+
+/// Takes detached sockets, does something with each, and ends it or gives it back.
+pub fn owner(
+    world: &Arc<World>,
+    times: &Seconds,
+    server: &Server,
+    owned: &Mutex<Receiver<(OwnedSocket, Arc<Story>)>>,
+) {
+    loop {
+        let next = lock(owned).recv_timeout(ms(10));
+        match next {
+            Ok((socket, story)) => own(world, times, server, socket, &story),
+            Err(RecvTimeoutError::Timeout) if !world.is_over() => {}
+            Err(_) => return,
+        }
+    }
+}
+
+fn own(
+    world: &Arc<World>,
+    times: &Seconds,
+    server: &Server,
+    mut owned: OwnedSocket,
+    story: &Arc<Story>,
+) {
+    let side = Side { world, times, waits: true };
+    let mut over = false;
+    {
+        let mut socket = owned.socket();
+        let _ = socket.set_io_timeout(Some(ms(10 + story.below(100) as u64)));
+        for _ in 0..story.below(12) {
+            if story.below(2) == 0 {
+                side.send(&mut socket, story, side.size(story));
+            }
+            match side.receive(&mut socket, story, 1 + story.below(20_000)) {
+                Ok(Input::More | Input::Secured) => {}
+                Ok(Input::Nothing) if story.below(3) > 0 => {}
+                Ok(Input::Nothing) => break,
+                Ok(Input::End | Input::Failed(_)) | Err(_) => {
+                    over = true;
+                    break;
+                }
+            }
+        }
+        if story.below(6) == 0 {
+            side.half_close(&mut socket, story);
+        }
+    }
+    match story.below(10) {
+        0..=4 if !over => attach(world, server, owned, story),
+        5 => {
+            story.closing("abort", true);
+            owned.socket().abort();
+            free(world, times, owned, story);
+        }
+        6 => {
+            story.closing("shutdown of both", false);
+            let _ = owned.socket().shutdown(Shutdown::Both);
+            free(world, times, owned, story);
+        }
+        7 => {
+            story.closing("release_fd", true);
+            match owned.release_fd() {
+                Ok(fd) => drop(fd),
+                Err((_, owned)) => free(world, times, owned, story),
+            }
+        }
+        _ => {
+            story.closing("free", false);
+            free(world, times, owned, story);
+        }
+    }
+}
+
+fn free(world: &Arc<World>, times: &Seconds, owned: OwnedSocket, story: &Arc<Story>) {
+    world.call("free of a detached socket", times.linger, story, || drop(owned));
+    story.note("freed", 0);
+}
+
+fn attach(world: &Arc<World>, server: &Server, owned: OwnedSocket, story: &Arc<Story>) {
+    // As soon as it is attached its callbacks may run.
+    story.with(|ledger| ledger.detached = false);
+    match world.call("attach", NOW, story, || server.attach(owned)) {
+        Ok(id) => {
+            story.act("attach");
+            if !story.quiet {
+                world.opened(id, story);
+            }
+        }
+        Err(failure) => {
+            story.with(|ledger| ledger.detached = true);
+            story.closing("free", false);
+            drop(failure.socket);
+        }
+    }
+}

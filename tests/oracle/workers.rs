@@ -1,0 +1,121 @@
+//! Handlers of a blocking server.
+
+use super::sides::{abort_by_id, Input, Side};
+use super::story::{story_of, Story};
+use super::world::World;
+use super::{opened, Seconds};
+use crate::api::{Error, Hooks, Server, Socket};
+use crate::support::*;
+use std::sync::Arc;
+
+pub fn hooks(world: &Arc<World>, times: &Seconds) -> Hooks {
+    let this = Arc::new(Workers { world: world.clone(), times: *times });
+    let [handling, opening, closing, excepting] = [(); 4].map(|()| this.clone());
+    Hooks::new(move |server: &Server, socket| handling.serve(server, socket))
+        .on_open(move |server, socket| opening.open(server, socket))
+        .on_close(move |_, socket, reason| {
+            let Some(story) = story_of(socket) else { return };
+            story.called("on_close");
+            closing.side().send(socket, &story, 50);
+            story.closed(reason, socket.os_error());
+        })
+        .on_exception(move |_, socket, error| excepting.exception(socket, error))
+}
+
+struct Workers {
+    world: Arc<World>,
+    times: Seconds,
+}
+
+impl Workers {
+    fn side(&self) -> Side<'_> {
+        Side { world: &self.world, times: &self.times, waits: true }
+    }
+
+    fn open(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
+        let Some(story) = opened(&self.world, socket) else { return Ok(()) };
+        self.world.opened(socket.id(), &story);
+        match story.below(40) {
+            0 => self.side().end(server, socket, &story),
+            1 => return Err("refused by on_open".into()),
+            2..=9 => drop(self.side().send(socket, &story, 200)),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn serve(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
+        let Some(story) = story_of(socket) else { return Ok(socket.abort()) };
+        story.called("handler");
+        let side = self.side();
+        for _ in 0..200 {
+            if socket.is_closed() {
+                break;
+            }
+            match side.receive(socket, &story, 1 + story.below(20_000))? {
+                Input::End => {
+                    self.say(socket, &story);
+                    break;
+                }
+                Input::Failed(error) if story.below(2) == 0 => return Err(error),
+                Input::Failed(_) => break,
+                Input::Nothing if story.below(4) == 0 => break,
+                Input::More | Input::Nothing | Input::Secured => self.act(server, socket, &story)?,
+            }
+        }
+        // What is unread is not wanted.
+        if story.with(|ledger| ledger.told.is_none()) {
+            story.refuse("the handler returns");
+        }
+        story.returns();
+        Ok(())
+    }
+
+    fn say(&self, socket: &mut Socket<'_>, story: &Arc<Story>) {
+        for _ in 0..story.below(4) {
+            match story.below(4) {
+                0 => self.side().sendv(socket, story, self.side().size(story)),
+                _ => drop(self.side().send(socket, story, self.side().size(story))),
+            }
+        }
+    }
+
+    fn act(
+        &self,
+        server: &Server,
+        socket: &mut Socket<'_>,
+        story: &Arc<Story>,
+    ) -> Result<(), Error> {
+        match story.below(40) {
+            0..=19 => self.say(socket, story),
+            20..=21 => self.side().end(server, socket, story),
+            22 => {
+                story.refuse("a failure");
+                return Err("a failure".into());
+            }
+            23 => abort_by_id(&self.world, server, socket.id(), story),
+            24 => {
+                story.act("set_io_timeout");
+                socket.set_io_timeout(Some(ms(20 + story.below(200) as u64)))?;
+            }
+            25..=27 => let_pass(ms(story.below(20) as u64)),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn exception(&self, socket: Option<&mut Socket<'_>>, error: &Error) -> Result<(), Error> {
+        self.world.count("exceptions");
+        let Some(socket) = socket else { return Ok(()) };
+        let story = story_of(socket).or_else(|| self.world.of_peer(socket.peer()?));
+        let Some(story) = story else { return Ok(()) };
+        story.called("on_exception");
+        story.note(error.status().name(), i64::from(error.os_code()));
+        story.refuse("an exception");
+        // To one that is refused too, and to one whose handshake failed: nothing in the clear.
+        if story.below(2) == 0 {
+            self.side().send(socket, &story, 80);
+        }
+        Ok(())
+    }
+}
