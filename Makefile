@@ -43,7 +43,7 @@ CAMPAIGNS := $(patsubst tests/campaigns/%.py,%,$(filter-out %/common.py,$(wildca
 LINK = -L$(OUT) -lnetserver -pthread -Wl,-rpath,'$$ORIGIN/$(1)release'
 
 .DELETE_ON_ERROR:
-.PHONY: build help run test lint install uninstall clean deps \
+.PHONY: build help run test lint oracle campaign-oracle install uninstall clean deps \
 	c-tests examples-rust asan-programs campaign-server asan memcheck audit bench bench-deps bench-quick bench-tls campaigns $(CAMPAIGNS:%=campaign-%)
 
 build: $(SO) $(ARCHIVE) $(EXAMPLE_PROGRAMS) ## the shared and the static library and the C examples (default)
@@ -129,6 +129,22 @@ test: deps ## everything: Rust, C, valgrind, AddressSanitizer, examples, Python,
 
 lint: deps ## formatting, clippy, docs, header, symbols, strict C and C++, README
 	scripts/lint
+
+# Both APIs, both modes, plain and TLS: eight runs, of the same length each. ONLY=blocking_tls, for
+# one of the tests of tests/oracle/mod.rs, has the two of it; GO_ON=1 goes on after a finding.
+SECONDS ?= 40
+SEED ?= 1
+ONLY ?=
+GO_ON ?=
+
+oracle: ## a test that knows only the rules of docs/BEHAVIOUR.md [SECONDS=40 in all] [SEED=1] [ONLY=…] [GO_ON=1]
+	@each=$$(( $(SECONDS) / $(if $(ONLY),2,8) )); \
+	export NS_TEST_CHILD=1 NS_ORACLE_SECONDS=$$each NS_ORACLE_SEED=$(SEED) $(if $(GO_ON),NS_ORACLE_GO_ON=1); \
+	$(CARGO) test --features capi --no-fail-fast --test oracle --test c_oracle -- \
+		--test-threads=1 --nocapture $(addprefix oracle::,$(ONLY))
+
+campaign-oracle: ## the same for 20 minutes of each mode
+	$(MAKE) oracle SECONDS=2400 SEED=$(SEED)
 
 memcheck: deps build c-tests ## the C examples and C tests under valgrind
 	$(PYTHON) tests/c/run.py --under valgrind

@@ -13,7 +13,8 @@ const API: &str = "C ABI";
 
 /// STARTTLS with the certificate of the tests.
 mod starttls {
-    use crate::api::{with_tls, Error, Socket, Status};
+    use crate::api::tls::with_tls;
+    use crate::api::{Error, Socket, Status};
     use net_server::ffi::ns_socket_starttls;
 
     pub fn begin(socket: &mut Socket<'_>, ahead: &[u8]) -> Result<(), Error> {

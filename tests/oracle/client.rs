@@ -44,7 +44,7 @@ const PATIENCE: Duration = ms(9000);
 const STAY: Duration = ms(3500);
 /// An honest client's handshake is over within this, on a loop: others that stall lose their
 /// places after 2 s, where there are no more of them than places several times over.
-const SHAKEN: Duration = ms(7000);
+const SHAKEN: Duration = ms(6500);
 
 /// Visits the server over and over.
 pub fn client(world: &Arc<World>, port: u16, number: u8, mut random: Random) {
@@ -63,7 +63,7 @@ pub fn client(world: &Arc<World>, port: u16, number: u8, mut random: Random) {
         let quiet = random.below(3) == 0;
         let story = Story::new(world, key, quiet, stage, world.seed ^ (seed as u64) << 8);
         world.expect(address, &story);
-        let small = random.below(3) == 0;
+        let small = random.below(2) == 0;
         match Link::connect(socket, port, key, small) {
             Ok(link) => {
                 world.count("clients");
@@ -142,7 +142,7 @@ impl<'a> Visit<'a> {
     fn run(mut self) {
         self.story.note("client connected", 0);
         if self.story.world.tls {
-            if self.random.below(12) == 0 {
+            if self.random.below(10) == 0 {
                 return self.stall();
             }
             self.link.begin_tls(false);
@@ -186,7 +186,7 @@ impl<'a> Visit<'a> {
         self.story.act("client stalls in the handshake");
         let bytes = self.random.below(400);
         self.link.begin_badly(bytes);
-        let until = Instant::now() + ms(self.random.below(5000) as u64);
+        let until = Instant::now() + ms(self.random.below(12_000) as u64);
         while Instant::now() < until && !self.story.world.is_over() {
             match self.link.read(4096) {
                 Seen::End(_) => break,
@@ -285,7 +285,8 @@ impl<'a> Visit<'a> {
             Last::HalfClose if !self.dumb => {
                 let fin = self.random.below(4) > 0;
                 self.ends(Ending::Clean);
-                if !self.link.finish(fin) {
+                // Clear text has no end without a FIN.
+                if !self.link.finish(fin || !self.link.has_tls()) {
                     self.ends(Ending::Abrupt);
                 }
                 self.story.act("client half-closes");
@@ -417,7 +418,12 @@ impl<'a> Visit<'a> {
             until = until.min(time);
         }
         let more = self.pieces < self.plan.pieces && self.rest == 0 && self.next_piece <= now;
-        if more && self.said_all.is_none() && !self.dumb && !self.link.is_shaking() && self.link_ready() {
+        if more
+            && self.said_all.is_none()
+            && !self.dumb
+            && !self.link.is_shaking()
+            && self.link_ready()
+        {
             return;
         }
         self.link.wait(reads, sends, until);

@@ -35,7 +35,11 @@ type Breach = (&'static str, String, String);
 /// What the handlers received of what the client sent.
 fn input(ledger: &Ledger, breaches: &mut Vec<Breach>) {
     if let Some(wrong) = &ledger.wrong_input {
-        breaches.push(("input is a prefix", "bytes that the client did not send there".into(), wrong.clone()));
+        breaches.push((
+            "input is a prefix",
+            "bytes that the client did not send there".into(),
+            wrong.clone(),
+        ));
     }
     if ledger.delivered > ledger.client_sent {
         let detail = format!("{} of {}", ledger.delivered, ledger.client_sent);
@@ -45,17 +49,23 @@ fn input(ledger: &Ledger, breaches: &mut Vec<Breach>) {
     match ledger.told {
         Some((Told::End, at)) => {
             if ledger.client_ending != Some(Ending::Clean) {
-                let kind = format!("an end that the client did not make ({:?})", ledger.client_ending);
+                let kind =
+                    format!("an end that the client did not make ({:?})", ledger.client_ending);
                 breaches.push(("an end is the peer's", kind, format!("told after {at} of {sent}")));
             } else if at < sent {
                 let kind = "an end before all that the client sent".to_owned();
-                breaches.push(("what arrived is delivered", kind, format!("told after {at} of {sent}")));
+                breaches.push((
+                    "what arrived is delivered",
+                    kind,
+                    format!("told after {at} of {sent}"),
+                ));
             }
         }
         Some((Told::Error(status, os), at)) if ends_input(status) => {
             if at < arrived && !ledger.skipped {
                 let kind = format!("an error ({}) before what had arrived", status.name());
-                let detail = format!("errno {os}, told after {at}, {arrived} of {sent} had arrived");
+                let detail =
+                    format!("errno {os}, told after {at}, {arrived} of {sent} had arrived");
                 breaches.push(("what arrived is delivered", kind, detail));
             }
         }
@@ -64,7 +74,8 @@ fn input(ledger: &Ledger, breaches: &mut Vec<Breach>) {
             let lost = ledger.delivered < arrived;
             if by_peer && lost && ledger.refused.is_none() && !ledger.skipped {
                 let kind = format!("closed ({:?}) before what had arrived", ledger.reason.unwrap());
-                let detail = format!("{} delivered, {arrived} of {sent} had arrived", ledger.delivered);
+                let detail =
+                    format!("{} delivered, {arrived} of {sent} had arrived", ledger.delivered);
                 breaches.push(("what arrived is delivered", kind, detail));
             }
         }
@@ -101,7 +112,8 @@ fn output(ledger: &Ledger, breaches: &mut Vec<Breach>) {
     };
     match ledger.sight {
         Sight::Clean | Sight::Truncated => {
-            let how = if ledger.sight == Sight::Clean { "clean end" } else { "FIN without close_notify" };
+            let how =
+                if ledger.sight == Sight::Clean { "clean end" } else { "FIN without close_notify" };
             let kind = format!("{how} ({:?}) before all that was accepted", ledger.reason);
             breaches.push(("what was accepted leaves", kind, missing));
         }

@@ -12,6 +12,7 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -64,6 +65,8 @@ pub struct Link {
     pub reader: Reader,
     /// The sending side has failed, or is closed.
     broken: bool,
+    /// The kernel has told of a reset, which it does once: what looks like an end is none.
+    was_reset: bool,
 }
 
 impl Link {
@@ -76,7 +79,14 @@ impl Link {
         let tcp: TcpStream = socket.into();
         tcp.set_nodelay(true)?;
         tcp.set_nonblocking(true)?;
-        Ok(Link { tcp, tls: None, clear: true, reader: Reader::new(key), broken: false })
+        Ok(Link {
+            tcp,
+            tls: None,
+            clear: true,
+            reader: Reader::new(key),
+            broken: false,
+            was_reset: false,
+        })
     }
 
     /// Begins the handshake. Until a frame says otherwise what arrives is clear text (`mid_stream`).
@@ -119,7 +129,10 @@ impl Link {
             match tls.write_tls(&mut &self.tcp) {
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
-                Err(_) => self.broken = true,
+                Err(error) => {
+                    self.broken = true;
+                    self.was_reset |= error.kind() != ErrorKind::BrokenPipe;
+                }
             }
         }
         !tls.wants_write()
@@ -142,8 +155,10 @@ impl Link {
         match sent {
             Ok(n) => Ok(n),
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
-            Err(_) => {
+            Err(error) => {
                 self.broken = true;
+                // The other error comes after a FIN.
+                self.was_reset |= error.kind() != ErrorKind::BrokenPipe;
                 Err(())
             }
         }
@@ -153,6 +168,7 @@ impl Link {
     pub fn read(&mut self, most: usize) -> Seen {
         let mut buffer = vec![0; most];
         let n = match (&self.tcp).read(&mut buffer) {
+            Ok(0) if self.was_reset => return Seen::End(End::Reset),
             Ok(n) => n,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Seen::Nothing,
             Err(_) => return Seen::End(End::Reset),
@@ -182,6 +198,13 @@ impl Link {
 
     /// Takes ciphertext; none is the end of it.
     fn decrypt(&mut self, bytes: &[u8]) -> Seen {
+        // A debug assertion of rustls fails on what is wrong after our own close_notify.
+        let decrypt = AssertUnwindSafe(|| self.decrypt_all(bytes));
+        let result = std::panic::catch_unwind(decrypt);
+        result.unwrap_or_else(|_| Seen::End(End::Broken("TLS: no record is expected".into())))
+    }
+
+    fn decrypt_all(&mut self, bytes: &[u8]) -> Seen {
         let tls = self.tls.as_mut().unwrap();
         let mut rest = bytes;
         loop {
@@ -223,11 +246,12 @@ impl Link {
             }
             tls.send_close_notify();
         }
-        let mut said = self.push();
-        if fin && said {
-            said = self.tcp.shutdown(Shutdown::Write).is_ok();
+        let said = self.push() && !self.broken;
+        if !fin || !said {
+            return said;
         }
-        said && !self.broken
+        // With close_notify all is said.
+        self.tcp.shutdown(Shutdown::Write).is_ok() || self.tls.is_some()
     }
 
     /// How many of `sent` bytes the server's kernel has for certain.
@@ -253,7 +277,8 @@ impl Link {
 
     /// Waits for the socket, a little at most.
     pub fn wait(&mut self, read: bool, write: bool, until: Instant) {
-        let write = write || (self.tls.as_ref().is_some_and(|tls| tls.wants_write()) && !self.broken);
+        let write =
+            write || (self.tls.as_ref().is_some_and(|tls| tls.wants_write()) && !self.broken);
         let mut events = if read { libc::POLLIN } else { 0 };
         if write {
             events |= libc::POLLOUT;
@@ -270,5 +295,4 @@ impl Link {
             let_pass(time.min(ms(5)));
         }
     }
-
 }

@@ -95,7 +95,7 @@ pub fn owner(
         let next = lock(owned).recv_timeout(ms(10));
         match next {
             Ok((socket, story)) => own(world, times, server, socket, &story),
-            Err(RecvTimeoutError::Timeout) if !world.is_over() => {}
+            Err(RecvTimeoutError::Timeout) if world.has_clients() => {}
             Err(_) => return,
         }
     }

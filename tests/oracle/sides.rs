@@ -36,7 +36,11 @@ pub enum Input {
 
 impl Side<'_> {
     fn bound(&self) -> Duration {
-        if self.waits { self.times.io } else { NOW }
+        if self.waits {
+            self.times.io
+        } else {
+            NOW
+        }
     }
 
     /// Receives once.
@@ -47,8 +51,7 @@ impl Side<'_> {
         room: usize,
     ) -> Result<Input, Error> {
         let mut buffer = vec![0; room];
-        let result =
-            self.world.call("recv", self.bound(), story, || socket.recv(&mut buffer));
+        let result = self.world.call("recv", self.bound(), story, || socket.recv(&mut buffer));
         match result {
             Ok(0) => {
                 story.told(Told::End);
@@ -146,7 +149,12 @@ impl Side<'_> {
         let parts: Vec<_> = bytes.chunks(1 + len / 5).map(IoSlice::new).collect();
         let result = self.world.call("sendv", self.bound(), story, || socket.sendv(&parts));
         let fate = fate(&result, self.waits);
-        story.settle(name, fate, if fate == Fate::Accepted { "sendv" } else { "sendv failed" }, len);
+        story.settle(
+            name,
+            fate,
+            if fate == Fate::Accepted { "sendv" } else { "sendv failed" },
+            len,
+        );
     }
 
     /// A size as programs have them: mostly small.
@@ -192,9 +200,9 @@ impl Side<'_> {
     pub fn half_close(&self, socket: &mut Socket<'_>, story: &Arc<Story>) {
         if story.may_send() {
             story.act("half-close");
-            let _ = self.world.call("shutdown", self.bound(), story, || {
-                socket.shutdown(Shutdown::Write)
-            });
+            let _ = self
+                .world
+                .call("shutdown", self.bound(), story, || socket.shutdown(Shutdown::Write));
         }
     }
 }
@@ -227,7 +235,13 @@ pub fn abort_by_id(world: &Arc<World>, server: &Server, id: ConnId, story: &Arc<
 }
 
 /// Takes a connection out, for an owner.
-pub fn detach(server: &Server, socket: &mut Socket<'_>, story: &Arc<Story>, side: &Side<'_>, owned: &Owned) {
+pub fn detach(
+    server: &Server,
+    socket: &mut Socket<'_>,
+    story: &Arc<Story>,
+    side: &Side<'_>,
+    owned: &Owned,
+) {
     if !story.is_settled() {
         return;
     }

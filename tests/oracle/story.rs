@@ -384,8 +384,8 @@ pub fn fate(result: &Result<(), Error>, waits: bool) -> Fate {
     match result {
         Ok(()) => Fate::Accepted,
         Err(error) => match error.status() {
-            Status::BufferFull | Status::Closed | Status::Detached => Fate::Refused,
-            _ if waits => Fate::Unknown,
+            // It may have been closed by id in the middle of it.
+            status if waits && status != Status::Detached => Fate::Unknown,
             _ => Fate::Refused,
         },
     }

@@ -60,7 +60,9 @@ impl Workers {
                 Input::Failed(error) if story.below(2) == 0 => return Err(error),
                 Input::Failed(_) => break,
                 Input::Nothing if story.below(4) == 0 => break,
-                Input::More | Input::Nothing | Input::Secured => self.act(server, socket, &story)?,
+                Input::More | Input::Nothing | Input::Secured => {
+                    self.act(server, socket, &story)?
+                }
             }
         }
         // What is unread is not wanted.

@@ -8,7 +8,7 @@ use crate::support::*;
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,8 @@ pub struct World {
     pub over: AtomicBool,
     /// A stop is under way: nobody can be sure to be served.
     pub stopping: AtomicBool,
+    /// Clients that have not come to their end.
+    pub clients: AtomicUsize,
     by_peer: Mutex<HashMap<SocketAddr, Weak<Story>>>,
     open: Mutex<Vec<(ConnId, Weak<Story>)>>,
     counts: Mutex<BTreeMap<&'static str, u64>>,
@@ -55,6 +57,7 @@ impl World {
             go_on: std::env::var_os("NS_ORACLE_GO_ON").is_some(),
             over: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            clients: AtomicUsize::new(0),
             by_peer: Mutex::default(),
             open: Mutex::default(),
             counts: Mutex::default(),
@@ -70,6 +73,10 @@ impl World {
 
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
+    }
+
+    pub fn has_clients(&self) -> bool {
+        self.clients.load(Ordering::SeqCst) > 0
     }
 
     /// Nobody waits for the rest of the run.
@@ -195,7 +202,11 @@ impl World {
         if let Some(watched) = watched.filter(|_| took > bound + SLACK) {
             let story = watched.story.upgrade().map(|story| story.tell());
             let kind = format!("{what} returns later than its bound of {bound:?}");
-            self.found("in time", &kind, Some(&format!("took {took:?}\n{}", story.unwrap_or_default())));
+            self.found(
+                "in time",
+                &kind,
+                Some(&format!("took {took:?}\n{}", story.unwrap_or_default())),
+            );
         }
         result
     }

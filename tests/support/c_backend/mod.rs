@@ -9,7 +9,7 @@ mod callbacks;
 mod error;
 mod server;
 mod socket;
-mod tls;
+pub mod tls;
 
 pub use error::Error;
 pub use hooks::Hooks;
@@ -17,7 +17,6 @@ pub use net_server::{CloseReason, Config, ConnId, State, Stats, Status, ThreadSt
 pub use plain::*;
 pub use server::Server;
 pub use socket::{OwnedSocket, Socket};
-pub use tls::with_tls;
 
 use std::ffi::{c_char, CString};
 

@@ -12,8 +12,7 @@ pub fn with_tls<T>(call: impl FnOnce(*const ns_tls) -> T) -> T {
     let tls = unsafe {
         let tls = ns_tls_new();
         let (chain, key) = (CHAIN.as_ptr().cast(), KEY.as_ptr().cast());
-        let code =
-            ns_tls_add_cert_pem(tls, null(), chain, CHAIN.len(), key, KEY.len(), null_mut());
+        let code = ns_tls_add_cert_pem(tls, null(), chain, CHAIN.len(), key, KEY.len(), null_mut());
         assert_eq!(code, 0, "the certificate of the tests");
         tls
     };
