@@ -375,6 +375,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, Error> {
                 let version = if value()? == "1.3" { TlsVersion::V1_3 } else { TlsVersion::V1_2 };
                 tls.set_min_version(version)?;
             }
+            "--no-tickets" => tls.set_tickets(false)?,
             "--cache" => tls.set_session_cache(number(value()?)? as usize)?,
             "--buffer" => buffer_size = number(value()?)?.max(1) as usize,
             "--max-handshakes" => config.max_handshakes = number(value()?)? as u32,

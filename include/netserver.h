@@ -212,7 +212,11 @@
 /** Another failure of the operating system. */
 #define NS_ERR_IO -1018
 
-/** Out of memory. */
+/**
+ * No slot is left for a connection, or the kernel has no memory for it
+ * (`ENOMEM`, `ENOBUFS`). Where the process itself gets no memory, the library
+ * ends it by `abort`: this never means that.
+ */
 #define NS_ERR_NO_MEMORY -1019
 
 /** A thread cannot be created. */
@@ -450,9 +454,9 @@ extern "C" {
  * fails. `config` is NULL for the defaults; the server takes its own share of
  * it. Returns the server, the caller's to free (`ns_server_free`); NULL on
  * failure: NS_ERR_INVALID (an argument, or what a setter of the config
- * refused), NS_ERR_STATE (a setter came too late), NS_ERR_CERTIFICATE (TLS
- * without a certificate, or what a setter of the TLS object refused),
- * NS_ERR_TLS, NS_ERR_IO (no descriptor left). `err` may be NULL; else `*err` is
+ * refused), NS_ERR_STATE (a setter of the TLS object came too late),
+ * NS_ERR_CERTIFICATE (TLS without a certificate, or what a setter of the TLS
+ * object refused), NS_ERR_TLS, NS_ERR_IO (no descriptor left). `err` may be NULL; else `*err` is
  * NULL or an error that is the caller's to free. [any] [blocks]
  */
 ns_server *ns_server_new(const char *service,
@@ -551,7 +555,8 @@ ns_status ns_server_set_context(ns_server *server, void *context, ns_drop_fn dro
 
 /**
  * A new config with the defaults, the caller's to free (`ns_config_free`);
- * never NULL. [any]
+ * never NULL: one that could not be made remembers why, and `ns_server_new`
+ * reports it. [any]
  */
 ns_config *ns_config_new(void);
 
@@ -564,8 +569,9 @@ void ns_config_free(ns_config *config);
 /**
  * How many connections are served at once (blocking mode), or the number of
  * event loops (non-blocking mode): 1 (default) to 4096. All setters return 0,
- * NS_ERR_INVALID or NS_ERR_STATE (in use by a server); the first failure is
- * remembered and reported by `ns_server_new`, so they may go unchecked. [setup]
+ * NS_ERR_INVALID or NS_ERR_STATE (in use by a server: it stays as it is); the
+ * first failure but NS_ERR_STATE is remembered and reported by `ns_server_new`,
+ * so they may go unchecked. [setup]
  */
 ns_status ns_config_set_max_thread(ns_config *config, uint32_t count);
 
@@ -744,12 +750,19 @@ ns_status ns_config_set_shutdown_port(ns_config *config, const char *service);
 const char *ns_config_shutdown_port(const ns_config *config);
 
 /**
- * TLS on every connection but those of the shutdown port; NULL (default):
- * none. The config takes its own share of `tls`, which must have a certificate
- * when `ns_server_new` freezes it. 0, NS_ERR_INVALID (NULL config) or
- * NS_ERR_STATE (in use by a server). [setup]
+ * TLS on every connection but those of the shutdown port. The config takes its
+ * own share of `tls`, which must have a certificate when `ns_server_new` freezes
+ * it. 0, NS_ERR_INVALID (NULL: remembered as every failure of a setter, so that
+ * a TLS object that is missing never means plain text) or NS_ERR_STATE (in use
+ * by a server). [setup]
  */
 ns_status ns_config_set_tls(ns_config *config, const ns_tls *tls);
+
+/**
+ * Takes TLS out of the config (default): its connections are plain text. 0,
+ * NS_ERR_INVALID (NULL config) or NS_ERR_STATE (in use by a server). [setup]
+ */
+ns_status ns_config_clear_tls(ns_config *config);
 
 /**
  * What serves the shutdown port; without one every connection there stops the
@@ -828,8 +841,9 @@ ns_status ns_config_set_on_wake(ns_config *config,
                                 ns_drop_fn drop);
 
 /**
- * A new TLS object, the caller's to free (`ns_tls_free`); never NULL. It needs
- * a certificate before a server can use it. [any]
+ * A new TLS object, the caller's to free (`ns_tls_free`); never NULL: one that
+ * could not be made remembers why, and every use reports it. It needs a
+ * certificate before a server can use it. [any]
  */
 ns_tls *ns_tls_new(void);
 
@@ -845,9 +859,10 @@ void ns_tls_free(ns_tls *tls);
  * whose kind of key the client can verify. All setters return 0 or a negative
  * status; the first failure is remembered and reported by whatever uses the
  * object, so they may go unchecked. Here: NS_ERR_CERTIFICATE (the error names
- * the file and what is wrong with it: it cannot be read, has no certificate or
- * no key, bad PEM, an encrypted key, a key of an unsupported type, the key of
- * another certificate), NS_ERR_INVALID (NULL, not a server name),
+ * the file, the block in it and what is wrong with it: it cannot be read, has no
+ * certificate or no key, bad PEM, a certificate of the chain that is none, an
+ * encrypted key, a key of an unsupported type or length, the key of another
+ * certificate), NS_ERR_INVALID (NULL, not a server name),
  * NS_ERR_STATE (frozen). `err` may be NULL; else `*err` is NULL or an error
  * that is the caller's to free. [setup] [blocks]
  */
@@ -870,10 +885,27 @@ ns_status ns_tls_add_cert_pem(ns_tls *tls,
                               ns_error **err);
 
 /**
+ * `ns_tls_add_cert_file` with certificates and a key in DER: the chain is
+ * `count` certificates, at most 100, `chain_lens[i]` bytes at `chain[i]`; the
+ * key is PKCS #8, PKCS #1 or SEC 1. Copied; wipe yours. [setup]
+ */
+ns_status ns_tls_add_cert_der(ns_tls *tls,
+                              const char *server_name,
+                              const void *const *chain,
+                              const size_t *chain_lens,
+                              size_t count,
+                              const void *key,
+                              size_t key_len,
+                              ns_error **err);
+
+/**
  * Asks clients for a certificate that one of the authorities in a PEM file
- * vouches for, and refuses any other. `required` 1: also a client without
- * one; 0: those are let in, and `ns_socket_tls_peer_certificate` tells. 0,
- * NS_ERR_CERTIFICATE (the error names the file and what is wrong with it),
+ * vouches for, and refuses any other: a self-signed certificate of a client's
+ * that is its own authority there is refused too. `required` 1: also a client
+ * without one; 0: those are let in, and `ns_socket_tls_peer_certificate` tells.
+ * A session is not resumed once a certificate of the client's has expired. 0,
+ * NS_ERR_CERTIFICATE (the error names the file, the block in it and what is
+ * wrong with it: a block that is no authority is never left out silently),
  * NS_ERR_INVALID, NS_ERR_STATE (frozen). `err` may be NULL; else `*err` is NULL
  * or an error that is the caller's to free. [setup] [blocks]
  */
@@ -908,8 +940,16 @@ ns_status ns_tls_set_alpn(ns_tls *tls, const char *const *protocols, size_t n);
 ns_status ns_tls_set_min_version(ns_tls *tls, int32_t version);
 
 /**
+ * 1 (default): clients get tickets, by which their sessions resume; 0: they
+ * resume from the session cache, where there is one. 0 or NS_ERR_INVALID,
+ * NS_ERR_STATE (frozen). [setup]
+ */
+ns_status ns_tls_set_tickets(ns_tls *tls, int32_t tickets);
+
+/**
  * How many sessions are kept in memory, for clients that resume without
- * tickets; 0 (default): none. 0 or NS_ERR_INVALID, NS_ERR_STATE (frozen). [setup]
+ * tickets: at most 1048576; 0 (default): none. 0 or NS_ERR_INVALID,
+ * NS_ERR_STATE (frozen). [setup]
  */
 ns_status ns_tls_set_session_cache(ns_tls *tls, size_t sessions);
 

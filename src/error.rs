@@ -72,8 +72,9 @@ statuses! {
     Listen = -1017, "NS_ERR_LISTEN", "cannot listen";
     /// Another failure of the operating system.
     Io = -1018, "NS_ERR_IO", "input/output error";
-    /// Out of memory.
-    NoMemory = -1019, "NS_ERR_NO_MEMORY", "out of memory";
+    /// No slot is left for a connection, or the kernel has no memory for it
+    /// (`ENOMEM`, `ENOBUFS`). Where the process itself gets none, it aborts.
+    NoMemory = -1019, "NS_ERR_NO_MEMORY", "no slot, or no memory of the kernel's, is left";
     /// A thread cannot be created.
     Thread = -1020, "NS_ERR_THREAD", "cannot create a thread";
     /// This system or build cannot do it.
@@ -329,6 +330,19 @@ pub(crate) fn reason(error: &io::Error) -> String {
     if let (Some(first), Some('a'..='z')) = (letters.next(), letters.next()) {
         text.replace_range(..first.len_utf8(), &first.to_lowercase().to_string());
     }
+    text
+}
+
+/// A name as an error's sentence has it, in quotation marks: at most 100
+/// characters on one line. PEM may be a key that was given by mistake where a
+/// name belongs, so nothing of it is shown.
+pub(crate) fn quoted(name: &str) -> String {
+    if name.contains("-----BEGIN") {
+        return "(PEM text, not shown)".into();
+    }
+    let mut text = String::from("\"");
+    text.extend(name.chars().take(100).map(|c| if c.is_control() { '\u{fffd}' } else { c }));
+    text.push_str(if name.chars().nth(100).is_some() { "…\"" } else { "\"" });
     text
 }
 

@@ -73,7 +73,7 @@ pub use handler::Handler;
 pub use server::{AttachError, Server, State};
 pub use socket::{OwnedSocket, Socket};
 pub use stats::{Stats, ThreadStats};
-pub use tls::{TlsConfig, TlsInfo, TlsVersion};
+pub use tls::{TlsConfig, TlsInfo, TlsVersion, MAX_SESSIONS};
 
 /// The version of this library, as in `Cargo.toml`.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

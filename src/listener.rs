@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::config::Config;
 use crate::conn::canonical;
-use crate::error::{Error, Status};
+use crate::error::{quoted, Error, Status};
 use crate::service::Service;
 use crate::sys::{self, PollFd, PollFlags, Shutdown};
 use crate::timer::{self, NEVER};
@@ -141,7 +141,7 @@ fn bind_each(
 }
 
 fn cannot(service: &Service, address: SocketAddr, error: &io::Error) -> Error {
-    let text = format!("cannot listen on \"{}\"", service.text());
+    let text = format!("cannot listen on {}", quoted(service.text()));
     Error::from_os(Status::Listen, &text, error).append(&format!(" (port {})", address.port()))
 }
 

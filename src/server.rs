@@ -17,7 +17,7 @@ use crate::blocking::Pool;
 use crate::callback;
 use crate::config::{Config, Limits};
 use crate::conn::{flag, ConnId, Ended, Env, Kind, Phase};
-use crate::error::{Error, Status};
+use crate::error::{quoted, Error, Status};
 use crate::event::Loops;
 use crate::handler::Handler;
 use crate::service::Service;
@@ -281,7 +281,7 @@ impl Server {
             None => Vec::new(),
         };
         let address = match self.address() {
-            text if text.is_empty() => format!("\"{}\"", self.inner.service.text()),
+            text if text.is_empty() => quoted(self.inner.service.text()),
             text => text,
         };
         stats::report(&address, &self.stats(), &threads)

@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::error::{Error, Status};
+use crate::error::{quoted, Error, Status};
 use crate::sys;
 
 /// Where to listen: a host (none: all of this machine's addresses) and a
@@ -21,7 +21,8 @@ impl Service {
     /// free port), `"127.0.0.1:5000"`, `"[::1]:5000"`, `"localhost:http"`.
     /// Names are looked up when the server starts.
     pub fn parse(text: &str) -> Result<Service, Error> {
-        let bad = |why: &str| Err(Error::new(Status::Invalid, format!("service {text:?}: {why}")));
+        let bad =
+            |why| Err(Error::new(Status::Invalid, format!("service {}: {why}", quoted(text))));
         let (host, port) = match text.rsplit_once(':') {
             None => (None, text),
             Some((host, port)) => match host.strip_prefix('[') {
@@ -92,7 +93,7 @@ impl Service {
     /// `use_ipv6` its IPv4 ones if it has any.
     pub fn addresses(&self, use_ipv6: bool) -> Result<Vec<SocketAddr>, Error> {
         let failed = |why: String| {
-            Error::new(Status::Address, format!("cannot resolve \"{}\": {why}", self.text))
+            Error::new(Status::Address, format!("cannot resolve {}: {why}", quoted(&self.text)))
         };
         let Some(host) = &self.host else {
             let port = match self.port.parse() {

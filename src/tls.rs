@@ -4,6 +4,9 @@
 #![forbid(unsafe_code)]
 
 mod cert;
+mod key;
+mod pem;
+mod resume;
 mod session;
 
 use std::fmt;
@@ -12,15 +15,26 @@ use std::sync::{Arc, Mutex};
 
 use once_cell::sync::OnceCell;
 use rustls::crypto::{aws_lc_rs, CryptoProvider};
-use rustls::server::{NoServerSessionStorage, ServerSessionMemoryCache, WebPkiClientVerifier};
+use rustls::server::{
+    NoServerSessionStorage, ProducesTickets, ServerSessionMemoryCache, StoresServerSessions,
+    WebPkiClientVerifier,
+};
 use rustls::{RootCertStore, ServerConfig};
 
 use crate::blocking::lock;
 use crate::error::{Error, Status};
 
 use cert::Resolver;
+use resume::Valid;
 pub use session::TlsInfo;
 pub(crate) use session::{Plain, Session};
+
+/// The largest session cache: its table alone takes some 100 MB.
+pub const MAX_SESSIONS: usize = 1 << 20;
+
+/// How errors call a chain and a key in memory.
+const CHAIN: &str = "the certificate chain";
+const KEY: &str = "the key";
 
 /// A version of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,8 +54,9 @@ pub enum TlsVersion {
 /// configuration.
 ///
 /// Only TLS 1.2 and 1.3 with forward secrecy and authenticated encryption;
-/// sessions resume by tickets, whose keys rotate every six hours; no early
-/// data and no renegotiation.
+/// sessions resume by tickets, whose keys rotate every six hours, but not
+/// after a certificate of the client's has expired; no early data and no
+/// renegotiation.
 #[derive(Clone)]
 pub struct TlsConfig {
     shared: Arc<Shared>,
@@ -57,6 +72,7 @@ struct Settings {
     client_roots: Option<(RootCertStore, bool)>,
     alpn: Vec<Vec<u8>>,
     min_version: TlsVersion,
+    tickets: bool,
     session_cache: usize,
 }
 
@@ -85,6 +101,7 @@ impl TlsConfig {
             client_roots: None,
             alpn: Vec::new(),
             min_version: TlsVersion::V1_2,
+            tickets: true,
             session_cache: 0,
         };
         TlsConfig {
@@ -107,8 +124,8 @@ impl TlsConfig {
         key: impl AsRef<Path>,
     ) -> Result<(), Error> {
         let (chain, key) = (chain.as_ref(), key.as_ref());
-        let (chain_text, key_text) = (chain.display().to_string(), key.display().to_string());
-        self.add(server_name, &cert::read(chain)?, &chain_text, &cert::read(key)?, &key_text)
+        let (chain_text, key_text) = (cert::shown(chain), cert::shown(key));
+        self.add_pem(server_name, &cert::read(chain)?, &chain_text, &cert::read(key)?, &key_text)
     }
 
     /// [`TlsConfig::add_cert_file`] for PEM text in memory.
@@ -118,10 +135,23 @@ impl TlsConfig {
         chain: &[u8],
         key: &[u8],
     ) -> Result<(), Error> {
-        self.add(server_name, chain, "the certificate chain", key, "the key")
+        self.add_pem(server_name, chain, CHAIN, key, KEY)
     }
 
-    fn add(
+    /// [`TlsConfig::add_cert_file`] for a chain of certificates in DER and a
+    /// key in DER (PKCS #8, PKCS #1 or SEC 1).
+    pub fn add_cert_der(
+        &self,
+        server_name: Option<&str>,
+        chain: &[&[u8]],
+        key: &[u8],
+    ) -> Result<(), Error> {
+        let (chain, key) = (cert::from_der(chain, CHAIN)?, key::from_der(key, KEY)?);
+        let certified = cert::certified_key(chain, CHAIN, key, KEY)?;
+        self.change(|settings| settings.certs.add(server_name, certified))
+    }
+
+    fn add_pem(
         &self,
         server_name: Option<&str>,
         chain: &[u8],
@@ -129,6 +159,7 @@ impl TlsConfig {
         key: &[u8],
         key_name: &str,
     ) -> Result<(), Error> {
+        let (chain, key) = (cert::from_pem(chain, chain_name)?, key::from_pem(key, key_name)?);
         let certified = cert::certified_key(chain, chain_name, key, key_name)?;
         self.change(|settings| settings.certs.add(server_name, certified))
     }
@@ -139,7 +170,7 @@ impl TlsConfig {
     /// Errors as with [`TlsConfig::add_cert_file`].
     pub fn set_client_ca_file(&self, path: impl AsRef<Path>, required: bool) -> Result<(), Error> {
         let path = path.as_ref();
-        self.set_client_ca(&cert::read(path)?, &path.display().to_string(), required)
+        self.set_client_ca(&cert::read(path)?, &cert::shown(path), required)
     }
 
     /// [`TlsConfig::set_client_ca_file`] for PEM text in memory.
@@ -175,9 +206,22 @@ impl TlsConfig {
         })
     }
 
-    /// Sessions kept in memory for clients that resume without tickets; 0
-    /// (default): none.
+    /// Whether clients get tickets to resume their sessions; true by default.
+    /// Without them a session resumes from the cache, where there is one.
+    pub fn set_tickets(&self, tickets: bool) -> Result<(), Error> {
+        self.change(|settings| {
+            settings.tickets = tickets;
+            Ok(())
+        })
+    }
+
+    /// Sessions kept in memory for clients that resume without tickets, at
+    /// most [`MAX_SESSIONS`]; 0 (default): none.
     pub fn set_session_cache(&self, sessions: usize) -> Result<(), Error> {
+        if sessions > MAX_SESSIONS {
+            let text = format!("the session cache must be 0 to {MAX_SESSIONS}, not {sessions}");
+            return Err(Error::new(Status::Invalid, text));
+        }
         self.change(|settings| {
             settings.session_cache = sessions;
             Ok(())
@@ -222,10 +266,16 @@ fn build(settings: &Settings) -> Result<Arc<ServerConfig>, Error> {
     };
     let mut config = builder.with_cert_resolver(Arc::new(settings.certs.clone()));
     config.alpn_protocols.clone_from(&settings.alpn);
-    config.ticketer = aws_lc_rs::Ticketer::new().map_err(|e| failed(&e))?;
+    if settings.tickets {
+        let tickets = aws_lc_rs::Ticketer::new().map_err(|e| failed(&e))?;
+        config.ticketer = Arc::new(Valid::<dyn ProducesTickets>(tickets));
+    }
     config.session_storage = match settings.session_cache {
         0 => Arc::new(NoServerSessionStorage {}),
-        sessions => ServerSessionMemoryCache::new(sessions),
+        sessions => {
+            let cache = ServerSessionMemoryCache::new(sessions);
+            Arc::new(Valid::<dyn StoresServerSessions>(cache))
+        }
     };
     Ok(Arc::new(config))
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::callbacks::Callbacks;
-use super::support::{guard, lock, object, status, text};
+use super::support::{guard, lock, made, null, object, remember, status, text, Bad};
 use super::tls::{ns_tls, share};
 use super::types::ns_status;
 use super::version::silence_panics;
@@ -31,20 +31,21 @@ pub(super) struct Inner {
     /// What `settings.tls` is part of.
     tls: Option<Arc<ns_tls>>,
     /// What the first failed setter said; `ns_server_new` says it again.
-    bad: Option<(Status, String)>,
+    bad: Option<Bad>,
     /// Servers that use it.
     users: usize,
 }
 
 impl ns_config {
-    pub(super) fn new() -> Arc<ns_config> {
+    /// The defaults; `bad` is why it cannot be used.
+    pub(super) fn new(bad: Option<Bad>) -> Arc<ns_config> {
         Arc::new(ns_config {
             inner: Mutex::new(Inner {
                 settings: Config::new(),
                 callbacks: Callbacks::default(),
                 shutdown_port: None,
                 tls: None,
-                bad: None,
+                bad,
                 users: 0,
             }),
         })
@@ -57,13 +58,14 @@ impl ns_config {
         change: impl FnOnce(&mut Inner) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let mut inner = lock(&self.inner);
-        let result = if inner.users > 0 {
-            Err(Error::new(Status::State, "the config is in use by a server: it cannot be changed"))
-        } else {
-            change(&mut inner)
-        };
-        if let (Err(error), None) = (&result, &inner.bad) {
-            inner.bad = Some((error.status(), error.message().to_string()));
+        if inner.users > 0 {
+            // Not remembered: the config is as good as before.
+            let text = "the config is in use by a server: it cannot be changed";
+            return Err(Error::new(Status::State, text));
+        }
+        let result = change(&mut inner);
+        if let Err(error) = &result {
+            remember(&mut inner.bad, error);
         }
         result
     }
@@ -163,13 +165,12 @@ fn in_ms(value: impl Into<Option<Duration>>) -> u32 {
 }
 
 /// A new config with the defaults, the caller's to free (`ns_config_free`);
-/// never NULL. [any]
+/// never NULL: one that could not be made remembers why, and `ns_server_new`
+/// reports it. [any]
 #[no_mangle]
 pub extern "C" fn ns_config_new() -> *mut ns_config {
-    guard(ptr::null_mut(), || {
-        silence_panics();
-        Arc::into_raw(ns_config::new()).cast_mut()
-    })
+    let (_, bad) = made(silence_panics);
+    Arc::into_raw(ns_config::new(bad)).cast_mut()
 }
 
 /// Gives the caller's share back; NULL is allowed. Its callbacks' drop
@@ -186,8 +187,9 @@ pub unsafe extern "C" fn ns_config_free(config: *mut ns_config) {
 
 /// How many connections are served at once (blocking mode), or the number of
 /// event loops (non-blocking mode): 1 (default) to 4096. All setters return 0,
-/// NS_ERR_INVALID or NS_ERR_STATE (in use by a server); the first failure is
-/// remembered and reported by `ns_server_new`, so they may go unchecked. [setup]
+/// NS_ERR_INVALID or NS_ERR_STATE (in use by a server: it stays as it is); the
+/// first failure but NS_ERR_STATE is remembered and reported by `ns_server_new`,
+/// so they may go unchecked. [setup]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_set_max_thread(config: *mut ns_config, count: u32) -> ns_status {
     // SAFETY: the caller's contract.
@@ -552,10 +554,11 @@ pub unsafe extern "C" fn ns_config_shutdown_port(config: *const ns_config) -> *c
     })
 }
 
-/// TLS on every connection but those of the shutdown port; NULL (default):
-/// none. The config takes its own share of `tls`, which must have a certificate
-/// when `ns_server_new` freezes it. 0, NS_ERR_INVALID (NULL config) or
-/// NS_ERR_STATE (in use by a server). [setup]
+/// TLS on every connection but those of the shutdown port. The config takes its
+/// own share of `tls`, which must have a certificate when `ns_server_new` freezes
+/// it. 0, NS_ERR_INVALID (NULL: remembered as every failure of a setter, so that
+/// a TLS object that is missing never means plain text) or NS_ERR_STATE (in use
+/// by a server). [setup]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_set_tls(
     config: *mut ns_config,
@@ -565,8 +568,23 @@ pub unsafe extern "C" fn ns_config_set_tls(
         // SAFETY: the caller's contract.
         let (config, tls) = unsafe { (object(config, "config")?, share(tls)) };
         config.change(|inner| {
-            inner.settings.tls = tls.as_ref().map(|tls| tls.config().clone());
-            inner.tls = tls;
+            let tls = tls.ok_or_else(|| null("TLS object"))?;
+            inner.settings.tls = tls.config().cloned();
+            inner.tls = Some(tls);
+            Ok(())
+        })
+    })
+}
+
+/// Takes TLS out of the config (default): its connections are plain text. 0,
+/// NS_ERR_INVALID (NULL config) or NS_ERR_STATE (in use by a server). [setup]
+#[no_mangle]
+pub unsafe extern "C" fn ns_config_clear_tls(config: *mut ns_config) -> ns_status {
+    status(|| {
+        // SAFETY: the caller's contract.
+        unsafe { object(config, "config") }?.change(|inner| {
+            inner.settings.tls = None;
+            inner.tls = None;
             Ok(())
         })
     })

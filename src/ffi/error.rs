@@ -48,7 +48,9 @@ pub const NS_ERR_ADDRESS: i32 = -1016;
 pub const NS_ERR_LISTEN: i32 = -1017;
 /// Another failure of the operating system.
 pub const NS_ERR_IO: i32 = -1018;
-/// Out of memory.
+/// No slot is left for a connection, or the kernel has no memory for it
+/// (`ENOMEM`, `ENOBUFS`). Where the process itself gets no memory, the library
+/// ends it by `abort`: this never means that.
 pub const NS_ERR_NO_MEMORY: i32 = -1019;
 /// A thread cannot be created.
 pub const NS_ERR_THREAD: i32 = -1020;

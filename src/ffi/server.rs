@@ -86,9 +86,9 @@ unsafe fn ask<T: Copy>(server: *const ns_server, none: T, what: impl FnOnce(&ns_
 /// fails. `config` is NULL for the defaults; the server takes its own share of
 /// it. Returns the server, the caller's to free (`ns_server_free`); NULL on
 /// failure: NS_ERR_INVALID (an argument, or what a setter of the config
-/// refused), NS_ERR_STATE (a setter came too late), NS_ERR_CERTIFICATE (TLS
-/// without a certificate, or what a setter of the TLS object refused),
-/// NS_ERR_TLS, NS_ERR_IO (no descriptor left). `err` may be NULL; else `*err` is
+/// refused), NS_ERR_STATE (a setter of the TLS object came too late),
+/// NS_ERR_CERTIFICATE (TLS without a certificate, or what a setter of the TLS
+/// object refused), NS_ERR_TLS, NS_ERR_IO (no descriptor left). `err` may be NULL; else `*err` is
 /// NULL or an error that is the caller's to free. [any] [blocks]
 #[no_mangle]
 pub unsafe extern "C" fn ns_server_new(
@@ -105,7 +105,7 @@ pub unsafe extern "C" fn ns_server_new(
         // SAFETY: the caller's contract.
         let service = if service.is_null() { "0" } else { unsafe { text(service, "service") }? };
         let config = if config.is_null() {
-            ns_config::new()
+            ns_config::new(None)
         } else {
             // SAFETY: made by Arc::into_raw; this adds a share for the server.
             unsafe {

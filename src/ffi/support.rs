@@ -55,6 +55,26 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What the first failed setter of an object said.
+pub(super) type Bad = (Status, String);
+
+/// Keeps the first failure.
+pub(super) fn remember(bad: &mut Option<Bad>, error: &Error) {
+    bad.get_or_insert_with(|| (error.status(), error.message().to_string()));
+}
+
+/// Makes what an object is about. A panic, too, gives an object: one that
+/// remembers why it is of no use, so that nobody takes it for "not set".
+pub(super) fn made<T>(make: impl FnOnce() -> T) -> (Option<T>, Option<Bad>) {
+    match catch_unwind(AssertUnwindSafe(make)) {
+        Ok(value) => (Some(value), None),
+        Err(payload) => {
+            let error = Error::panic(payload.as_ref());
+            (None, Some((error.status(), error.message().to_string())))
+        }
+    }
+}
+
 /// A pointer of the program's and the function that frees it, run when this
 /// is dropped: so it runs once on every path.
 pub(super) struct UserData {
@@ -153,4 +173,18 @@ pub(super) unsafe fn fill<T>(
         out.cast::<u8>().add(known).write_bytes(0, size - known);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_made_remembers_why() {
+        let (value, bad) = made(|| -> u32 { panic!("no random numbers") });
+        let (status, message) = bad.expect("remembered");
+        assert_eq!((value, status), (None, Status::Panic));
+        assert!(message.contains("no random numbers"), "{message}");
+        assert_eq!(made(|| 5), (Some(5), None));
+    }
 }

@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 use super::error::ns_error;
 use super::server::{alive, ns_server};
 use super::socket::{bytes, usable};
-use super::support::{fill, give_text, guard, lock, null, object, reporting, status, text};
+use super::support::{
+    fill, give_text, guard, lock, made, null, object, remember, reporting, status, text, Bad,
+};
 use super::types::{ns_socket, ns_status};
 use super::version::silence_panics;
 use crate::{Error, Socket, Status, TlsConfig, TlsInfo, TlsVersion};
@@ -19,6 +21,8 @@ pub const NS_TLS_1_2: i32 = 0x0303;
 /// TLS 1.3 (RFC 8446); 0x0304.
 pub const NS_TLS_1_3: i32 = 0x0304;
 
+/// More certificates than this in one chain are a mistake.
+const MAX_CHAIN: usize = 100;
 /// More protocols than this in one `ns_tls_set_alpn` are a mistake.
 const MAX_PROTOCOLS: usize = 1024;
 
@@ -29,42 +33,44 @@ const MAX_PROTOCOLS: usize = 1024;
 /// authenticated encryption only; sessions resume by tickets whose keys rotate
 /// every 6 hours; no early data, no renegotiation.
 pub struct ns_tls {
-    config: TlsConfig,
+    /// `None` where it could not be made; `bad` says why.
+    config: Option<TlsConfig>,
     /// What the first failed setter said; every use says it again.
-    bad: Mutex<Option<(Status, String)>>,
+    bad: Mutex<Option<Bad>>,
 }
 
 impl ns_tls {
     fn change(&self, change: impl FnOnce(&TlsConfig) -> Result<(), Error>) -> Result<(), Error> {
-        let result = change(&self.config);
+        let Some(config) = &self.config else { return self.settings().map(|_| ()) };
+        let result = change(config);
         if let Err(error) = &result {
-            let first = || (error.status(), error.message().to_string());
-            lock(&self.bad).get_or_insert_with(first);
+            remember(&mut lock(&self.bad), error);
         }
         result
     }
 
-    pub(super) fn config(&self) -> &TlsConfig {
-        &self.config
+    pub(super) fn config(&self) -> Option<&TlsConfig> {
+        self.config.as_ref()
     }
 
-    /// For a new server: fails if a setter did. Without that a list of client
-    /// authorities that could not be read would let every client in.
+    /// For a new server: fails if a setter did. Without that a list of client authorities that
+    /// could not be read would let every client in.
     pub(super) fn settings(&self) -> Result<&TlsConfig, Error> {
-        match &*lock(&self.bad) {
-            Some((status, message)) => {
+        match (&*lock(&self.bad), &self.config) {
+            (None, Some(config)) => Ok(config),
+            (Some((status, message)), _) => {
                 Err(Error::new(*status, format!("the TLS settings are not valid: {message}")))
             }
-            None => Ok(&self.config),
+            (None, None) => Err(Error::from(Status::Panic)),
         }
     }
 
     /// For a connection: a setter that came too late changed nothing of what
     /// others already use, so it ends no service.
     fn settings_in_use(&self) -> Result<&TlsConfig, Error> {
-        match self.settings() {
-            Err(error) if error.status() == Status::State => Ok(&self.config),
-            result => result,
+        match (self.settings(), &self.config) {
+            (Err(error), Some(config)) if error.status() == Status::State => Ok(config),
+            (result, _) => result,
         }
     }
 }
@@ -142,15 +148,16 @@ unsafe fn optional_name<'a>(name: *const c_char) -> Result<Option<&'a str>, Erro
     (!name.is_null()).then(|| unsafe { text(name, "server name") }).transpose()
 }
 
-/// A new TLS object, the caller's to free (`ns_tls_free`); never NULL. It needs
-/// a certificate before a server can use it. [any]
+/// A new TLS object, the caller's to free (`ns_tls_free`); never NULL: one that
+/// could not be made remembers why, and every use reports it. It needs a
+/// certificate before a server can use it. [any]
 #[no_mangle]
 pub extern "C" fn ns_tls_new() -> *mut ns_tls {
-    guard(ptr::null_mut(), || {
+    let (config, bad) = made(|| {
         silence_panics();
-        let tls = ns_tls { config: TlsConfig::new(), bad: Mutex::new(None) };
-        Arc::into_raw(Arc::new(tls)).cast_mut()
-    })
+        TlsConfig::new()
+    });
+    Arc::into_raw(Arc::new(ns_tls { config, bad: Mutex::new(bad) })).cast_mut()
 }
 
 /// Gives the caller's share back; NULL is allowed. [any]
@@ -172,9 +179,10 @@ pub unsafe extern "C" fn ns_tls_free(tls: *mut ns_tls) {
 /// whose kind of key the client can verify. All setters return 0 or a negative
 /// status; the first failure is remembered and reported by whatever uses the
 /// object, so they may go unchecked. Here: NS_ERR_CERTIFICATE (the error names
-/// the file and what is wrong with it: it cannot be read, has no certificate or
-/// no key, bad PEM, an encrypted key, a key of an unsupported type, the key of
-/// another certificate), NS_ERR_INVALID (NULL, not a server name),
+/// the file, the block in it and what is wrong with it: it cannot be read, has no
+/// certificate or no key, bad PEM, a certificate of the chain that is none, an
+/// encrypted key, a key of an unsupported type or length, the key of another
+/// certificate), NS_ERR_INVALID (NULL, not a server name),
 /// NS_ERR_STATE (frozen). `err` may be NULL; else `*err` is NULL or an error
 /// that is the caller's to free. [setup] [blocks]
 #[no_mangle]
@@ -227,10 +235,43 @@ pub unsafe extern "C" fn ns_tls_add_cert_pem(
     unsafe { set_reporting(tls, err, change) }
 }
 
+/// `ns_tls_add_cert_file` with certificates and a key in DER: the chain is
+/// `count` certificates, at most 100, `chain_lens[i]` bytes at `chain[i]`; the
+/// key is PKCS #8, PKCS #1 or SEC 1. Copied; wipe yours. [setup]
+#[no_mangle]
+pub unsafe extern "C" fn ns_tls_add_cert_der(
+    tls: *mut ns_tls,
+    server_name: *const c_char,
+    chain: *const *const c_void,
+    chain_lens: *const usize,
+    count: usize,
+    key: *const c_void,
+    key_len: usize,
+    err: *mut *mut ns_error,
+) -> ns_status {
+    let change = |config: &TlsConfig| {
+        if count > MAX_CHAIN || (count > 0 && (chain.is_null() || chain_lens.is_null())) {
+            return Err(Error::new(Status::Invalid, "the certificates are NULL or too many"));
+        }
+        // SAFETY: the caller's contract: both arrays have `count` entries.
+        let certificate =
+            |at| unsafe { memory(*chain.add(at), *chain_lens.add(at), "certificate") };
+        let certificates = (0..count).map(certificate).collect::<Result<Vec<_>, _>>()?;
+        // SAFETY: the caller's contract.
+        let (name, key) = unsafe { (optional_name(server_name)?, memory(key, key_len, "key")?) };
+        config.add_cert_der(name, &certificates, key)
+    };
+    // SAFETY: the caller's contract.
+    unsafe { set_reporting(tls, err, change) }
+}
+
 /// Asks clients for a certificate that one of the authorities in a PEM file
-/// vouches for, and refuses any other. `required` 1: also a client without
-/// one; 0: those are let in, and `ns_socket_tls_peer_certificate` tells. 0,
-/// NS_ERR_CERTIFICATE (the error names the file and what is wrong with it),
+/// vouches for, and refuses any other: a self-signed certificate of a client's
+/// that is its own authority there is refused too. `required` 1: also a client
+/// without one; 0: those are let in, and `ns_socket_tls_peer_certificate` tells.
+/// A session is not resumed once a certificate of the client's has expired. 0,
+/// NS_ERR_CERTIFICATE (the error names the file, the block in it and what is
+/// wrong with it: a block that is no authority is never left out silently),
 /// NS_ERR_INVALID, NS_ERR_STATE (frozen). `err` may be NULL; else `*err` is NULL
 /// or an error that is the caller's to free. [setup] [blocks]
 #[no_mangle]
@@ -312,8 +353,18 @@ pub unsafe extern "C" fn ns_tls_set_min_version(tls: *mut ns_tls, version: i32) 
     unsafe { set(tls, change) }
 }
 
+/// 1 (default): clients get tickets, by which their sessions resume; 0: they
+/// resume from the session cache, where there is one. 0 or NS_ERR_INVALID,
+/// NS_ERR_STATE (frozen). [setup]
+#[no_mangle]
+pub unsafe extern "C" fn ns_tls_set_tickets(tls: *mut ns_tls, tickets: i32) -> ns_status {
+    // SAFETY: the caller's contract.
+    unsafe { set(tls, |config| config.set_tickets(flag(tickets, "tickets")?)) }
+}
+
 /// How many sessions are kept in memory, for clients that resume without
-/// tickets; 0 (default): none. 0 or NS_ERR_INVALID, NS_ERR_STATE (frozen). [setup]
+/// tickets: at most 1048576; 0 (default): none. 0 or NS_ERR_INVALID,
+/// NS_ERR_STATE (frozen). [setup]
 #[no_mangle]
 pub unsafe extern "C" fn ns_tls_set_session_cache(tls: *mut ns_tls, sessions: usize) -> ns_status {
     // SAFETY: the caller's contract.

@@ -2,88 +2,85 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::RootCertStore;
 use x509_cert::der::{Decode, Encode};
 
-use super::provider;
-use crate::error::{reason, Error, Status};
+use super::{key, pem, provider};
+use crate::error::{quoted, Error, Status};
 
-fn bad(what: String) -> Error {
+pub(super) fn bad(what: String) -> Error {
     Error::new(Status::Certificate, what)
+}
+
+/// A path as errors say it.
+pub(super) fn shown(path: &Path) -> String {
+    quoted(&path.display().to_string())
 }
 
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, Error> {
     std::fs::read(path).map_err(|e| {
-        let text = format!("cannot read \"{}\"", path.display());
+        let text = format!("cannot read {}", shown(path));
         Error::from_os(Status::Certificate, &text, &e)
     })
 }
 
-fn pem_error(name: &str, what: &str, error: pem::Error) -> Error {
-    match error {
-        pem::Error::NoItemsFound => bad(format!("{name}: there is no {what} in it")),
-        pem::Error::Io(e) => bad(format!("{name}: {}", reason(&e))),
-        // rustls would show bytes of the file, which may be a key's.
-        pem::Error::MissingSectionEnd { .. } => bad(format!("{name}: bad PEM: it has no end")),
-        _ => bad(format!("{name}: bad PEM")),
-    }
+/// A certificate and where it stands, as errors say it.
+pub(super) type Placed = (String, CertificateDer<'static>);
+
+pub(super) fn from_pem(text: &[u8], name: &str) -> Result<Vec<Placed>, Error> {
+    let list = pem::certificates(text, name)?;
+    Ok(list.into_iter().map(|(place, der)| (place, der.into())).collect())
 }
 
-fn certificates(text: &[u8], name: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let list: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
-    let list = list.map_err(|e| pem_error(name, "certificate", e))?;
-    if list.is_empty() {
-        return Err(pem_error(name, "certificate", pem::Error::NoItemsFound));
+pub(super) fn from_der(chain: &[&[u8]], name: &str) -> Result<Vec<Placed>, Error> {
+    if chain.is_empty() {
+        return Err(bad(format!("{name}: there is no certificate in it")));
     }
-    Ok(list)
+    let placed = |(i, der): (usize, &&[u8])| {
+        (format!("{name}: certificate {}", i + 1), CertificateDer::from(der.to_vec()))
+    };
+    Ok(chain.iter().enumerate().map(placed).collect())
 }
 
 /// A chain and its key, checked to belong together.
 pub(super) fn certified_key(
-    chain: &[u8],
+    chain: Vec<Placed>,
     chain_name: &str,
-    key: &[u8],
+    key: PrivateKeyDer<'static>,
     key_name: &str,
 ) -> Result<Arc<CertifiedKey>, Error> {
-    let chain = certificates(chain, chain_name)?;
-    if is_encrypted(key) {
-        return Err(bad(format!("{key_name}: the key is encrypted, and there is no passphrase")));
-    }
-    let key =
-        PrivateKeyDer::from_pem_slice(key).map_err(|e| pem_error(key_name, "private key", e))?;
-    let signer = provider().key_provider.load_private_key(key);
-    // The reason names types and lengths, never what is in the key.
-    let signer = signer.map_err(|_| bad(format!("{key_name}: not a key of a supported type")))?;
+    let signer = provider().key_provider.load_private_key(key.clone_key());
+    let signer = signer.map_err(|_| bad(format!("{key_name}: {}", key::why_not(&key))))?;
     // webpki refuses to parse X.509 v1, which a server's own certificate may
-    // be, so the comparison is ours.
-    let cert = x509_cert::Certificate::from_der(&chain[0])
-        .map_err(|e| bad(format!("{chain_name}: not an X.509 certificate: {e}")))?;
-    let public = cert.tbs_certificate.subject_public_key_info.to_der();
-    let public = public.map_err(|e| bad(format!("{chain_name}: bad public key: {e}")))?;
+    // be, so the comparison is ours. The others are parsed to be seen whole.
+    let parsed = chain.iter().map(|(place, der)| {
+        x509_cert::Certificate::from_der(der)
+            .map_err(|e| bad(format!("{place}: not an X.509 certificate: {e}")))
+    });
+    let parsed = parsed.collect::<Result<Vec<_>, _>>()?;
+    let public = &parsed[0].tbs_certificate.subject_public_key_info;
+    if let Some(why) = key::why_not_public(public) {
+        return Err(bad(format!("{}: {why}", chain[0].0)));
+    }
+    let public = public.to_der().map_err(|e| bad(format!("{chain_name}: bad public key: {e}")))?;
     if signer.public_key().is_some_and(|own| own.as_ref() != public) {
         return Err(bad(format!("{key_name}: the key is not that of {chain_name}")));
     }
+    let chain = chain.into_iter().map(|(_, der)| der).collect();
     Ok(Arc::new(CertifiedKey::new(chain, signer)))
-}
-
-/// PKCS #8 or the older form with headers (RFC 1421).
-fn is_encrypted(pem: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(pem);
-    text.contains("BEGIN ENCRYPTED PRIVATE KEY") || text.contains("Proc-Type: 4,ENCRYPTED")
 }
 
 pub(super) fn roots(text: &[u8], name: &str) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(text, name)? {
-        roots.add(certificate).map_err(|e| bad(format!("{name}: not an authority: {e}")))?;
+    for (place, certificate) in from_pem(text, name)? {
+        roots.add(certificate).map_err(|e| bad(format!("{place}: not an authority: {e}")))?;
     }
     Ok(roots)
 }
@@ -91,8 +88,9 @@ pub(super) fn roots(text: &[u8], name: &str) -> Result<RootCertStore, Error> {
 /// The certificates by the name that clients ask for (RFC 6066, section 3).
 #[derive(Clone, Debug, Default)]
 pub(super) struct Resolver {
-    /// Lower case; `*.example.org` for one label in front.
-    names: HashMap<String, Vec<Arc<CertifiedKey>>>,
+    /// Lower case; `*.example.org` for one label in front. An ordered map
+    /// needs no random numbers, which may fail.
+    names: BTreeMap<String, Vec<Arc<CertifiedKey>>>,
     default: Vec<Arc<CertifiedKey>>,
     /// No certificate was added without a name yet.
     default_is_first: bool,
@@ -117,7 +115,10 @@ impl Resolver {
             !l.is_empty() && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
         };
         if name.len() > 253 || !plain.split('.').all(label) {
-            return Err(Error::new(Status::Invalid, format!("not a server name: {name:?}")));
+            return Err(Error::new(
+                Status::Invalid,
+                format!("not a server name: {}", quoted(name)),
+            ));
         }
         if self.default.is_empty() {
             self.default.push(key.clone());

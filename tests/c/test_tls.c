@@ -35,9 +35,18 @@ static void null_tls(void)
     CHECK_IS(ns_tls_set_alpn(NULL, NULL, 0), NS_ERR_INVALID);
     CHECK_IS(ns_tls_set_min_version(NULL, NS_TLS_1_2), NS_ERR_INVALID);
     CHECK_IS(ns_tls_set_session_cache(NULL, 0), NS_ERR_INVALID);
+    CHECK_IS(ns_tls_set_tickets(NULL, 0), NS_ERR_INVALID);
+    CHECK_IS(ns_tls_add_cert_der(NULL, NULL, NULL, NULL, 0, NULL, 0, &err), NS_ERR_INVALID);
+    ERROR_IS(err, NS_ERR_INVALID, "TLS", "NULL");
 
     CHECK_IS(ns_config_set_tls(NULL, NULL), NS_ERR_INVALID);
-    CHECK_IS(ns_config_set_tls(config, NULL), NS_OK);
+    CHECK_IS(ns_config_clear_tls(NULL), NS_ERR_INVALID);
+    CHECK_IS(ns_config_clear_tls(config), NS_OK);
+    CHECK_IS(ns_config_set_tls(config, NULL), NS_ERR_INVALID);
+    /* It is remembered: what has no TLS object is no plain-text server. */
+    CHECK_IS(ns_config_clear_tls(config), NS_OK);
+    CHECK(ns_server_new("127.0.0.1:0", echo, NULL, NULL, config, &err) == NULL);
+    ERROR_IS(err, NS_ERR_INVALID, "TLS", "NULL");
     ns_config_free(config);
 
     CHECK_IS(ns_server_reload_tls(NULL, NULL, NULL), NS_ERR_INVALID);
@@ -100,6 +109,9 @@ static void nonsense_arguments(void)
     CHECK_IS(ns_tls_set_min_version(tls, 0), NS_ERR_INVALID);
     CHECK_IS(ns_tls_set_min_version(tls, 0x0302), NS_ERR_INVALID);
     CHECK_IS(ns_tls_set_min_version(tls, INT32_MIN), NS_ERR_INVALID);
+    CHECK_IS(ns_tls_set_tickets(tls, 2), NS_ERR_INVALID);
+    CHECK_IS(ns_tls_set_session_cache(tls, ((size_t)1 << 20) + 1), NS_ERR_INVALID);
+    CHECK_IS(ns_tls_set_session_cache(tls, SIZE_MAX), NS_ERR_INVALID);
     ns_tls_free(tls);
 }
 
@@ -203,6 +215,10 @@ static void bad_files(void)
     bad_key("rsa-key.pem", "is not that of");
     bad_key("bad-key.pem", "supported");
     bad_pair("ed448.pem", "ed448-key.pem", "ed448-key.pem", "supported");
+    bad_pair("rsa-1024.pem", "rsa-1024-key.pem", "rsa-1024-key.pem", "1024 bits is too short");
+    bad_pair("compressed.pem", "compressed-key.pem", "compressed.pem", "compressed point");
+    bad_pair("explicit.pem", "explicit-key.pem", "explicit.pem", "explicit parameters");
+    bad_pair("explicit.pem", "named-key.pem", "explicit.pem", "explicit parameters");
 
     if (geteuid() != 0) { /* who may read everything cannot be refused */
         CHECK_IS(chmod("text.pem", 0), 0);
@@ -226,6 +242,157 @@ static void bad_files(void)
     ERROR_IS(err, NS_ERR_CERTIFICATE, "bad-der.pem", "");
     CHECK_IS(ns_tls_set_client_ca_pem(tls, "", 0, 0, &err), NS_ERR_CERTIFICATE);
     ERROR_IS(err, NS_ERR_CERTIFICATE, "authorities", "no certificate");
+    ns_tls_free(tls);
+}
+
+/* How files look that editors and consoles made, or that were joined. */
+static void pem_forms(void)
+{
+    static char chain[1 << 14], key[1 << 14], text[1 << 16];
+    static const char mark[] = "\xef\xbb\xbf";
+    size_t length = load("chain.pem", chain, sizeof chain - 1);
+    size_t key_length = load("server-key.pem", key, sizeof key - 1);
+    ns_error *err;
+    ns_tls *tls = ns_tls_new();
+    char *end;
+
+    chain[length] = key[key_length] = 0;
+    snprintf(text, sizeof text, "%s%s", mark, chain);
+    CHECK_IS(ns_tls_add_cert_pem(tls, NULL, text, strlen(text), key, key_length, NULL), NS_OK);
+    CHECK_IS(ns_tls_set_client_ca_pem(tls, text, strlen(text), 1, NULL), NS_OK);
+    snprintf(text, sizeof text, "%s%s%s", mark, key, mark);
+    CHECK_IS(ns_tls_add_cert_pem(tls, NULL, chain, length, text, strlen(text), NULL), NS_OK);
+    for (int what = 0; what < 2; what++) {
+        const char *from = what == 0 ? chain : key;
+        char *to = text;
+        for (; *from != 0; *to++ = *from++)
+            if (*from == '\n')
+                to += sprintf(to, "\t \r");
+        if (what == 0)
+            CHECK_IS(ns_tls_add_cert_pem(tls, NULL, text, to - text, key, key_length, NULL), NS_OK);
+        else
+            CHECK_IS(ns_tls_add_cert_pem(tls, NULL, chain, length, text, to - text, NULL), NS_OK);
+    }
+    CHECK_IS(ns_tls_add_cert_file(tls, NULL, "server.pem", "two-keys.pem", NULL), NS_OK);
+
+    /* Joined where the first had no line feed at its end. */
+    end = strstr(strcpy(text, chain), "-----END CERTIFICATE-----\n-") + 25;
+    memmove(end, end + 1, strlen(end));
+    CHECK_IS(ns_tls_set_client_ca_pem(tls, text, strlen(text), 1, &err), NS_ERR_CERTIFICATE);
+    ERROR_IS(err, NS_ERR_CERTIFICATE, "block 1", "bad PEM");
+    CHECK_IS(ns_tls_add_cert_pem(tls, NULL, text, strlen(text), key, key_length, &err),
+             NS_ERR_CERTIFICATE);
+    ERROR_IS(err, NS_ERR_CERTIFICATE, "block 1", "bad PEM");
+    /* A block that is not whole, behind one that is. */
+    snprintf(text, sizeof text, "%s-----BEGIN CERTIFICATE-----\nAAAA\n", chain);
+    CHECK_IS(ns_tls_set_client_ca_pem(tls, text, strlen(text), 1, &err), NS_ERR_CERTIFICATE);
+    ERROR_IS(err, NS_ERR_CERTIFICATE, "block 3", "no end");
+    snprintf(text, sizeof text, "%sAAAA\n-----END CERTIFICATE-----\n", chain);
+    CHECK_IS(ns_tls_set_client_ca_pem(tls, text, strlen(text), 1, &err), NS_ERR_CERTIFICATE);
+    ERROR_IS(err, NS_ERR_CERTIFICATE, "bad PEM", "no first line");
+    snprintf(text, sizeof text, "%s-----BEGIN PKCS7-----\nAAAA\n-----END PKCS7-----\n", chain);
+    CHECK_IS(ns_tls_set_client_ca_pem(tls, text, strlen(text), 1, &err), NS_ERR_CERTIFICATE);
+    ERROR_IS(err, NS_ERR_CERTIFICATE, "block 3", "PKCS7");
+    snprintf(text, sizeof text, "%s-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+             chain);
+    CHECK_IS(ns_tls_set_client_ca_pem(tls, text, strlen(text), 1, &err), NS_ERR_CERTIFICATE);
+    ERROR_IS(err, NS_ERR_CERTIFICATE, "block 3", "not an authority");
+    CHECK_IS(ns_tls_add_cert_pem(tls, NULL, text, strlen(text), key, key_length, &err),
+             NS_ERR_CERTIFICATE);
+    ERROR_IS(err, NS_ERR_CERTIFICATE, "block 3", "not an X.509 certificate");
+    ns_tls_free(tls);
+}
+
+/* Certificates and keys as objects. */
+static void der(void)
+{
+    static char certs[3][1 << 14], keys[3][1 << 14];
+    const char *key_files[] = {"server-key.der", "server-key-sec1.der", "rsa-key-pkcs1.der"};
+    const char *cert_files[] = {"server.der", "ca.der", "rsa.der"};
+    const void *chain[101] = {certs[0], certs[1]}, *rsa[] = {certs[2]};
+    size_t lengths[101], key_lengths[3];
+    char encrypted[1 << 14], heard[4096];
+    ns_error *err;
+    ns_server *server;
+    ns_tls *tls = ns_tls_new();
+
+    for (int i = 0; i < 3; i++) {
+        lengths[i] = load(cert_files[i], certs[i], sizeof certs[i]);
+        key_lengths[i] = load(key_files[i], keys[i], sizeof keys[i]);
+    }
+    CHECK_IS(ns_tls_add_cert_der(tls, "other", rsa, lengths + 2, 1, keys[2], key_lengths[2], &err),
+             NS_OK);
+    CHECK(err == NULL);
+    CHECK_IS(ns_tls_add_cert_der(tls, NULL, chain, lengths, 1, keys[1], key_lengths[1], NULL), NS_OK);
+    CHECK_IS(ns_tls_add_cert_der(tls, NULL, chain, lengths, 2, keys[0], key_lengths[0], NULL), NS_OK);
+    server = SERVE(with_tls(ns_config_new(), tls), echo, NULL);
+    run_client(server, "-verify_return_error -brief", "Q\n", heard, sizeof heard);
+    CONTAINS(heard, "Verification: OK");
+    CHECK_IS(ns_server_free(server), NS_OK);
+
+    tls = ns_tls_new();
+    CHECK_IS(ns_tls_add_cert_der(tls, NULL, chain, lengths, 0, keys[0], key_lengths[0], &err),
+             NS_ERR_CERTIFICATE);
+    ERROR_IS(err, NS_ERR_CERTIFICATE, "no certificate", "");
+    CHECK_IS(ns_tls_add_cert_der(tls, NULL, chain, lengths, 101, keys[0], key_lengths[0], &err),
+             NS_ERR_INVALID);
+    ERROR_IS(err, NS_ERR_INVALID, "too many", "");
+    CHECK_IS(ns_tls_add_cert_der(tls, NULL, NULL, lengths, 1, keys[0], key_lengths[0], &err),
+             NS_ERR_INVALID);
+    ERROR_IS(err, NS_ERR_INVALID, "NULL", "");
+    CHECK_IS(ns_tls_add_cert_der(tls, NULL, chain, NULL, 1, keys[0], key_lengths[0], &err),
+             NS_ERR_INVALID);
+    ERROR_IS(err, NS_ERR_INVALID, "NULL", "");
+    CHECK_IS(ns_tls_add_cert_der(tls, NULL, chain, lengths, 1, NULL, 9, &err), NS_ERR_INVALID);
+    ERROR_IS(err, NS_ERR_INVALID, "key", "NULL");
+    CHECK_IS(ns_tls_add_cert_der(tls, "a b", chain, lengths, 1, keys[0], key_lengths[0], &err),
+             NS_ERR_INVALID);
+    ERROR_IS(err, NS_ERR_INVALID, "server name", "");
+    lengths[1]--;
+    CHECK_IS(ns_tls_add_cert_der(tls, NULL, chain, lengths, 2, keys[0], key_lengths[0], &err),
+             NS_ERR_CERTIFICATE);
+    ERROR_IS(err, NS_ERR_CERTIFICATE, "certificate 2", "not an X.509 certificate");
+    CHECK_IS(ns_tls_add_cert_der(tls, NULL, chain, lengths, 1, keys[2], key_lengths[2], &err),
+             NS_ERR_CERTIFICATE);
+    ERROR_IS(err, NS_ERR_CERTIFICATE, "is not that of", "");
+    CHECK_IS(ns_tls_add_cert_der(tls, NULL, chain, lengths, 1, encrypted,
+                                 load("encrypted-key.der", encrypted, sizeof encrypted), &err),
+             NS_ERR_CERTIFICATE);
+    ERROR_IS(err, NS_ERR_CERTIFICATE, "encrypted", "");
+    ns_tls_free(tls);
+}
+
+/* PEM where a path or a name belongs is not shown, and a long name is cut. */
+static void misplaced_text(void)
+{
+    static char key[1 << 16], chain[1 << 16], name[300];
+    size_t length = load("server-key.pem", key, sizeof key - 1);
+    ns_config *config = ns_config_new();
+    ns_tls *tls = ns_tls_new();
+    ns_error *errors[5] = {NULL};
+
+    load("server.pem", chain, sizeof chain);
+    key[length] = 0;
+    CHECK_IS(ns_tls_add_cert_file(tls, NULL, key, "server-key.pem", &errors[0]),
+             NS_ERR_CERTIFICATE);
+    CHECK_IS(ns_tls_add_cert_file(tls, NULL, "server.pem", key, &errors[1]), NS_ERR_CERTIFICATE);
+    CHECK_IS(ns_tls_add_cert_file(tls, key, "server.pem", "server-key.pem", &errors[2]),
+             NS_ERR_INVALID);
+    CHECK_IS(ns_tls_set_client_ca_file(tls, key, 1, &errors[3]), NS_ERR_CERTIFICATE);
+    CHECK(ns_server_new(key, echo, NULL, NULL, config, &errors[4]) == NULL);
+    for (int i = 0; i < 5; i++) {
+        const char *message = ns_error_message(errors[i]);
+        CONTAINS(message, "not shown");
+        CHECK(strstr(message, "-----") == NULL && strchr(message, '\n') == NULL);
+        ns_error_free(errors[i]);
+    }
+    memset(name, 'n', sizeof name - 1);
+    name[50] = '\n';
+    CHECK_IS(ns_tls_set_client_ca_file(tls, name, 1, &errors[0]), NS_ERR_CERTIFICATE);
+    CHECK(strlen(ns_error_message(errors[0])) < 180);
+    CHECK(strchr(ns_error_message(errors[0]), '\n') == NULL);
+    ns_error_free(errors[0]);
+    ns_config_free(config);
     ns_tls_free(tls);
 }
 
@@ -293,7 +460,7 @@ static void unchecked_setters(void)
     ns_tls_set_client_ca_file(tls, NULL, 1, NULL);
     CHECK(ns_server_new("127.0.0.1:0", echo, NULL, NULL, config, &err) == NULL);
     ERROR_IS(err, NS_ERR_INVALID, "path", "NULL");
-    CHECK_IS(ns_config_set_tls(config, NULL), NS_OK);
+    CHECK_IS(ns_config_clear_tls(config), NS_OK);
     server = SERVE(config, echo, NULL);
     CHECK_IS(ns_server_free(server), NS_OK);
     ns_tls_free(tls);
@@ -308,7 +475,8 @@ static void frozen(void)
     CHECK_IS(ns_tls_set_min_version(tls, NS_TLS_1_2), NS_OK); /* not yet */
     server = ns_server_new("127.0.0.1:0", echo, NULL, NULL, config, NULL);
     CHECK(server != NULL);
-    CHECK_IS(ns_config_set_tls(config, NULL), NS_ERR_STATE);
+    CHECK_IS(ns_config_clear_tls(config), NS_ERR_STATE);
+    CHECK_IS(ns_config_set_tls(config, tls), NS_ERR_STATE);
     ns_config_free(config);
     check_frozen(tls);
     CHECK_IS(ns_server_free(server), NS_OK);
@@ -362,6 +530,9 @@ int main(void)
     RUN(nonsense_arguments);
     RUN(good_arguments);
     RUN(bad_files);
+    RUN(pem_forms);
+    RUN(der);
+    RUN(misplaced_text);
     RUN(secrets_are_kept);
     RUN(no_certificate);
     RUN(unchecked_setters);

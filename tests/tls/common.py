@@ -58,6 +58,29 @@ def sign(name, subject, extension, authority="ca", is_authority="FALSE"):
     )
 
 
+def sign_until(name, subject, end):
+    """A certificate that is valid until `end`, in whole seconds of the clock."""
+    settings = f"{folder}/{name}.cnf"
+    pathlib.Path(settings).write_text(
+        f"[ca]\ndefault_ca=d\n[d]\ndatabase={folder}/{name}.index\nrand_serial=yes\n"
+        f"new_certs_dir={folder}\ndefault_md=sha256\npolicy=p\n[p]\ncommonName=supplied\n"
+        "[x]\nbasicConstraints=critical,CA:FALSE\n"
+    )
+    (folder / f"{name}.index").write_text("")
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    request = folder / f"{name}.csr"
+    harness.run(
+        ["openssl", "req", "-new", *key, "-keyout", pem(f"{name}-key"), "-subj", subject]
+        + ["-out", request]
+    )
+    stamp = time.strftime("%Y%m%d%H%M%SZ", time.gmtime(end))
+    harness.run(
+        ["openssl", "ca", "-batch", "-config", settings, "-notext", "-extensions", "x"]
+        + ["-cert", pem("ca"), "-keyfile", pem("ca-key"), "-in", request, "-out", pem(name)]
+        + ["-startdate", "20200101000000Z", "-enddate", stamp]
+    )
+
+
 def pem(name):
     return folder / f"{name}.pem"
 

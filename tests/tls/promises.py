@@ -14,7 +14,7 @@ import harness
 from common import (
     BLOCKING, MEGABYTE, NON_BLOCKING, Server, ask, ask_info, client_hello, close_cleanly, close_rudely,
     connect, contains, context, der, echoed, equal, finish_by_hand, go_on, pair, pem, read_line,
-    refused, reset, sending, serving, talk, tls, works,
+    refused, reset, sending, serving, sign_until, talk, tls, works,
 )
 
 VERSIONS = ["1.2", "1.3"]
@@ -175,6 +175,45 @@ def optional_client_certificate(mode, version):
                 equal(info["peer_certificate"], certificate and der(certificate).hex())
                 equal(info["peer_subject"] is None, certificate is None)
                 close_cleanly(client)
+        server.no_exception()
+
+
+def resumed_while_valid(mode):
+    """A session ends with the client's certificate, by ticket and from the cache."""
+    end = int(time.time()) + 5
+    name = f"short{end}"
+    sign_until(name, "/CN=short", end)
+    ca = ["--mode", "lines", "--client-ca", pem("ca")]
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for options in [[], ["--client-optional"], ["--no-tickets", "--cache", "10"]]:
+            server = stack.enter_context(serving(mode, *ca, *options))
+            for version in VERSIONS:
+                made = context(version, name)
+                session = None
+                for resumed in [False, True]:
+                    with tls(server.port, made, session=session) as client:
+                        equal((options, version, ask_info(client)["resumed"]), (options, version, resumed))
+                        session = client.session
+                        close_cleanly(client)
+                clients.append((server, made, session))
+        time.sleep(max(0, end + 1.1 - time.time()))
+        for server, made, session in clients:
+            got = refused(lambda: tls(server.port, made, session=session))
+            contains(got, "ALERT_CERTIFICATE_EXPIRED")
+            server.exception("NS_ERR_HANDSHAKE", "Expired")
+
+
+def no_resumption(mode):
+    with serving(mode, "--mode", "lines", "--no-tickets") as server:
+        for version in VERSIONS:
+            made = context(version)
+            session = None
+            for _ in range(2):
+                with tls(server.port, made, session=session) as client:
+                    equal(ask_info(client)["resumed"], False)
+                    session = client.session
+                    close_cleanly(client)
         server.no_exception()
 
 
@@ -724,6 +763,8 @@ def checks():
     for name in ["v1", "expired", "rsa", "ed25519"]:
         yield f"server certificate {name}", any_certificate(name)
     yield "minimum version", minimum_version
+    yield "resumed while the client's certificate is valid", resumed_while_valid
+    yield "no resumption without tickets and cache", no_resumption
     yield "no spinning", spin
     yield "STARTTLS injection", starttls_injection
     yield "STARTTLS and silence", starttls_silence
