@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod ids;
+mod inbox;
 mod secure;
 mod transfer;
 mod wait;
@@ -20,11 +21,13 @@ use crate::config::Limits;
 use crate::error::{CloseReason, Status};
 use crate::outbuf::OutBuf;
 use crate::stats::Counters;
+use crate::sys;
 use crate::timer::{self, NEVER};
 use crate::tls::Session;
 
 pub use ids::ConnId;
 pub(crate) use ids::{IdTable, Refused};
+pub(crate) use inbox::{Bytes, Inbox};
 pub(crate) use secure::handshake_timeout;
 #[cfg(feature = "capi")]
 pub(crate) use transfer::Answer;
@@ -51,8 +54,9 @@ pub(crate) struct Env {
     pub index: usize,
     pub limits: Limits,
     pub counters: Counters,
-    /// The ids of a loop's connections.
+    /// The ids of a loop's connections, and what was accepted by id.
     pub ids: IdTable,
+    pub inbox: Inbox,
     /// A worker's connection was ended from another thread ([`Ended`]).
     pub ended: AtomicU8,
     /// A worker's connection is in its TLS handshake, which a stop does not
@@ -79,6 +83,7 @@ impl Env {
             server,
             index,
             ids: IdTable::new(limits.send_limit),
+            inbox: Inbox::default(),
             limits,
             counters: Counters::default(),
             ended: AtomicU8::new(Ended::No as u8),
@@ -105,8 +110,9 @@ pub(crate) mod flag {
     /// The last event told more than plain input (end of stream, error,
     /// urgent data): a short read is then no sign that the input is used up.
     pub const HINT: u32 = 1 << 1;
-    /// The last event told an error.
-    pub const ERR: u32 = 1 << 2;
+    /// Sending failed, with the `errno` that the connection keeps: nothing is
+    /// sent any more. What has arrived is still to be read.
+    pub const SEND_FAILED: u32 = 1 << 2;
     /// End of stream was read, or reading was shut (`RD_SHUT`).
     pub const EOF: u32 = 1 << 3;
     /// The handler is to be called again: it made progress, or reading was
@@ -122,7 +128,7 @@ pub(crate) mod flag {
     pub const CLOSE: u32 = 1 << 8;
     /// Closing by a reset was asked for.
     pub const ABORT: u32 = 1 << 9;
-    /// The transport failed.
+    /// The transport failed, and all that had arrived was read.
     pub const BROKEN: u32 = 1 << 10;
     /// The sending side is shut, or to be shut when the queue is empty.
     pub const WR_SHUT: u32 = 1 << 11;
@@ -169,11 +175,18 @@ pub(crate) mod flag {
     /// Beside `EOF`: the program reads no more, the peer's end was not seen.
     pub const RD_SHUT: u32 = 1 << 30;
 
+    /// A queue has left: `on_drain` is to be called.
+    pub const DRAINED: u32 = 1 << 31;
+
     /// Goes along where the program takes the connection out.
-    pub const KEPT: u32 = EOF | RD_SHUT | WR_SHUT | FIN_SENT | TLS | GOODBYE | BACKLOG;
-    /// Input is not simply the handler's.
+    pub const KEPT: u32 =
+        EOF | RD_SHUT | WR_SHUT | FIN_SENT | TLS | GOODBYE | BACKLOG | SEND_FAILED;
+    /// If any of these is set, an input event takes the slow path.
     pub const UNUSUAL: u32 =
-        OVER | PAUSED | THROTTLED | TLS | EOF | HINT | ERR | BACKLOG | NOT_OPEN;
+        OVER | PAUSED | THROTTLED | TLS | EOF | HINT | SEND_FAILED | BACKLOG | NOT_OPEN;
+    /// The program's part is over or nothing can be sent: what was accepted by
+    /// id is dropped.
+    pub const UNSENDABLE: u32 = ABORT | BROKEN | SEND_FAILED | WR_SHUT | LAST;
     /// Nothing can be sent or received any more.
     pub const OVER: u32 = CLOSE | ABORT | BROKEN | DETACHED | LAST;
 }
@@ -183,7 +196,11 @@ pub(crate) mod flag {
 pub(crate) enum Phase {
     /// The slot is free.
     Vacant,
-    /// In its TLS handshake.
+    /// The first record of its TLS handshake is awaited.
+    Hello,
+    /// That record has come; waits for a place among the handshakes.
+    Waiting,
+    /// In its TLS handshake, with a place.
     Handshake,
     /// The handler's.
     Open,
@@ -191,6 +208,13 @@ pub(crate) enum Phase {
     Flushing,
     /// Everything has left, input is discarded until the peer closes.
     Lingering,
+}
+
+impl Phase {
+    /// Before or in a TLS handshake.
+    pub fn is_handshake(self) -> bool {
+        matches!(self, Phase::Hello | Phase::Waiting | Phase::Handshake)
+    }
 }
 
 /// A peer's address in 24 bytes; IPv4 is kept as IPv4-mapped.
@@ -429,14 +453,46 @@ impl Conn {
     /// A callback left nothing to be done.
     #[inline]
     pub fn is_settled(&self) -> bool {
-        const ASKS: u32 = flag::ARM | flag::THROTTLED | flag::STARTTLS | flag::ERR;
-        !self.has(flag::OVER | flag::AGAIN | flag::BACKLOG | ASKS)
+        const ASKS: u32 = flag::ARM | flag::THROTTLED | flag::STARTTLS | flag::DRAINED;
+        !self.has(flag::OVER | flag::AGAIN | flag::BACKLOG | flag::SEND_FAILED | ASKS)
     }
 
     /// The handler read some and there may be more.
     #[inline]
     pub fn has_more(&self) -> bool {
         self.has(flag::AGAIN) && self.has(flag::READY | flag::PLAIN)
+    }
+
+    /// A queue has left, and `on_drain` is still to say so.
+    #[inline]
+    pub fn drain_is_due(&self) -> bool {
+        self.flags & (flag::DRAINED | flag::BACKLOG | flag::NOT_OPEN) == flag::DRAINED
+    }
+
+    /// Nothing is unread, and the peer has acknowledged all that was sent: an
+    /// end destroys nothing. An end that was sent counts as a byte of it.
+    pub fn is_quiet(&mut self) -> bool {
+        let end = usize::from(self.has(flag::FIN_SENT));
+        let decrypted = self.tls.as_mut().is_some_and(|tls| tls.has_plain());
+        let quiet = |fd| !unread(fd) && sys::unsent(fd.as_raw_fd()) <= end;
+        !decrypted && self.fd().is_some_and(quiet)
+    }
+
+    /// Bytes were accepted that the end of the TLS handshake would have sent.
+    pub fn holds_plaintext(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.held > 0)
+    }
+
+    /// After a failed send: no input is left that the program may still read.
+    pub fn nothing_is_left(&self) -> bool {
+        match self.phase {
+            Phase::Open if self.has(flag::EOF) => true,
+            Phase::Open if self.has(flag::PAUSED) => {
+                !self.has(flag::PLAIN) && !self.fd().is_some_and(unread)
+            }
+            Phase::Flushing => true,
+            _ => false,
+        }
     }
 
     /// Asks the thread to close the connection when the callback is over;
@@ -446,10 +502,15 @@ impl Conn {
             return;
         }
         self.reason = match reason {
+            CloseReason::Handler | CloseReason::Error if self.has(flag::SEND_FAILED) => {
+                CloseReason::Reset
+            }
             CloseReason::Handler if self.peer_ended() => CloseReason::Peer,
             other => other,
         };
         self.set(flag::CLOSE);
+        // What is sent by id from now on is refused.
+        self.env.ids.shut(self.id);
         if !self.has(flag::LOOP) {
             self.shut_now();
         }
@@ -474,14 +535,41 @@ impl Conn {
         }
     }
 
-    /// The transport failed with this error; answers what it means.
+    /// Receiving failed with this error, after all that had arrived; returns
+    /// what it means.
     pub fn fail(&mut self, error: &std::io::Error) -> Status {
-        self.os_error = error.raw_os_error().unwrap_or(0);
+        self.break_off(error.raw_os_error().unwrap_or(0));
+        Status::of_transfer(error)
+    }
+
+    pub(super) fn break_off(&mut self, os_error: i32) {
+        self.os_error = os_error;
         self.set(flag::BROKEN);
         if !self.has(flag::CLOSE | flag::ABORT) {
             self.reason = CloseReason::Reset;
         }
+    }
+
+    /// Sending failed with this error; returns what it means. What is queued
+    /// is lost. What had arrived is not: the handler reads it first, and then
+    /// the error.
+    pub fn fail_send(&mut self, error: &std::io::Error) -> Status {
+        if !self.has(flag::SEND_FAILED) {
+            self.os_error = error.raw_os_error().unwrap_or(0);
+            self.set(flag::SEND_FAILED | flag::READY | flag::HINT | flag::AGAIN);
+            self.env.ids.shut_sending(self.id);
+        }
+        self.drop_queue();
+        self.clear(flag::THROTTLED | flag::DRAINED);
         Status::of_transfer(error)
+    }
+
+    /// An event told of an error, which the kernel tells once.
+    pub fn note_error(&mut self) {
+        let error = self.fd().and_then(|fd| SockRef::from(&fd).take_error().ok().flatten());
+        if let Some(error) = error {
+            self.fail_send(&error);
+        }
     }
 
     #[cfg(feature = "capi")]
@@ -533,12 +621,20 @@ impl Conn {
                 next = (due, reason);
             }
         };
-        if let (Phase::Handshake, Some(tls)) = (self.phase(), &self.tls) {
-            consider(tls.deadline, CloseReason::Handshake);
-        } else if self.timer_at != 0 {
-            consider(self.timer_at, CloseReason::Timer);
+        let phase = self.phase();
+        if self.timer_at != 0 {
+            // Before the first handshake it is the handshake's end.
+            let opened = !self.has(flag::UNOPENED);
+            let reason = if opened { CloseReason::Timer } else { CloseReason::Handshake };
+            consider(self.timer_at, reason);
         }
-        if self.phase() == Phase::Open && limits.idle != 0 {
+        if phase.is_handshake() {
+            let end = self.tls.as_ref().map_or(NEVER, |tls| tls.deadline);
+            consider(end, CloseReason::Handshake);
+            // No other deadline counts in a handshake.
+            return next;
+        }
+        if matches!(phase, Phase::Open | Phase::Flushing) && limits.idle != 0 {
             consider(self.active_at + limits.idle + 1, CloseReason::Idle);
         }
         if let Some(out) = self.out.as_ref().filter(|_| limits.write != 0) {

@@ -19,7 +19,6 @@ mod slab;
 pub(crate) use mail::Mail;
 pub(crate) use run::Loop;
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +28,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::blocking::lock;
 use crate::config::{Config, Limits};
-use crate::conn::{flag, Conn, ConnId, Env, IdTable, Kind, Refused};
+use crate::conn::{flag, Bytes, Conn, ConnId, Env, IdTable, Kind, Refused};
 use crate::error::{Error, Status};
 use crate::server::Server;
 use crate::socket::OwnedSocket;
@@ -61,9 +60,6 @@ pub(crate) struct Shared {
     entrance: Mutex<Entrance>,
     has_arrivals: AtomicBool,
     mail: (Sender<Mail>, Receiver<Mail>),
-    /// Mail taken out of the box and not handled yet, before what is in it.
-    /// The loop's thread only.
-    deferred: Mutex<VecDeque<Mail>>,
     /// A wake-up is on its way: further mail needs none.
     awake: AtomicBool,
     wake: Event,
@@ -83,7 +79,6 @@ impl Shared {
             }),
             has_arrivals: AtomicBool::new(false),
             mail: crossbeam_channel::unbounded(),
-            deferred: Mutex::new(VecDeque::new()),
             awake: AtomicBool::new(false),
             wake,
         })
@@ -92,9 +87,22 @@ impl Shared {
     /// Puts mail into the loop's box; one wake-up serves a burst of it.
     pub fn post(&self, mail: Mail) {
         let _ = self.mail.0.send(mail);
-        if !self.awake.swap(true, Ordering::AcqRel) {
+        self.wake_up();
+    }
+
+    /// Has the loop look at its mail and its inbox.
+    fn wake_up(&self) {
+        if !self.awake.swap(true, Ordering::SeqCst) {
             self.wake.signal();
         }
+    }
+
+    /// Accepts bytes for a connection of this loop, or refuses all of them.
+    fn send(&self, id: u64, bytes: &Bytes<'_>) -> Result<(), Refused> {
+        if self.env.inbox.put(&self.env.ids, id, bytes)? {
+            self.wake_up();
+        }
+        Ok(())
     }
 
     /// An id with a free slot; `open` for calls by it at once.
@@ -131,12 +139,13 @@ impl Shared {
         if entrance.poller.is_none() {
             return Err((Error::new(Status::State, "the server is not running"), source));
         }
-        let Some(id) = self.allocate(&mut entrance, open) else {
+        // Said before the id can be used and the first event can come: the loop
+        // looks for the connection only where there are arrivals, and then
+        // under this lock.
+        self.has_arrivals.store(true, Ordering::SeqCst);
+        let Some(id) = self.allocate(&mut entrance, false) else {
             return Err((Error::new(Status::NoMemory, "no connection slot is left"), source));
         };
-        // Said before the first event can come: the loop looks for the
-        // connection only where there are arrivals, and then under this lock.
-        self.has_arrivals.store(true, Ordering::SeqCst);
         let registered = match (&entrance.poller, fd(&source)) {
             (Some(poller), Some(fd)) => poller.add(fd, id, BOTH),
             _ => Ok(()),
@@ -148,6 +157,9 @@ impl Shared {
         }
         let mut conn = make(source, id);
         conn.set(flag::WRITABLE);
+        if open {
+            self.env.ids.open(id, !conn.has(flag::UNSENDABLE));
+        }
         entrance.arrivals.push(conn);
         self.env.counters.open.add(1);
         Ok(id)
@@ -230,35 +242,18 @@ impl Loops {
     }
 
     pub fn send(&self, id: ConnId, bytes: &[u8]) -> Result<(), Status> {
-        let shared = self.of(id)?;
-        shared.env.ids.add(id.get(), bytes.len()).map_err(refused)?;
-        if !bytes.is_empty() {
-            shared.post(Mail::Send(id.get(), bytes.into()));
-        }
-        Ok(())
+        self.of(id)?.send(id.get(), &Bytes::Own(bytes)).map_err(refused)
     }
 
-    /// One copy of the bytes and one mail for each loop.
+    /// One copy of the bytes for all; returns how many accepted it.
     pub fn broadcast(&self, ids: &[ConnId], bytes: &[u8]) -> usize {
-        let mut accepted = vec![Vec::new(); self.loops.len()];
-        for id in ids.iter().map(|id| id.get()) {
-            let index = ConnId::loop_index(id);
-            let Some(shared) = self.loops.get(index) else { continue };
-            if shared.env.ids.add(id, bytes.len()).is_ok() {
-                accepted[index].push(id);
-            }
-        }
-        let count = accepted.iter().map(Vec::len).sum();
-        if bytes.is_empty() || count == 0 {
-            return count;
-        }
         let bytes: Arc<[u8]> = bytes.into();
-        for (shared, ids) in self.loops.iter().zip(accepted) {
-            if !ids.is_empty() {
-                shared.post(Mail::Broadcast(ids, bytes.clone()));
-            }
-        }
-        count
+        let bytes = Bytes::Shared(&bytes);
+        let accepts = |id: &&ConnId| {
+            let shared = self.of(**id);
+            shared.is_ok_and(|shared| shared.send(id.get(), &bytes).is_ok())
+        };
+        ids.iter().filter(accepts).count()
     }
 
     pub fn close(&self, id: ConnId) -> Result<(), Status> {
@@ -273,11 +268,9 @@ impl Loops {
 
     pub fn abort(&self, id: ConnId) -> Result<(), Status> {
         let shared = self.of(id)?;
-        if !shared.env.ids.is_alive(id.get()) {
-            return Err(Status::Closed);
+        if shared.env.ids.abort(id.get()).map_err(refused)? {
+            shared.post(Mail::Abort(id.get()));
         }
-        shared.env.ids.shut(id.get());
-        shared.post(Mail::Abort(id.get()));
         Ok(())
     }
 
@@ -294,22 +287,27 @@ impl Loops {
         lists.flatten().collect()
     }
 
-    /// Takes the connection of a running callback out of its loop.
+    /// Takes the connection of a running callback out of its loop. It never
+    /// waits: the descriptor becomes blocking when all that was accepted by id
+    /// is taken over. That is the last step that can fail.
     pub fn detach(&self, conn: &mut Conn, owner: Arc<Env>) -> Result<Conn, Error> {
         let shared = &self.loops[conn.env.index];
+        shared.env.ids.shut_sending(conn.id);
+        conn.collect();
+        let blocking = conn.fd().map(|fd| socket2::SockRef::from(&fd).set_nonblocking(false));
+        if let Some(Err(e)) = blocking {
+            shared.env.ids.open(conn.id, !conn.has(flag::UNSENDABLE));
+            return Err(Error::from_os(Status::Io, "cannot detach the socket", &e));
+        }
         if let (Some(poller), Some(fd)) = (&lock(&shared.entrance).poller, conn.fd()) {
-            // Not waiting any more, should it have been shut already.
+            // Not watched any more, should it have been shut already.
             let _ = poller.remove(fd);
-            socket2::SockRef::from(&fd)
-                .set_nonblocking(false)
-                .map_err(|e| Error::from_os(Status::Io, "cannot detach the socket", &e))?;
         }
         shared.env.ids.release(conn.id);
-        shared.deliver_now(conn);
         let mut stub = Conn::vacant(conn.env.clone());
         stub.id = conn.id;
         stub.set_phase(conn.phase());
-        // Its slot's queue entry and timers are still about.
+        // Its slot's queue entry and timer are still there.
         stub.armed = conn.armed;
         stub.set(flag::DETACHED | flag::IN_CALLBACK | conn.flags & flag::QUEUED);
         let mut taken = conn.replace(stub);

@@ -13,6 +13,9 @@ use crate::sys::{self, SendFlags};
 const BATCH: usize = 16;
 /// The least that an own chunk holds, so that many small sends share one.
 const CHUNK: usize = 4096;
+/// The least of which a broadcast's receivers share one copy: the chunk before
+/// it may be left half empty, which must not count.
+const SHARED: usize = 16 << 10;
 
 enum Chunk {
     Own(Vec<u8>),
@@ -48,30 +51,53 @@ impl OutBuf {
         self.len
     }
 
+    /// Appends bytes. They fill the last chunk up first, so that a queue of
+    /// many small sends holds little more than their bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         self.len += bytes.len();
+        let mut rest = bytes;
         if let Some(Chunk::Own(last)) = self.chunks.back_mut() {
-            if last.capacity() - last.len() >= bytes.len() {
-                last.extend_from_slice(bytes);
-                return;
+            let room = (last.capacity() - last.len()).min(rest.len());
+            last.extend_from_slice(&rest[..room]);
+            rest = &rest[room..];
+        }
+        if !rest.is_empty() {
+            let mut chunk = Vec::with_capacity(rest.len().max(CHUNK));
+            chunk.extend_from_slice(rest);
+            self.chunks.push_back(Chunk::Own(chunk));
+        }
+    }
+
+    /// Appends bytes that others share; few are cheaper copied.
+    pub fn push_shared(&mut self, bytes: &Arc<[u8]>) {
+        if bytes.len() < SHARED {
+            self.push(bytes);
+        } else {
+            self.len += bytes.len();
+            self.chunks.push_back(Chunk::Shared(bytes.clone()));
+        }
+    }
+
+    /// Appends all of another queue, of which nothing was written yet.
+    pub fn append(&mut self, other: OutBuf) {
+        debug_assert!(other.head == 0);
+        for chunk in other.chunks {
+            match chunk {
+                Chunk::Own(bytes) if bytes.len() < SHARED => self.push(&bytes),
+                chunk => {
+                    self.len += chunk.bytes().len();
+                    self.chunks.push_back(chunk);
+                }
             }
         }
-        let mut chunk = Vec::with_capacity(bytes.len().max(CHUNK));
-        chunk.extend_from_slice(bytes);
-        self.chunks.push_back(Chunk::Own(chunk));
     }
 
-    /// Appends shared bytes, the first `written` of which are gone already.
-    /// Only an empty queue can have written some.
-    pub fn push_shared(&mut self, bytes: Arc<[u8]>, written: usize) {
-        self.len += bytes.len() - written;
-        if self.chunks.is_empty() {
-            self.head = written;
-        }
-        self.chunks.push_back(Chunk::Shared(bytes));
+    /// The bytes, piece by piece, of a queue of which nothing was written yet.
+    pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        self.chunks.iter().map(Chunk::bytes)
     }
 
-    /// Writes as much as the kernel takes now and answers how much that was;
+    /// Writes as much as the kernel takes now and returns how much that was;
     /// an error only where nothing could be written.
     pub fn write_to(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
         let mut written = 0;
@@ -128,10 +154,10 @@ mod tests {
         let mut queue = OutBuf::default();
         let mut expected = Vec::new();
         for i in 0..200u32 {
-            let piece = vec![i as u8; 1 + (i as usize * 37) % 9000];
+            let piece = vec![i as u8; 1 + (i as usize * 370) % 40_000];
             expected.extend_from_slice(&piece);
             match i % 3 {
-                0 => queue.push_shared(piece.into(), 0),
+                0 => queue.push_shared(&piece.into()),
                 _ => queue.push(&piece),
             }
         }
@@ -151,15 +177,37 @@ mod tests {
         assert!(got == expected);
     }
 
+    /// Bytes are counted, not sends: what a queue holds is at most twice its
+    /// bytes, whatever they came in.
     #[test]
-    fn a_shared_piece_may_be_begun() {
+    fn small_sends_share_chunks() {
+        for sizes in [&[1][..], &[CHUNK - 1], &[CHUNK / 2 + 1], &[1, CHUNK + 1], &[1, SHARED]] {
+            let mut queue = OutBuf::default();
+            let pieces: Vec<Arc<[u8]>> = sizes.iter().map(|n| vec![7; *n].into()).collect();
+            for piece in pieces.iter().cycle().take(20_000) {
+                queue.push_shared(piece);
+            }
+            let held = |chunk: &Chunk| match chunk {
+                Chunk::Own(bytes) => bytes.capacity(),
+                Chunk::Shared(bytes) => bytes.len(),
+            };
+            let bytes: usize = queue.chunks.iter().map(held).sum();
+            let entries = queue.chunks.capacity() * size_of::<Chunk>();
+            assert!(bytes + entries <= 2 * queue.len() + CHUNK, "{sizes:?}");
+        }
+    }
+
+    #[test]
+    fn a_queue_goes_behind_another() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let mut queue = OutBuf::default();
-        queue.push_shared(Arc::from(&b"hello"[..]), 2);
-        queue.push(b"!");
-        assert_eq!(queue.write_to(ours.as_fd()).unwrap(), 4);
-        let mut got = [0; 4];
+        let (mut queue, mut later) = (OutBuf::default(), OutBuf::default());
+        queue.push(b"hel");
+        later.push(b"lo");
+        later.push(b"!");
+        queue.append(later);
+        assert_eq!((queue.len(), queue.write_to(ours.as_fd()).unwrap()), (6, 6));
+        let mut got = [0; 6];
         theirs.read_exact(&mut got).unwrap();
-        assert_eq!(&got, b"llo!");
+        assert_eq!(&got, b"hello!");
     }
 }

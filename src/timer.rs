@@ -40,9 +40,13 @@ pub(crate) fn poll_timeout(deadline: u64) -> i32 {
 /// What falls due when, by slot. An entry is only a hint to look: whoever
 /// takes it out computes the true deadline and arms again, so that moving a
 /// deadline back, as every byte does to an idle timeout, costs nothing here.
+/// An entry that nobody waits for any more is stale. It stays until the stale
+/// ones outnumber the others: so the heap is bounded by what is open, and each
+/// entry is moved by such a cleaning once on average.
 #[derive(Default)]
 pub(crate) struct Timers {
     heap: BinaryHeap<Reverse<(u64, u32)>>,
+    stale: usize,
 }
 
 impl Timers {
@@ -53,6 +57,24 @@ impl Timers {
     /// The earliest entry's time, or [`NEVER`].
     pub fn next(&self) -> u64 {
         self.heap.peek().map_or(NEVER, |Reverse((due, _))| *due)
+    }
+
+    /// An entry became stale. `true`: it is time for [`Timers::retain`].
+    pub fn is_stale(&mut self) -> bool {
+        self.stale += 1;
+        self.stale > self.heap.len() / 2 + 32
+    }
+
+    /// A stale entry was taken out.
+    pub fn stale_is_out(&mut self) {
+        self.stale = self.stale.saturating_sub(1);
+    }
+
+    /// Drops the entries that nobody waits for.
+    pub fn retain(&mut self, mut waits: impl FnMut(u64, u32) -> bool) {
+        self.heap.retain(|Reverse((due, slot))| waits(*due, *slot));
+        self.heap.shrink_to(2 * self.heap.len() + 64);
+        self.stale = 0;
     }
 
     /// Takes out the earliest entry if it is due.
@@ -78,6 +100,18 @@ mod tests {
         assert_eq!(timers.expired(25), Some((10, 2)));
         assert_eq!(timers.expired(25), Some((20, 3)));
         assert_eq!(timers.expired(25), None);
+    }
+
+    #[test]
+    fn stale_entries_do_not_pile_up() {
+        let mut timers = Timers::default();
+        for round in 0..10_000_u64 {
+            timers.arm(1_000_000 + round, 7);
+            if timers.is_stale() {
+                timers.retain(|due, _| due == 1_000_000 + round);
+            }
+            assert!(timers.heap.len() < 200);
+        }
     }
 
     #[test]

@@ -49,12 +49,19 @@ impl ConnId {
     }
 }
 
-// An entry: generation (28 bits), state (4 bits), pending bytes (32 bits).
-const ALIVE: u64 = 1 << 32;
-const OPEN: u64 = 1 << 33;
+// An entry: generation (28 bits), state (5 bits), pending bytes (31 bits, as
+// many as `send_limit` may be).
+const ALIVE: u64 = 1 << 31;
+/// Takes calls by id, and is among the open connections.
+const OPEN: u64 = 1 << 32;
+/// Takes bytes, where it is open.
+const SENDABLE: u64 = 1 << 33;
+/// A wake is on its way.
 const WOKEN: u64 = 1 << 34;
-const STATE: u64 = 0xf << 32;
-const PENDING: u64 = u32::MAX as u64;
+/// An abort is on its way.
+const ABORTED: u64 = 1 << 35;
+const STATE: u64 = 0x1f << 31;
+const PENDING: u64 = i32::MAX as u64;
 const GENERATION_SHIFT: u32 = 36;
 
 const FIRST_CHUNK: usize = 64;
@@ -104,8 +111,8 @@ impl IdTable {
         self.chunks.get(chunk)?.get()?.get(index)
     }
 
-    /// Gives a slot to a new connection and answers its id, which takes calls
-    /// at once if it is `open`; `None` when the slot's generations are used up
+    /// Gives a slot to a new connection and returns its id, which takes calls
+    /// immediately if it is `open`; `None` when the slot's generations are used up
     /// and it must not be used again.
     pub fn give(&self, index: usize, slot: u32, open: bool) -> Option<u64> {
         let (chunk, at) = IdTable::place(slot);
@@ -115,7 +122,7 @@ impl IdTable {
         if generation > GENERATION_MAX {
             return None;
         }
-        let state = if open { ALIVE | OPEN } else { ALIVE };
+        let state = if open { ALIVE | OPEN | SENDABLE } else { ALIVE };
         entries[at].store(generation << GENERATION_SHIFT | state, Ordering::Release);
         Some(ConnId::of_slot(index, slot, generation))
     }
@@ -140,12 +147,9 @@ impl IdTable {
     }
 
     /// Counts `n` more pending bytes if the connection takes them.
-    pub fn add(&self, id: u64, n: usize) -> Result<(), Refused> {
-        if self.direct() != 0 {
-            self.direct.store(0, Ordering::Relaxed);
-        }
+    pub(super) fn add(&self, id: u64, n: usize) -> Result<(), Refused> {
         let added = self.update(id, |word| {
-            if word & OPEN == 0 {
+            if word & (OPEN | SENDABLE) != OPEN | SENDABLE {
                 return Err(Refused::Gone);
             }
             match (word & PENDING).saturating_add(n as u64) <= self.limit as u64 {
@@ -157,17 +161,17 @@ impl IdTable {
     }
 
     /// The owning loop has queued `n` bytes itself, also for a connection that
-    /// takes no more by id.
+    /// takes no more by id. What TLS adds may pass the limit.
     pub fn queued(&self, id: u64, n: usize) {
-        let _ = self.update(id, |word| Ok(word + n as u64));
+        let _ = self.update(id, |word| {
+            let pending = (word & PENDING).saturating_add(n as u64).min(PENDING);
+            Ok(word & !PENDING | pending)
+        });
     }
 
     /// `n` pending bytes were written or given up. The owning loop only.
     pub fn sub(&self, id: u64, n: usize) {
-        let _ = self.update(id, |word| {
-            debug_assert!(word & PENDING >= n as u64);
-            Ok(word - (word & PENDING).min(n as u64))
-        });
+        let _ = self.update(id, |word| Ok(word - (word & PENDING).min(n as u64)));
     }
 
     /// Bytes accepted and not yet written. The owning loop only.
@@ -187,14 +191,34 @@ impl IdTable {
         self.direct.load(Ordering::Relaxed)
     }
 
-    /// The connection takes no more bytes and wakes; `true` where it did.
-    pub fn shut(&self, id: u64) -> bool {
-        self.update(id, |word| Ok(word & !OPEN)).is_ok_and(|before| before & OPEN != 0)
+    /// Whether bytes accepted by id may be on their way: then a direct send
+    /// looks for them first.
+    pub(super) fn set_direct(&self, direct: bool) {
+        self.direct.store(if direct { self.limit } else { 0 }, Ordering::Relaxed);
     }
 
-    /// The connection takes bytes and wakes from now on.
-    pub fn open(&self, id: u64) {
-        let _ = self.update(id, |word| Ok(word | OPEN));
+    /// The connection takes no more bytes, wakes and closes; `true` where it
+    /// did.
+    pub fn shut(&self, id: u64) -> bool {
+        let before = self.update(id, |word| Ok(word & !(OPEN | SENDABLE)));
+        before.is_ok_and(|before| before & OPEN != 0)
+    }
+
+    /// The connection takes no more bytes.
+    pub fn shut_sending(&self, id: u64) {
+        let _ = self.update(id, |word| Ok(word & !SENDABLE));
+    }
+
+    /// The connection takes calls from now on, and bytes if it is `sendable`.
+    pub fn open(&self, id: u64, sendable: bool) {
+        let state = if sendable { OPEN | SENDABLE } else { OPEN };
+        let _ = self.update(id, |word| Ok(word | state));
+    }
+
+    /// Asks for an abort; `true` where none was on its way already.
+    pub fn abort(&self, id: u64) -> Result<bool, Refused> {
+        let before = self.update(id, |word| Ok(word & !(OPEN | SENDABLE) | ABORTED))?;
+        Ok(before & ABORTED == 0)
     }
 
     /// The connection is gone.
@@ -202,7 +226,8 @@ impl IdTable {
         let _ = self.update(id, |word| Ok(word & !(STATE | PENDING)));
     }
 
-    pub fn is_alive(&self, id: u64) -> bool {
+    #[cfg(test)]
+    fn is_alive(&self, id: u64) -> bool {
         self.update(id, Ok).is_ok()
     }
 
@@ -288,9 +313,34 @@ mod tests {
         assert!(table.shut(id) && !table.shut(id));
         assert_eq!(table.add(id, 1), Err(Refused::Gone));
         assert!(table.is_alive(id));
+        assert_eq!((table.abort(id), table.abort(id)), (Ok(true), Ok(false)));
         table.release(id);
+        assert_eq!(table.abort(id), Err(Refused::Gone));
         let next = table.give(0, 0, true).unwrap();
         assert_eq!(table.pending(next), 0);
+    }
+
+    #[test]
+    fn pending_bytes_never_reach_the_state() {
+        let table = IdTable::new(i32::MAX as usize);
+        let id = table.give(0, 0, true).unwrap();
+        assert_eq!(table.add(id, i32::MAX as usize), Ok(()));
+        table.queued(id, usize::MAX);
+        assert_eq!(table.pending(id), i32::MAX as usize);
+        assert_eq!(table.wake(id), Ok(true));
+        table.sub(id, usize::MAX);
+        assert_eq!(table.pending(id), 0);
+        assert_eq!(table.wake(id), Ok(false));
+    }
+
+    #[test]
+    fn a_half_closed_connection_takes_wakes_and_a_close() {
+        let table = IdTable::new(10);
+        let id = table.give(0, 0, true).unwrap();
+        table.shut_sending(id);
+        assert_eq!(table.add(id, 1), Err(Refused::Gone));
+        assert_eq!((table.wake(id), table.open_ids(0).len()), (Ok(true), 1));
+        assert!(table.shut(id));
     }
 
     #[test]
@@ -300,7 +350,7 @@ mod tests {
         assert!(table.is_alive(id) && table.open_ids(0).is_empty());
         assert_eq!(table.add(id, 1), Err(Refused::Gone));
         assert_eq!(table.wake(id), Err(Refused::Gone));
-        table.open(id);
+        table.open(id, true);
         assert_eq!((table.add(id, 1), table.open_ids(0).len()), (Ok(()), 1));
     }
 

@@ -34,6 +34,9 @@ impl Conn {
         millis: u64,
     ) -> Result<(), Error> {
         let mut session = Session::new(config, timer::after_millis(millis))?;
+        if !ahead.is_empty() {
+            session.heard_at = timer::now();
+        }
         session.feed(ahead);
         self.tls = Some(Box::new(session));
         self.set(flag::TLS);
@@ -134,7 +137,9 @@ impl Conn {
                 }
                 Err(status) => return Err(status),
             }
-            self.push_tls()
+            // Where it cannot be sent, what has arrived is still to be read.
+            let _ = self.push_tls();
+            Ok(())
         })
     }
 
@@ -146,7 +151,7 @@ impl Conn {
             self.env.ids.sub(self.id, std::mem::take(&mut tls.held));
         }
         let mut sink = Sink { conn: self, failed: None };
-        let _ = tls.write_to(&mut sink);
+        tls.write_to(&mut sink);
         let failed = sink.failed;
         self.tls = Some(tls);
         failed.map_or(Ok(()), Err)
@@ -264,13 +269,13 @@ impl Write for Sink<'_> {
     }
 
     fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self.conn.send_raw(bufs) {
-            Ok(()) => Ok(bufs.iter().map(|b| b.len()).sum()),
-            Err(status) => {
-                self.failed = Some(status);
-                Err(io::ErrorKind::Other.into())
+        if let Err(status) = self.conn.send_raw(bufs) {
+            self.failed = Some(status);
+            if self.conn.has(flag::SEND_FAILED) {
+                return Err(io::ErrorKind::Other.into());
             }
         }
+        Ok(bufs.iter().map(|b| b.len()).sum())
     }
 
     fn flush(&mut self) -> io::Result<()> {

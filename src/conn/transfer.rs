@@ -5,7 +5,6 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 
 use super::{flag, Conn};
 use crate::error::Status;
@@ -20,7 +19,7 @@ pub(crate) const READS: u32 = 16;
 
 /// The flags that decide what `recv` does, and what `send` does.
 const INPUT_STATE: u32 = LOOP_CALL | UNUSUAL | flag::EOF | flag::HINT | flag::ENOUGH | flag::READY;
-const OUTPUT_STATE: u32 = LOOP_CALL | UNUSUAL | flag::WR_SHUT;
+const OUTPUT_STATE: u32 = LOOP_CALL | UNUSUAL | flag::WR_SHUT | flag::SEND_FAILED;
 /// What a connection in a callback on its loop has.
 const LOOP_CALL: u32 = flag::LOOP | flag::IN_CALLBACK;
 /// And nearly always has not.
@@ -111,6 +110,10 @@ impl Conn {
             let n = self.raw_wait(buf)?;
             return Ok(self.ended_or(n));
         }
+        if self.phase().is_handshake() {
+            // Nothing of it is the program's.
+            return Err(Status::WouldBlock);
+        }
         if !self.may_read() {
             return Err(Status::WouldBlock);
         }
@@ -169,6 +172,7 @@ impl Conn {
 
     fn arrived(&mut self, result: io::Result<usize>, room: usize) -> Result<usize, Status> {
         match result {
+            Ok(0) if self.is_cut_off() => Err(self.cut_off()),
             Ok(n) => {
                 // As in `recv_now`; but urgent data cuts reads short, and an
                 // end of stream or an error is still to be read.
@@ -184,6 +188,23 @@ impl Conn {
             }
             Err(e) => Err(self.fail(&e)),
         }
+    }
+
+    /// Is the end of input the failure that a send was told of? The kernel tells
+    /// a failure once. With EPIPE the peer's end had come before it.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.has(flag::SEND_FAILED) && self.os_error != libc::EPIPE
+    }
+
+    /// All that had arrived was read: now that failure is told.
+    pub(super) fn cut_off(&mut self) -> Status {
+        self.break_off(self.os_error);
+        self.send_failure()
+    }
+
+    /// What a send returns once sending has failed.
+    pub(super) fn send_failure(&self) -> Status {
+        Status::of_transfer(&io::Error::from_raw_os_error(self.os_error))
     }
 
     pub(super) fn count_in(&mut self, n: usize) {
@@ -238,17 +259,21 @@ impl Conn {
     /// [`Conn::send`] in any state.
     pub fn send_any(&mut self, buf: &[u8]) -> Result<(), Status> {
         self.usable()?;
-        if self.has(flag::OVER | flag::WR_SHUT) {
-            return Err(Status::Closed);
+        self.may_send()?;
+        if !self.has(flag::LOOP) {
+            return match self.has(flag::TLS) {
+                true => self.send_tls(buf),
+                false => self.send_wait(buf),
+            };
         }
-        if self.has(flag::LOOP) {
-            self.admit(buf.len())?;
-        }
+        self.collect();
+        self.admit(buf.len())?;
         if self.has(flag::TLS) {
             return self.send_tls(buf);
         }
-        if !self.has(flag::LOOP) {
-            return self.send_wait(buf);
+        if self.phase().is_handshake() {
+            // Nothing leaves in the clear where TLS is to begin.
+            return Err(Status::State);
         }
         let written = self.write_now(|fd| match buf {
             [] => Ok(0),
@@ -256,6 +281,14 @@ impl Conn {
         })?;
         self.enqueue(&buf[written..]);
         Ok(())
+    }
+
+    fn may_send(&self) -> Result<(), Status> {
+        match () {
+            () if self.has(flag::OVER | flag::WR_SHUT) => Err(Status::Closed),
+            () if self.has(flag::SEND_FAILED) => Err(self.send_failure()),
+            () => Ok(()),
+        }
     }
 
     /// The rest of [`Conn::send_now`].
@@ -280,25 +313,18 @@ impl Conn {
             return self.send(one);
         }
         let total = bufs.iter().map(|b| b.len()).sum();
-        if !self.has(flag::LOOP) || self.has(flag::TLS) || total <= GATHER {
+        let few = bufs.len() <= sys::MAX_PIECES;
+        if !self.has(flag::LOOP) || self.has(flag::TLS) || total <= GATHER || !few {
             return self.send(&bufs.iter().flat_map(|b| b.iter().copied()).collect::<Vec<u8>>());
         }
-        if self.has(flag::OVER | flag::WR_SHUT) {
-            return Err(Status::Closed);
-        }
+        self.may_send()?;
+        self.collect();
         self.admit(total)?;
-        self.env.ids.queued(self.id, total);
-        for buf in bufs.iter().filter(|b| !b.is_empty()) {
-            self.queue().push(buf);
-        }
-        self.flush_queue().map(drop)
+        self.send_pieces_now(bufs)
     }
 
-    /// Ciphertext; what the kernel does not take is queued.
-    pub(super) fn send_raw(&mut self, bufs: &[IoSlice<'_>]) -> Result<(), Status> {
-        if !self.has(flag::LOOP) {
-            return bufs.iter().try_for_each(|buf| self.send_wait(buf));
-        }
+    /// Gives the kernel what it takes now, and queues the rest.
+    fn send_pieces_now(&mut self, bufs: &[IoSlice<'_>]) -> Result<(), Status> {
         let mut written = self.write_now(|fd| sys::sendv(fd, bufs, SendFlags::empty()))?;
         for buf in bufs {
             let skip = written.min(buf.len());
@@ -308,27 +334,59 @@ impl Conn {
         Ok(())
     }
 
-    /// Bytes that came by id, behind what is queued.
-    pub fn enqueue_shared(&mut self, bytes: Arc<[u8]>) {
-        if self.has(flag::TLS) {
-            let _ = self.send_tls(&bytes);
-        } else {
-            self.queue().push_shared(bytes, 0);
+    /// Ciphertext. On a loop, what the kernel does not take is queued.
+    /// Elsewhere the call waits; where it must not wait any longer the rest is
+    /// queued too, since a record that was begun has to go on.
+    pub(super) fn send_raw(&mut self, bufs: &[IoSlice<'_>]) -> Result<(), Status> {
+        if self.has(flag::SEND_FAILED) {
+            return Err(self.send_failure());
+        }
+        if self.has(flag::LOOP) {
+            return self.send_pieces_now(bufs);
+        }
+        let mut result = Ok(());
+        for buf in bufs {
+            let mut sent = 0;
+            if result.is_ok() {
+                result = self.send_wait_counting(buf, &mut sent);
+            }
+            if !self.has(flag::SEND_FAILED) {
+                self.enqueue(&buf[sent..]);
+            }
+        }
+        result
+    }
+
+    /// A loop's connection takes over what was accepted for it by id. This
+    /// comes before whatever is sent next, and before a close.
+    pub fn collect(&mut self) {
+        if self.env.ids.direct() != 0 {
+            return;
+        }
+        if let Some(queue) = self.env.inbox.take(self.id) {
+            self.send_accepted(queue);
         }
     }
 
-    /// Bytes that came by id, already counted as pending.
-    pub fn send_shared(&mut self, bytes: Arc<[u8]>) -> Result<(), Status> {
+    /// Bytes that were accepted by id and are counted as pending go behind what
+    /// is queued, and leave as far as they can. A failure is noted in the
+    /// connection.
+    pub fn send_accepted(&mut self, bytes: OutBuf) {
+        let len = bytes.len();
+        if len == 0 || self.has(flag::UNSENDABLE) {
+            self.env.ids.sub(self.id, len);
+            return;
+        }
         if self.has(flag::TLS) {
-            self.env.ids.sub(self.id, bytes.len());
-            return self.send_tls(&bytes);
+            self.env.ids.sub(self.id, len);
+            for piece in bytes.pieces() {
+                let _ = self.send_tls(piece);
+            }
+            self.set(flag::DRAINED);
+            return;
         }
-        let written = self.write_now(|fd| sys::send(fd, &bytes, SendFlags::empty()))?;
-        self.env.ids.sub(self.id, written);
-        if written < bytes.len() {
-            self.queue().push_shared(bytes, written);
-        }
-        Ok(())
+        self.queue().append(bytes);
+        let _ = self.flush_queue();
     }
 
     fn admit(&self, n: usize) -> Result<(), Status> {
@@ -358,7 +416,7 @@ impl Conn {
                 Ok(n)
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
-            Err(e) => Err(self.fail(&e)),
+            Err(e) => Err(self.fail_send(&e)),
         }
     }
 
@@ -375,6 +433,13 @@ impl Conn {
         self.out.take()
     }
 
+    /// What is queued is lost.
+    pub(super) fn drop_queue(&mut self) {
+        if let Some(out) = self.take_queue() {
+            self.env.ids.sub(self.id, out.len());
+        }
+    }
+
     /// Writes from the queue what the kernel takes now; `true` when the
     /// queue is empty.
     pub fn flush_queue(&mut self) -> Result<bool, Status> {
@@ -387,13 +452,17 @@ impl Conn {
                 self.sent(n);
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-            Err(e) => return Err(self.fail(&e)),
+            Err(e) => {
+                self.env.ids.sub(self.id, out.len());
+                return Err(self.fail_send(&e));
+            }
         }
         if out.len() > 0 {
             self.out = Some(out);
             self.set(flag::BACKLOG);
             return Ok(false);
         }
+        self.set(flag::DRAINED);
         if self.has(flag::WR_SHUT) {
             self.send_fin();
         }
@@ -402,6 +471,8 @@ impl Conn {
 
     /// Shuts the sending side once the queue is empty.
     pub fn shut_write(&mut self) {
+        self.env.ids.shut_sending(self.id);
+        self.collect();
         self.send_close_notify();
         self.set(flag::WR_SHUT);
         if !self.has(flag::BACKLOG) {

@@ -34,6 +34,7 @@ impl Conn {
                 ended => {
                     self.ended()?;
                     return match ended {
+                        Ok(_) if self.is_cut_off() => Err(self.cut_off()),
                         Ok(_) => Ok(0),
                         Err(e) => Err(self.fail(&e)),
                     };
@@ -43,6 +44,15 @@ impl Conn {
     }
 
     pub(super) fn send_wait(&mut self, buf: &[u8]) -> Result<(), Status> {
+        self.send_wait_counting(buf, &mut 0)
+    }
+
+    /// As `send_wait`; `sent` is how much has left, also after a failure.
+    pub(super) fn send_wait_counting(
+        &mut self,
+        buf: &[u8],
+        sent: &mut usize,
+    ) -> Result<(), Status> {
         let until = self.wait_until();
         while self.has(flag::BACKLOG) {
             if !self.flush_queue()? {
@@ -53,20 +63,19 @@ impl Conn {
             true => SendFlags::DONTWAIT,
             false => SendFlags::empty(),
         };
-        let mut rest = buf;
-        while !rest.is_empty() {
+        while *sent < buf.len() {
             let Some(fd) = self.fd() else { return Err(Status::Closed) };
-            match sys::send(fd, rest, flags) {
+            match sys::send(fd, &buf[*sent..], flags) {
                 Ok(n) => {
                     self.sent(n);
-                    rest = &rest[n..];
+                    *sent += n;
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     self.wait(PollFlags::OUT, until)?;
                 }
                 Err(e) => {
                     self.ended()?;
-                    return Err(self.fail(&e));
+                    return Err(self.fail_send(&e));
                 }
             }
         }
@@ -133,8 +142,12 @@ impl Conn {
                     return Err(self.waited_too_long())
                 }
                 Ok(found) => {
-                    if writing.intersects(found) {
-                        self.flush_queue()?;
+                    if writing.intersects(found) && self.flush_queue().is_err() {
+                        // What has arrived is still to be read.
+                        return match events.contains(PollFlags::IN) {
+                            true => Ok(()),
+                            false => Err(self.send_failure()),
+                        };
                     }
                     if found.intersects(events | PollFlags::ERR | PollFlags::HUP) {
                         return Ok(());

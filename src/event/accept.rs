@@ -184,6 +184,9 @@ impl Loop {
                 conn.look_for_plain();
                 conn.set(flag::AGAIN);
             }
+            if conn.has(flag::SEND_FAILED) {
+                conn.set(flag::READY | flag::HINT | flag::AGAIN);
+            }
             self.settle(slot);
             return;
         }
@@ -196,7 +199,10 @@ impl Loop {
         });
         if self.after(slot, callback::outcome(result)) {
             // Whatever the exception handler did with it.
-            self.change(id, |conn| conn.close_because(CloseReason::Error));
+            if let Some(conn) = self.slab.of(id) {
+                conn.close_because(CloseReason::Error);
+                self.settle(slot);
+            }
         }
         if self.shared.env.limits.idle != 0 {
             self.arm(slot);

@@ -6,7 +6,7 @@ use std::io;
 
 use super::run::{Loop, SCRATCH};
 use crate::callback;
-use crate::conn::{flag, unread, Phase};
+use crate::conn::{flag, Phase};
 use crate::error::CloseReason;
 use crate::sys::{self, RecvFlags};
 use crate::timer::{self, NEVER};
@@ -19,15 +19,27 @@ impl Loop {
     pub(super) fn begin_close(&mut self, slot: u32, reason: CloseReason) {
         self.leave_handshake(slot);
         let Some(conn) = self.slab.get(slot) else { return };
+        if conn.holds_plaintext() {
+            self.finish(slot, reason);
+            return;
+        }
         conn.set_phase(Phase::Flushing);
         conn.reason = reason;
         conn.timer_at = 0;
+        // All that was ever accepted by id is there, and no more comes.
+        conn.env.ids.shut(conn.id);
+        conn.collect();
+        let lost = conn.has(flag::SEND_FAILED);
         conn.send_close_notify();
+        if conn.has(flag::SEND_FAILED) {
+            let reason = if lost { reason_of_loss(reason) } else { reason };
+            self.finish(slot, reason);
+            return;
+        }
         if !conn.has(flag::BACKLOG) {
             self.flushed(slot);
             return;
         }
-        conn.env.ids.shut(conn.id);
         self.watch_writable(slot);
         self.arm(slot);
     }
@@ -44,7 +56,6 @@ impl Loop {
             return;
         }
         conn.set_phase(Phase::Lingering);
-        conn.env.ids.shut(conn.id);
         conn.shut_write();
         conn.timer_at = timer::after_millis(linger);
         if let Some(stop_at) = self.stop_at {
@@ -91,15 +102,17 @@ impl Loop {
         }
         self.leave_handshake(slot);
         let Some(conn) = self.slab.get(slot) else { return };
-        let in_order = !matches!(
-            reason,
-            CloseReason::Abort | CloseReason::Cut | CloseReason::Reset | CloseReason::WriteTimeout
-        );
-        if in_order {
-            conn.send_close_notify();
-        }
+        let lingered = conn.phase() == Phase::Lingering;
         let id = conn.id;
         // From now on the id is stale, in `on_close` too.
+        conn.env.ids.shut(id);
+        conn.collect();
+        // An orderly end says that all has left.
+        let lost = conn.has(flag::BACKLOG | flag::SEND_FAILED) || conn.holds_plaintext();
+        if !lost && !matches!(reason, CloseReason::Abort | CloseReason::Cut | CloseReason::Reset) {
+            conn.send_close_notify();
+        }
+        let lost = lost || conn.has(flag::BACKLOG);
         conn.env.ids.release(id);
         conn.set_phase(Phase::Flushing);
         if conn.has(flag::UNOPENED) {
@@ -114,7 +127,10 @@ impl Loop {
             (_, Some(_)) => counters.drained.add(1),
             (_, None) => {}
         }
-        if matches!(reason, CloseReason::Abort | CloseReason::Cut | CloseReason::WriteTimeout) {
+        // Who lingered has sent all; the kernel goes on with it.
+        let Some(conn) = self.slab.get(slot) else { return };
+        let cut_off = reason == CloseReason::Cut && !lingered;
+        if lost || cut_off || conn.has(flag::ABORT) {
             conn.reset();
         }
         self.vacate(slot, id);
@@ -132,7 +148,9 @@ impl Loop {
     /// (epoll(7)): no call for that.
     fn vacate(&mut self, slot: u32, id: u64) {
         let Some(conn) = self.slab.get(slot) else { return };
+        let armed = conn.armed;
         conn.vacate();
+        self.disarm(armed);
         self.live -= 1;
         self.shared.env.counters.open.sub(1);
         self.shared.free(id);
@@ -152,7 +170,7 @@ impl Loop {
         for slot in 0..self.slab.end() {
             self.drain_one(slot);
         }
-        self.install_arrivals();
+        self.take_in_arrivals();
     }
 
     fn stop_accepting(&mut self) {
@@ -161,20 +179,15 @@ impl Loop {
         self.accept_at = NEVER;
     }
 
-    /// A connection with nothing unsent and nothing unread closes at once.
+    /// A stop closes a connection: immediately where nothing is unsent, unread
+    /// or not acknowledged.
     pub(super) fn drain_one(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
         match conn.phase() {
-            Phase::Handshake => self.finish(slot, CloseReason::Stop),
-            Phase::Open if conn.has(flag::BACKLOG) => self.begin_close(slot, CloseReason::Stop),
-            Phase::Open => {
-                if conn.peer_ended() || !conn.fd().is_some_and(unread) {
-                    self.finish(slot, CloseReason::Stop);
-                } else {
-                    conn.set(flag::READY);
-                    self.begin_close(slot, CloseReason::Stop);
-                }
+            Phase::Hello | Phase::Waiting | Phase::Handshake => {
+                self.finish(slot, CloseReason::Stop)
             }
+            Phase::Open => self.end_in_order(slot, CloseReason::Stop),
             Phase::Lingering => {
                 if let Some(stop_at) = self.stop_at {
                     conn.timer_at = conn.timer_at.min(stop_at);
@@ -185,21 +198,57 @@ impl Loop {
         }
     }
 
+    /// Ends an open connection that nobody closed. What is queued leaves, and
+    /// no late input destroys it; where there is nothing to wait for it is over
+    /// immediately.
+    fn end_in_order(&mut self, slot: u32, reason: CloseReason) {
+        let Some(conn) = self.slab.get(slot) else { return };
+        conn.collect();
+        if conn.has(flag::SEND_FAILED) {
+            self.finish(slot, reason_of_loss(reason));
+        } else if !conn.has(flag::BACKLOG) && (conn.peer_ended() || conn.is_quiet()) {
+            self.finish(slot, reason);
+        } else {
+            conn.set(flag::READY);
+            self.begin_close(slot, reason);
+        }
+    }
+
+    /// A deadline of its own ends an open connection: what is queued is lost,
+    /// and the peer sees a reset.
+    pub(super) fn end_by_deadline(&mut self, slot: u32, reason: CloseReason) {
+        let Some(conn) = self.slab.get(slot) else { return };
+        conn.collect();
+        match conn.has(flag::BACKLOG) {
+            true => self.finish(slot, reason),
+            false => self.end_in_order(slot, reason),
+        }
+    }
+
     /// The stop's deadline has passed.
     pub(super) fn cut(&mut self) {
         for slot in 0..self.slab.end() {
             let Some(conn) = self.slab.get(slot) else { continue };
             match conn.phase() {
                 Phase::Vacant => {}
-                // Everything has left; only the peer's end is missing.
+                // Everything was given to the kernel, which goes on with it.
                 Phase::Lingering => {
-                    let reason = conn.reason;
+                    let reason = if conn.is_quiet() { conn.reason } else { CloseReason::Cut };
                     self.finish(slot, reason);
                 }
-                Phase::Open | Phase::Flushing | Phase::Handshake => {
-                    self.finish(slot, CloseReason::Cut);
-                }
+                _ => self.finish(slot, CloseReason::Cut),
             }
         }
+    }
+}
+
+/// Why a connection ended of which something was lost, for it was to end in
+/// order.
+fn reason_of_loss(reason: CloseReason) -> CloseReason {
+    match reason {
+        CloseReason::Handler | CloseReason::Peer | CloseReason::Error | CloseReason::Stop => {
+            CloseReason::Reset
+        }
+        other => other,
     }
 }

@@ -28,8 +28,9 @@ pub(super) fn handle(server: &Server, conn: &mut Conn, flags: u32) -> Option<Opt
 #[cold]
 #[inline(never)]
 fn unsettled(conn: &mut Conn, result: Result<Result<(), Error>, Error>) -> Option<Error> {
-    // A reset is read as an error; who does not read on is closed.
-    if conn.has(flag::ERR) && !conn.has(flag::AGAIN | flag::OVER | flag::PAUSED) {
+    // The failure is read after the input; a handler that reads nothing has
+    // had its turn.
+    if conn.has(flag::SEND_FAILED) && !conn.has(flag::AGAIN | flag::OVER | flag::PAUSED) {
         conn.set(flag::BROKEN);
         conn.reason = CloseReason::Reset;
     }
@@ -47,11 +48,7 @@ impl Loop {
             return;
         }
         if conn.has(flag::PAUSED | flag::THROTTLED) {
-            // The handler cannot be told of a reset, but nothing can be sent
-            // any more either.
-            if conn.has(flag::ERR) {
-                self.finish(slot, CloseReason::Reset);
-            }
+            self.settle(slot);
             return;
         }
         if conn.has(flag::TLS) && !conn.has(flag::EOF) {
@@ -64,9 +61,7 @@ impl Loop {
             }
         }
         if !conn.has(flag::READY | flag::PLAIN) || conn.has(flag::EOF) {
-            if conn.has(flag::ERR) {
-                self.finish(slot, CloseReason::Reset);
-            }
+            self.settle(slot);
             return;
         }
         if let Some(error) = handle(&self.server, conn, 0) {
@@ -98,9 +93,14 @@ impl Loop {
             self.finish(slot, reason);
             return;
         }
-        if conn.has(flag::CLOSE) && matches!(conn.phase(), Phase::Open | Phase::Handshake) {
+        let phase = conn.phase();
+        if conn.has(flag::CLOSE) && (phase == Phase::Open || phase.is_handshake()) {
             let reason = conn.reason;
             self.begin_close(slot, reason);
+            return;
+        }
+        if conn.has(flag::SEND_FAILED) && conn.nothing_is_left() {
+            self.finish(slot, CloseReason::Reset);
             return;
         }
         if conn.has(flag::STARTTLS) {
@@ -131,7 +131,8 @@ impl Loop {
             conn.clear(flag::THROTTLED);
             conn.set(flag::AGAIN);
         }
-        if conn.has_more() && !conn.has(flag::EOF | flag::PAUSED | flag::THROTTLED | flag::QUEUED) {
+        let reads = conn.has_more() && !conn.has(flag::EOF | flag::PAUSED | flag::THROTTLED);
+        if (reads || conn.drain_is_due()) && !conn.has(flag::QUEUED) {
             conn.set(flag::QUEUED);
             self.ready.push_back(conn.id);
         }
@@ -144,24 +145,35 @@ impl Loop {
         let (phase, flushed) = (conn.phase(), conn.flush_queue());
         match (phase, flushed) {
             (Phase::Handshake, Err(status)) => self.handshake_failed(slot, Error::from(status)),
-            (_, Err(_)) => self.finish(slot, CloseReason::Reset),
             (Phase::Flushing, Ok(true)) => self.flushed(slot),
-            (Phase::Open, Ok(true)) if !stopping => {
-                let result = callback::call(&self.server, conn, |handler, server, socket| {
-                    handler.on_drain(server, socket);
-                });
-                self.after(slot, result.err());
-            }
-            (Phase::Open, Ok(_)) => self.settle(slot),
+            (Phase::Open, Ok(true)) if !stopping => self.run_on_drain(slot),
+            (Phase::Open | Phase::Flushing, _) => self.settle(slot),
             _ => {}
         }
+    }
+
+    /// A queue has left. The callback may lead to the next one, which is told
+    /// in a later turn.
+    pub(super) fn run_on_drain(&mut self, slot: u32) {
+        if self.stopping() {
+            return;
+        }
+        let Some(conn) = self.slab.get(slot) else { return };
+        conn.clear(flag::DRAINED);
+        let result = callback::call(&self.server, conn, |handler, server, socket| {
+            handler.on_drain(server, socket);
+        });
+        self.after(slot, result.err());
     }
 
     pub(super) fn timed_out(&mut self, slot: u32, reason: CloseReason) {
         let stopping = self.stopping();
         let Some(conn) = self.slab.get(slot) else { return };
         match (conn.phase(), reason) {
-            (Phase::Open, CloseReason::Timer) => {
+            (
+                Phase::Open | Phase::Hello | Phase::Waiting | Phase::Handshake,
+                CloseReason::Timer,
+            ) => {
                 conn.timer_at = 0;
                 if stopping {
                     return;
@@ -170,12 +182,13 @@ impl Loop {
                     handler.on_timeout(server, socket);
                 });
                 if conn.reason == CloseReason::Timer && conn.has(flag::CLOSE) {
-                    self.finish(slot, CloseReason::Timer);
+                    self.end_by_deadline(slot, CloseReason::Timer);
                 } else {
                     self.after(slot, result.err());
                 }
             }
-            (Phase::Handshake, _) => self.handshake_timed_out(slot),
+            (Phase::Hello | Phase::Waiting | Phase::Handshake, _) => self.handshake_timed_out(slot),
+            (Phase::Open, CloseReason::Idle) => self.end_by_deadline(slot, CloseReason::Idle),
             (Phase::Lingering, _) => {
                 let reason = conn.reason;
                 self.finish(slot, reason);

@@ -1,46 +1,237 @@
-//! TLS handshakes on a loop: a connection's first phase, or one that the
+//! TLS handshakes on a loop: a connection's first phases, or those that the
 //! handler asked for in mid-stream.
+//!
+//! A connection waits for its first record (`Hello`), which stays in the
+//! kernel, then for a place (`Waiting`), in the order in which the records
+//! were whole, and has a place until its handshake is over (`Handshake`).
+//! Places are given at one point of each turn, so that nobody who comes in the
+//! same turn is before those who wait.
 
 #![forbid(unsafe_code)]
 
-use super::run::Loop;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::io;
+
+use super::run::{Loop, SCRATCH};
+use super::slab::Slab;
 use crate::callback;
-use crate::conn::{flag, handshake_timeout, ConnId, Phase};
+use crate::conn::{flag, handshake_timeout, Conn, ConnId, Phase};
 use crate::error::{CloseReason, Error, Status};
-use crate::timer;
+use crate::sys::{self, RecvFlags};
+use crate::timer::{self, NEVER};
+
+/// While others wait for a place, a handshake may be silent for so long, in ms.
+const SILENCE: u64 = 2000;
+/// A record's header, and the most that follows it (RFC 8446, 5.1).
+const HEADER: usize = 5;
+const MOST: usize = 1 << 14;
+
+/// The places of a loop.
+pub(super) struct Handshakes {
+    taken: usize,
+    most: usize,
+    waiting: VecDeque<u64>,
+    /// Who has a place, by when something was last received from it or before;
+    /// also some who have none any more.
+    silent: BinaryHeap<Reverse<(u64, u64)>>,
+}
+
+impl Handshakes {
+    pub fn new(most: usize) -> Handshakes {
+        Handshakes { taken: 0, most, waiting: VecDeque::new(), silent: BinaryHeap::new() }
+    }
+
+    pub fn someone_waits(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Places can be given now.
+    pub fn can_begin(&self) -> bool {
+        !self.waiting.is_empty() && self.taken < self.most
+    }
+
+    /// When to look again at those who are silent, while others wait.
+    pub fn next_deadline(&self) -> u64 {
+        match self.silent.peek() {
+            Some(Reverse((heard_at, _))) if !self.waiting.is_empty() => heard_at + SILENCE + 1,
+            _ => NEVER,
+        }
+    }
+
+    fn take(&mut self, id: u64, live: usize, slab: &mut Slab) {
+        self.taken += 1;
+        self.silent.push(Reverse((timer::now(), id)));
+        if self.silent.len() > 2 * live + 64 {
+            self.silent.retain(|Reverse((_, id))| has_place(slab, *id));
+        }
+    }
+
+    fn wait(&mut self, id: u64, live: usize, slab: &mut Slab) {
+        self.waiting.push_back(id);
+        if self.waiting.len() > 2 * live + 64 {
+            self.waiting.retain(|id| waits(slab, *id));
+        }
+    }
+
+    /// Who has waited longest, if it still does.
+    fn next(&mut self, slab: &mut Slab) -> Option<u64> {
+        while let Some(id) = self.waiting.pop_front() {
+            if waits(slab, id) {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// Who has a place and was silent for too long, and longest.
+    fn most_silent(&mut self, slab: &mut Slab) -> Option<u64> {
+        loop {
+            let Reverse((noted, id)) = *self.silent.peek()?;
+            let heard_at = slab.of(id).filter(|conn| conn.phase() == Phase::Handshake);
+            let heard_at = heard_at.and_then(|conn| conn.tls.as_ref()).map(|tls| tls.heard_at);
+            if heard_at.is_some_and(|at| at <= noted) {
+                return (noted + SILENCE < timer::now()).then_some(id);
+            }
+            self.silent.pop();
+            if let Some(at) = heard_at {
+                self.silent.push(Reverse((at, id)));
+            }
+        }
+    }
+}
+
+fn has_place(slab: &mut Slab, id: u64) -> bool {
+    slab.of(id).is_some_and(|conn| conn.phase() == Phase::Handshake)
+}
+
+fn waits(slab: &mut Slab, id: u64) -> bool {
+    slab.of(id).is_some_and(|conn| conn.phase() == Phase::Waiting)
+}
+
+/// What has come of a client's first record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hello {
+    Part,
+    Whole,
+    /// Not a ClientHello, or the end before it was whole: the handshake fails
+    /// as soon as it begins.
+    None,
+}
+
+fn look_for_hello(conn: &Conn, scratch: &mut Vec<u8>) -> Hello {
+    let Some(fd) = conn.fd() else { return Hello::None };
+    scratch.resize(SCRATCH, 0);
+    let seen = match sys::recv(fd, &mut scratch[..HEADER + MOST], RecvFlags::PEEK) {
+        Ok(n) => &scratch[..n],
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => &[],
+        Err(_) => return Hello::None,
+    };
+    let part = || match conn.has(flag::HINT) && sys::has_ended(fd) {
+        true => Hello::None,
+        false => Hello::Part,
+    };
+    // A content type, version 3.x, a length.
+    let &[kind, major, _, high, low, ref rest @ ..] = seen else { return part() };
+    let length = usize::from(high) << 8 | usize::from(low);
+    if !(20..=23).contains(&kind) || major != 3 || length == 0 || length > MOST {
+        return Hello::None;
+    }
+    match rest.get(..length) {
+        None => part(),
+        // handshake (22), client_hello (1)
+        Some(record) if kind == 22 && record[0] == 1 => Hello::Whole,
+        Some(_) => Hello::None,
+    }
+}
 
 impl Loop {
-    /// A new connection of a TLS server. The session is made when the first
-    /// bytes come: who says nothing costs no more than the connection.
+    /// A new connection of a TLS server. The session is made when it gets a
+    /// place: a client that says nothing costs no more than the connection.
     pub(super) fn expect_handshake(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
-        conn.set_phase(Phase::Handshake);
+        conn.set_phase(Phase::Hello);
         conn.set(flag::UNOPENED);
         conn.timer_at = timer::after(self.server.config().handshake_timeout);
         self.arm(slot);
     }
 
-    /// As far as it goes now.
+    /// Input came in one of the phases of a handshake.
     pub(super) fn handshake(&mut self, slot: u32) {
         if self.stopping() {
             return;
         }
         let Some(conn) = self.slab.get(slot) else { return };
+        match conn.phase() {
+            Phase::Hello if conn.has(flag::READY) => {
+                match look_for_hello(conn, &mut self.scratch) {
+                    Hello::Part => {}
+                    Hello::Whole => self.wait_for_place(slot),
+                    Hello::None => self.refuse_handshake(slot),
+                }
+            }
+            Phase::Handshake => self.go_on(slot),
+            _ => {}
+        }
+    }
+
+    /// What came is no ClientHello: the session says so by its alert.
+    fn refuse_handshake(&mut self, slot: u32) {
+        self.begin_handshake(slot);
+        let Some(conn) = self.slab.get(slot) else { return };
+        if conn.phase() == Phase::Handshake {
+            let text = "the TLS handshake failed: it begins with no ClientHello";
+            self.handshake_failed(slot, Error::new(Status::Handshake, text));
+        }
+    }
+
+    fn wait_for_place(&mut self, slot: u32) {
+        let Some(conn) = self.slab.get(slot) else { return };
+        conn.set_phase(Phase::Waiting);
+        let id = conn.id;
+        self.handshakes.wait(id, self.live, &mut self.slab);
+    }
+
+    /// Gives places to those who wait, and takes them from those who are
+    /// silent while others wait. Once in each turn.
+    pub(super) fn give_places(&mut self) {
+        if self.handshakes.waiting.is_empty() || self.stopping() {
+            return;
+        }
+        // Who comes to wait meanwhile has the next turn.
+        for _ in 0..self.handshakes.waiting.len() {
+            while !self.handshakes.can_begin() {
+                let Some(id) = self.handshakes.most_silent(&mut self.slab) else { return };
+                self.handshake_failed(ConnId::slot(id), handshake_timeout());
+            }
+            let Some(id) = self.handshakes.next(&mut self.slab) else { return };
+            self.begin_handshake(ConnId::slot(id));
+        }
+    }
+
+    /// With a place; a session may be there already, by STARTTLS.
+    fn begin_handshake(&mut self, slot: u32) {
+        let Some(conn) = self.slab.get(slot) else { return };
+        let id = conn.id;
+        conn.set_phase(Phase::Handshake);
+        self.handshakes.take(id, self.live, &mut self.slab);
+        let Some(conn) = self.slab.get(slot) else { return };
         if !conn.has(flag::TLS) {
-            if !conn.has(flag::READY) {
-                return;
-            }
-            if self.handshakes >= self.most_handshakes {
-                self.handshakes_waiting.push_back(conn.id);
-                return;
-            }
             let left = conn.timer_at.saturating_sub(timer::now());
             let begun = self.server.tls().map(|tls| conn.begin_tls(tls, &[], left));
             if let Some(Err(error)) = begun {
                 self.handshake_failed(slot, error);
                 return;
             }
-            self.handshakes += 1;
+        }
+        self.go_on(slot);
+    }
+
+    /// As far as it goes now.
+    fn go_on(&mut self, slot: u32) {
+        let Some(conn) = self.slab.get(slot) else { return };
+        if let Some(tls) = &mut conn.tls {
+            tls.heard_at = timer::now();
         }
         match conn.handshake_step() {
             Ok(false) if conn.has(flag::BACKLOG) => {
@@ -53,31 +244,45 @@ impl Loop {
         }
     }
 
-    /// STARTTLS: the handler asked for it.
+    /// STARTTLS: the handler asked for it. What it had read ahead is in the
+    /// session already.
     pub(super) fn begin_starttls(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
         conn.clear(flag::STARTTLS);
-        conn.set_phase(Phase::Handshake);
-        self.handshakes += 1;
+        conn.set_phase(Phase::Hello);
+        let ahead = conn.tls.as_ref().is_some_and(|tls| tls.heard_at != 0);
+        let failed = conn.tls.as_ref().is_some_and(|tls| tls.error().is_some());
+        if conn.has(flag::BACKLOG) {
+            self.watch_writable(slot);
+        }
         self.arm(slot);
-        self.handshake(slot);
+        match () {
+            () if failed => self.refuse_handshake(slot),
+            () if ahead => self.wait_for_place(slot),
+            () => self.handshake(slot),
+        }
     }
 
     fn handshake_done(&mut self, slot: u32) {
         self.shared.env.counters.handshakes.add(1);
+        self.leave_handshake(slot);
         let Some(conn) = self.slab.get(slot) else { return };
         conn.set_phase(Phase::Open);
         let (id, is_new) = (conn.id, conn.has(flag::UNOPENED));
         if is_new {
             conn.timer_at = 0;
-            conn.clear(flag::UNOPENED);
-            conn.env.ids.open(id);
+            conn.clear(flag::UNOPENED | flag::DRAINED);
+            conn.env.ids.open(id, true);
         }
         conn.look_for_plain();
         conn.set(flag::AGAIN | flag::ARM);
-        self.handshake_over();
         if is_new {
             self.opened(id);
+            return;
+        }
+        let woken = conn.tls.as_mut().is_some_and(|tls| std::mem::take(&mut tls.woken));
+        if woken {
+            self.run_on_wake(slot);
         } else {
             self.settle(slot);
         }
@@ -89,42 +294,31 @@ impl Loop {
 
     pub(super) fn handshake_failed(&mut self, slot: u32, error: Error) {
         self.shared.env.counters.handshake_failures.add(1);
+        self.leave_handshake(slot);
         let Some(conn) = self.slab.get(slot) else { return };
-        let broken = conn.has(flag::BROKEN) || matches!(error.status(), Status::Timeout);
-        // No close_notify for a session that never was; the alert has left
-        // or is queued.
+        let unheard =
+            conn.has(flag::BROKEN | flag::SEND_FAILED) || error.status() == Status::Timeout;
+        // No close_notify for a session that never was, the alert has left or
+        // is queued; and nothing of the program's, least of all in the clear.
         conn.set(flag::GOODBYE);
+        conn.close_because(CloseReason::Handshake);
         callback::told(&self.server, conn, error);
-        if broken || conn.has(flag::ABORT) {
+        if unheard || conn.has(flag::ABORT) {
             self.finish(slot, CloseReason::Handshake);
         } else {
-            self.leave_handshake(slot);
             self.begin_close(slot, CloseReason::Handshake);
         }
     }
 
     /// Whatever comes next for this connection, its handshake is not in
-    /// progress any more.
+    /// progress any more, and its place is free.
     pub(super) fn leave_handshake(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
         if conn.phase() == Phase::Handshake {
-            conn.set_phase(Phase::Flushing);
-            if conn.has(flag::TLS) {
-                self.handshake_over();
-            }
+            self.handshakes.taken -= 1;
         }
-    }
-
-    /// One fewer is in progress: the next that waits may begin.
-    fn handshake_over(&mut self) {
-        self.handshakes -= 1;
-        while let Some(id) = self.handshakes_waiting.pop_front() {
-            let Some(conn) = self.slab.get(ConnId::slot(id)) else { continue };
-            // It may be gone, or be there twice.
-            if conn.id == id && conn.phase() == Phase::Handshake && !conn.has(flag::TLS) {
-                self.ready.push_back(id);
-                break;
-            }
+        if conn.phase().is_handshake() {
+            conn.set_phase(Phase::Flushing);
         }
     }
 }

@@ -3,19 +3,16 @@
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::Ordering;
-use std::sync::Arc;
 
 use super::run::Loop;
-use super::Shared;
-use crate::blocking::lock;
 use crate::callback;
-use crate::conn::{flag, Conn, ConnId, Phase};
+use crate::conn::{Conn, ConnId, Phase};
 use crate::error::CloseReason;
 use crate::listener::Listener;
 
+/// Posted once each for a connection: what stands for it meanwhile is noted in
+/// its id. Bytes come by the inbox.
 pub(crate) enum Mail {
-    Send(u64, Arc<[u8]>),
-    Broadcast(Vec<u64>, Arc<[u8]>),
     Close(u64),
     Abort(u64),
     Wake(u64),
@@ -27,8 +24,8 @@ pub(crate) enum Mail {
     Stop(u64),
 }
 
-/// Mail handled before the connections have their turn again; each receiver
-/// of a broadcast counts.
+/// Mail, and connections with bytes, handled before the connections have their
+/// turn again.
 const PER_TURN: usize = 256;
 
 impl Loop {
@@ -36,105 +33,75 @@ impl Loop {
     pub(super) fn drain_mail(&mut self) {
         // First the flag, then the box: what is posted after the box was
         // seen empty signals again.
-        self.shared.awake.store(false, Ordering::SeqCst);
-        let mut left = PER_TURN;
-        while left > 0 {
-            let Some(mail) = self.shared.next_mail() else { return };
-            left = left.saturating_sub(self.handle(mail));
+        self.shared.awake.swap(false, Ordering::SeqCst);
+        for _ in 0..PER_TURN {
+            let delivered = self.deliver_next();
+            let mail = self.shared.mail.1.try_recv().ok();
+            if mail.is_none() && !delivered {
+                return;
+            }
+            if let Some(mail) = mail {
+                self.handle(mail);
+            }
         }
         self.mail_left = true;
     }
 
-    /// Handles a mail and answers how much work that was.
-    fn handle(&mut self, mail: Mail) -> usize {
+    fn handle(&mut self, mail: Mail) {
         match mail {
-            Mail::Send(id, bytes) => self.deliver(id, bytes),
-            Mail::Broadcast(ids, bytes) => return self.broadcast(ids, bytes),
             Mail::Close(id) => self.change(id, |conn| conn.close_because(CloseReason::Handler)),
-            Mail::Abort(id) => self.change(id, |conn| conn.abort()),
-            Mail::Wake(id) => self.woken(id),
+            Mail::Abort(id) => self.change(id, Conn::abort),
+            Mail::Wake(id) => self.wake_mail(id),
             Mail::Listen(listeners) => self.listen(listeners),
             Mail::Accept => self.accept_again(),
             Mail::Stop(deadline) => self.begin_stop(deadline),
         }
-        1
     }
 
-    /// The first receivers; the others are left in front of all other mail.
-    fn broadcast(&mut self, mut ids: Vec<u64>, bytes: Arc<[u8]>) -> usize {
-        let rest = ids.split_off(ids.len().min(PER_TURN));
-        if !rest.is_empty() {
-            let rest = Mail::Broadcast(rest, bytes.clone());
-            lock(&self.shared.deferred).push_front(rest);
+    /// Delivers what was accepted for one connection; `false` where there is
+    /// nothing.
+    fn deliver_next(&mut self) -> bool {
+        let env = self.shared.env.clone();
+        let Some((id, bytes)) = env.inbox.next(&env.ids) else { return false };
+        if bytes.len() > 0 {
+            self.change(id, |conn| conn.send_accepted(bytes));
         }
-        let count = ids.len();
-        for id in ids {
-            self.deliver(id, bytes.clone());
-        }
-        count
+        true
     }
 
-    fn deliver(&mut self, id: u64, bytes: Arc<[u8]>) {
-        let Some(conn) = self.conn(id) else { return };
-        if !matches!(conn.phase(), Phase::Open | Phase::Handshake)
-            || conn.has(flag::OVER | flag::WR_SHUT)
-        {
-            conn.env.ids.sub(id, bytes.len());
-            return;
-        }
-        // A failure is noted in the connection.
-        let _ = conn.send_shared(bytes);
-        self.settle(ConnId::slot(id));
-    }
-
-    /// Changes a connection as a callback of it might.
-    pub(super) fn change(&mut self, id: u64, change: impl FnOnce(&mut Conn)) {
-        let Some(conn) = self.conn(id) else { return };
+    /// Changes a connection as a callback of it might. It may have arrived
+    /// without an event yet.
+    fn change(&mut self, id: u64, change: impl FnOnce(&mut Conn)) {
+        self.take_in_arrivals();
+        let Some(conn) = self.slab.of(id) else { return };
         change(conn);
         self.settle(ConnId::slot(id));
     }
 
-    fn woken(&mut self, id: u64) {
-        if self.stopping() {
+    fn wake_mail(&mut self, id: u64) {
+        self.take_in_arrivals();
+        let Some(conn) = self.slab.of(id) else { return };
+        match conn.phase() {
+            // Its handshake in mid-stream is not over: after it.
+            phase if phase.is_handshake() => {
+                if let Some(tls) = &mut conn.tls {
+                    tls.woken = true;
+                }
+            }
+            _ => self.run_on_wake(ConnId::slot(id)),
+        }
+    }
+
+    pub(super) fn run_on_wake(&mut self, slot: u32) {
+        let stopping = self.stopping();
+        let Some(conn) = self.slab.get(slot) else { return };
+        conn.env.ids.woken(conn.id);
+        if stopping || conn.phase() != Phase::Open || conn.is_over() {
             return;
         }
-        let Some(conn) = self.conn(id) else { return };
-        conn.env.ids.woken(id);
-        if conn.phase() != Phase::Open || conn.is_over() {
-            return;
-        }
-        let Some(conn) = self.slab.get(ConnId::slot(id)) else { return };
         let result = callback::call(&self.server, conn, |handler, server, socket| {
             handler.on_wake(server, socket);
         });
-        self.after(ConnId::slot(id), result.err());
-    }
-}
-
-impl Shared {
-    fn next_mail(&self) -> Option<Mail> {
-        let deferred = lock(&self.deferred).pop_front();
-        deferred.or_else(|| self.mail.1.try_recv().ok())
-    }
-
-    /// A connection leaves the loop: bytes that were accepted for it by id
-    /// and are still in the mail go with it.
-    pub(super) fn deliver_now(&self, conn: &mut Conn) {
-        let mut deferred = lock(&self.deferred);
-        deferred.extend(self.mail.1.try_iter());
-        for mail in deferred.iter_mut() {
-            match mail {
-                Mail::Send(id, bytes) if *id == conn.id => conn.enqueue_shared(bytes.clone()),
-                Mail::Broadcast(ids, bytes) if ids.contains(&conn.id) => {
-                    ids.retain(|id| *id != conn.id);
-                    conn.enqueue_shared(bytes.clone());
-                }
-                _ => {}
-            }
-        }
-        deferred.retain(|mail| !matches!(mail, Mail::Send(id, _) if *id == conn.id));
-        if !deferred.is_empty() && !self.awake.swap(true, Ordering::AcqRel) {
-            self.wake.signal();
-        }
+        self.after(slot, result.err());
     }
 }

@@ -8,10 +8,11 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use super::accept::Acceptor;
+use super::handshake::Handshakes;
 use super::slab::Slab;
 use super::{dispatch, Loops, Shared, CONTROL, LISTENERS, WAKE};
 use crate::blocking::lock;
-use crate::conn::{flag, unread, Conn, ConnId, Phase};
+use crate::conn::{flag, unread, ConnId, Phase};
 use crate::error::{CloseReason, Error, Status};
 use crate::server::Server;
 use crate::sys::{self, Bits, Event, Events, PollFlags, Poller, OUTPUT, SPECIAL};
@@ -41,11 +42,9 @@ pub(crate) struct Loop {
     pub(super) poller: Poller,
     /// Connections in use, those that linger among them.
     pub(super) live: usize,
-    /// TLS handshakes in progress, how many there may be, and which
-    /// connections wait for theirs.
-    pub(super) handshakes: usize,
-    pub(super) most_handshakes: usize,
-    pub(super) handshakes_waiting: VecDeque<u64>,
+    pub(super) handshakes: Handshakes,
+    /// Arrivals whose first callback is still to be called.
+    opening: VecDeque<u64>,
     pub(super) scratch: Vec<u8>,
     /// What the control thread does when it is woken, where this loop runs on
     /// it.
@@ -72,9 +71,8 @@ impl Loop {
             acceptor: None,
             accept_at: NEVER,
             mail_left: false,
-            handshakes: 0,
-            most_handshakes,
-            handshakes_waiting: VecDeque::new(),
+            handshakes: Handshakes::new(most_handshakes),
+            opening: VecDeque::new(),
             scratch: Vec::new(),
             stop_at: None,
             woken: None,
@@ -132,6 +130,7 @@ impl Loop {
             && !self.mail_left
             && self.accept_at == NEVER
             && self.timers.next() == NEVER
+            && !self.handshakes.someone_waits()
             && self.stop_at.is_none()
     }
 
@@ -141,11 +140,12 @@ impl Loop {
 
     /// How long to wait for events, in ms, −1 for ever.
     fn timeout(&self) -> i32 {
-        if self.mail_left || !self.ready.is_empty() || self.accept_at == 0 {
+        let work = self.mail_left || !self.ready.is_empty() || self.handshakes.can_begin();
+        if work || self.accept_at == 0 {
             return 0;
         }
         let next = self.timers.next().min(self.stop_at.unwrap_or(NEVER)).min(self.accept_at);
-        timer::poll_timeout(next)
+        timer::poll_timeout(next.min(self.handshakes.next_deadline()))
     }
 
     /// What is to be done besides events. `again` connections are ready from
@@ -160,15 +160,14 @@ impl Loop {
         if std::mem::take(&mut self.mail_left) {
             self.drain_mail();
         }
-        if self.shared.has_arrivals() {
-            self.install_arrivals();
-        }
+        self.take_in_arrivals();
         if self.accept_at != NEVER {
             self.accept();
         }
         if self.timers.next() != NEVER {
             self.expire();
         }
+        self.give_places();
         if self.stop_at.is_some_and(|deadline| deadline <= timer::now()) {
             self.cut();
         }
@@ -177,14 +176,6 @@ impl Loop {
     /// No handler is begun any more, even before the mail that says so.
     pub(super) fn stopping(&self) -> bool {
         self.stop_at.is_some() || self.server.is_stopping()
-    }
-
-    /// The connection of an id, unless it is gone.
-    pub(super) fn conn(&mut self, id: u64) -> Option<&mut Conn> {
-        if self.slab.of(id).is_none() && self.shared.has_arrivals() {
-            self.install_arrivals();
-        }
-        self.slab.of(id)
     }
 
     /// Plain input for an open connection, which is nearly every event, goes
@@ -221,29 +212,35 @@ impl Loop {
     }
 
     fn connection(&mut self, id: u64, bits: Bits) {
-        let Some(conn) = self.conn(id) else { return };
+        if self.slab.of(id).is_none() {
+            self.take_in_arrivals();
+        }
+        let Some(conn) = self.slab.of(id) else { return };
         let hint = bits.intersects(SPECIAL);
-        let error = bits.contains(Bits::ERR);
-        let input = hint || bits.contains(Bits::IN);
+        // Urgent data alone is no input (tcp(7)).
+        let mut input = bits.intersects(Bits::IN | SPECIAL.difference(Bits::PRI));
+        if bits.contains(Bits::PRI) && input && !conn.has(flag::TLS) {
+            input = conn.fd().is_some_and(has_input);
+        }
         if input {
             conn.set(flag::READY);
         }
         if hint {
             conn.set(flag::HINT);
         }
-        if error {
-            conn.set(flag::ERR);
+        if bits.contains(Bits::ERR) {
+            conn.note_error();
         }
         let slot = ConnId::slot(id);
-        let (phase, queued) = (conn.phase(), conn.has(flag::BACKLOG));
-        if bits.contains(OUTPUT) && queued {
+        if bits.contains(OUTPUT) && conn.has(flag::BACKLOG) {
             self.flush(slot);
         }
-        match phase {
+        let Some(conn) = self.slab.of(id) else { return };
+        match conn.phase() {
             Phase::Open if input => self.input(id, slot),
-            Phase::Handshake if input => self.handshake(slot),
-            Phase::Flushing if error => self.finish(slot, CloseReason::Reset),
             Phase::Lingering if input => self.discard(slot),
+            phase if phase.is_handshake() && input => self.handshake(slot),
+            Phase::Flushing => self.settle(slot),
             _ => {}
         }
     }
@@ -254,37 +251,47 @@ impl Loop {
         conn.clear(flag::QUEUED);
         let slot = ConnId::slot(id);
         match conn.phase() {
+            Phase::Open if conn.drain_is_due() => self.run_on_drain(slot),
             Phase::Open => {
                 // Is there input at all? The last read may have taken the
-                // very last byte, and a handler is not called for nothing.
-                let sure = conn.has(flag::HINT | flag::TLS);
+                // very last byte, and a handler is not called for nothing. A
+                // failure is told in any case.
+                let sure = conn.has(flag::SEND_FAILED | flag::TLS);
                 if conn.has(flag::READY) && !sure && !conn.fd().is_some_and(has_input) {
                     conn.clear(flag::READY);
                 }
                 self.input(id, slot);
             }
             Phase::Lingering => self.discard(slot),
-            Phase::Handshake => self.handshake(slot),
+            Phase::Hello | Phase::Waiting | Phase::Handshake => self.handshake(slot),
             Phase::Flushing | Phase::Vacant => {}
         }
     }
 
-    /// Puts what came from other threads into its slots.
-    pub(super) fn install_arrivals(&mut self) {
+    /// Puts what came from other threads into its slots, and calls their first
+    /// callbacks, one after the other: what a callback leads to never comes
+    /// here again.
+    pub(super) fn take_in_arrivals(&mut self) {
+        if !self.shared.has_arrivals() {
+            return;
+        }
+        self.install_arrivals();
+        while let Some(id) = self.opening.pop_front() {
+            self.opened(id);
+        }
+    }
+
+    fn install_arrivals(&mut self) {
         let arrivals = {
             let mut entrance = lock(&self.shared.entrance);
             self.shared.has_arrivals.store(false, Ordering::Release);
             std::mem::take(&mut entrance.arrivals)
         };
-        // All first: the callback of one may come upon another.
-        let ids: Vec<_> = arrivals.iter().map(|conn| conn.id).collect();
         for conn in arrivals {
             self.live += 1;
+            self.opening.push_back(conn.id);
             let place = self.slab.place(ConnId::slot(conn.id));
             *place = conn;
-        }
-        for id in ids {
-            self.opened(id);
         }
     }
 
@@ -294,6 +301,7 @@ impl Loop {
         while let Some((due, slot)) = self.timers.expired(now) {
             let Some(conn) = self.slab.get(slot) else { continue };
             if conn.phase() == Phase::Vacant || conn.armed != due {
+                self.timers.stale_is_out();
                 continue;
             }
             conn.armed = NEVER;
@@ -314,8 +322,17 @@ impl Loop {
         conn.clear(flag::ARM);
         let (deadline, _) = conn.next_deadline();
         if deadline < conn.armed {
-            conn.armed = deadline;
+            let former = std::mem::replace(&mut conn.armed, deadline);
             self.timers.arm(deadline, slot);
+            self.disarm(former);
+        }
+    }
+
+    /// A connection does not wait for this time any more.
+    pub(super) fn disarm(&mut self, former: u64) {
+        if former != NEVER && self.timers.is_stale() {
+            let slab = &mut self.slab;
+            self.timers.retain(|due, slot| slab.get(slot).is_some_and(|conn| conn.armed == due));
         }
     }
 

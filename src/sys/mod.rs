@@ -55,6 +55,9 @@ pub(crate) fn send_once(fd: BorrowedFd<'_>, buf: &[u8], flags: SendFlags) -> Res
     rustix::net::send(fd, buf, flags | SendFlags::NOSIGNAL)
 }
 
+/// The most buffers of one sendmsg(2) (`IOV_MAX`).
+pub(crate) const MAX_PIECES: usize = 1024;
+
 /// sendmsg(2) of several buffers without SIGPIPE, again after `EINTR`.
 pub(crate) fn sendv(
     fd: BorrowedFd<'_>,
@@ -112,6 +115,11 @@ fn open<'a>(fd: RawFd) -> BorrowedFd<'a> {
 /// Would send take bytes now? Of a descriptor known to be open.
 pub(crate) fn is_writable(fd: RawFd) -> bool {
     poll(open(fd), PollFlags::OUT, 0).is_ok_and(|found| found.contains(PollFlags::OUT))
+}
+
+/// Has the peer ended its side, or the connection?
+pub(crate) fn has_ended(fd: BorrowedFd<'_>) -> bool {
+    poll(fd, PollFlags::RDHUP, 0).is_ok_and(|found| !found.is_empty())
 }
 
 /// How many bytes the peer has not acknowledged yet (`SIOCOUTQ`, tcp(7)). Of a

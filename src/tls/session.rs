@@ -2,12 +2,13 @@
 
 #![forbid(unsafe_code)]
 
-use std::io::{self, BufRead, Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::sync::Arc;
 
 use rustls::{HandshakeKind, ProtocolVersion, ServerConfig, ServerConnection};
 
 use super::{cert, TlsVersion};
+use crate::callback::contain;
 use crate::error::{Error, Status};
 
 /// What a session has for the reader.
@@ -31,6 +32,12 @@ pub(crate) struct Session {
     error: Option<Error>,
     /// Plaintext that waits for the end of the handshake, in bytes; a loop's.
     pub held: usize,
+    /// A wake came during the handshake; a loop's.
+    pub woken: bool,
+    /// When something was last received of the handshake; a loop's.
+    pub heard_at: u64,
+    /// rustls panicked: it is not called any more.
+    dead: bool,
     /// When the handshake must be over.
     pub deadline: u64,
 }
@@ -60,7 +67,34 @@ impl Session {
         let mut tls = ServerConnection::new(config).map_err(|e| failed(&e))?;
         // What is queued is bounded by `send_limit`, in the connection.
         tls.set_buffer_limit(None);
-        Ok(Session { tls, ahead: Vec::new(), taken: 0, error: None, held: 0, deadline })
+        Ok(Session {
+            tls,
+            ahead: Vec::new(),
+            taken: 0,
+            error: None,
+            held: 0,
+            woken: false,
+            heard_at: 0,
+            dead: false,
+            deadline,
+        })
+    }
+
+    /// Calls rustls. A panic in it is the failure of this session alone, and
+    /// never of the thread that serves others too.
+    fn guarded<T>(&mut self, call: impl FnOnce(&mut ServerConnection) -> T) -> Option<T> {
+        if self.dead {
+            self.error.get_or_insert(Error::from(Status::Tls));
+            return None;
+        }
+        match contain(|| call(&mut self.tls)) {
+            Ok(result) => Some(result),
+            Err(panic) => {
+                self.dead = true;
+                self.error.get_or_insert(Error::new(Status::Tls, format!("TLS: {panic}")));
+                None
+            }
+        }
     }
 
     pub fn is_handshaking(&self) -> bool {
@@ -99,13 +133,15 @@ impl Session {
     fn take_in(&mut self, bytes: &[u8]) -> usize {
         let mut rest = bytes;
         while !rest.is_empty() && self.error.is_none() {
-            match self.tls.read_tls(&mut rest) {
-                Ok(n) if n > 0 => {}
+            let fed = self.guarded(|tls| match tls.read_tls(&mut rest) {
+                Ok(n) if n > 0 => Some(tls.process_new_packets().err()),
                 // Its buffer of plaintext is full.
-                _ => return bytes.len() - rest.len(),
-            }
-            if let Err(e) = self.tls.process_new_packets() {
-                self.error = Some(failed(&e));
+                _ => None,
+            });
+            match fed {
+                Some(None) => return bytes.len() - rest.len(),
+                Some(Some(Some(e))) => self.error = Some(failed(&e)),
+                Some(Some(None)) | None => {}
             }
         }
         // After an error nothing more is looked at.
@@ -131,12 +167,11 @@ impl Session {
     pub fn read(&mut self, buf: &mut [u8]) -> Result<Plain, Status> {
         let mut filled = 0;
         while filled < buf.len() {
-            match self.tls.reader().read(&mut buf[filled..]) {
-                Ok(0) if filled == 0 => return Ok(Plain::End),
-                Ok(0) => break,
-                Ok(n) => filled += n,
-                Err(_) if self.feed_ahead() => {}
-                Err(_) => break,
+            match self.guarded(|tls| tls.reader().read(&mut buf[filled..])) {
+                Some(Ok(0)) if filled == 0 => return Ok(Plain::End),
+                Some(Ok(n)) if n > 0 => filled += n,
+                Some(Err(_)) if self.feed_ahead() => {}
+                _ => break,
             }
         }
         match (filled, &self.error) {
@@ -149,7 +184,8 @@ impl Session {
     /// Plaintext, an end or a failure is there to be read.
     pub fn has_plain(&mut self) -> bool {
         loop {
-            if self.tls.reader().fill_buf().is_ok() || self.error.is_some() {
+            let readable = self.guarded(|tls| tls.reader().fill_buf().is_ok());
+            if readable == Some(true) || self.error.is_some() {
                 return true;
             }
             if !self.feed_ahead() {
@@ -160,19 +196,17 @@ impl Session {
 
     /// Encrypts.
     pub fn write(&mut self, plain: &[u8]) -> Result<(), Error> {
-        self.tls.writer().write_all(plain).map_err(Error::from)
+        let written = self.guarded(|tls| tls.writer().write_all(plain));
+        written.ok_or(Error::from(Status::Tls))?.map_err(Error::from)
     }
 
     pub fn send_close_notify(&mut self) {
-        self.tls.send_close_notify();
+        self.guarded(|tls| tls.send_close_notify());
     }
 
-    /// Gives what is to be sent to a writer that takes everything.
-    pub fn write_to(&mut self, out: &mut dyn Write) -> io::Result<()> {
-        while self.tls.wants_write() {
-            self.tls.write_tls(out)?;
-        }
-        Ok(())
+    /// Gives what is to be sent to a writer, until that one fails.
+    pub fn write_to(&mut self, out: &mut dyn Write) {
+        self.guarded(|tls| while tls.wants_write() && tls.write_tls(out).is_ok() {});
     }
 
     /// `None` while the handshake is not over.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::api::{configure, CloseReason, Config};
+use std::os::fd::AsRawFd;
 use std::sync::Mutex;
 
 /// Nothing but the failure was told, and it was counted.
@@ -169,8 +170,8 @@ fn a_failed_handshake() {
                         continue;
                     }
                     _ => {
-                        (&tcp).write_all(&by_hand().1[..50]).unwrap();
-                        eventually("it was read", || was_read(&tcp));
+                        (&tcp).write_all(&by_hand().1).unwrap();
+                        under_way(&tcp);
                         socket2::SockRef::from(&tcp).set_linger(Some(ms(0))).unwrap();
                         drop(tcp);
                         let (what, status) = told.next();
@@ -266,34 +267,33 @@ fn capped(most: u32) -> Config {
     configure(non_blocking(1).max_handshakes(most).handshake_timeout(ms(20_000)))
 }
 
-/// The cap: silent clients do not count, slow ones do; below it others go on, beyond it they wait
-/// until one is over, however it ends.
+/// The cap: silent clients do not count, nor those whose first record is not whole; slow ones do;
+/// below it others go on, beyond it they wait until one is over, however it ends.
 #[test]
 fn the_cap_on_handshakes() {
     isolated(|| {
         for how in ["finishes", "leaves", "resets"] {
             let server = start(capped(2), Hooks::new(echo));
-            let silent: Vec<_> = (0..10).map(|_| raw(&server)).collect();
+            let said = [0, 1, 10, 100].into_iter().cycle();
+            let silent: Vec<_> =
+                said.map(|part| raw_saying(&server, &by_hand().1[..part])).take(20).collect();
             let slow = |server: &Server| {
-                let tcp = raw(server);
                 let (session, hello) = by_hand();
-                (&tcp).write_all(&hello[..10]).unwrap();
-                (tcp, session, hello)
+                let tcp = raw_saying(server, &hello);
+                under_way(&tcp);
+                (tcp, session)
             };
-            let (first, mut session, hello) = slow(&server);
-            eventually("the first is under way", || was_read(&first));
+            let (first, mut session) = slow(&server);
             for _ in 0..5 {
                 Client::connect(&server).echo("below the cap");
             }
             let second = slow(&server);
-            eventually("the second is under way", || was_read(&second.0));
             let mut waiting: Vec<_> = (0..5).map(|_| Client::connect(&server)).collect();
             steadily("five wait", || server.stats().handshakes == 5);
             // One of those that wait gives up: its place is not taken for another's.
             drop(waiting.remove(0));
             match how {
                 "finishes" => {
-                    (&first).write_all(&hello[10..]).unwrap();
                     finish_by_hand(&mut session, &first, b"at last");
                     assert_eq!(receive_by_hand(&mut session, &first, 7), b"at last");
                 }
@@ -307,6 +307,85 @@ fn the_cap_on_handshakes() {
             drop((waiting, silent, second));
             wait_idle(&server);
         }
+    });
+}
+
+/// 2.10: while others wait, a place is not kept by a client that says nothing more; while nobody
+/// waits it is.
+#[test]
+fn the_silent_give_their_places_up() {
+    isolated(|| {
+        let (hooks, told) = telling();
+        let server = start(capped(3), hooks);
+        let stalled: Vec<_> = (0..3)
+            .map(|_| {
+                let tcp = raw_saying(&server, &by_hand().1);
+                under_way(&tcp);
+                tcp
+            })
+            .collect();
+        told.none();
+        let clock = Stopwatch::start();
+        let mut waiting: Vec<_> = (0..5).map(|_| Client::connect(&server)).collect();
+        for client in &mut waiting {
+            client.echo("after all");
+        }
+        assert!(clock.elapsed() > ms(1500), "after {:?}", clock.elapsed());
+        let failed = told.drain();
+        assert!(failed.iter().filter(|(what, _)| *what == "exception").count() >= 1, "{failed:?}");
+        assert!(failed
+            .iter()
+            .all(|(what, status)| *what != "exception" || *status == Status::Timeout));
+        drop((waiting, stalled));
+        wait_idle(&server);
+    });
+}
+
+/// 2.10: who waits longest is next, also where others come in the same turn of the loop.
+#[test]
+fn places_go_to_those_who_waited_longest() {
+    isolated(|| {
+        let gate = Gate::new();
+        let (inside, (log, order)) = (gate.clone(), events());
+        let hooks = Hooks::new(move |_, socket| {
+            let word = text(socket)?;
+            match word.as_str() {
+                "" => return Ok(socket.close()),
+                "hold" => inside.wait(),
+                _ => {}
+            }
+            Ok(log.add(word))
+        });
+        let server = start(capped(1), hooks);
+        let mut holder = Client::connect(&server).settled();
+        let (mut session, hello) = by_hand();
+        let first = raw_saying(&server, &hello);
+        under_way(&first);
+        // The sessions of those who wait, by the order in which their hellos came.
+        let mut waiting: Vec<_> = (0..3)
+            .map(|_| {
+                let (session, hello) = by_hand();
+                let tcp = raw(&server);
+                (&tcp).write_all(&hello).unwrap();
+                eventually("it arrived", || bytes_under_way(tcp.as_raw_fd()) == 0);
+                (tcp, session)
+            })
+            .collect();
+        // While the loop is busy the place becomes free, and one more comes.
+        holder.send("hold");
+        gate.reached_by(1);
+        finish_by_hand(&mut session, &first, b"0");
+        let (late_session, hello) = by_hand();
+        let late = raw_saying(&server, &hello);
+        waiting.push((late, late_session));
+        gate.open();
+        for (number, (tcp, session)) in waiting.iter_mut().enumerate() {
+            under_way(tcp);
+            finish_by_hand(session, tcp, format!("{}", number + 1).as_bytes());
+        }
+        assert_eq!(order.take(6), ["hold", "0", "1", "2", "3", "4"]);
+        drop((waiting, first, holder));
+        wait_idle(&server);
     });
 }
 

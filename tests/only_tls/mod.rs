@@ -66,6 +66,11 @@ fn finish_by_hand(session: &mut ClientConnection, mut tcp: &TcpStream, words: &[
     }
 }
 
+/// Waits until the server has said something: its handshake with this client has begun.
+fn under_way(tcp: &TcpStream) {
+    assert_eq!(tcp.peek(&mut [0]).expect("an answer"), 1);
+}
+
 /// A session whose handshake is over, with `words` sent.
 fn shake_hands(mut tcp: &TcpStream, words: &[u8]) -> ClientConnection {
     let (mut session, hello) = by_hand();

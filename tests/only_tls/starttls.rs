@@ -316,3 +316,81 @@ fn detaching_with_the_handshake_to_come() {
         assert_eq!(server.stats().detached, 0);
     });
 }
+
+/// 2.3, 2.10: what happens during the handshake is not lost: a wake and `on_drain` come after it,
+/// the timer in it.
+#[test]
+fn events_during_the_handshake() {
+    isolated(|| {
+        for timer in [false, true] {
+            let (log, seen) = events();
+            let [woken, drained, timed] = [log.clone(), log.clone(), log.clone()];
+            let tls = tls();
+            let hooks = Hooks::new(move |_, socket| {
+                if socket.tls_info().is_some() {
+                    return text(socket).map(drop);
+                }
+                text(socket)?;
+                socket.send(&pattern(BULK))?;
+                assert!(socket.queued() > 0);
+                socket.starttls(&tls, b"")?;
+                socket.set_timer(timer.then_some(ms(200)))?;
+                Ok(log.add("upgrading"))
+            })
+            .on_wake(move |_, socket| {
+                assert!(socket.tls_info().is_some());
+                woken.add("woken");
+            })
+            .on_drain(move |_, socket| {
+                assert!(socket.tls_info().is_some());
+                drained.add("drained");
+            })
+            .on_timeout(move |_, socket| {
+                assert!(socket.tls_info().is_none());
+                timed.add("timed out");
+            });
+            let (hooks, ids) = hooks.telling_ids();
+            let server = start_plain(non_blocking(1), hooks);
+            let tcp = raw_saying(&server, b"x");
+            assert_eq!(seen.next(), "upgrading");
+            let id = ids.next();
+            server.wake(id).unwrap();
+            server.wake(id).unwrap();
+            if timer {
+                assert_eq!(seen.next(), "timed out");
+            }
+            assert!(read(&tcp, BULK) == pattern(BULK));
+            seen.none();
+            let session = shake_hands(&tcp, b"");
+            let mut told = seen.take(2);
+            told.sort_unstable();
+            assert_eq!(told, ["drained", "woken"]);
+            seen.none();
+            server.wake(id).unwrap();
+            assert_eq!(seen.next(), "woken");
+            drop((session, tcp));
+            wait_idle(&server);
+        }
+    });
+}
+
+/// 2.0: a close while bytes wait for the handshake's end cannot send them: the peer sees a reset.
+#[test]
+fn a_close_with_bytes_held_back() {
+    isolated(|| {
+        let tls = tls();
+        let (log, ids) = events();
+        let hooks = Hooks::new(move |_, socket| {
+            text(socket)?;
+            socket.starttls(&tls, b"")?;
+            socket.send(b"for later")?;
+            Ok(log.add(socket.id()))
+        });
+        let server = start_plain(non_blocking(1), hooks);
+        let mut tcp = raw_saying(&server, b"x");
+        server.close(ids.next()).unwrap();
+        let error = tcp.read(&mut [0]).expect_err("an orderly end");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        wait_idle(&server);
+    });
+}

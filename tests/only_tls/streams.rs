@@ -251,3 +251,94 @@ fn by_id_beside_the_handler() {
         }
     });
 }
+
+/// 2.0, 2.4: `detach` waits for nobody: what was accepted by id for a client that does not read goes
+/// along, and leaves later in order.
+#[test]
+fn a_detach_does_not_wait() {
+    isolated(|| {
+        let (log, owned) = events();
+        let (id_log, ids) = events();
+        let gate = Gate::new();
+        let inside = gate.clone();
+        let hooks = Hooks::new(move |server, socket| {
+            id_log.add(socket.id());
+            inside.wait();
+            if text(socket)? == "detach" {
+                let clock = Stopwatch::start();
+                log.add(server.detach(socket)?);
+                clock.at_once();
+            }
+            Ok(())
+        });
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::small(&server).saying("detach");
+        server.send(ids.next(), &pattern(BULK)).unwrap();
+        gate.open();
+        let mut socket = owned.next();
+        std::thread::scope(|scope| {
+            let rest = scope.spawn(move || socket.socket().send(b"the end"));
+            assert!(client.receive(BULK) == pattern(BULK));
+            client.expect("the end");
+            rest.join().unwrap().unwrap();
+        });
+    });
+}
+
+/// 2.10: after a send that timed out in the middle of a record, the stream of records goes on: what
+/// the client gets is a part of what was sent, and no broken record.
+#[test]
+fn a_send_that_timed_out_leaves_the_records_whole() {
+    isolated(|| {
+        let (log, statuses) = events();
+        let gate = Gate::new();
+        let inside = gate.clone();
+        let hooks = Hooks::new(move |_, socket| {
+            text(socket)?;
+            log.add(status(socket.send(&pattern(BULK))));
+            inside.wait();
+            // It goes behind the records that were begun.
+            log.add(status(socket.send(b"the end")));
+            Ok(())
+        });
+        let server = start(blocking(1).io_timeout(ms(200)).linger_timeout(ms(8000)), hooks);
+        let mut client = Client::small(&server).saying("x");
+        assert_eq!(statuses.next(), Status::Timeout);
+        let reader = std::thread::spawn(move || client.rest());
+        gate.open();
+        assert_eq!(statuses.next(), Status::Ok);
+        let received = reader.join().unwrap();
+        let (begun, end) = received.split_at(received.len() - 7);
+        assert_eq!(end, b"the end");
+        assert!(begun == &pattern(BULK)[..begun.len()] && begun.len() < BULK);
+    });
+}
+
+/// A defect of the TLS library is one connection's: a bad record after our own close_notify (an
+/// assertion of it in debug builds) ends neither the loop nor another connection.
+#[test]
+fn a_bad_record_after_our_end() {
+    isolated(|| {
+        for config in both_modes() {
+            let hooks = Hooks::new(|_, socket| loop {
+                match text(socket)?.as_str() {
+                    "" => return Ok(socket.close()),
+                    "end" => socket.shutdown(std::net::Shutdown::Write)?,
+                    other => socket.send(other.as_bytes())?,
+                }
+            });
+            let server = start(config, hooks);
+            let mut other = Client::connect(&server);
+            other.echo("before");
+            let tcp = raw(&server);
+            let session = shake_hands(&tcp, b"end");
+            raw_rest(&tcp);
+            let _ = (&tcp).write_all(&[23, 3, 3, 0, 32, 7, 7, 7, 7, 7, 7, 7, 7]);
+            let _ = (&tcp).write_all(&[9; 24]);
+            drop((session, tcp));
+            other.echo("after");
+            drop(other);
+            wait_idle(&server);
+        }
+    });
+}

@@ -4,6 +4,7 @@
 mod attach;
 mod blocking;
 mod by_id;
+mod bytes;
 mod closing;
 mod deadlines;
 mod detach;

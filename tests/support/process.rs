@@ -170,7 +170,7 @@ pub fn bytes_waiting(fd: RawFd) -> usize {
 }
 
 /// How many bytes that were sent on a socket have not reached the other end.
-fn bytes_under_way(fd: RawFd) -> usize {
+pub fn bytes_under_way(fd: RawFd) -> usize {
     let mut count = 0i32;
     // SAFETY: TIOCOUTQ writes one int.
     let result = unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &mut count) };

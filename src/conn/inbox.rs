@@ -1,0 +1,92 @@
+//! Bytes accepted by id, on their way from any thread to the connection's
+//! loop.
+//!
+//! Accepting bytes and storing them is one step under one lock, so whoever has
+//! made a connection refuse more (a close, a half-close, a detach) and then
+//! takes its bytes has all that were ever accepted. The bytes of a connection
+//! lie in one queue, in which small sends share chunks: how many sends there
+//! were makes no difference to the memory they need.
+
+#![forbid(unsafe_code)]
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use super::{IdTable, Refused};
+use crate::blocking::lock;
+use crate::outbuf::OutBuf;
+
+/// What is accepted for the connections of a loop and not taken yet.
+#[derive(Default)]
+pub(crate) struct Inbox {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Whose bytes are here, in the order in which the loop comes to them.
+    order: VecDeque<u64>,
+    /// An entry for each of them, empty where the bytes were taken before the
+    /// loop came to it.
+    queues: HashMap<u64, OutBuf>,
+}
+
+/// Bytes on their way, to be stored once or many times.
+pub(crate) enum Bytes<'a> {
+    Own(&'a [u8]),
+    /// One copy for all receivers of a broadcast.
+    Shared(&'a Arc<[u8]>),
+}
+
+impl Bytes<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Bytes::Own(bytes) => bytes.len(),
+            Bytes::Shared(bytes) => bytes.len(),
+        }
+    }
+}
+
+impl Inbox {
+    /// Accepts bytes for a connection, or refuses all of them. `true` where
+    /// the loop is to be woken.
+    pub fn put(&self, ids: &IdTable, id: u64, bytes: &Bytes<'_>) -> Result<bool, Refused> {
+        let mut state = lock(&self.state);
+        ids.add(id, bytes.len())?;
+        if bytes.len() == 0 {
+            return Ok(false);
+        }
+        ids.set_direct(false);
+        let State { order, queues } = &mut *state;
+        let first = order.is_empty();
+        let queue = queues.entry(id).or_insert_with(|| {
+            order.push_back(id);
+            OutBuf::default()
+        });
+        match bytes {
+            Bytes::Own(bytes) => queue.push(bytes),
+            Bytes::Shared(bytes) => queue.push_shared(bytes),
+        }
+        Ok(first)
+    }
+
+    /// What was accepted for a connection, to be taken over by it.
+    pub fn take(&self, id: u64) -> Option<OutBuf> {
+        let mut state = lock(&self.state);
+        state.queues.get_mut(&id).map(std::mem::take).filter(|queue| queue.len() > 0)
+    }
+
+    /// The next connection that the loop is to look at, with its bytes, which
+    /// may have been taken already.
+    pub fn next(&self, ids: &IdTable) -> Option<(u64, OutBuf)> {
+        let mut state = lock(&self.state);
+        let id = state.order.pop_front()?;
+        let queue = state.queues.remove(&id).unwrap_or_default();
+        if state.order.is_empty() {
+            // The memory of a burst is not kept.
+            *state = State::default();
+            ids.set_direct(true);
+        }
+        Some((id, queue))
+    }
+}

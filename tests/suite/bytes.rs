@@ -1,0 +1,490 @@
+//! 2.0: what arrived is delivered, and what was accepted leaves or the peer sees a reset.
+
+use crate::api::{CloseReason, ConnId, Error, Hooks, Server, Socket, Status};
+use crate::support::*;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+
+/// Waits for `events` on the server's side of a connection; for its failure with none.
+fn await_on(socket: &Socket<'_>, events: i16) {
+    let mut entry = libc::pollfd { fd: socket.raw_fd(), events, revents: 0 };
+    // SAFETY: one entry, which outlives the call.
+    assert_eq!(unsafe { libc::poll(&mut entry, 1, 8000) }, 1, "nothing happened");
+}
+
+/// What a handler has read, and how it ended.
+#[derive(Default)]
+struct Seen {
+    bytes: Mutex<Vec<u8>>,
+    calls: AtomicUsize,
+}
+
+impl Seen {
+    /// Reads as far as it goes; `true` when nothing more can come.
+    fn read(&self, socket: &mut Socket<'_>, size: usize) -> Result<bool, Error> {
+        let mut buffer = vec![0; size];
+        loop {
+            match socket.recv(&mut buffer) {
+                Ok(0) => return Ok(true),
+                Ok(n) => self.bytes.lock().unwrap().extend_from_slice(&buffer[..n]),
+                Err(error) if error.status() == Status::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn is(&self, expected: &[u8]) -> bool {
+        *self.bytes.lock().unwrap() == expected
+    }
+}
+
+const UPLOAD: usize = 60_000;
+
+/// 2.0: a send that fails takes nothing from the input: a client that uploads, does not look at
+/// what is sent back, and closes is read to its end. Whoever reads in small steps is called again.
+#[test]
+fn a_failed_send_keeps_the_input() {
+    isolated(|| {
+        for config in both_modes() {
+            for step in [1000, UPLOAD] {
+                let seen = Arc::new(Seen::default());
+                let (reader, failing) = (seen.clone(), AtomicBool::new(true));
+                let (log, statuses) = events();
+                let waits = !config.non_blocking;
+                let hooks = Hooks::new(move |_, socket| {
+                    if failing.swap(false, SeqCst) {
+                        await_on(socket, libc::POLLRDHUP);
+                        let _ = socket.send(b".");
+                        await_on(socket, 0);
+                        log.add(status(socket.send(b".")));
+                        log.add(status(socket.send(b".")));
+                    }
+                    let mut buffer = vec![0; step];
+                    loop {
+                        let n = socket.recv(&mut buffer)?;
+                        reader.bytes.lock().unwrap().extend_from_slice(&buffer[..n]);
+                        match n {
+                            0 => return Ok(socket.close()),
+                            _ if waits => {}
+                            // One read in a call.
+                            _ => return Ok(()),
+                        }
+                    }
+                });
+                let (hooks, reasons) = hooks.telling_reasons();
+                let server = start(config.clone(), hooks);
+                let mut client = Client::connect(&server);
+                client.send(pattern(UPLOAD));
+                drop(client);
+                assert_eq!(statuses.take(2), [Status::Reset; 2]);
+                assert_eq!(reasons.next(), CloseReason::Reset);
+                assert!(seen.is(&pattern(UPLOAD)), "{} bytes", seen.bytes.lock().unwrap().len());
+                wait_idle(&server);
+            }
+        }
+    });
+}
+
+/// 2.0, 2.3: after a reset the handler gets what had arrived, then the error with its `errno`, also
+/// where bytes are queued, below the high-water mark and above it.
+#[test]
+fn a_reset_keeps_the_input() {
+    isolated(|| {
+        for high_water in [1, 8 << 20] {
+            let seen = Arc::new(Seen::default());
+            let reader = seen.clone();
+            let (log, busy) = events();
+            let (error_log, errors) = events();
+            let told = error_log.clone();
+            let hooks = Hooks::new(move |_, socket| {
+                if reader.calls.fetch_add(1, SeqCst) == 0 {
+                    reader.read(socket, 7)?;
+                    socket.send(&pattern(BULK))?;
+                    assert!(socket.queued() > 0);
+                    log.add(());
+                    await_on(socket, 0);
+                }
+                if let Err(error) = reader.read(socket, 7) {
+                    told.add((error.status(), socket.os_error()));
+                    return Err(error);
+                }
+                Ok(())
+            })
+            .on_close(move |_, socket, reason| {
+                assert_eq!(reason, CloseReason::Reset);
+                error_log.add((Status::Ok, socket.os_error()));
+            });
+            let server = start(non_blocking(1).high_water_mark(high_water), hooks);
+            let mut client = Client::small(&server).saying("first");
+            busy.next();
+            client.send(" last words");
+            client.reset();
+            assert_eq!(errors.next(), (Status::Reset, libc::ECONNRESET));
+            assert_eq!(errors.next(), (Status::Ok, libc::ECONNRESET));
+            assert!(seen.is(b"first last words"), "{:?}", seen.bytes.lock().unwrap());
+            wait_idle(&server);
+        }
+    });
+}
+
+/// 2.0: a reset while reading is paused: with nothing unread it closes immediately, else the input
+/// is handed over after `resume`, and then the error.
+#[test]
+fn a_reset_while_paused() {
+    isolated(|| {
+        for unread in [false, true] {
+            let seen = Arc::new(Seen::default());
+            let reader = seen.clone();
+            let (log, told) = events();
+            let failed = log.clone();
+            let hooks = Hooks::new(move |_, socket| {
+                if reader.calls.fetch_add(1, SeqCst) == 0 {
+                    reader.read(socket, 100)?;
+                    socket.pause()?;
+                    log.add("paused");
+                    return Ok(());
+                }
+                reader.read(socket, 3).map(drop)
+            })
+            .on_wake(|_, socket| socket.resume().unwrap())
+            .on_exception(move |_, socket, error| {
+                let os_error = socket.expect("a socket").os_error();
+                assert_eq!((error.status(), os_error), (Status::Reset, libc::ECONNRESET));
+                Ok(failed.add("failed"))
+            });
+            let (hooks, ids) = hooks.telling_ids();
+            let (hooks, reasons) = hooks.telling_reasons();
+            let server = start(non_blocking(1), hooks);
+            let mut client = Client::connect(&server).saying("first");
+            assert_eq!(told.next(), "paused");
+            if unread {
+                client.send(" last words");
+            }
+            client.reset();
+            if unread {
+                reasons.none();
+                server.wake(ids.next()).unwrap();
+                assert_eq!(told.next(), "failed");
+            }
+            assert_eq!(reasons.next(), CloseReason::Reset);
+            let expected: &[u8] = if unread { b"first last words" } else { b"first" };
+            assert!(seen.is(expected));
+            told.none();
+            wait_idle(&server);
+        }
+    });
+}
+
+/// 2.0: a failed connection whose handler reads nothing is over; it is not called again and again.
+#[test]
+fn a_handler_that_reads_nothing_after_a_reset() {
+    isolated(|| {
+        let (log, calls) = events();
+        let hooks = Hooks::new(move |_, _| Ok(log.add(())));
+        let (hooks, reasons) = hooks.telling_reasons();
+        let server = start(non_blocking(1), hooks);
+        let client = Client::connect(&server).saying("first");
+        calls.next();
+        client.reset();
+        assert_eq!(reasons.next(), CloseReason::Reset);
+        assert!(calls.drain().len() <= 1);
+        wait_idle(&server);
+    });
+}
+
+/// How a callback ends after it has sent by id and directly.
+const ENDS: [&str; 5] = ["nothing", "close", "close by id", "half-close", "detach"];
+
+/// 2.0: what one thread sends by id and directly arrives in order, and before its close.
+#[test]
+fn by_id_and_directly_in_order() {
+    isolated(|| {
+        for end in ENDS {
+            for size in [1, 40_000] {
+                let hooks = Hooks::new(move |server, socket| {
+                    text(socket)?;
+                    let id = socket.id();
+                    server.send(id, &vec![b'A'; size]).unwrap();
+                    socket.send(&vec![b'B'; size])?;
+                    server.broadcast(&[id, id], &vec![b'C'; size]).unwrap();
+                    server.send(id, &vec![b'D'; size]).unwrap();
+                    match end {
+                        "close" => socket.close(),
+                        "close by id" => server.close(id).unwrap(),
+                        "half-close" => socket.shutdown(std::net::Shutdown::Write)?,
+                        "detach" => drop(server.detach(socket)?),
+                        _ => return Ok(()),
+                    }
+                    assert_eq!(status(server.send(id, b"late")), Status::Closed, "{end}");
+                    Ok(())
+                });
+                let server = start(non_blocking(1), hooks);
+                let mut client = Client::connect(&server).saying("x");
+                let mut expected = Vec::new();
+                for (letter, count) in [(b'A', 1), (b'B', 1), (b'C', 2), (b'D', 1)] {
+                    expected.extend(vec![letter; count * size]);
+                }
+                assert!(client.receive(expected.len()) == expected, "{end}");
+                match end {
+                    "nothing" => client.expect_silence(),
+                    _ => client.expect_end(),
+                }
+                drop(client);
+                wait_idle(&server);
+            }
+        }
+    });
+}
+
+/// 2.0, 2.11: bytes that another thread's send was told are accepted arrive, whenever the handler
+/// closes, half-closes or detaches; what comes later is refused.
+#[test]
+fn accepted_from_another_thread() {
+    isolated(|| {
+        for end in ["close", "half-close", "detach"] {
+            let (log, ids) = events::<ConnId>();
+            let gate = Gate::new();
+            let inside = gate.clone();
+            let hooks = Hooks::new(move |server, socket| {
+                if text(socket)?.is_empty() {
+                    return Ok(socket.close());
+                }
+                log.add(socket.id());
+                inside.wait();
+                match end {
+                    "close" => socket.close(),
+                    "half-close" => socket.shutdown(std::net::Shutdown::Write)?,
+                    _ => drop(server.detach(socket)?),
+                }
+                Ok(())
+            });
+            let server = start(non_blocking(1).linger_timeout(ms(8000)), hooks);
+            let mut client = Client::connect(&server).saying("x");
+            let id = ids.next();
+            let accepted = std::thread::scope(|scope| {
+                let producer = scope.spawn(|| {
+                    let mut accepted = 0_usize;
+                    while server.send(id, &[b'x'; 100]).is_ok() {
+                        accepted += 100;
+                        if accepted == 100_000 {
+                            gate.open();
+                        }
+                        if accepted > 100_000 {
+                            let_pass(ms(1));
+                        }
+                    }
+                    accepted
+                });
+                producer.join().unwrap()
+            });
+            assert_eq!(client.rest().len(), accepted, "{end}");
+            drop(client);
+            wait_idle(&server);
+        }
+    });
+}
+
+/// 2.0: a deadline that drops what is queued ends with a reset, never with an end that says that
+/// all was sent; with nothing queued it is an orderly end.
+#[test]
+fn a_deadline_with_bytes_queued_resets() {
+    isolated(|| {
+        for by_timer in [false, true] {
+            for queued in [false, true] {
+                let hooks = Hooks::new(move |_, socket| {
+                    if text(socket)? == "much" {
+                        socket.send(&pattern(BULK))?;
+                    }
+                    if by_timer {
+                        socket.set_timer(Some(ms(300)))?;
+                    }
+                    Ok(())
+                });
+                let (hooks, reasons) = hooks.telling_reasons();
+                let idle = (!by_timer).then_some(ms(300));
+                let server = start(non_blocking(1).idle_timeout(idle), hooks);
+                let mut client = Client::small(&server);
+                client.send(if queued { "much" } else { "some" });
+                let expected = if by_timer { CloseReason::Timer } else { CloseReason::Idle };
+                assert_eq!(reasons.next(), expected);
+                match queued {
+                    true => client.expect_reset(),
+                    false => client.expect_end(),
+                }
+                wait_idle(&server);
+            }
+        }
+    });
+}
+
+/// 2.9: the idle timeout holds while the queue of a closed connection leaves.
+#[test]
+fn the_idle_timeout_while_a_close_flushes() {
+    isolated(|| {
+        let (hooks, reasons) = Hooks::new(bulk_and_close).telling_reasons();
+        let server = start(non_blocking(1).idle_timeout(ms(300)), hooks);
+        let mut client = Client::small(&server).saying("x");
+        assert_eq!(reasons.next(), CloseReason::Idle);
+        client.expect_reset();
+        wait_idle(&server);
+    });
+}
+
+/// 2.3: `on_drain` comes once for each queue that has left, however it left: by id is one, a
+/// `sendv` behind a queue is part of it, a send that the kernel takes whole is none.
+#[test]
+fn on_drain_however_it_left() {
+    isolated(|| {
+        let (log, drained) = events();
+        let hooks = Hooks::new(|server: &Server, socket| {
+            match text(socket)?.as_str() {
+                "directly" => socket.send(b"little")?,
+                "by id" => server.send(socket.id(), b"little").unwrap(),
+                "by id, collected" => {
+                    server.send(socket.id(), b"li").unwrap();
+                    socket.send(b"ttle")?;
+                }
+                _ => {
+                    socket.send(&pattern(BULK))?;
+                    let piece = pattern(20_000);
+                    let pieces = [std::io::IoSlice::new(&piece), std::io::IoSlice::new(&piece)];
+                    socket.sendv(&pieces)?;
+                }
+            }
+            Ok(())
+        })
+        .on_drain(move |_, socket| log.add(socket.queued()));
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::small(&server);
+        for (how, len, count) in [
+            ("directly", 6, 0),
+            ("by id", 6, 1),
+            ("by id, collected", 6, 1),
+            ("much", BULK + 40_000, 1),
+        ] {
+            client.send(how);
+            client.receive(len);
+            assert_eq!(drained.take(count), vec![0; count], "{how}");
+            drained.none();
+        }
+    });
+}
+
+/// 2.0: memory follows the bytes that are accepted, not the calls: on the way to a busy loop too.
+#[test]
+fn many_small_sends_hold_little_memory() {
+    isolated(|| {
+        const COUNT: usize = 2_000_000;
+        let gate = Gate::new();
+        let inside = gate.clone();
+        let hooks = Hooks::new(move |_, socket| {
+            text(socket)?;
+            Ok(inside.wait())
+        });
+        let (hooks, ids) = hooks.telling_ids();
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::connect(&server).saying("x");
+        let id = ids.next();
+        gate.reached_by(1);
+        let before = resident_kib();
+        for _ in 0..COUNT {
+            server.send(id, b"y").unwrap();
+        }
+        let grown = resident_kib() - before;
+        assert!(grown < 2 * COUNT / 1024 + 2048, "{grown} KiB for {COUNT} bytes");
+        gate.open();
+        assert!(client.receive(COUNT).iter().all(|byte| *byte == b'y'));
+    });
+}
+
+/// The same for aborts and wakes, of which each is on its way once.
+#[test]
+fn many_aborts_hold_no_memory() {
+    isolated(|| {
+        let gate = Gate::new();
+        let inside = gate.clone();
+        let hooks = Hooks::new(move |_, socket| {
+            text(socket)?;
+            Ok(inside.wait())
+        });
+        let (hooks, ids) = hooks.telling_ids();
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::connect(&server).saying("x");
+        let id = ids.next();
+        gate.reached_by(1);
+        let before = resident_kib();
+        for _ in 0..200_000 {
+            server.wake(id).unwrap();
+        }
+        for _ in 0..200_000 {
+            server.abort(id).unwrap();
+        }
+        let grown = resident_kib().saturating_sub(before);
+        assert!(grown < 1024, "{grown} KiB");
+        gate.open();
+        client.expect_reset();
+        wait_idle(&server);
+    });
+}
+
+/// 2.0: the stack does not grow with what arrives while `on_open` fails.
+#[test]
+fn a_failing_on_open_does_not_nest() {
+    isolated_for(30, || {
+        let lowest = Arc::new(Mutex::new(std::collections::HashMap::new()));
+        let addresses = lowest.clone();
+        let hooks = Hooks::new(echo).on_open(move |_, _| {
+            let here = 0_u8;
+            let address = std::ptr::from_ref(&here) as usize;
+            let mut all = addresses.lock().unwrap();
+            let thread = std::thread::current().name().unwrap_or_default().to_string();
+            let range = all.entry(thread).or_insert((address, address));
+            *range = (range.0.min(address), range.1.max(address));
+            Err(Error::from(Status::Handler))
+        });
+        let server = start(non_blocking(2), hooks);
+        // One loop has these; the other one gets those that fail.
+        let _hold: Vec<_> = (0..1).map(|_| Client::connect(&server)).collect();
+        let clock = Stopwatch::start();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while clock.elapsed() < ms(1500) {
+                        if let Ok(client) = Client::try_to(("127.0.0.1", server.port())) {
+                            client.reset();
+                        }
+                    }
+                });
+            }
+        });
+        for (thread, (least, most)) in &*lowest.lock().unwrap() {
+            assert!(most - least < 64 << 10, "{} bytes apart on {thread}", most - least);
+        }
+    });
+}
+
+/// 2.3: urgent data is no input: it calls no handler by itself, and input beside it is read.
+#[test]
+fn urgent_data_is_no_input() {
+    isolated(|| {
+        if crate::api::TLS {
+            return;
+        }
+        let (log, calls) = events();
+        let hooks = Hooks::new(move |_, socket| {
+            let (bytes, _) = available(socket)?;
+            Ok(log.add(bytes))
+        });
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::connect(&server);
+        client.send("a");
+        assert_eq!(calls.next(), b"a");
+        for _ in 0..3 {
+            socket2::SockRef::from(&client.0).send_out_of_band(b"!").unwrap();
+            calls.none();
+        }
+        client.send("b");
+        assert_eq!(calls.next(), b"b");
+        calls.none();
+    });
+}
