@@ -1263,14 +1263,15 @@ void ns_error_free(ns_error *error);
  * Says why a handler fails, for its exception handler: `return ns_raise(...)`.
  * `code` is a number of your own or an `NS_ERR_...`; `message` is copied, NULL
  * for none. Returns `code` if it is negative, else -1, whatever else is wrong.
- * What was raised is forgotten when the callback returns 0 or more. [handler]
+ * What was raised is forgotten when the callback returns 0 or more, or nothing.
+ * A payload raised before is dropped. [handler] [blocks]
  */
 int32_t ns_raise(ns_socket *socket, int32_t code, const char *message);
 
 /**
  * `ns_raise` with an object that the exception handler reads by
  * `ns_error_payload`; `drop` (NULL: none) frees it after that, or at once if
- * it cannot be handed over. [handler]
+ * it cannot be handed over. [handler] [blocks]
  */
 int32_t ns_raise_with(ns_socket *socket,
                       int32_t code,

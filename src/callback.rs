@@ -5,6 +5,7 @@
 
 use std::any::Any;
 use std::cell::RefCell;
+use std::mem::ManuallyDrop;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use crate::conn::{flag, Conn};
@@ -14,8 +15,11 @@ use crate::server::Server;
 use crate::socket::Socket;
 
 thread_local! {
-    // A list, since a callback of one server may run another one.
-    static INSIDE: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+    // A list, since a callback of one server may run another one. It is never
+    // dropped, so that it is there in a thread's last destructors too; empty,
+    // it holds no memory.
+    static INSIDE: ManuallyDrop<RefCell<Vec<u64>>> =
+        const { ManuallyDrop::new(RefCell::new(Vec::new())) };
 }
 
 /// While it lives, this thread counts as inside the server's callbacks.
@@ -23,21 +27,26 @@ pub(crate) struct Inside(());
 
 impl Inside {
     pub fn enter(server: u64) -> Inside {
-        INSIDE.with_borrow_mut(|list| list.push(server));
+        INSIDE.with(|list| list.borrow_mut().push(server));
         Inside(())
     }
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        INSIDE.with_borrow_mut(|list| list.pop());
+        INSIDE.with(|list| {
+            let mut list = list.borrow_mut();
+            list.pop();
+            if list.is_empty() {
+                *list = Vec::new();
+            }
+        });
     }
 }
 
 /// Is this thread the server's own or in one of its callbacks?
 pub(crate) fn is_inside(server: u64) -> bool {
-    // A thread whose locals are gone already runs no callback.
-    INSIDE.try_with(|list| list.borrow().contains(&server)).unwrap_or(false)
+    INSIDE.with(|list| list.borrow().contains(&server))
 }
 
 /// Runs the program's code; a panic in it becomes an error.

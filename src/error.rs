@@ -240,6 +240,13 @@ impl Error {
         }
     }
 
+    /// This error, returned by a C handler as the number `code`.
+    #[cfg(feature = "capi")]
+    pub(crate) fn of_handler(self, code: i32) -> Error {
+        let message = self.message().to_string();
+        self.edit(|d| (d.message, d.handler_code) = (message, code))
+    }
+
     /// The failure of a system call: `what` with the reason appended, for
     /// example `cannot listen on "http": Permission denied`.
     pub fn from_os(status: Status, what: &str, error: &io::Error) -> Error {

@@ -48,15 +48,23 @@ impl<'a> Socket<'a> {
         }
     }
 
-    /// What a C handler that answers `code` failed of.
+    /// What a C handler that returns `code` failed of: with the reason, where
+    /// the connection itself has produced that status.
     #[cfg(feature = "capi")]
     pub(crate) fn returned(&self, code: i32) -> Error {
-        match Status::from_code(code) {
-            Some(Status::Tls) if self.conn.tls.is_some() => {
-                Error::raise(code, self.conn.tls_error().message())
+        let Some(status) = Status::from_code(code) else { return Error::returned(code) };
+        let os_error = self.conn.os_error();
+        let ours = match status {
+            Status::Tls => self.conn.tls.is_some(),
+            _ => {
+                os_error != 0
+                    && Status::of_transfer(&io::Error::from_raw_os_error(os_error)) == status
             }
-            _ => Error::returned(code),
+        };
+        if ours {
+            return self.failed(status).of_handler(code);
         }
+        Error::returned(code)
     }
 
     fn try_call<T>(

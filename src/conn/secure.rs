@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::io::{self, IoSlice, Write};
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ const SCRATCH: usize = 128 << 10;
 const PIECE: usize = 128 << 10;
 
 thread_local! {
-    static SCRATCH_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH_BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 impl Conn {
@@ -118,29 +118,36 @@ impl Conn {
     /// Receives ciphertext once, and sends what the session answers. A
     /// failure of the transport is kept for who reads, after what arrived.
     fn pull(&mut self) -> Result<(), Status> {
-        SCRATCH_BUFFER.with_borrow_mut(|scratch| {
-            scratch.resize(SCRATCH, 0);
-            let got = match self.has(flag::LOOP) {
-                true => self.raw_now(scratch),
-                false => self.raw_wait(scratch),
-            };
-            let kept = self.has(flag::BROKEN) && self.has(flag::LOOP);
-            let os_error = self.os_error;
-            let Some(tls) = &mut self.tls else { return Err(Status::Closed) };
-            match got {
-                Ok(0) => tls.fail(Error::from(Status::Truncated)),
-                Ok(n) => tls.feed(&scratch[..n]),
-                Err(Status::WouldBlock) => return Err(Status::WouldBlock),
-                Err(status) if kept => {
-                    tls.fail(Error::with_os_code(status, os_error));
-                    self.clear(flag::BROKEN);
-                }
-                Err(status) => return Err(status),
+        // Taken out and put back; a thread whose locals are gone already, in
+        // a destructor of its own, makes one for this once.
+        let mut scratch = SCRATCH_BUFFER.try_with(Cell::take).unwrap_or_default();
+        scratch.resize(SCRATCH, 0);
+        let result = self.pull_into(&mut scratch);
+        let _ = SCRATCH_BUFFER.try_with(|place| place.set(scratch));
+        result
+    }
+
+    fn pull_into(&mut self, scratch: &mut [u8]) -> Result<(), Status> {
+        let got = match self.has(flag::LOOP) {
+            true => self.raw_now(scratch),
+            false => self.raw_wait(scratch),
+        };
+        let kept = self.has(flag::BROKEN) && self.has(flag::LOOP);
+        let os_error = self.os_error;
+        let Some(tls) = &mut self.tls else { return Err(Status::Closed) };
+        match got {
+            Ok(0) => tls.fail(Error::from(Status::Truncated)),
+            Ok(n) => tls.feed(&scratch[..n]),
+            Err(Status::WouldBlock) => return Err(Status::WouldBlock),
+            Err(status) if kept => {
+                tls.fail(Error::with_os_code(status, os_error));
+                self.clear(flag::BROKEN);
             }
-            // Where it cannot be sent, what has arrived is still to be read.
-            let _ = self.push_tls();
-            Ok(())
-        })
+            Err(status) => return Err(status),
+        }
+        // Where it cannot be sent, what has arrived is still to be read.
+        let _ = self.push_tls();
+        Ok(())
     }
 
     /// Sends what the session has to be sent.

@@ -213,7 +213,8 @@ pub unsafe extern "C" fn ns_error_free(error: *mut ns_error) {
 /// Says why a handler fails, for its exception handler: `return ns_raise(...)`.
 /// `code` is a number of your own or an `NS_ERR_...`; `message` is copied, NULL
 /// for none. Returns `code` if it is negative, else -1, whatever else is wrong.
-/// What was raised is forgotten when the callback returns 0 or more. [handler]
+/// What was raised is forgotten when the callback returns 0 or more, or nothing.
+/// A payload raised before is dropped. [handler] [blocks]
 #[no_mangle]
 pub unsafe extern "C" fn ns_raise(
     socket: *mut ns_socket,
@@ -226,7 +227,7 @@ pub unsafe extern "C" fn ns_raise(
 
 /// `ns_raise` with an object that the exception handler reads by
 /// `ns_error_payload`; `drop` (NULL: none) frees it after that, or at once if
-/// it cannot be handed over. [handler]
+/// it cannot be handed over. [handler] [blocks]
 #[no_mangle]
 pub unsafe extern "C" fn ns_raise_with(
     socket: *mut ns_socket,
@@ -240,7 +241,8 @@ pub unsafe extern "C" fn ns_raise_with(
     guard(code, || {
         // SAFETY: the caller's contract.
         let (conn, message) = unsafe { (reachable(socket), text(message, "message")) };
-        if let Ok(conn) = conn {
+        // An owned one is in no callback whose failure could be told.
+        if let Some(conn) = conn.ok().filter(|conn| !conn.is_owned()) {
             let error = match message {
                 Ok(message) => Error::raise(code, message),
                 Err(_) => Error::returned(code),

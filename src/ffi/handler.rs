@@ -55,6 +55,14 @@ fn other_outcome(fine: bool, code: i32, socket: &mut Socket<'_>) -> Result<(), E
     }
 }
 
+/// Forgets what was raised in a callback that cannot fail, so that it is not
+/// taken for the reason of a later failure.
+fn forget(socket: &mut Socket<'_>) {
+    if socket.conn().may_have_raised() {
+        drop(socket.conn().take_raised());
+    }
+}
+
 impl CHandler {
     /// `None` if there is no function.
     pub fn new(
@@ -105,23 +113,26 @@ impl Handler for CHandler {
     fn on_close(&self, _: &Server, socket: &mut Socket<'_>, reason: CloseReason) {
         if let Callback { function: Some(call), user_data, .. } = self.callbacks.close {
             // SAFETY: see above.
-            unsafe { call(self.server, handle(socket), reason as i32, user_data) }
+            unsafe { call(self.server, handle(socket), reason as i32, user_data) };
+            forget(socket);
         }
     }
 
     fn on_drain(&self, _: &Server, socket: &mut Socket<'_>) {
         if let Callback { function: Some(call), user_data, .. } = self.callbacks.drain {
             // SAFETY: see above.
-            unsafe { call(self.server, handle(socket), user_data) }
+            unsafe { call(self.server, handle(socket), user_data) };
+            forget(socket);
         }
     }
 
     fn on_timeout(&self, server: &Server, socket: &mut Socket<'_>) {
         match self.callbacks.timeout {
-            // SAFETY: see above.
-            Callback { function: Some(call), user_data, .. } => unsafe {
-                call(self.server, handle(socket), user_data)
-            },
+            Callback { function: Some(call), user_data, .. } => {
+                // SAFETY: see above.
+                unsafe { call(self.server, handle(socket), user_data) };
+                forget(socket);
+            }
             _ => defaults().on_timeout(server, socket),
         }
     }
@@ -129,7 +140,8 @@ impl Handler for CHandler {
     fn on_wake(&self, _: &Server, socket: &mut Socket<'_>) {
         if let Callback { function: Some(call), user_data, .. } = self.callbacks.wake {
             // SAFETY: see above.
-            unsafe { call(self.server, handle(socket), user_data) }
+            unsafe { call(self.server, handle(socket), user_data) };
+            forget(socket);
         }
     }
 
@@ -158,10 +170,12 @@ impl Handler for CHandler {
 
     fn on_shutdown(&self, server: &Server, socket: &mut Socket<'_>) -> Result<bool, Error> {
         match self.callbacks.shutdown {
-            // SAFETY: see above.
-            Callback { function: Some(call), user_data, .. } => unsafe {
-                Ok(call(self.server, handle(socket), user_data) != 0)
-            },
+            Callback { function: Some(call), user_data, .. } => {
+                // SAFETY: see above.
+                let answer = unsafe { call(self.server, handle(socket), user_data) };
+                forget(socket);
+                Ok(answer != 0)
+            }
             _ => defaults().on_shutdown(server, socket),
         }
     }

@@ -13,6 +13,7 @@ use super::server::{alive, ns_server};
 use super::support::{give_text, guard, null, reporting, status, UserData};
 use super::types::*;
 use crate::conn::{Answer, Conn};
+use crate::sys::Uncancelled;
 use crate::{Error, OwnedSocket, Socket, Status};
 
 /// More pieces than this in one `ns_socket_sendv` are a mistake, as for `writev`.
@@ -277,6 +278,7 @@ pub unsafe extern "C" fn ns_socket_shutdown(socket: *mut ns_socket, how: i32) ->
 /// NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_INVALID. [handler]
 #[no_mangle]
 pub unsafe extern "C" fn ns_socket_close(socket: *mut ns_socket) -> ns_status {
+    let _uncancelled = Uncancelled::new();
     // SAFETY: the caller's contract.
     unsafe {
         with(socket, |s| {
@@ -290,6 +292,7 @@ pub unsafe extern "C" fn ns_socket_close(socket: *mut ns_socket) -> ns_status {
 /// otherwise. [handler]
 #[no_mangle]
 pub unsafe extern "C" fn ns_socket_abort(socket: *mut ns_socket) -> ns_status {
+    let _uncancelled = Uncancelled::new();
     // SAFETY: the caller's contract.
     unsafe {
         with(socket, |s| {
@@ -461,6 +464,7 @@ pub unsafe extern "C" fn ns_detach(
     socket: *mut ns_socket,
     err: *mut *mut ns_error,
 ) -> *mut ns_socket {
+    let _uncancelled = Uncancelled::new();
     let body = || {
         // SAFETY: the caller's contract.
         let server = unsafe { alive(server) }?;
@@ -469,8 +473,13 @@ pub unsafe extern "C" fn ns_detach(
         }
         // SAFETY: the caller's contract.
         let conn = unsafe { usable(socket) }?;
-        let owned = server.server.detach(&mut Socket::of(conn))?;
-        Ok(owned.into_raw().cast())
+        // Why the handler fails stays with the callback.
+        let raised = conn.take_raised();
+        let owned = server.server.detach(&mut Socket::of(conn));
+        if let Some(raised) = raised {
+            conn.set_raised(raised);
+        }
+        Ok(owned?.into_raw().cast())
     };
     // SAFETY: the caller's contract.
     unsafe { reporting(err, |_| ptr::null_mut(), body) }
@@ -517,6 +526,7 @@ pub unsafe extern "C" fn ns_attach(
     owned: *mut ns_socket,
     err: *mut *mut ns_error,
 ) -> ns_conn_id {
+    let _uncancelled = Uncancelled::new();
     let body = || {
         // SAFETY: the caller's contract.
         let server = unsafe { alive(server) }?;
@@ -536,6 +546,7 @@ pub unsafe extern "C" fn ns_attach(
 /// alone. [any], by the owner; [blocks]
 #[no_mangle]
 pub unsafe extern "C" fn ns_socket_free(owned: *mut ns_socket) {
+    let _uncancelled = Uncancelled::new();
     // SAFETY: the caller's contract.
     guard((), || drop(unsafe { Taken::out_of(owned) }))
 }
@@ -546,6 +557,7 @@ pub unsafe extern "C" fn ns_socket_free(owned: *mut ns_socket) {
 /// bytes), NS_ERR_CLOSED, NS_ERR_INVALID. [any], by the owner; [blocks]
 #[no_mangle]
 pub unsafe extern "C" fn ns_socket_release_fd(owned: *mut ns_socket) -> c_int {
+    let _uncancelled = Uncancelled::new();
     guard(Status::Panic.code(), || {
         // SAFETY: the caller's contract.
         let (place, socket) = match unsafe { Taken::out_of(owned) } {

@@ -1,7 +1,7 @@
 //! A wake-up that any thread, and a signal handler, may give.
 
 use std::io;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 
 use super::{Poller, INPUT};
@@ -46,18 +46,20 @@ impl Event {
         result
     }
 
-    /// Makes the descriptor readable. Async-signal-safe: atomics, write(2),
-    /// and `errno` is kept.
+    /// Makes the descriptor readable. Async-signal-safe: atomics, write(2)
+    /// past the C library, so that it is no cancellation point, and `errno` is
+    /// kept.
     pub fn signal(&self) {
         self.users.fetch_add(1, Ordering::SeqCst);
         if !self.closed.load(Ordering::SeqCst) {
             let one = 1u64.to_ne_bytes();
-            // SAFETY: errno is this thread's own; write reads 8 valid bytes.
-            // A full counter (EAGAIN) is readable already.
+            // SAFETY: errno is this thread's own; the descriptor is open, and
+            // not closed while there are users.
             unsafe {
                 let errno = libc::__errno_location();
                 let kept = *errno;
-                libc::write(self.fd(), one.as_ptr().cast(), one.len());
+                // A full counter (EAGAIN) is readable already.
+                let _ = rustix::io::write(BorrowedFd::borrow_raw(self.fd()), &one);
                 *errno = kept;
             }
         }
@@ -74,7 +76,7 @@ impl Event {
         }
         let fd = self.fd.swap(-1, Ordering::SeqCst);
         // SAFETY: the descriptor is ours, and nobody uses it any more.
-        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        unsafe { rustix::io::close(fd) };
     }
 }
 

@@ -7,11 +7,15 @@
 //! the call is spared what the C library does about that in a process with
 //! threads.
 
+#[cfg(feature = "capi")]
+mod cancel;
 mod event;
 mod poller;
 mod resolve;
 mod thread;
 
+#[cfg(feature = "capi")]
+pub(crate) use cancel::Uncancelled;
 pub(crate) use event::Event;
 pub(crate) use poller::{Bits, Events, Poller, INPUT, OUTPUT, SPECIAL};
 pub(crate) use resolve::resolve;

@@ -236,6 +236,79 @@ static void failing_after_detach(void)
     CHECK_IS(ns_server_free(server), NS_OK);
 }
 
+/* What is raised where nothing can fail, or by an owner, is not told of a later failure. */
+static event happened = EVENT;
+
+static void complain(ns_server *server, ns_socket *socket, void *user_data)
+{
+    (void)server, (void)user_data;
+    ns_raise_with(socket, -50, "a complaint", object, drop);
+    event_add(&happened);
+}
+
+static int32_t raise_first(ns_server *server, ns_socket *socket, void *user_data)
+{
+    char byte;
+    int64_t n = ns_socket_recv(socket, &byte, 1);
+    ns_socket *owned;
+    (void)user_data;
+    if (n <= 0)
+        return (int32_t)n;
+    seen = ns_socket_id(socket);
+    switch (byte) {
+    case 't':
+        return ns_socket_set_timer_ms(socket, 1);
+    case 'w':
+        return ns_server_wake(server, ns_socket_id(socket));
+    case 'o': /* by an owner, who gives it back */
+        owned = ns_detach(server, socket, NULL);
+        CHECK(owned != NULL);
+        ns_raise_with(owned, -51, "the owner's", object, drop);
+        CHECK(ns_attach(server, owned, NULL) != 0);
+        event_add(&happened);
+        return 0;
+    case 'd': /* before the detach: it is why this fails, and nothing else is */
+        ns_raise(socket, -52, "before");
+        owned = ns_detach(server, socket, NULL);
+        CHECK(owned != NULL);
+        CHECK(ns_attach(server, owned, NULL) != 0);
+        return -52;
+    default:
+        return -53;
+    }
+}
+
+static void forgotten(void)
+{
+    ns_config *config = with_exceptions(non_blocking());
+    int drops = event_count(&dropped), tells = event_count(&told), fd, i;
+    ns_server *server;
+    CHECK_IS(ns_config_set_on_timeout(config, complain, NULL, NULL), NS_OK);
+    CHECK_IS(ns_config_set_on_wake(config, complain, NULL, NULL), NS_OK);
+    server = SERVE(config, raise_first, NULL);
+    fd = client(ns_server_port(server));
+    for (i = 0; i < 3; i++) {
+        const char *say_first[] = {"t", "w", "o"};
+        say(fd, say_first[i]);
+        EVENT_WAIT(&happened, i + 1);
+        EVENT_WAIT(&dropped, drops + i + 1);
+        say(fd, "x");
+        HEAR(fd, "sorry");
+        EVENT_WAIT(&told, tells + i + 1);
+        expect(NS_ERR_HANDLER, -53, "the handler returned -53", NULL);
+    }
+    say(fd, "d");
+    EVENT_WAIT(&told, tells + 4);
+    CHECK_IS(last.code, -52);
+    CHECK_TEXT(last.message, "before");
+    say(fd, "x");
+    HEAR(fd, "sorry");
+    EVENT_WAIT(&told, tells + 5);
+    expect(NS_ERR_HANDLER, -53, "the handler returned -53", NULL);
+    close(fd);
+    CHECK_IS(ns_server_free(server), NS_OK);
+}
+
 static event serving = EVENT;
 
 static int32_t serve(ns_server *server, ns_socket *socket, void *user_data)
@@ -285,6 +358,7 @@ int main(void)
     RUN(no_exception_handler);
     RUN(failing_on_open);
     RUN(failing_after_detach);
+    RUN(forgotten);
     RUN(refused_connection);
     return 0;
 }

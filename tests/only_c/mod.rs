@@ -176,6 +176,32 @@ fn the_server_has_its_own_reference_to_the_config() {
     });
 }
 
+/// A setter that came too late is an error, and the config is as good as before: usable again
+/// when no server uses it.
+#[test]
+fn a_late_setter_is_not_remembered() {
+    isolated(|| unsafe {
+        let config = ns_config_new();
+        let service = c"127.0.0.1:0".as_ptr();
+        let new = || ns_server_new(service, Some(nothing), null_mut(), None, config, null_mut());
+        let server = new();
+        assert_eq!(ns_config_set_max_thread(config, 8), NS_ERR_STATE);
+        assert_eq!(ns_config_set_use_ipv6(config, 1), NS_ERR_STATE);
+        assert_eq!(ns_config_set_shutdown_port(config, c"0".as_ptr()), NS_ERR_STATE);
+        assert_eq!(ns_config_set_on_start(config, None, null_mut(), None), NS_ERR_STATE);
+        assert_eq!(ns_config_clear_tls(config), NS_ERR_STATE);
+        assert_eq!(ns_server_free(server), NS_OK);
+        assert_eq!(ns_config_set_max_thread(config, 9), NS_OK);
+        let server = new();
+        assert!(!server.is_null());
+        assert_eq!(ns_config_max_thread(ns_server_config(server)), 9);
+        assert_eq!(ns_server_free(server), NS_OK);
+        assert_eq!(ns_config_set_max_thread(config, 0), NS_ERR_INVALID);
+        assert!(new().is_null(), "a bad one is remembered");
+        ns_config_free(config);
+    });
+}
+
 /// 2.12: NULL is an error everywhere, never a crash, and `*err` is always written.
 #[test]
 fn null_is_an_error() {

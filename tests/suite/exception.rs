@@ -169,6 +169,50 @@ fn a_reset_is_told_after_what_had_arrived() {
     });
 }
 
+/// A status that the connection itself has produced and the handler returns is told with its
+/// reason and the code of the operating system.
+#[test]
+fn a_reset_is_told_with_its_reason() {
+    isolated(|| {
+        for config in both_modes() {
+            let (log, told) = events();
+            let hooks = Hooks::new(|_, socket| {
+                let mut buffer = [0; 64];
+                while socket.recv(&mut buffer)? > 0 {}
+                Ok(socket.close())
+            })
+            .on_exception(move |_, _, error| {
+                log.add((error.status(), error.os_code(), error.message().to_owned()));
+                Ok(())
+            });
+            let server = start(config, hooks);
+            Client::connect(&server).settled().saying("some words").reset();
+            let (status, code, message) = told.next();
+            assert_eq!((status, code), (Status::Reset, libc::ECONNRESET), "{message}");
+            assert!(message.starts_with("the connection was reset: "), "{message}");
+            wait_idle(&server);
+        }
+    });
+}
+
+/// One that the connection did not produce is the handler's own.
+#[test]
+fn a_status_of_the_handlers_own_has_no_reason() {
+    isolated(|| {
+        for config in both_modes() {
+            let (log, told) = events();
+            let hooks = Hooks::new(|_, socket| {
+                text(socket)?;
+                Err(Status::Reset.into())
+            })
+            .on_exception(move |_, _, error| Ok(log.add((error.status(), error.os_code()))));
+            let server = start(config, hooks);
+            let _client = Client::connect(&server).saying("x");
+            assert_eq!(told.next(), (Status::Reset, 0));
+        }
+    });
+}
+
 /// 2.5: `ns_socket_id` is valid in the exception handler, and the one the handler saw.
 #[test]
 fn the_id_is_the_one_the_handler_saw() {

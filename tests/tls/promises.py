@@ -201,7 +201,7 @@ def resumed_while_valid(mode):
         for server, made, session in clients:
             got = refused(lambda: tls(server.port, made, session=session))
             contains(got, "ALERT_CERTIFICATE_EXPIRED")
-            server.exception("NS_ERR_HANDSHAKE", "Expired")
+            server.exception("NS_ERR_HANDSHAKE", "certificate expired")
 
 
 def no_resumption(mode):
