@@ -466,7 +466,9 @@ impl Conn {
     /// A queue has left, and `on_drain` is still to say so.
     #[inline]
     pub fn drain_is_due(&self) -> bool {
-        self.flags & (flag::DRAINED | flag::BACKLOG | flag::NOT_OPEN) == flag::DRAINED
+        let upgrading = self.phase.is_handshake() && !self.has(flag::UNOPENED);
+        self.flags & (flag::DRAINED | flag::BACKLOG) == flag::DRAINED
+            && (self.phase == Phase::Open || upgrading)
     }
 
     /// Nothing is unread, and the peer has acknowledged all that was sent: an

@@ -140,13 +140,14 @@ impl Loop {
 
     /// Writes from the outbound queue; tells when it is empty.
     pub(super) fn flush(&mut self, slot: u32) {
-        let stopping = self.stopping();
         let Some(conn) = self.slab.get(slot) else { return };
         let (phase, flushed) = (conn.phase(), conn.flush_queue());
         match (phase, flushed) {
-            (Phase::Handshake, Err(status)) => self.handshake_failed(slot, Error::from(status)),
+            (phase, Err(status)) if phase.is_handshake() => {
+                self.handshake_failed(slot, Error::from(status))
+            }
             (Phase::Flushing, Ok(true)) => self.flushed(slot),
-            (Phase::Open, Ok(true)) if !stopping => self.run_on_drain(slot),
+            (_, Ok(true)) if conn.drain_is_due() => self.run_on_drain(slot),
             (Phase::Open | Phase::Flushing, _) => self.settle(slot),
             _ => {}
         }
