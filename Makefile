@@ -18,6 +18,7 @@ TLS ?=
 # Version and soname come from Cargo.toml alone: of 1.4.2 the soname is 1, of 0.4.2 it is 0.
 VERSION := $(shell sed -n 's/^version *= *"\(.*\)"/\1/p' Cargo.toml | head -n 1)
 SONAME := libnetserver.so.$(firstword $(subst ., ,$(VERSION)))
+RUST_VERSION := $(shell sed -n 's/^rust-version *= *"\(.*\)"/\1/p' Cargo.toml)
 # The C ABI, and no panic message on the host program's stderr.
 FEATURES := silent-panics
 
@@ -55,12 +56,16 @@ help: ## this list
 # -- libraries --------------------------------------------------------------------------------
 # One crate type at a time: a list of several silently drops link-time optimisation.
 
+NEED_CARGO = @scripts/need-cargo $(RUST_VERSION) $(CARGO)
+
 $(SO): $(RUST_SOURCES)
+	$(NEED_CARGO)
 	$(CARGO) rustc --release --lib --features $(FEATURES) --crate-type cdylib -- -C link-arg=-Wl,-soname,$(SONAME)
 	$(INSTALL) -m 755 $(OUT)/libnet_server.so $@
 	ln -sf libnetserver.so $(OUT)/$(SONAME)
 
 $(ARCHIVE): $(RUST_SOURCES)
+	$(NEED_CARGO)
 	$(CARGO) rustc --release --lib --features $(FEATURES) --crate-type staticlib -- --print native-static-libs=$(abspath $(NATIVE_LIBS))
 	$(INSTALL) -m 644 $(OUT)/libnet_server.a $@
 
@@ -110,6 +115,7 @@ $(TARGET)/asan/tests-c/campaigns/%: tests/campaigns/%.c $(HEADER) $(ASAN_ARCHIVE
 asan-programs: $(TARGET)/asan/tests-c/campaigns/server $(EXAMPLES:%=$(TARGET)/asan/examples-c/%) $(C_TESTS:%=$(TARGET)/asan/tests-c/%)
 
 examples-rust:
+	$(NEED_CARGO)
 	$(CARGO) build --examples
 
 # -- use --------------------------------------------------------------------------------------
@@ -125,9 +131,11 @@ deps: ## install the tools that the tests need and that are missing
 # -- checks -----------------------------------------------------------------------------------
 
 test: deps ## everything: Rust, C, valgrind, AddressSanitizer, examples, Python, installing
+	$(NEED_CARGO)
 	scripts/test
 
 lint: deps ## formatting, clippy, docs, header, symbols, strict C and C++, README
+	$(NEED_CARGO)
 	scripts/lint
 
 # Both APIs, both modes, plain and TLS: eight runs, of the same length each. ONLY=blocking_tls, for

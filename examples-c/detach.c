@@ -188,13 +188,20 @@ static int32_t on_open(ns_server *srv, ns_socket *socket, void *user_data) {
 int main(int argc, char **argv) {
     ns_config *config = ns_config_new();
     pthread_t worker;
-    int served = 0;
+    sigset_t signals;
+    int created, served = 0;
     ns_config_set_non_blocking(config, 1);
     ns_config_set_on_open(config, on_open, NULL, NULL);
     ns_config_set_on_wake(config, on_wake, NULL, NULL);
     if (!make_server("detach", argc > 1 ? argv[1] : "5000", handler, config))
         return 1;
-    if (pthread_create(&worker, NULL, work, NULL) == 0) {
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL); /* the worker inherits it: see serve() */
+    created = pthread_create(&worker, NULL, work, NULL) == 0;
+    pthread_sigmask(SIG_UNBLOCK, &signals, NULL);
+    if (created) {
         served = serve("detach");
         close_jobs();
         pthread_join(worker, NULL);

@@ -65,6 +65,9 @@ static int32_t on_exception(ns_server *srv, ns_socket *socket, const ns_error *e
     if (socket == NULL) {
         fprintf(stderr, "echo: %s\n", ns_error_message(error));
     } else {
+        /* A client that goes away is no event: any number may. */
+        if (ns_error_status(error) == NS_ERR_RESET || ns_error_status(error) == NS_ERR_TRUNCATED)
+            return ns_socket_close(socket);
         fprintf(stderr, "echo: connection %llu: %s\n", (unsigned long long)ns_socket_id(socket),
                 ns_error_message(error));
         ns_socket_close(socket); /* a non-blocking server leaves that to us */

@@ -43,21 +43,24 @@ static inline void on_signal(int signal_number) {
     ns_server_request_stop(server);
 }
 
-static inline void stop_on(int signal_number) {
+static inline void handle_signals(void (*handler)(int)) {
     struct sigaction action;
     sigemptyset(&action.sa_mask);
     action.sa_flags = SA_RESTART;
-    action.sa_handler = on_signal;
-    sigaction(signal_number, &action, NULL);
+    action.sa_handler = handler;
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
 }
 
-/* Returns when the server has stopped: 1, or 0 after saying why it failed. */
+/* Returns when the server has stopped: 1, or 0 after saying why it failed. Other threads of the
+ * program must block the signals: then no handler runs any more when this returns, whatever
+ * signals come while the server is freed. */
 static inline int serve(const char *program) {
     ns_error *error;
     ns_status status;
-    stop_on(SIGINT);
-    stop_on(SIGTERM);
+    handle_signals(on_signal);
     status = ns_server_start(server, 0, &error);
+    handle_signals(SIG_IGN);
     say_error(program, error);
     return status == NS_OK;
 }

@@ -123,7 +123,9 @@ static int32_t on_open(ns_server *srv, ns_socket *socket, void *user_data) {
 static int32_t on_exception(ns_server *srv, ns_socket *socket, const ns_error *error,
                             void *user_data) {
     (void)srv, (void)user_data;
-    fprintf(stderr, "starttls: %s\n", ns_error_message(error));
+    /* A client that goes away is no event: any number may. */
+    if (ns_error_status(error) != NS_ERR_RESET && ns_error_status(error) != NS_ERR_TRUNCATED)
+        fprintf(stderr, "starttls: %s\n", ns_error_message(error));
     if (socket != NULL)
         ns_socket_close(socket); /* a non-blocking server leaves that to us */
     return 0;

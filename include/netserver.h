@@ -55,12 +55,14 @@
  * also in a signal handler. [blocks]: may wait, or run callbacks or ns_drop_fn's on the calling
  * thread; a language with a global lock releases it around the call.
  *
- * FORBIDDEN. A C++ exception, longjmp or pthread_exit must not pass through this library: the
- * process is aborted. fork in a program with a running server must be followed by exec. Freed
+ * FORBIDDEN. A C++ exception, longjmp or pthread_exit must not pass through this library: what
+ * happens then is undefined. fork in a program with a running server must be followed by exec. Freed
  * pointers are freed pointers; connection ids alone are always safe to keep.
  *
  * THE HOST. The library installs no signal handlers, prints nothing, and touches no environment
  * and no limits. Its threads block all asynchronous signals. Its descriptors are close-on-exec.
+ * No call is a cancellation point: a pthread_cancel of its thread stays pending until it returned.
+ * Where an allocation fails, the process is aborted.
  */
 
 
@@ -289,7 +291,9 @@ typedef struct ns_tls ns_tls;
  * socket is closed when it returns. Non-blocking mode: whenever the socket is
  * readable, must not block, closes the socket itself. Returns 0 or more for
  * success; a negative number for failure (your own, or a status), on which the
- * exception handler is called. `NS_ERR_WOULD_BLOCK` is no failure.
+ * exception handler is called. `NS_ERR_WOULD_BLOCK` is no failure. What it
+ * leaves unread brings it back, in non-blocking mode; one that reads nothing is
+ * called again only when more arrives.
  */
 typedef int32_t (*ns_handler_fn)(ns_server *server, ns_socket *socket, void *user_data);
 
@@ -449,7 +453,8 @@ extern "C" {
  * A new server that listens nowhere yet.
  *
  * `service` says where: "5000", "http", "0" or NULL (any free port),
- * "127.0.0.1:5000", "[::1]:5000". `handler` serves the connections; `drop`
+ * "127.0.0.1:5000", "[::1]:5000". A port is digits alone, at most 65535, or a
+ * name of services(5), which has a letter. `handler` serves the connections; `drop`
  * (NULL: none) frees its `user_data` when the server goes, and at once if this
  * fails. `config` is NULL for the defaults; the server takes its own share of
  * it. Returns the server, the caller's to free (`ns_server_free`); NULL on
@@ -581,7 +586,8 @@ uint32_t ns_config_max_thread(const ns_config *config);
 /**
  * Blocking mode: a connection that finds no worker free waits this many times
  * `retry_interval`, up to 20 ms more, and is then refused: 0 to 1000000,
- * default 10. [setup]
+ * default 10. With a `max_thread` of 1 nobody is refused: all wait, however
+ * long. [setup]
  */
 ns_status ns_config_set_max_retry(ns_config *config, uint32_t count);
 
@@ -1014,8 +1020,10 @@ size_t ns_socket_tls_peer_subject(const ns_socket *socket, char *buf, size_t len
 int64_t ns_socket_recv(ns_socket *socket, void *buf, size_t len);
 
 /**
- * Sends all `len` bytes, or none: 0 or a negative status. Blocking mode: returns
- * when the kernel has them; NS_ERR_TIMEOUT (`io_timeout`). Non-blocking mode:
+ * Sends all `len` bytes: 0 or a negative status. Blocking mode: returns when the
+ * kernel has them; after NS_ERR_TIMEOUT (`io_timeout`) a part of them, which is
+ * not known, has been sent and the rest will not be, so that the stream is of use
+ * only to who can tell by other means. Non-blocking mode: all of them or none;
  * what the kernel does not take is copied and written later; NS_ERR_BUFFER_FULL
  * above `send_limit`. Also NS_ERR_RESET, NS_ERR_CLOSED, NS_ERR_DETACHED,
  * NS_ERR_NOT_IN_HANDLER, NS_ERR_IO, NS_ERR_INVALID. [handler]; [blocks] in
@@ -1156,7 +1164,7 @@ void ns_socket_free(ns_socket *owned);
  * The descriptor of an owned socket that has no buffered bytes; the socket is
  * freed and the descriptor, in blocking mode, the caller's to close. Negative
  * on failure, and the caller still owns the socket: NS_ERR_BUSY (buffered
- * bytes), NS_ERR_CLOSED, NS_ERR_INVALID. [any], by the owner; [blocks]
+ * bytes), NS_ERR_UNSUPPORTED (a TLS socket), NS_ERR_CLOSED, NS_ERR_INVALID. [any], by the owner; [blocks]
  */
 int ns_socket_release_fd(ns_socket *owned);
 

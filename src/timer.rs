@@ -4,18 +4,18 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use once_cell::sync::OnceCell;
+use crate::sys;
 
 /// No deadline.
 pub(crate) const NEVER: u64 = u64::MAX;
 
-/// Milliseconds of the monotonic clock, rounded down, from a moment before
-/// the first call; never 0, which stands for "off" in a connection.
+/// Milliseconds of the monotonic clock, rounded down, and one more: never 0,
+/// which stands for "off" in a connection. The clock's own zero needs nothing
+/// that is made at the first call, for which threads would wait.
 pub(crate) fn now() -> u64 {
-    static START: OnceCell<Instant> = OnceCell::new();
-    START.get_or_init(Instant::now).elapsed().as_millis() as u64 + 1
+    sys::monotonic_millis() + 1
 }
 
 /// The first moment of [`now`] at which `time` has passed for certain.
@@ -87,6 +87,7 @@ impl Timers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Instant;
 
     #[test]
     fn entries_come_out_in_order_and_not_early() {

@@ -46,7 +46,7 @@ class Program:
 
     def __init__(self, argv, valgrind=None, **popen):
         self.log = tempfile.NamedTemporaryFile(mode="r", prefix="valgrind-")
-        self.errors = tempfile.TemporaryFile(mode="w+")
+        self.errors = tempfile.TemporaryFile()
         if under == "valgrind" and valgrind is not False:
             argv = VALGRIND + (valgrind or []) + ["--log-file=" + self.log.name] + argv
         self.process = subprocess.Popen(
@@ -83,8 +83,9 @@ class Program:
         return int(self.expect(r"listening on \S*:(\d+)")[1])
 
     def stderr(self):
-        self.errors.seek(0)
-        return self.errors.read()
+        # By offset: a read would move the place at which the program, whose open file it is too, writes.
+        descriptor = self.errors.fileno()
+        return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
 
     def finish(self, expected=0):
         """Waits for the end, which must come by itself with this status. Returns the whole output."""

@@ -207,7 +207,8 @@ pub unsafe extern "C" fn ns_config_max_thread(config: *const ns_config) -> u32 {
 
 /// Blocking mode: a connection that finds no worker free waits this many times
 /// `retry_interval`, up to 20 ms more, and is then refused: 0 to 1000000,
-/// default 10. [setup]
+/// default 10. With a `max_thread` of 1 nobody is refused: all wait, however
+/// long. [setup]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_set_max_retry(config: *mut ns_config, count: u32) -> ns_status {
     // SAFETY: the caller's contract.

@@ -82,7 +82,8 @@ unsafe fn ask<T: Copy>(server: *const ns_server, none: T, what: impl FnOnce(&ns_
 /// A new server that listens nowhere yet.
 ///
 /// `service` says where: "5000", "http", "0" or NULL (any free port),
-/// "127.0.0.1:5000", "[::1]:5000". `handler` serves the connections; `drop`
+/// "127.0.0.1:5000", "[::1]:5000". A port is digits alone, at most 65535, or a
+/// name of services(5), which has a letter. `handler` serves the connections; `drop`
 /// (NULL: none) frees its `user_data` when the server goes, and at once if this
 /// fails. `config` is NULL for the defaults; the server takes its own share of
 /// it. Returns the server, the caller's to free (`ns_server_free`); NULL on

@@ -147,8 +147,10 @@ pub unsafe extern "C" fn ns_socket_recv(
     }
 }
 
-/// Sends all `len` bytes, or none: 0 or a negative status. Blocking mode: returns
-/// when the kernel has them; NS_ERR_TIMEOUT (`io_timeout`). Non-blocking mode:
+/// Sends all `len` bytes: 0 or a negative status. Blocking mode: returns when the
+/// kernel has them; after NS_ERR_TIMEOUT (`io_timeout`) a part of them, which is
+/// not known, has been sent and the rest will not be, so that the stream is of use
+/// only to who can tell by other means. Non-blocking mode: all of them or none;
 /// what the kernel does not take is copied and written later; NS_ERR_BUFFER_FULL
 /// above `send_limit`. Also NS_ERR_RESET, NS_ERR_CLOSED, NS_ERR_DETACHED,
 /// NS_ERR_NOT_IN_HANDLER, NS_ERR_IO, NS_ERR_INVALID. [handler]; [blocks] in
@@ -554,7 +556,7 @@ pub unsafe extern "C" fn ns_socket_free(owned: *mut ns_socket) {
 /// The descriptor of an owned socket that has no buffered bytes; the socket is
 /// freed and the descriptor, in blocking mode, the caller's to close. Negative
 /// on failure, and the caller still owns the socket: NS_ERR_BUSY (buffered
-/// bytes), NS_ERR_CLOSED, NS_ERR_INVALID. [any], by the owner; [blocks]
+/// bytes), NS_ERR_UNSUPPORTED (a TLS socket), NS_ERR_CLOSED, NS_ERR_INVALID. [any], by the owner; [blocks]
 #[no_mangle]
 pub unsafe extern "C" fn ns_socket_release_fd(owned: *mut ns_socket) -> c_int {
     let _uncancelled = Uncancelled::new();

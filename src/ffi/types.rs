@@ -77,7 +77,9 @@ pub type ns_drop_fn = Option<unsafe extern "C-unwind" fn(user_data: *mut c_void)
 /// socket is closed when it returns. Non-blocking mode: whenever the socket is
 /// readable, must not block, closes the socket itself. Returns 0 or more for
 /// success; a negative number for failure (your own, or a status), on which the
-/// exception handler is called. `NS_ERR_WOULD_BLOCK` is no failure.
+/// exception handler is called. `NS_ERR_WOULD_BLOCK` is no failure. What it
+/// leaves unread brings it back, in non-blocking mode; one that reads nothing is
+/// called again only when more arrives.
 pub type ns_handler_fn = Option<
     unsafe extern "C-unwind" fn(
         server: *mut ns_server,

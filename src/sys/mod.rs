@@ -105,6 +105,14 @@ pub(crate) fn poll_many(entries: &mut [PollFd<'_>], timeout: i32) -> io::Result<
     Ok(rustix::event::poll(entries, poller::time(timeout).as_ref())?)
 }
 
+/// Milliseconds of `CLOCK_MONOTONIC`, rounded down.
+pub(crate) fn monotonic_millis() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` can be written; this clock is there on every system.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000
+}
+
 /// How many descriptors this process may have open (`RLIMIT_NOFILE`).
 pub(crate) fn descriptor_limit() -> u64 {
     rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)
