@@ -64,10 +64,10 @@ $(SO): $(RUST_SOURCES)
 	$(INSTALL) -m 755 $(OUT)/libnet_server.so $@
 	ln -sf libnetserver.so $(OUT)/$(SONAME)
 
-$(ARCHIVE): $(RUST_SOURCES)
+$(ARCHIVE): $(RUST_SOURCES) scripts/make-archive tests/c/symbols.txt
 	$(NEED_CARGO)
 	$(CARGO) rustc --release --lib --features $(FEATURES) --crate-type staticlib -- --print native-static-libs=$(abspath $(NATIVE_LIBS))
-	$(INSTALL) -m 644 $(OUT)/libnet_server.a $@
+	scripts/make-archive $(OUT)/libnet_server.a $@
 
 # -- C programs -------------------------------------------------------------------------------
 

@@ -64,11 +64,46 @@ def fully_static():
 
 def archive():
     """The archive in a program that is otherwise linked as usual."""
-    private = [flag for flag in pkg_config("--static", "--libs-only-l") if flag != "-lnetserver"]
-    flags = pkg_config("--cflags") + pkg_config("--variable=archive") + private
+    flags = pkg_config("--cflags") + pkg_config("--variable=archive") + private_libs()
     app = compile_app("archive", *flags)
     assert "libnetserver" not in needed(app)
     equal(run([app]), HELLO)
+
+
+def private_libs():
+    return [flag for flag in pkg_config("--static", "--libs-only-l") if flag != "-lnetserver"]
+
+
+def only_its_own_symbols():
+    defined = run(["nm", "-g", "--defined-only", str(prefix / "lib/libnetserver.a")])
+    names = [line.split()[2] for line in defined.splitlines() if len(line.split()) == 3]
+    expected = (harness.ROOT / "tests/c/symbols.txt").read_text().split()
+    equal(sorted(names), sorted(expected))
+
+
+def beside_another_archive():
+    """In one program with another Rust archive, whichever comes first."""
+    ours = pkg_config("--variable=archive")
+    for kind, options in ("plain", []), ("lto", ["-C", "lto=fat", "-C", "embed-bitcode=yes"]):
+        other = f"{scratch.name}/libother_{kind}.a"
+        command = ["rustc", "--edition=2021", "-O", "--crate-type=staticlib", "-o", other, *options]
+        run([*command, str(HERE / "other.rs")])
+        for number, libraries in enumerate([ours + [other], [other] + ours]):
+            for static in [], ["-static"]:
+                program = f"{scratch.name}/both-{kind}-{number}{''.join(static)}"
+                flags = pkg_config("--cflags") + static + [str(HERE / "both.c")]
+                run(["cc", "-Wall", "-Werror", "-o", program, *flags, *libraries, *private_libs()])
+                equal(run([program]), "7\n")
+
+
+def no_larger():
+    """A stripped program is no larger than over the archive that rustc makes."""
+    sizes = []
+    for archive in pkg_config("--variable=archive")[0], str(harness.TARGET / "release/libnet_server.a"):
+        flags = pkg_config("--cflags") + [archive] + private_libs()
+        app = compile_app("size", "-s", *flags)
+        sizes.append(os.path.getsize(app))
+    assert sizes[0] <= sizes[1], sizes
 
 
 def destdir():
@@ -109,5 +144,6 @@ def uninstalled():
 
 
 arguments = harness.parse_arguments()
-checks = [installed, shared, fully_static, archive, cmake, destdir, uninstalled]
+checks = [installed, shared, fully_static, archive, only_its_own_symbols, beside_another_archive]
+checks += [no_larger, cmake, destdir, uninstalled]
 harness.main("install", [(check.__name__, check) for check in checks])
