@@ -17,8 +17,10 @@ use crate::error::{Error, Status};
 use crate::sys::Event;
 use crate::timer::{self, NEVER};
 
-/// What `stop` waits for beyond the deadline: for cut handlers to return.
-const GRACE: Duration = Duration::from_millis(80);
+/// How long `stop` waits beyond the deadline for the next connection to end, in
+/// ms: as long as the cut ends some, no handler hangs. And how often it looks.
+const GRACE: u64 = 80;
+const LOOK: u64 = 10;
 
 pub(super) struct Life {
     now: Mutex<Now>,
@@ -39,12 +41,14 @@ struct Now {
     drain: Option<Duration>,
     /// When what is left will be cut.
     deadline: u64,
+    /// Not later than this, by a stop that came while the server was starting.
+    latest: u64,
 }
 
 impl Life {
     pub fn new() -> io::Result<Life> {
         Ok(Life {
-            now: Mutex::new(Now { state: State::New, drain: None, deadline: NEVER }),
+            now: Mutex::new(Now { state: State::New, drain: None, deadline: NEVER, latest: NEVER }),
             changed: Condvar::new(),
             requested: AtomicBool::new(false),
             wake: Event::new()?,
@@ -166,7 +170,7 @@ impl Server {
 
     fn stop_in(&self, drain: Option<Duration>) -> Result<(), Error> {
         let life = &self.inner.life;
-        {
+        let until = {
             let mut now = life.now();
             if now.state == State::New {
                 return Ok(());
@@ -177,36 +181,57 @@ impl Server {
                     now.deadline = now.deadline.min(timer::after(drain));
                 }
             }
-        }
+            let drain = drain.or(now.drain).unwrap_or(self.inner.config.drain_timeout);
+            let until = timer::after(drain).min(now.deadline);
+            if now.state == State::Starting {
+                now.latest = now.latest.min(until);
+            }
+            until
+        };
         self.request_stop();
         if self.in_callback() {
             return Ok(());
         }
+        self.wait_for_stop(until).map_err(|_| {
+            Error::new(Status::Timeout, "a handler does not return; the server is still stopping")
+        })?;
+        self.join_stopped();
+        Ok(())
+    }
+
+    /// Waits for the stop until the given time, and then for as long as the
+    /// cut ends connections.
+    fn wait_for_stop(&self, until: u64) -> Result<(), Error> {
         // A start that is under way sees the request when it has finished.
-        self.wait_while(None, |state| state == State::Starting)?;
+        let limit = (until + GRACE).saturating_sub(timer::now());
+        self.wait_while(Some(Duration::from_millis(limit)), |state| state == State::Starting)?;
         if self.state() == State::Running {
             // Not only when the control thread comes to it, which may be in a
             // handler.
             self.begin_stopping();
         }
-        let left = drain.unwrap_or_else(|| self.time_to_deadline()) + GRACE;
-        let stopped =
-            self.wait_while(Some(left), |state| matches!(state, State::Running | State::Stopping));
-        stopped.map_err(|_| {
-            Error::new(Status::Timeout, "a handler does not return; the server is still stopping")
-        })?;
-        self.join_control();
-        Ok(())
+        let mut last = (self.progress(), timer::now());
+        loop {
+            let began = timer::now();
+            let cut_at = until.min(self.inner.life.now().deadline);
+            let time = Duration::from_millis(cut_at.saturating_sub(began).max(LOOK));
+            let goes_on = |state| matches!(state, State::Running | State::Stopping);
+            let stopped = self.wait_while(Some(time), goes_on);
+            let (progress, now) = (self.progress(), timer::now());
+            match stopped {
+                Ok(()) => return Ok(()),
+                Err(_) if began < cut_at || progress != last.0 => last = (progress, now),
+                Err(timeout) if now >= last.1 + GRACE => return Err(timeout),
+                Err(_) => {}
+            }
+        }
     }
 
-    /// How long the stop may still take.
-    fn time_to_deadline(&self) -> Duration {
-        let now = self.inner.life.now();
-        match now.deadline {
-            // The control thread has not begun yet.
-            NEVER => now.drain.unwrap_or(self.inner.config.drain_timeout),
-            deadline => Duration::from_millis(deadline.saturating_sub(timer::now())),
-        }
+    /// What a stop is seen to go on by: ended connections and threads.
+    fn progress(&self) -> (u64, usize) {
+        let stats = self.stats();
+        let alive = self.inner.life.alive.load(Ordering::SeqCst);
+        (stats.closed.iter().sum::<u64>() + stats.detached, alive)
     }
 
     /// Requests a stop and returns at once; for any thread, callbacks, and
@@ -234,7 +259,7 @@ impl Server {
             return Err(Error::from(Status::Deadlock));
         }
         self.wait_while(timeout, |state| !matches!(state, State::New | State::Stopped))?;
-        self.join_control();
+        self.join_stopped();
         Ok(())
     }
 
@@ -263,7 +288,14 @@ impl Server {
     }
 
     /// The control thread has published the stop and is about to end:
-    /// everybody who waited for the stop waits for its end too.
+    /// everybody who waited for the stop waits for its end too. Not where a
+    /// start has just made it.
+    fn join_stopped(&self) {
+        if self.state() == State::Stopped {
+            self.join_control();
+        }
+    }
+
     fn join_control(&self) {
         let mut control = lock(&self.inner.life.control);
         if let Some(handle) = control.take() {
@@ -294,7 +326,7 @@ impl Server {
         if now.deadline == NEVER && matches!(now.state, State::Running | State::Starting) {
             let drain = now.drain.unwrap_or(self.inner.config.drain_timeout);
             now.state = State::Stopping;
-            now.deadline = timer::after(drain);
+            now.deadline = timer::after(drain).min(now.latest);
             life.changed.notify_all();
         }
         now.deadline
