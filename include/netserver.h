@@ -315,8 +315,9 @@ typedef int32_t ns_status;
 typedef int32_t (*ns_shutdown_fn)(ns_server *server, ns_socket *socket, void *user_data);
 
 /**
- * Told of what failed: a handler, a refused connection, an accept, a TLS
- * handshake (nothing can be sent then). `socket` is still open, so it can send;
+ * Told of what failed: a handler, a refused connection, an accept, a listener
+ * that was lost, a TLS handshake (nothing can be sent or received then).
+ * `socket` is still open, so it can send; to a refused client it has 250 ms;
  * it is NULL where there is none. `error` is borrowed: valid during the call,
  * not to be freed. In non-blocking mode the
  * socket stays open unless this closes it, or fails itself: a negative return
@@ -487,9 +488,10 @@ ns_status ns_server_start(ns_server *server, uint32_t flags, ns_error **err);
 /**
  * Stops and returns when the server has stopped: no handler starts any more,
  * running ones may finish until the config's `drain_timeout`, then what is left
- * is cut. 0, also if it was never started or has stopped; NS_ERR_TIMEOUT if a
- * handler does not return (it goes on stopping). In a callback it only asks
- * for the stop and returns 0 at once. [any] [blocks]
+ * is cut, for as long as that ends connections. 0, also if it was never started
+ * or has stopped; NS_ERR_TIMEOUT if a handler or `on_start` does not return (it
+ * goes on stopping). In a callback it only asks for the stop and returns 0
+ * immediately. [any] [blocks]
  */
 ns_status ns_server_stop(ns_server *server);
 
@@ -693,7 +695,8 @@ uint32_t ns_config_write_timeout_ms(const ns_config *config);
 
 /**
  * How long a closed connection may go on to take what is unsent and to see the
- * peer close: milliseconds, 0 to 2^31 - 1, default 1000. [setup]
+ * peer close, which blocking mode waits for where input is unread or output not
+ * acknowledged: milliseconds, 0 to 2^31 - 1, default 1000. [setup]
  */
 ns_status ns_config_set_linger_timeout_ms(ns_config *config, uint32_t time);
 
@@ -771,7 +774,9 @@ ns_status ns_config_set_tls(ns_config *config, const ns_tls *tls);
 ns_status ns_config_clear_tls(ns_config *config);
 
 /**
- * What serves the shutdown port; without one every connection there stops the
+ * What serves the shutdown port, one peer after another, who sent something
+ * first: each has 5 s, 500 ms where it is silent and another waits. Without it
+ * every connection there stops the
  * server. For all callbacks: `function` NULL unsets; `drop` (NULL: none) frees
  * `user_data` after the last call, and at once if this fails or unsets.
  * Returns 0, NS_ERR_INVALID (NULL config) or NS_ERR_STATE (in use by a
@@ -1154,9 +1159,10 @@ ns_socket *ns_detach(ns_server *server, ns_socket *socket, ns_error **err);
 ns_conn_id ns_attach(ns_server *server, ns_socket *owned, ns_error **err);
 
 /**
- * Closes and frees an owned socket; where bytes are unsent or unread it waits
- * for the peer, at most `linger_timeout`. NULL and a borrowed one are left
- * alone. [any], by the owner; [blocks]
+ * Closes and frees an owned socket; where bytes are unsent, unacknowledged or
+ * unread it waits for the peer, at most `linger_timeout` in all. What is unsent
+ * then ends in a reset. NULL and a borrowed one are left alone. [any], by the
+ * owner; [blocks]
  */
 void ns_socket_free(ns_socket *owned);
 
@@ -1177,7 +1183,8 @@ int ns_socket_release_fd(ns_socket *owned);
 ns_status ns_server_send(ns_server *server, ns_conn_id id, const void *buf, size_t len);
 
 /**
- * Closes a connection as `ns_socket_close`, of a server of either mode. 0 or
+ * Closes a connection as `ns_socket_close`, of a server of either mode; a worker
+ * in the middle of a `send` loses the rest, which ends in a reset. 0 or
  * NS_ERR_CLOSED, NS_ERR_INVALID. [any]
  */
 ns_status ns_server_close(ns_server *server, ns_conn_id id);

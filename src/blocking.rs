@@ -22,7 +22,7 @@ pub(crate) use seat::Seat;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::Sender;
@@ -31,7 +31,7 @@ use crate::config::{Config, Limits};
 use crate::conn::{Ended, Env, Kind};
 use crate::error::Status;
 use crate::listener::{Backoff, Listener};
-use crate::timer::NEVER;
+use crate::timer::{self, NEVER};
 
 /// A connection that was accepted and is not served yet.
 struct Arrival {
@@ -57,6 +57,8 @@ struct State {
     /// Free seats, by number.
     free: Vec<usize>,
     queue: VecDeque<Waiting>,
+    /// Threads in accept, each with room for what it gets.
+    accepting: usize,
     /// Threads that wait for room or for descriptors.
     paused: usize,
     backoff: Backoff,
@@ -71,6 +73,10 @@ pub(crate) struct Pool {
     changed: Condvar,
     listeners: Mutex<Arc<[Listener]>>,
     next_id: AtomicU64,
+    /// The connections that are being refused.
+    refusing: Mutex<Vec<Arc<Seat>>>,
+    /// When the refusals of a stop must be over.
+    refuse_until: AtomicU64,
     /// The stop's deadline has passed: what is still begun is cut too.
     cut: AtomicBool,
     /// How long a connection waits for a seat, in ms, and how long it may
@@ -79,8 +85,8 @@ pub(crate) struct Pool {
     rest: u64,
     max_waiting: usize,
     max_connections: usize,
-    /// `max_connections` can be reached.
-    tight: bool,
+    /// Whose turn it is among the listeners.
+    turn: AtomicUsize,
     /// Closed connections whose input is to be discarded.
     lingering: Sender<OwnedFd>,
 }
@@ -93,8 +99,7 @@ impl Pool {
         listeners: Vec<Listener>,
         lingering: Sender<OwnedFd>,
     ) -> Pool {
-        let tight = config.max_thread as usize + config.max_waiting as usize > max_connections;
-        if listeners.len() > 1 || tight {
+        if listeners.len() > 1 {
             // Threads that saw the same connection must not wait for another
             // one there.
             for listener in &listeners {
@@ -104,13 +109,7 @@ impl Pool {
         let limits = Limits::of(config);
         let patience = u64::from(config.max_retry) * config.retry_interval.as_millis() as u64;
         let seats = config.max_thread as usize;
-        // The exception handler may talk to a refused peer, but not for long:
-        // it runs on the thread that accepts.
-        let short = match limits.io {
-            0 => REFUSAL_IO_TIMEOUT,
-            io => io.min(REFUSAL_IO_TIMEOUT),
-        };
-        let lobby_limits = Limits { io: short, ..limits.clone() };
+        let lobby_limits = Limits { idle: 0, ..limits.clone() };
         let seat = |i| Arc::new(Seat::new(Env::new(Kind::Worker, server, i, limits.clone())));
         Pool {
             seats: (0..seats).map(seat).collect(),
@@ -119,18 +118,21 @@ impl Pool {
                 gate: Gate::Shut,
                 free: (0..seats.min(max_connections)).rev().collect(),
                 queue: VecDeque::new(),
+                accepting: 0,
                 paused: 0,
                 backoff: Backoff::default(),
             }),
             changed: Condvar::new(),
             listeners: Mutex::new(listeners.into()),
             next_id: AtomicU64::new(1),
+            refusing: Mutex::new(Vec::new()),
+            refuse_until: AtomicU64::new(NEVER),
             cut: AtomicBool::new(false),
             patience,
             rest: (patience / 8).min(MOST_REST),
             max_waiting: config.max_waiting as usize,
             max_connections,
-            tight,
+            turn: AtomicUsize::new(0),
             lingering,
         }
     }
@@ -155,6 +157,7 @@ impl Pool {
     /// Nothing more is accepted or begun; what waits is refused.
     pub fn begin_stop(&self) {
         self.state().gate = Gate::Stopping;
+        self.refuse_until.store(timer::after_millis(REFUSAL), Ordering::SeqCst);
         self.changed.notify_all();
         let mut listeners = lock(&self.listeners);
         listeners.iter().for_each(Listener::shut);
@@ -167,14 +170,15 @@ impl Pool {
     /// Ends every connection that is still served.
     pub fn cut(&self) {
         self.cut.store(true, Ordering::SeqCst);
-        for seat in &self.seats {
+        for seat in self.seats.iter().chain(lock(&self.refusing).iter()) {
             seat.end_any(Ended::Cut);
         }
     }
 
     /// `close` and `abort` by id, from any thread.
     pub fn end(&self, id: u64, how: Ended) -> Result<(), Status> {
-        if self.seats.iter().any(|seat| seat.end(id, how)) {
+        let ends = |seat: &Arc<Seat>| seat.end(id, how);
+        if self.seats.iter().any(ends) || lock(&self.refusing).iter().any(ends) {
             return Ok(());
         }
         let mut state = self.state();
@@ -214,8 +218,9 @@ impl Pool {
 /// How long a full server leaves clients in the backlog, in ms. They may wait
 /// so much longer than `max_retry` times `retry_interval` says.
 const MOST_REST: u64 = 20;
-/// For a refused peer, in ms.
-const REFUSAL_IO_TIMEOUT: u64 = 1000;
+/// How long the exception handler may talk to a refused peer, in ms, all in
+/// all: it runs on the thread that accepts. In a stop, how long to all of them.
+const REFUSAL: u64 = 250;
 
 impl State {
     fn head_deadline(&self) -> u64 {

@@ -12,7 +12,7 @@ use std::any::Any;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU8};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -64,6 +64,24 @@ pub(crate) struct Env {
     pub handshaking: AtomicBool,
     /// A worker's connection goes through TLS.
     pub secure: AtomicBool,
+    /// A worker waits until it can send ([`Sending`]).
+    pub sending: AtomicU8,
+    /// Of the shutdown port, where one peer at a time is served: do others
+    /// wait? A silent peer is then not waited for.
+    pub rivals: Mutex<Option<Rivals>>,
+}
+
+pub(crate) type Rivals = Box<dyn Fn() -> bool + Send>;
+
+/// What a worker waits to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Sending {
+    No = 0,
+    /// What the program sends, or a handshake.
+    Message = 1,
+    /// The last of a connection that is closing.
+    Goodbye = 2,
 }
 
 /// How another thread ended a worker's connection.
@@ -89,6 +107,8 @@ impl Env {
             ended: AtomicU8::new(Ended::No as u8),
             handshaking: AtomicBool::new(false),
             secure: AtomicBool::new(false),
+            sending: AtomicU8::new(Sending::No as u8),
+            rivals: Mutex::new(None),
         }
     }
 

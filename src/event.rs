@@ -16,6 +16,7 @@ mod mail;
 mod run;
 mod slab;
 
+pub(crate) use accept::watch;
 pub(crate) use mail::Mail;
 pub(crate) use run::Loop;
 

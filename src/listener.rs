@@ -5,6 +5,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
@@ -21,6 +22,8 @@ use crate::timer::{self, NEVER};
 pub(crate) struct Listener {
     socket: Socket,
     address: SocketAddr,
+    /// It accepts no more: destroyed from outside, or shut.
+    lost: AtomicBool,
 }
 
 /// Why accept gave no connection.
@@ -29,9 +32,12 @@ pub(crate) enum Refusal {
     Empty,
     /// That connection is gone already; the next may do.
     Next,
-    /// Descriptors or memory are used up: try later.
+    /// Descriptors or memory are used up, or it is forbidden: try later.
     Exhausted(io::Error),
-    /// The listener is shut.
+    /// The listener accepts no more: it was shut, or destroyed from outside.
+    /// Told once.
+    Lost(io::Error),
+    /// No listener is left.
     Shut,
 }
 
@@ -44,14 +50,20 @@ impl Listener {
     pub fn accept(&self, non_blocking: bool) -> Result<Accepted, Refusal> {
         sys::accept(self.socket.as_fd(), non_blocking).map_err(|e| match e.raw_os_error() {
             Some(libc::EAGAIN) => Refusal::Empty,
-            Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => {
-                Refusal::Exhausted(e)
+            Some(libc::EINVAL | libc::EBADF | libc::ENOTSOCK) => {
+                match self.lost.swap(true, Ordering::SeqCst) {
+                    false => Refusal::Lost(e),
+                    true => Refusal::Next,
+                }
             }
-            Some(libc::EINVAL | libc::EBADF | libc::ENOTSOCK) => Refusal::Shut,
-            // ECONNABORTED, EPROTO, EINTR, and the network errors that
-            // accept(2) passes on from the new connection.
-            _ => Refusal::Next,
+            _ if is_transient(&e) => Refusal::Next,
+            // Whatever it is, it may be there for good (a filter's EPERM).
+            _ => Refusal::Exhausted(e),
         })
+    }
+
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::SeqCst)
     }
 
     pub fn set_nonblocking(&self) -> io::Result<()> {
@@ -62,6 +74,17 @@ impl Listener {
     pub fn shut(&self) {
         sys::shutdown(self.socket.as_raw_fd(), Shutdown::Both);
     }
+}
+
+/// The failures of one connection, the next may do: those that accept(2) lists
+/// as such, among them the network's, which it passes on from the new connection.
+fn is_transient(error: &io::Error) -> bool {
+    use libc::{ECONNABORTED, ECONNRESET, EHOSTDOWN, EHOSTUNREACH, EINTR, ENETDOWN, ENETUNREACH};
+    use libc::{ENONET, ENOPROTOOPT, EOPNOTSUPP, EPROTO, ETIMEDOUT};
+    let code = error.raw_os_error().unwrap_or(0);
+    matches!(code, ECONNABORTED | EPROTO | EINTR | ECONNRESET | ETIMEDOUT | ENETDOWN)
+        || matches!(code, ENOPROTOOPT | EHOSTDOWN | ENONET | EHOSTUNREACH | EOPNOTSUPP)
+        || code == ENETUNREACH
 }
 
 impl AsFd for Listener {
@@ -162,7 +185,7 @@ fn bind_one(address: SocketAddr, dual: bool, config: &Config) -> io::Result<List
     socket.bind(&address.into())?;
     socket.listen(config.backlog as i32)?;
     let bound = socket.local_addr()?.as_socket().unwrap_or(address);
-    Ok(Listener { socket, address: bound })
+    Ok(Listener { socket, address: bound, lost: AtomicBool::new(false) })
 }
 
 fn keep_alive(idle: Duration) -> TcpKeepalive {
@@ -178,31 +201,51 @@ fn keep_alive(idle: Duration) -> TcpKeepalive {
 pub(crate) type Accepted = (OwnedFd, Option<SocketAddr>);
 
 /// accept(2) that gives up at a time. With one listener and no time it is
-/// the bare call.
-pub(crate) fn accept_until(listeners: &[Listener], until: u64) -> Result<Accepted, Refusal> {
+/// the bare call. `turn` is another number each time.
+pub(crate) fn accept_until(
+    listeners: &[Listener],
+    until: u64,
+    turn: usize,
+) -> Result<Accepted, Refusal> {
     if let ([listener], NEVER) = (listeners, until) {
-        return listener.accept(false);
+        return match listener.is_lost() {
+            true => Err(Refusal::Shut),
+            false => listener.accept(false),
+        };
     }
-    accept_from(listeners, &wait_ready(listeners, until)?)
+    accept_from(&wait_ready(listeners, until)?, turn)
 }
 
-/// Waits until a listener may have a connection, or until a time.
-pub(crate) fn wait_ready(listeners: &[Listener], until: u64) -> Result<Vec<PollFd<'_>>, Refusal> {
-    let mut entries: Vec<_> = listeners.iter().map(|l| PollFd::new(l, PollFlags::IN)).collect();
+/// Waits until listeners may have connections, or until a time: those that
+/// may. One that is lost takes no part.
+pub(crate) fn wait_ready(listeners: &[Listener], until: u64) -> Result<Vec<&Listener>, Refusal> {
+    let there: Vec<_> = listeners.iter().filter(|l| !l.is_lost()).collect();
+    if there.is_empty() {
+        return Err(Refusal::Shut);
+    }
+    let mut entries: Vec<_> = there.iter().map(|l| PollFd::new(*l, PollFlags::IN)).collect();
     match sys::poll_many(&mut entries, timer::poll_timeout(until)) {
         Ok(0) => Err(Refusal::Empty),
-        Ok(_) => Ok(entries),
+        Ok(_) => {
+            let ready = there.iter().zip(&entries).filter(|(_, e)| !e.revents().is_empty());
+            Ok(ready.map(|(listener, _)| *listener).collect())
+        }
         Err(_) => Err(Refusal::Next),
     }
 }
 
-/// Accepts from the first of the listeners that [`wait_ready`] found.
-pub(crate) fn accept_from(
-    listeners: &[Listener],
-    entries: &[PollFd<'_>],
-) -> Result<Accepted, Refusal> {
-    let ready = entries.iter().position(|entry| !entry.revents().is_empty());
-    ready.map_or(Err(Refusal::Empty), |i| listeners[i].accept(false))
+/// Accepts from one of the listeners that [`wait_ready`] found, each in its
+/// turn.
+pub(crate) fn accept_from(ready: &[&Listener], turn: usize) -> Result<Accepted, Refusal> {
+    match ready {
+        [] => Err(Refusal::Empty),
+        _ => ready[turn % ready.len()].accept(false),
+    }
+}
+
+/// A listener was lost: what the exception handler is told.
+pub(crate) fn lost(error: &io::Error) -> Error {
+    Error::from_os(Status::Accept, "a listener was lost", error)
 }
 
 /// The text of what is listened on, as `ns_server_address` gives it.

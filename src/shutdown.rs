@@ -2,24 +2,29 @@
 
 #![forbid(unsafe_code)]
 
-use std::os::fd::AsRawFd;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::blocking::{lock, Seat};
 use crate::callback;
 use crate::config::{Config, Limits};
-use crate::conn::{Conn, Ended, Env, Kind};
-use crate::error::{CloseReason, Error};
-use crate::listener::{self, Backoff, Listener, Refusal};
+use crate::conn::{Conn, ConnId, Ended, Env, Kind};
+use crate::error::{CloseReason, Error, Status};
+use crate::listener::{self, Accepted, Backoff, Listener, Refusal};
 use crate::server::Server;
 use crate::service::Service;
-use crate::sys;
+use crate::sys::{self, PollFlags};
 use crate::timer::{self, NEVER};
 
 /// How long one peer may take, in ms, whatever it sends.
 const PATIENCE: u64 = 5000;
 /// How long its unread input is discarded at the end, in ms.
 const LINGER: u64 = 100;
+/// Peers that wait for their turn; beyond it the one that waits longest goes.
+const MOST_WAITING: usize = 64;
 
 pub(crate) struct ShutdownPort {
     port: u16,
@@ -32,6 +37,10 @@ impl ShutdownPort {
     pub fn bind(service: &Service, config: &Config, server: u64) -> Result<ShutdownPort, Error> {
         let limits = Limits { linger: LINGER, idle: 0, ..Limits::of(config) };
         let listeners = listener::bind(service, config)?;
+        for listener in &listeners {
+            let failed = |e| Error::from_os(Status::Listen, "cannot watch the shutdown port", &e);
+            listener.set_nonblocking().map_err(failed)?;
+        }
         Ok(ShutdownPort {
             port: listeners.first().map_or(0, |l| l.address().port()),
             listeners: Mutex::new(listeners.into()),
@@ -58,30 +67,29 @@ impl ShutdownPort {
     /// The thread's whole life.
     pub fn work(&self, server: &Server) {
         let listeners = lock(&self.listeners).clone();
-        let mut backoff = Backoff::default();
-        while !server.is_stopping() {
-            match listener::accept_until(&listeners, NEVER) {
-                Ok((fd, peer)) => {
-                    backoff.recovered();
-                    self.serve(server, fd, peer);
-                }
-                Err(Refusal::Exhausted(e)) => {
-                    let (wait, _) = backoff.exhausted(&e);
-                    let _ = sys::poll_many(&mut [], wait as i32);
-                }
-                Err(Refusal::Shut) => return,
-                Err(Refusal::Empty | Refusal::Next) => {}
-            }
+        let (watched, crowd) = (listeners.clone(), Arc::new(AtomicBool::new(false)));
+        let crowded = crowd.clone();
+        let others_wait =
+            move || crowded.load(Ordering::SeqCst) || listener::wait_ready(&watched, 0).is_ok();
+        *lock(&self.seat.env().rivals) = Some(Box::new(others_wait));
+        let mut peers = Peers { waiting: VecDeque::new(), backoff: Backoff::default() };
+        let mut count = 0;
+        while !server.is_stopping() && peers.accept(server, &listeners) {
+            let Some((fd, peer)) = peers.next() else { continue };
+            crowd.store(!peers.waiting.is_empty(), Ordering::SeqCst);
+            self.serve(server, ConnId::of_shutdown(count), fd, peer);
+            count += 1;
         }
+        *lock(&self.seat.env().rivals) = None;
     }
 
-    fn serve(&self, server: &Server, fd: std::os::fd::OwnedFd, peer: Option<std::net::SocketAddr>) {
+    fn serve(&self, server: &Server, id: u64, fd: OwnedFd, peer: Option<SocketAddr>) {
         let mut conn = self.seat.conn();
-        self.seat.publish(1, fd.as_raw_fd());
+        self.seat.publish(id, fd.as_raw_fd());
         if server.is_stopping() {
             self.seat.end_any(Ended::Cut);
         }
-        let former = conn.replace(Conn::open(self.seat.env().clone(), 1, fd, peer));
+        let former = conn.replace(Conn::open(self.seat.env().clone(), id, fd, peer));
         drop(former);
         conn.timer_at = timer::after_millis(PATIENCE);
         let answer = callback::call(server, &mut conn, |handler, server, socket| {
@@ -94,9 +102,66 @@ impl ShutdownPort {
         }
         callback::contain_drop(conn.replace_user_data(None));
         conn.reason = CloseReason::Handler;
+        let until = conn.linger_until();
+        conn.say_goodbye(until);
         self.seat.retract();
-        if let Some(fd) = conn.end() {
-            crate::blocking::discard(fd, timer::after_millis(LINGER));
+        let cut = conn.ended().is_err();
+        if let Some(fd) = conn.end(until).filter(|_| !cut) {
+            crate::blocking::discard(fd, until);
         }
+    }
+}
+
+/// The peers that wait for their turn.
+struct Peers {
+    waiting: VecDeque<Accepted>,
+    backoff: Backoff,
+}
+
+impl Peers {
+    /// Accepts all that wait, and waits for the first where there is none.
+    /// `false` when the port is shut.
+    fn accept(&mut self, server: &Server, listeners: &[Listener]) -> bool {
+        loop {
+            let until = if self.waiting.is_empty() { NEVER } else { 0 };
+            let ready = listener::wait_ready(listeners, until);
+            match ready.and_then(|ready| listener::accept_from(&ready, 0)) {
+                Ok(peer) => {
+                    self.backoff.recovered();
+                    if self.waiting.len() >= MOST_WAITING {
+                        self.waiting.pop_front();
+                    }
+                    self.waiting.push_back(peer);
+                }
+                Err(Refusal::Exhausted(e)) => {
+                    let (wait, report) = self.backoff.exhausted(&e);
+                    if let Some(error) = report {
+                        let _ = callback::failed_without_socket(server, &error);
+                    }
+                    if !self.waiting.is_empty() {
+                        return true;
+                    }
+                    let _ = sys::poll_many(&mut [], wait as i32);
+                }
+                Err(Refusal::Lost(e)) if !server.is_stopping() => {
+                    let _ = callback::failed_without_socket(server, &listener::lost(&e));
+                }
+                Err(Refusal::Shut | Refusal::Lost(_)) => return false,
+                Err(Refusal::Empty) => return true,
+                Err(Refusal::Next) => {}
+            }
+            if server.is_stopping() {
+                return true;
+            }
+        }
+    }
+
+    /// Who sent something, or has ended, goes first.
+    fn next(&mut self) -> Option<Accepted> {
+        let said = |(fd, _): &Accepted| {
+            sys::poll(fd.as_fd(), PollFlags::IN, 0).is_ok_and(|found| !found.is_empty())
+        };
+        let first = self.waiting.iter().position(said).unwrap_or(0);
+        self.waiting.remove(first)
     }
 }

@@ -6,6 +6,7 @@ use std::any::Any;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::config::MAX_TIME;
@@ -149,7 +150,7 @@ impl<'a> Socket<'a> {
 
     /// The connection's number; a detached socket keeps its last.
     pub fn id(&self) -> ConnId {
-        // A connection always has an id; the shutdown port's is 1.
+        // A connection always has an id.
         ConnId::from_u64(self.conn.id.max(1)).expect("not zero")
     }
 
@@ -265,6 +266,7 @@ impl<'a> Socket<'a> {
         let result = self.conn.handshake_wait();
         if result.is_ok() {
             self.conn.env.counters.handshakes.add(1);
+            self.conn.env.secure.store(true, Ordering::SeqCst);
         } else {
             self.conn.env.counters.handshake_failures.add(1);
             self.conn.set(flag::GOODBYE);
@@ -388,9 +390,9 @@ impl Drop for OwnedSocket {
         if self.conn.raw_fd() < 0 {
             return;
         }
-        let linger = self.conn.env.limits.linger;
-        if let Some(fd) = self.conn.end() {
-            crate::blocking::discard(fd, timer::after_millis(linger));
+        let until = self.conn.linger_until();
+        if let Some(fd) = self.conn.end(until) {
+            crate::blocking::discard(fd, until);
         }
     }
 }

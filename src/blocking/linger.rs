@@ -26,7 +26,9 @@ fn discard_some(fd: &OwnedFd) -> Left {
     let mut buffer = [0; BUFFER];
     for _ in 0..READS {
         match sys::recv(fd.as_fd(), &mut buffer, RecvFlags::DONTWAIT) {
-            Ok(0) => return Left::Nothing,
+            // An end that this side made says nothing of the peer.
+            Ok(0) if sys::has_peer_ended(fd.as_fd()) => return Left::Nothing,
+            Ok(0) => return Left::Wait,
             Ok(_) => {}
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Left::Wait,
             Err(_) => return Left::Nothing,
@@ -60,7 +62,8 @@ pub(crate) struct Lingering {
 }
 
 impl Lingering {
-    /// `linger` in ms; at most `most` connections, the rest is closed.
+    /// `linger` in ms; at most `most` connections, beyond which the oldest
+    /// are closed: they had the most time.
     pub fn new(linger: u64, most: usize) -> Lingering {
         Lingering {
             linger,
@@ -85,14 +88,14 @@ impl Lingering {
     }
 
     pub fn add(&mut self, poller: &Poller, fd: OwnedFd) {
-        if self.entries.len() >= self.most {
-            return;
+        while self.entries.len() >= self.most {
+            let Some((_, oldest)) = self.ends.pop_front() else { break };
+            self.entries.remove(&oldest);
         }
         let token = self.next;
         self.next += 1;
-        if poller.add(fd.as_fd(), token, sys::INPUT).is_err() {
-            return;
-        }
+        // Without events its input waits unread for as long.
+        let _ = poller.add(fd.as_fd(), token, sys::INPUT);
         self.entries.insert(token, fd);
         self.ends.push_back((timer::after_millis(self.linger), token));
     }

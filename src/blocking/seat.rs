@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::lock;
-use crate::conn::{Conn, Ended, Env};
+use crate::conn::{Conn, Ended, Env, Sending};
 use crate::sys::{self, Shutdown};
 
 pub(crate) struct Seat {
@@ -38,7 +38,7 @@ impl Seat {
 
     pub fn publish(&self, id: u64, fd: RawFd) {
         let mut published = lock(&self.published);
-        self.env.ended.store(Ended::No as u8, Ordering::Release);
+        self.env.ended.store(Ended::No as u8, Ordering::SeqCst);
         self.env.secure.store(false, Ordering::SeqCst);
         *published = Some((id, fd));
     }
@@ -74,25 +74,29 @@ impl Seat {
         }
     }
 
+    /// The mark before the look at `sending`, which the worker does the other
+    /// way round.
     fn shut(&self, fd: RawFd, how: Ended) {
-        if self.env.ended.swap(how as u8, Ordering::AcqRel) == Ended::Aborted as u8 {
-            self.env.ended.store(Ended::Aborted as u8, Ordering::Release);
+        if self.env.ended.swap(how as u8, Ordering::SeqCst) == Ended::Aborted as u8 {
+            self.env.ended.store(Ended::Aborted as u8, Ordering::SeqCst);
         }
-        let farewell = how == Ended::Closed && self.env.secure.load(Ordering::SeqCst);
-        if how != Ended::Aborted && !farewell {
-            sys::shutdown(fd, Shutdown::Both);
-            return;
-        }
-        // The peer must see a reset, or close_notify first, and no bare end.
-        // Shutting the input wakes a blocked recv; a blocked send means
-        // unsent bytes, behind which the end of the stream waits until the
-        // reset overtakes it.
-        if how == Ended::Aborted {
-            sys::reset_on_close(fd);
-        }
-        sys::shutdown(fd, Shutdown::Read);
-        if sys::unsent(fd) > 0 && !sys::is_writable(fd) {
-            sys::shutdown(fd, Shutdown::Write);
+        let sending = self.env.sending.load(Ordering::SeqCst);
+        match how {
+            // The rest of what it sends is lost: the peer is to know.
+            Ended::Closed if sending == Sending::Message as u8 => reset(fd),
+            Ended::Cut if sending != Sending::No as u8 => reset(fd),
+            Ended::Aborted => reset(fd),
+            // It says close_notify before the end.
+            _ if self.env.secure.load(Ordering::SeqCst) => sys::shutdown(fd, Shutdown::Read),
+            _ => sys::shutdown(fd, Shutdown::Both),
         }
     }
+}
+
+/// The peer sees a reset now, or, where the kernel refuses that while a
+/// thread receives, which the first shutdown(2) ends, when it is closed.
+fn reset(fd: RawFd) {
+    sys::reset_on_close(fd);
+    sys::shutdown(fd, Shutdown::Read);
+    sys::disconnect(fd);
 }

@@ -5,16 +5,25 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
-use std::sync::MutexGuard;
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
-use super::{lock, Arrival, Gate, Pool, Seat, State, Waiting};
+use super::{lock, Arrival, Gate, Pool, Seat, State, Waiting, REFUSAL};
 use crate::callback;
-use crate::conn::{flag, Conn, Ended};
+use crate::conn::{flag, Conn, Ended, Env, Kind};
 use crate::error::{CloseReason, Error, Status};
-use crate::listener::{accept_from, accept_until, wait_ready, Accepted, Listener, Refusal};
+use crate::listener::{accept_until, lost, wait_ready, Accepted, Listener, Refusal};
 use crate::server::Server;
 use crate::timer::{self, NEVER};
+
+/// What a thread may do that wants to accept.
+struct Room {
+    /// Not for longer: the first of the queue has waited too long then.
+    until: u64,
+    has_seat: bool,
+    /// It may only refuse.
+    is_full: bool,
+}
 
 impl Pool {
     /// A thread's whole life.
@@ -44,46 +53,45 @@ impl Pool {
     fn next(&self, server: &Server, listeners: &[Listener]) -> Option<(usize, Arrival)> {
         let mut queued = false;
         loop {
-            let (until, has_seat) = self.wait_for_room()?;
-            let accepted = match has_seat || self.rest == 0 {
-                true => self.accept(listeners, until),
-                false => self.accept_for_later(listeners, until, queued),
+            let room = self.wait_for_room()?;
+            let accepted = match room.has_seat || self.rest == 0 {
+                _ if room.is_full => Err(Refusal::Empty),
+                true => self.accept(listeners, room.until),
+                false => self.accept_for_later(listeners, room.until, queued),
             };
             queued = false;
+            let mut state = self.state();
+            if !room.is_full {
+                state.accepting -= 1;
+            }
             match accepted {
-                Ok(((fd, peer), state)) => {
+                Ok((fd, peer)) => {
                     let arrival = Arrival { id: self.next_id(), fd, peer };
                     if let Some(seated) = self.seat_or_queue(server, state, arrival) {
                         return Some(seated);
                     }
                     queued = true;
                 }
-                Err(Refusal::Empty | Refusal::Next) => {}
-                Err(Refusal::Shut) => return None,
-                Err(Refusal::Exhausted(e)) => self.back_off(server, &e),
+                Err(refusal) => {
+                    // Not for those who back off: they would wake each other.
+                    if self.held(&state) + 1 == self.max_connections {
+                        self.make_room(&state);
+                    }
+                    drop(state);
+                    match refusal {
+                        Refusal::Empty | Refusal::Next => {}
+                        Refusal::Lost(e) => self.lost(server, listeners, &e),
+                        Refusal::Shut => return None,
+                        Refusal::Exhausted(e) => self.back_off(server, &e),
+                    }
+                }
             }
             self.refuse_waiting(server, |waiting| waiting.until <= timer::now());
         }
     }
 
-    /// A new connection, and the lock under which it finds its place.
-    fn accept(
-        &self,
-        listeners: &[Listener],
-        until: u64,
-    ) -> Result<(Accepted, MutexGuard<'_, State>), Refusal> {
-        if !self.tight {
-            let accepted = accept_until(listeners, until)?;
-            return Ok((accepted, self.state()));
-        }
-        // A thread that waits in accept(2) cannot be called back when the
-        // last room is taken. So here accepting itself is under the lock.
-        let ready = wait_ready(listeners, until)?;
-        let state = self.state();
-        if self.held(&state) >= self.max_connections {
-            return Err(Refusal::Empty);
-        }
-        Ok((accept_from(listeners, &ready)?, state))
+    fn accept(&self, listeners: &[Listener], until: u64) -> Result<Accepted, Refusal> {
+        accept_until(listeners, until, self.turn.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Accepts while every seat is taken, at once only after one that it
@@ -95,7 +103,7 @@ impl Pool {
         listeners: &[Listener],
         until: u64,
         queued: bool,
-    ) -> Result<(Accepted, MutexGuard<'_, State>), Refusal> {
+    ) -> Result<Accepted, Refusal> {
         if !queued {
             wait_ready(listeners, until)?;
             let state = self.state();
@@ -107,19 +115,20 @@ impl Pool {
         self.accept(listeners, 0)
     }
 
-    /// Waits while as many connections are held as may be; answers until
-    /// when to accept, until the first of the queue has waited too long, and
-    /// whether there is a seat.
-    fn wait_for_room(&self) -> Option<(u64, bool)> {
+    /// Waits while as many connections are held as may be. Who may accept
+    /// holds room for one from then on, so that it can wait in accept(2): a
+    /// thread there cannot be called back when the last room is taken.
+    fn wait_for_room(&self) -> Option<Room> {
         let mut state = self.state();
         loop {
             if state.gate == Gate::Stopping {
                 return None;
             }
             let until = state.head_deadline();
-            let full = self.held(&state) >= self.max_connections;
-            if !full || (until != NEVER && until <= timer::now()) {
-                return Some((until, !state.free.is_empty()));
+            let is_full = self.held(&state) >= self.max_connections;
+            if !is_full || (until != NEVER && until <= timer::now()) {
+                state.accepting += usize::from(!is_full);
+                return Some(Room { until, has_seat: !state.free.is_empty(), is_full });
             }
             state.paused += 1;
             state = match until {
@@ -133,10 +142,40 @@ impl Pool {
         }
     }
 
-    /// Connections served and waiting.
+    /// Connections served and waiting, and room for those to come.
     fn held(&self, state: &State) -> usize {
         let seats = self.seats.len().min(self.max_connections);
-        seats - state.free.len() + state.queue.len()
+        seats - state.free.len() + state.queue.len() + state.accepting
+    }
+
+    /// There is room again, or a descriptor.
+    fn make_room(&self, state: &State) {
+        if state.paused > 0 {
+            self.changed.notify_all();
+        }
+    }
+
+    /// A listener was lost; without one the server cannot go on.
+    fn lost(&self, server: &Server, listeners: &[Listener], error: &io::Error) {
+        {
+            let state = self.state();
+            if state.gate == Gate::Stopping {
+                return;
+            }
+            self.lobby.counters.accept_errors.add(1);
+        }
+        self.report(server, &lost(error));
+        if listeners.iter().all(Listener::is_lost) {
+            server.request_stop();
+        }
+    }
+
+    /// Tells the exception handler of what is no connection's.
+    fn report(&self, server: &Server, error: &Error) {
+        if callback::failed_without_socket(server, error).is_err() {
+            let _state = self.state();
+            self.lobby.counters.handler_errors.add(1);
+        }
     }
 
     fn seat_or_queue(
@@ -172,9 +211,7 @@ impl Pool {
         if next.is_none() {
             state.free.push(number);
         }
-        if state.paused > 0 {
-            self.changed.notify_all();
-        }
+        self.make_room(&state);
         next.map(|waiting| waiting.arrival)
     }
 
@@ -187,10 +224,7 @@ impl Pool {
             state.backoff.exhausted(error)
         };
         if let Some(error) = report {
-            if callback::failed_without_socket(server, &error).is_err() {
-                let _state = self.state();
-                self.lobby.counters.handler_errors.add(1);
-            }
+            self.report(server, &error);
         }
         let mut state = self.state();
         if state.gate == Gate::Open {
@@ -217,10 +251,21 @@ impl Pool {
     }
 
     /// No seat came free in time: the exception handler may talk to the
-    /// peer, then it is closed.
+    /// peer, then it is closed. A seat of its own lets others end it.
     fn refuse(&self, server: &Server, arrival: Arrival) {
         let Arrival { id, fd, peer } = arrival;
-        let mut conn = Box::new(Conn::open(self.lobby.clone(), id, fd, peer));
+        let lobby = &self.lobby;
+        let env = Env::new(Kind::Worker, lobby.server, lobby.index, lobby.limits.clone());
+        let seat = Arc::new(Seat::new(env));
+        lock(&self.refusing).push(seat.clone());
+        let mut conn = seat.conn();
+        seat.publish(id, fd.as_raw_fd());
+        if self.cut.load(Ordering::SeqCst) {
+            seat.end_any(Ended::Cut);
+        }
+        conn.begin(id, fd, peer);
+        let until = self.refuse_until.load(Ordering::SeqCst).min(timer::after_millis(REFUSAL));
+        conn.timer_at = until;
         if server.is_tls() {
             // Nothing is said in the clear, and there is no session.
             conn.set(flag::WR_SHUT);
@@ -230,16 +275,25 @@ impl Pool {
             handler.on_exception(server, Some(socket), &error)
         });
         let told = callback::outcome(told);
+        conn.say_goodbye(until);
+        seat.retract();
+        lock(&self.refusing).retain(|other| !Arc::ptr_eq(other, &seat));
+        let ended = seat.env().ended.load(Ordering::SeqCst);
+        if ended != Ended::No as u8 {
+            conn.end_as(ended);
+        }
         {
             let _state = self.state();
-            let counters = &self.lobby.counters;
+            let (counters, own) = (&lobby.counters, &seat.env().counters);
             counters.refused.add(1);
             counters.handler_errors.add(u64::from(told.is_some()));
             counters.closed[CloseReason::Rejected as usize].add(1);
+            counters.bytes_in.add(own.bytes_in.get());
+            counters.bytes_out.add(own.bytes_out.get());
         }
         callback::contain_drop(told);
         callback::contain_drop(conn.replace_user_data(None));
-        if let Some(fd) = conn.end() {
+        if let Some(fd) = conn.end(until) {
             self.linger(server, fd);
         }
     }
@@ -264,6 +318,8 @@ impl Pool {
         counters.open.add(1);
 
         let failed = run_handler(server, &mut conn);
+        let until = conn.linger_until();
+        conn.say_goodbye(until);
         // From now on the id is stale, in `on_close` too.
         seat.forget_id();
         let stopping = server.is_stopping();
@@ -278,10 +334,8 @@ impl Pool {
         counters.cut.add(u64::from(reason == CloseReason::Cut));
         counters.drained.add(u64::from(stopping && reason != CloseReason::Cut));
         counters.open.sub(1);
-        // A stop's deadline ends that too.
-        conn.say_goodbye();
         seat.retract();
-        let rest = conn.end();
+        let rest = conn.end(until);
         conn.vacate();
         drop(conn);
         if let Some(fd) = rest {
@@ -292,7 +346,7 @@ impl Pool {
 
 /// Why a served connection ends, noted in it too.
 fn reason(conn: &mut Conn, seat: &Seat, failed: bool, stopping: bool) -> CloseReason {
-    let ended = seat.env().ended.load(Ordering::Acquire);
+    let ended = seat.env().ended.load(Ordering::SeqCst);
     let reason = match () {
         () if ended == Ended::Cut as u8 => CloseReason::Cut,
         () if ended == Ended::Aborted as u8 => CloseReason::Abort,
@@ -320,9 +374,12 @@ fn shake_hands(server: &Server, conn: &mut Conn) -> bool {
         false => conn.begin_tls(tls, &[], millis).and_then(|()| conn.handshake_wait()),
     };
     conn.env.handshaking.store(false, Ordering::SeqCst);
-    if server.is_stopping() {
+    if server.is_stopping() || conn.ended().is_err() {
         conn.set(flag::UNOPENED);
         conn.close_because(CloseReason::Stop);
+        if server.is_stopping() {
+            conn.reason = CloseReason::Stop;
+        }
         return false;
     }
     let Err(error) = result else {

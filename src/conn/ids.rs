@@ -34,6 +34,12 @@ impl ConnId {
             | generation
     }
 
+    /// Of the `n`th peer of a shutdown port: no connection's, whose slots end
+    /// before and whose numbers do not come so far.
+    pub(crate) fn of_shutdown(n: u64) -> u64 {
+        ConnId::of_slot(0, (1 << SLOT_BITS) - 1, (n % GENERATION_MAX) + 1)
+    }
+
     /// The loop of a loop's connection.
     pub(crate) fn loop_index(id: u64) -> usize {
         (id >> (SLOT_BITS + GENERATION_BITS)) as usize

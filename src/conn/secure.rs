@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustls::ServerConfig;
 
-use super::{flag, Conn};
+use super::{flag, Conn, Phase};
 use crate::error::{CloseReason, Error, Status};
 use crate::timer::{self, NEVER};
 use crate::tls::{Plain, Session, TlsInfo};
@@ -204,10 +204,11 @@ impl Conn {
     }
 
     /// Waits in `body` until the given time at the latest, however many system
-    /// calls it makes.
+    /// calls it makes, and no longer than without this bound.
     fn bounded<T>(&mut self, until: u64, body: impl FnOnce(&mut Conn) -> T) -> T {
-        let bound = if until == NEVER { 0 } else { until };
-        let whole = std::mem::replace(&mut self.timer_at, bound);
+        let whole = self.timer_at;
+        let bound = if whole == 0 { until } else { until.min(whole) };
+        self.timer_at = if bound == NEVER { 0 } else { bound };
         let result = body(self);
         self.timer_at = whole;
         result
@@ -239,7 +240,13 @@ impl Conn {
     /// The whole handshake, waiting for it.
     pub fn handshake_wait(&mut self) -> Result<(), Error> {
         let until = self.tls.as_ref().map_or(0, |tls| tls.deadline);
-        self.bounded(until, Conn::handshake_step).map(drop)
+        let phase = self.phase();
+        self.set_phase(Phase::Handshake);
+        let result = self.bounded(until, Conn::handshake_step);
+        if result.is_ok() {
+            self.set_phase(phase);
+        }
+        result.map(drop)
     }
 }
 

@@ -103,6 +103,9 @@ impl Conn {
                 () => Ok(0),
             };
         }
+        if !self.has(flag::LOOP) {
+            self.may_wait()?;
+        }
         if self.has(flag::TLS) {
             return self.recv_tls(buf);
         }
@@ -261,6 +264,7 @@ impl Conn {
         self.usable()?;
         self.may_send()?;
         if !self.has(flag::LOOP) {
+            self.may_wait()?;
             return match self.has(flag::TLS) {
                 true => self.send_tls(buf),
                 false => self.send_wait(buf),
@@ -500,9 +504,10 @@ impl Conn {
 
     /// `close` where no loop does the rest: the peer sees the end now.
     pub fn shut_now(&mut self) {
-        self.send_close_notify();
-        let _ = self.drain_queue(self.env.limits.linger);
-        self.send_fin();
+        self.say_goodbye(self.linger_until());
+        if !self.has(flag::ABORT) {
+            self.send_fin();
+        }
     }
 }
 

@@ -4,17 +4,22 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
-use super::{flag, unread, Conn, Ended};
+use super::{flag, unread, Conn, Ended, Phase, Sending};
+use crate::blocking::lock;
 use crate::error::{CloseReason, Status};
 use crate::sys::{self, PollFlags, RecvFlags, SendFlags};
 use crate::timer::{self, NEVER};
 
+/// How long a silent peer is waited for where others wait for their turn, in ms.
+const SILENCE: u64 = 500;
+
 impl Conn {
     /// What arrives, 0 at the end.
     pub(super) fn raw_wait(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
+        self.check_whole()?;
         let until = self.wait_until();
         let bounded = self.may_give_up(until) || self.has(flag::BACKLOG);
         let recv_flags = if bounded { RecvFlags::DONTWAIT } else { RecvFlags::empty() };
@@ -53,28 +58,28 @@ impl Conn {
         buf: &[u8],
         sent: &mut usize,
     ) -> Result<(), Status> {
+        self.check_whole()?;
         let until = self.wait_until();
-        while self.has(flag::BACKLOG) {
-            if !self.flush_queue()? {
-                self.wait(PollFlags::OUT, until)?;
-            }
+        while self.has(flag::BACKLOG) && !self.flush_queue()? {
+            self.wait_to_send(until)?;
         }
-        let flags = match self.may_give_up(until) {
-            true => SendFlags::DONTWAIT,
-            false => SendFlags::empty(),
-        };
         while *sent < buf.len() {
             let Some(fd) = self.fd() else { return Err(Status::Closed) };
-            match sys::send(fd, &buf[*sent..], flags) {
+            match sys::send(fd, &buf[*sent..], SendFlags::DONTWAIT) {
                 Ok(n) => {
                     self.sent(n);
                     *sent += n;
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    self.wait(PollFlags::OUT, until)?;
+                    self.wait_to_send(until)?;
                 }
                 Err(e) => {
-                    self.ended()?;
+                    let ended = self.ended();
+                    if ended.is_err() && *sent > 0 {
+                        // A part of it has left: no clean end may follow.
+                        self.set(flag::ABORT);
+                    }
+                    ended?;
                     return Err(self.fail_send(&e));
                 }
             }
@@ -82,10 +87,20 @@ impl Conn {
         Ok(())
     }
 
+    /// A call of the program's that may wait: not where another thread ended
+    /// the connection, nor after a handshake that failed.
+    pub(super) fn may_wait(&mut self) -> Result<(), Status> {
+        self.ended()?;
+        match self.phase() {
+            Phase::Handshake => Err(Status::Tls),
+            _ => Ok(()),
+        }
+    }
+
     /// Another thread ended this worker's connection: it is closed, whatever
     /// the call said.
-    pub(super) fn ended(&mut self) -> Result<(), Status> {
-        let ended = self.env.ended.load(Ordering::Acquire);
+    pub fn ended(&mut self) -> Result<(), Status> {
+        let ended = self.env.ended.load(Ordering::SeqCst);
         if ended == Ended::No as u8 {
             return Ok(());
         }
@@ -97,22 +112,33 @@ impl Conn {
     /// still be told so, by TLS's close_notify.
     pub fn end_as(&mut self, ended: u8) {
         let (asked, reason) = match ended {
-            e if e == Ended::Aborted as u8 => (flag::BROKEN, CloseReason::Abort),
-            e if e == Ended::Cut as u8 => (flag::BROKEN, CloseReason::Cut),
+            e if e == Ended::Aborted as u8 => (flag::ABORT, CloseReason::Abort),
+            e if e == Ended::Cut as u8 => (flag::CLOSE, CloseReason::Cut),
             _ => (flag::CLOSE, CloseReason::Handler),
         };
         self.set(asked);
         self.reason = reason;
     }
 
-    /// When a call that begins now gives up.
+    /// When a call that begins now gives up. A handshake has a deadline of its
+    /// own, which is the whole's.
     pub(super) fn wait_until(&self) -> u64 {
         let io = match self.io_timeout() {
             0 => NEVER,
+            _ if self.phase() == Phase::Handshake => NEVER,
             millis => timer::after_millis(millis),
         };
         let whole = if self.timer_at != 0 { self.timer_at } else { NEVER };
         io.min(whole)
+    }
+
+    /// The end of all waiting has not passed: nothing goes on after it, not
+    /// what could be done without waiting either.
+    fn check_whole(&self) -> Result<(), Status> {
+        match self.timer_at != 0 && self.timer_at <= timer::now() {
+            true => Err(Status::Timeout),
+            false => Ok(()),
+        }
     }
 
     /// A call that begins now may give up: it must not wait in the kernel.
@@ -123,23 +149,66 @@ impl Conn {
     fn idle_until(&self) -> u64 {
         match self.env.limits.idle {
             0 => NEVER,
+            _ if self.phase() == Phase::Handshake => NEVER,
             idle => self.active_at + idle + 1,
         }
+    }
+
+    /// Waits until the kernel takes bytes, and not in send(2): another thread
+    /// that ends the connection then resets it, for what is not sent is lost.
+    /// The mark before the look at `ended`, which the other does the other way
+    /// round.
+    fn wait_to_send(&mut self, until: u64) -> Result<(), Status> {
+        let goodbye = self.has(flag::GOODBYE);
+        let what = if goodbye { Sending::Goodbye } else { Sending::Message };
+        self.env.sending.store(what as u8, Ordering::SeqCst);
+        let ended = self.env.ended.load(Ordering::SeqCst);
+        let goes_on = ended == Ended::No as u8 || (goodbye && ended == Ended::Closed as u8);
+        let result = match goes_on {
+            true => self.wait(PollFlags::OUT, until),
+            false => {
+                self.end_as(ended);
+                self.set(flag::ABORT);
+                Err(Status::Closed)
+            }
+        };
+        self.env.sending.store(Sending::No as u8, Ordering::SeqCst);
+        result
     }
 
     /// Waits for `events`; queued bytes leave meanwhile. Every byte puts the
     /// end of idling off.
     fn wait(&mut self, events: PollFlags, until: u64) -> Result<(), Status> {
+        let mut look_at = match lock(&self.env.rivals).is_some() {
+            true => timer::after_millis(SILENCE),
+            false => NEVER,
+        };
         loop {
             let Some(fd) = self.fd() else { return Err(Status::Closed) };
             let writing = match self.has(flag::BACKLOG) {
                 true => PollFlags::OUT,
                 false => PollFlags::empty(),
             };
-            let end = until.min(self.idle_until());
-            match sys::poll(fd, events | writing, timer::poll_timeout(end)) {
+            // A goodbye has its own bound.
+            let idle = match events == PollFlags::OUT && self.has(flag::GOODBYE) {
+                true => NEVER,
+                false => self.idle_until(),
+            };
+            let end = until.min(idle);
+            match sys::poll(fd, events | writing, timer::poll_timeout(end.min(look_at))) {
                 Ok(none) if none.is_empty() && timer::now() >= end => {
-                    return Err(self.waited_too_long())
+                    if timer::now() >= idle {
+                        self.idle_for_too_long(events | writing);
+                    }
+                    return Err(Status::Timeout);
+                }
+                Ok(none) if none.is_empty() && timer::now() >= look_at => {
+                    if lock(&self.env.rivals).as_ref().is_some_and(|others_wait| others_wait()) {
+                        // Nothing goes on after this.
+                        self.timer_at = 1;
+                        return Err(Status::Timeout);
+                    }
+                    look_at = timer::after_millis(SILENCE / 10);
                 }
                 Ok(found) => {
                     if writing.intersects(found) && self.flush_queue().is_err() {
@@ -159,68 +228,85 @@ impl Conn {
         }
     }
 
-    fn waited_too_long(&mut self) -> Status {
-        if timer::now() >= self.idle_until() {
-            self.send_close_notify();
-            self.set(flag::BROKEN);
-            self.reason = CloseReason::Idle;
+    /// What waits to be sent is lost: then the peer sees a reset.
+    fn idle_for_too_long(&mut self, events: PollFlags) {
+        if events.contains(PollFlags::OUT) {
+            self.lose(CloseReason::Idle);
+        } else {
+            self.close_because(CloseReason::Idle);
         }
-        Status::Timeout
     }
 
-    /// Lets queued bytes leave for at most `millis`.
-    pub(super) fn drain_queue(&mut self, millis: u64) -> Result<(), Status> {
-        if !self.has(flag::BACKLOG) {
-            return Ok(());
+    /// Ends the connection with a reset, because something was not sent.
+    fn lose(&mut self, reason: CloseReason) {
+        self.reason = reason;
+        self.set(flag::ABORT);
+        if self.has(flag::OWNED) {
+            self.reset();
         }
-        let until = timer::after_millis(millis);
-        while self.has(flag::BACKLOG) && !self.flush_queue()? {
-            let Some(fd) = self.fd() else { return Err(Status::Closed) };
-            match sys::poll(fd, PollFlags::OUT, timer::poll_timeout(until)) {
-                Ok(none) if none.is_empty() && timer::now() >= until => {
-                    return Err(Status::Timeout)
-                }
-                Ok(_) => {}
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Err(Status::Io),
-            }
-        }
-        Ok(())
     }
 
-    /// What is queued leaves, and TLS's close_notify.
-    pub fn say_goodbye(&mut self) {
+    /// What is queued leaves, and TLS's close_notify, until the given time; a
+    /// queue that does not is given up.
+    pub fn say_goodbye(&mut self, until: u64) {
         if self.has(flag::BROKEN | flag::ABORT) || self.reason == CloseReason::Abort {
             return;
         }
+        self.timer_at = until;
         self.send_close_notify();
-        let _ = self.drain_queue(self.env.limits.linger);
+        self.set(flag::GOODBYE);
+        while self.has(flag::BACKLOG) {
+            match self.flush_queue() {
+                Ok(false) if self.wait_to_send(until).is_ok() => {}
+                _ => break,
+            }
+        }
+        if self.has(flag::BACKLOG) {
+            let asked = self.is_over() && self.reason != CloseReason::Handler;
+            self.lose(if asked { self.reason } else { CloseReason::WriteTimeout });
+        }
     }
 
-    /// The end of a connection that no loop has: what is queued leaves, then,
-    /// where the end of the stream was seen or nothing is unread, `None`: the
+    /// When a goodbye that begins now gives up.
+    pub fn linger_until(&self) -> u64 {
+        timer::after_millis(self.env.limits.linger)
+    }
+
+    /// The end of a connection that no loop has, until the given time: what is
+    /// queued leaves, then, unless late input could harm it, `None`: the
     /// descriptor is closed. Else it is half-closed and given back, for its
     /// input is to be discarded before it is closed: close(2) with unread
-    /// input makes the kernel send a reset (RFC 2525, 2.17), and that can
-    /// destroy the reply on its way.
-    pub fn end(&mut self) -> Option<OwnedFd> {
+    /// input makes the kernel send a reset (RFC 2525, 2.17), and so does input
+    /// that comes after it; that can destroy the reply on its way.
+    pub fn end(&mut self, until: u64) -> Option<OwnedFd> {
+        self.say_goodbye(until);
         if self.has(flag::ABORT) || self.reason == CloseReason::Abort {
             self.reset();
             return None;
         }
-        self.say_goodbye();
         drop(self.take_queue());
+        let lingers = self.must_linger();
         let fd = self.take_fd()?;
-        if self.has(flag::BROKEN) || self.peer_ended() || self.env.limits.linger == 0 {
-            return None;
-        }
-        let decrypted = self.tls.as_mut().is_some_and(|tls| tls.has_plain());
-        // A client in its handshake is still sending, and is to read the alert.
-        let refused = self.reason == CloseReason::Handshake;
-        if !refused && !decrypted && !unread(fd.as_fd()) {
+        if !lingers {
             return None;
         }
         let _ = socket2::SockRef::from(&fd).shutdown(std::net::Shutdown::Write);
         Some(fd)
+    }
+
+    /// Input is unread, or output not acknowledged, and the peer has not ended.
+    fn must_linger(&mut self) -> bool {
+        if self.has(flag::BROKEN | flag::SEND_FAILED) || self.peer_ended() {
+            return false;
+        }
+        // A stop's deadline has passed.
+        if self.reason == CloseReason::Cut || self.env.limits.linger == 0 {
+            return false;
+        }
+        let decrypted = self.tls.as_mut().is_some_and(|tls| tls.has_plain());
+        // A client in its handshake is still sending, and is to read the alert.
+        let refused = self.reason == CloseReason::Handshake;
+        let Some(fd) = self.fd() else { return false };
+        refused || decrypted || unread(fd) || sys::unsent(fd.as_raw_fd()) > 0
     }
 }

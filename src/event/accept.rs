@@ -12,8 +12,8 @@ use crate::blocking::lock;
 use crate::callback;
 use crate::conn::{flag, ConnId};
 use crate::error::{CloseReason, Error, Status};
-use crate::listener::{Backoff, Listener, Refusal};
-use crate::sys;
+use crate::listener::{lost, Backoff, Listener, Refusal};
+use crate::sys::{self, Poller};
 use crate::timer::{self, NEVER};
 
 /// Connections accepted before the open ones have their turn.
@@ -22,8 +22,9 @@ const PER_TURN: usize = 64;
 /// What the first loop accepts from.
 pub(crate) struct Acceptor {
     listeners: Vec<Listener>,
-    /// Which of them may have connections waiting.
+    /// Which of them may have connections waiting, and whose turn it is.
     ready: Vec<bool>,
+    turn: usize,
     backoff: Backoff,
     /// Descriptors are used up: not before this time. 0 for now.
     resume_at: u64,
@@ -41,22 +42,26 @@ impl Acceptor {
     }
 }
 
+/// Has the first loop's poller report connections that come.
+pub(crate) fn watch(poller: &Poller, listeners: &[Listener]) -> Result<(), Error> {
+    for (token, listener) in (LISTENERS..).zip(listeners) {
+        poller
+            .add(listener.as_fd(), token, sys::INPUT)
+            .map_err(|e| Error::from_os(Status::Listen, "cannot watch the listener", &e))?;
+    }
+    Ok(())
+}
+
 impl Loop {
     pub(super) fn listen(&mut self, listeners: Vec<Listener>) {
         if self.stopping() {
             return;
         }
-        for (i, listener) in listeners.iter().enumerate() {
-            let token = LISTENERS + i as u64;
-            if let Err(e) = self.poller.add(listener.as_fd(), token, sys::INPUT) {
-                let error = Error::from_os(Status::Listen, "cannot watch the listener", &e);
-                self.report(&error);
-            }
-        }
-        // Connections may be waiting since before the registration.
+        // Connections may be waiting since before.
         let ready = vec![true; listeners.len()];
         let backoff = Backoff::default();
-        self.acceptor = Some(Acceptor { listeners, ready, backoff, resume_at: 0, full: false });
+        self.acceptor =
+            Some(Acceptor { listeners, ready, turn: 0, backoff, resume_at: 0, full: false });
         self.reconsider_accepting();
     }
 
@@ -94,7 +99,12 @@ impl Loop {
 
     fn accept_some(&mut self, acceptor: &mut Acceptor) {
         for _ in 0..PER_TURN {
-            let Some(i) = acceptor.ready.iter().position(|ready| *ready) else { return };
+            let (from, count) = (acceptor.turn, acceptor.ready.len());
+            let Some(i) = (from..from + count).map(|i| i % count).find(|i| acceptor.ready[*i])
+            else {
+                return;
+            };
+            acceptor.turn = i + 1;
             if self.loops.is_full() {
                 // Said first, looked at again after: a connection that is
                 // closed in between is not missed.
@@ -112,7 +122,15 @@ impl Loop {
                     self.begin(fd, peer);
                 }
                 Err(Refusal::Empty | Refusal::Shut) => acceptor.ready[i] = false,
-                Err(Refusal::Next) => {}
+                Err(Refusal::Next) => acceptor.ready[i] = !acceptor.listeners[i].is_lost(),
+                Err(Refusal::Lost(e)) => {
+                    acceptor.ready[i] = false;
+                    self.shared.env.counters.accept_errors.add(1);
+                    self.report(&lost(&e));
+                    if acceptor.listeners.iter().all(Listener::is_lost) {
+                        self.server.request_stop();
+                    }
+                }
                 Err(Refusal::Exhausted(e)) => {
                     let (wait, report) = acceptor.backoff.exhausted(&e);
                     acceptor.resume_at = timer::after_millis(wait);

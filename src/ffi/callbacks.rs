@@ -73,7 +73,9 @@ unsafe fn set<F>(
     })
 }
 
-/// What serves the shutdown port; without one every connection there stops the
+/// What serves the shutdown port, one peer after another, who sent something
+/// first: each has 5 s, 500 ms where it is silent and another waits. Without it
+/// every connection there stops the
 /// server. For all callbacks: `function` NULL unsets; `drop` (NULL: none) frees
 /// `user_data` after the last call, and at once if this fails or unsets.
 /// Returns 0, NS_ERR_INVALID (NULL config) or NS_ERR_STATE (in use by a

@@ -47,7 +47,8 @@ pub unsafe extern "C" fn ns_server_send(
     unsafe { on(server, id, |s, id| s.send(id, bytes(buf, len)?)) }
 }
 
-/// Closes a connection as `ns_socket_close`, of a server of either mode. 0 or
+/// Closes a connection as `ns_socket_close`, of a server of either mode; a worker
+/// in the middle of a `send` loses the rest, which ends in a reset. 0 or
 /// NS_ERR_CLOSED, NS_ERR_INVALID. [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_server_close(server: *mut ns_server, id: ns_conn_id) -> ns_status {

@@ -415,7 +415,8 @@ pub unsafe extern "C" fn ns_config_write_timeout_ms(config: *const ns_config) ->
 }
 
 /// How long a closed connection may go on to take what is unsent and to see the
-/// peer close: milliseconds, 0 to 2^31 - 1, default 1000. [setup]
+/// peer close, which blocking mode waits for where input is unread or output not
+/// acknowledged: milliseconds, 0 to 2^31 - 1, default 1000. [setup]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_set_linger_timeout_ms(
     config: *mut ns_config,

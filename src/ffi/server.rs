@@ -173,9 +173,10 @@ pub unsafe extern "C" fn ns_server_start(
 
 /// Stops and returns when the server has stopped: no handler starts any more,
 /// running ones may finish until the config's `drain_timeout`, then what is left
-/// is cut. 0, also if it was never started or has stopped; NS_ERR_TIMEOUT if a
-/// handler does not return (it goes on stopping). In a callback it only asks
-/// for the stop and returns 0 at once. [any] [blocks]
+/// is cut, for as long as that ends connections. 0, also if it was never started
+/// or has stopped; NS_ERR_TIMEOUT if a handler or `on_start` does not return (it
+/// goes on stopping). In a callback it only asks for the stop and returns 0
+/// immediately. [any] [blocks]
 #[no_mangle]
 pub unsafe extern "C" fn ns_server_stop(server: *mut ns_server) -> ns_status {
     let _uncancelled = Uncancelled::new();

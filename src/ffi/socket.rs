@@ -543,9 +543,10 @@ pub unsafe extern "C" fn ns_attach(
     unsafe { reporting(err, |_| 0, body) }
 }
 
-/// Closes and frees an owned socket; where bytes are unsent or unread it waits
-/// for the peer, at most `linger_timeout`. NULL and a borrowed one are left
-/// alone. [any], by the owner; [blocks]
+/// Closes and frees an owned socket; where bytes are unsent, unacknowledged or
+/// unread it waits for the peer, at most `linger_timeout` in all. What is unsent
+/// then ends in a reset. NULL and a borrowed one are left alone. [any], by the
+/// owner; [blocks]
 #[no_mangle]
 pub unsafe extern "C" fn ns_socket_free(owned: *mut ns_socket) {
     let _uncancelled = Uncancelled::new();

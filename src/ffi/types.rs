@@ -88,8 +88,9 @@ pub type ns_handler_fn = Option<
     ) -> i32,
 >;
 
-/// Told of what failed: a handler, a refused connection, an accept, a TLS
-/// handshake (nothing can be sent then). `socket` is still open, so it can send;
+/// Told of what failed: a handler, a refused connection, an accept, a listener
+/// that was lost, a TLS handshake (nothing can be sent or received then).
+/// `socket` is still open, so it can send; to a refused client it has 250 ms;
 /// it is NULL where there is none. `error` is borrowed: valid during the call,
 /// not to be freed. In non-blocking mode the
 /// socket stays open unless this closes it, or fails itself: a negative return

@@ -144,7 +144,8 @@ impl Control {
         let mut deadline = self.server.begin_stopping();
         begin_stop(running, deadline);
         let mut cut = false;
-        while self.any_alive() || !self.lingering.is_empty() {
+        // What the last worker gave to linger may be all that is left.
+        while self.any_alive() || !self.arrivals.1.is_empty() || !self.lingering.is_empty() {
             self.turn(events, if cut { NEVER } else { deadline });
             let sooner = self.server.begin_stopping();
             if sooner < deadline {

@@ -70,6 +70,7 @@ impl Server {
             }
             let (loops, made) =
                 Loops::new(config, inner.number, most).map_err(|e| cannot_watch(&e))?;
+            crate::event::watch(&made[0], &listeners)?;
             pollers = made;
             Engine::Loops(Arc::new(loops))
         } else {

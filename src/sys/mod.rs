@@ -124,9 +124,12 @@ fn open<'a>(fd: RawFd) -> BorrowedFd<'a> {
     unsafe { BorrowedFd::borrow_raw(fd) }
 }
 
-/// Would send take bytes now? Of a descriptor known to be open.
-pub(crate) fn is_writable(fd: RawFd) -> bool {
-    poll(open(fd), PollFlags::OUT, 0).is_ok_and(|found| found.contains(PollFlags::OUT))
+/// Resets a connection of a descriptor known to be open, which another thread
+/// may be using: connect(2) with `AF_UNSPEC`, after which nothing can be sent
+/// or received and poll(2) returns. Some kernels refuse it while a thread
+/// waits in recv(2) on it.
+pub(crate) fn disconnect(fd: RawFd) {
+    let _ = rustix::net::connect_unspec(open(fd));
 }
 
 /// Has the peer ended its side, or the connection?
@@ -134,8 +137,23 @@ pub(crate) fn has_ended(fd: BorrowedFd<'_>) -> bool {
     poll(fd, PollFlags::RDHUP, 0).is_ok_and(|found| !found.is_empty())
 }
 
-/// How many bytes the peer has not acknowledged yet (`SIOCOUTQ`, tcp(7)). Of a
-/// descriptor known to be open.
+/// The peer has closed its sending side, or the connection is gone, whatever
+/// this side has shut (`TCP_INFO`, tcp(7)).
+pub(crate) fn has_peer_ended(fd: BorrowedFd<'_>) -> bool {
+    // The first byte of tcp_info is the state of RFC 9293: ESTABLISHED 1,
+    // FIN_WAIT1 4, FIN_WAIT2 5 are those without the peer's end.
+    let mut state: u8 = 0;
+    let mut length: libc::socklen_t = 1;
+    // SAFETY: the kernel writes one byte at most, which is the length it is told.
+    let result = unsafe {
+        let place = std::ptr::from_mut(&mut state).cast();
+        libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, place, &mut length)
+    };
+    result < 0 || !matches!(state, 1 | 4 | 5)
+}
+
+/// How many bytes the peer has not acknowledged yet (`SIOCOUTQ`, tcp(7)), a FIN
+/// that was sent among them. Of a descriptor known to be open.
 pub(crate) fn unsent(fd: RawFd) -> usize {
     let mut count: libc::c_int = 0;
     // SAFETY: SIOCOUTQ (the same number as TIOCOUTQ) writes one int.

@@ -337,19 +337,19 @@ fn close_notify_of_a_worker_on_a_stop() {
 #[test]
 fn a_farewell_at_the_deadline_of_a_stop() {
     isolated(|| {
-        let (log, closed) = events();
-        let hooks = Hooks::new(|_, socket| {
+        let (log, sent) = events();
+        let hooks = Hooks::new(move |_, socket| {
             text(socket)?;
             // What the kernel has room for, and more.
             socket.set_io_timeout(Some(ms(100)))?;
             while socket.send(&pattern(BULK)).is_ok() {}
+            log.add(());
             socket.set_io_timeout(None)
-        })
-        .on_close(move |_, _, _| log.add(()));
+        });
         let server = start(blocking(1).linger_timeout(ms(20_000)), hooks);
         let mut client = Client::small(&server);
         client.send("x");
-        closed.next();
+        sent.next();
         let clock = Stopwatch::start();
         server.stop_within(ms(100)).unwrap();
         clock.at_once();

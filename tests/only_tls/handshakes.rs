@@ -440,3 +440,41 @@ fn a_mixed_crowd() {
         }
     });
 }
+
+/// A handshake has its own deadline and no other: not that of a `recv`, nor of an idle connection.
+#[test]
+fn no_other_deadline_for_a_handshake() {
+    isolated(|| {
+        for config in both_modes() {
+            let server = start(config.io_timeout(ms(60)).idle_timeout(ms(60)), Hooks::new(echo));
+            let tcp = raw(&server);
+            let_pass(ms(200));
+            let (mut session, hello) = by_hand();
+            (&tcp).write_all(&hello[..50]).unwrap();
+            let_pass(ms(200));
+            (&tcp).write_all(&hello[50..]).unwrap();
+            finish_by_hand(&mut session, &tcp, b"words");
+            assert_eq!(receive_by_hand(&mut session, &tcp, 5), b"words");
+        }
+    });
+}
+
+/// After a handshake that failed on a worker there is nothing to receive: `recv` does not wait.
+#[test]
+fn nothing_is_received_after_a_failed_handshake() {
+    isolated(|| {
+        for silent in [false, true] {
+            let (log, results) = events();
+            let hooks = Hooks::new(echo).on_exception(move |_, socket, _| {
+                let clock = Stopwatch::start();
+                let socket = socket.expect("a socket");
+                let result = status(socket.recv(&mut [0; 8]));
+                clock.at_once();
+                Ok(log.add(result))
+            });
+            let server = start(blocking(2).handshake_timeout(ms(200)), hooks);
+            let _stays = raw_saying(&server, if silent { "" } else { "GET / HTTP/1.0\r\n\r\n" });
+            assert_eq!(results.next(), Status::Tls);
+        }
+    });
+}

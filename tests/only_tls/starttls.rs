@@ -393,3 +393,36 @@ fn a_close_with_bytes_held_back() {
         wait_idle(&server);
     });
 }
+
+/// After an upgrade on a worker close_notify comes before the end, whatever ends the connection in
+/// good order.
+#[test]
+fn close_notify_after_an_upgrade_on_a_worker() {
+    isolated(|| {
+        for how in ["close", "stop", "cut"] {
+            let (log, ids) = events();
+            let tls = tls();
+            let hooks = Hooks::new(move |_, socket| {
+                text(socket)?;
+                socket.send(b"go")?;
+                socket.starttls(&tls, b"")?;
+                log.add(socket.id());
+                text(socket)?;
+                Ok(())
+            });
+            let drain = if how == "cut" { ms(50) } else { SOON };
+            let server = start_plain(blocking(2).drain_timeout(drain), hooks);
+            let tcp = raw_saying(&server, "STARTTLS");
+            assert_eq!(read(&tcp, 2), b"go");
+            let mut client =
+                Client::set_up(Stream::with(tcp, client_config(), "localhost")).unwrap();
+            let id = ids.next();
+            match how {
+                "close" => server.close(id).unwrap(),
+                "cut" => server.stop().unwrap(),
+                _ => while_stopping(&server, || client.send("x")),
+            }
+            client.expect_end();
+        }
+    });
+}

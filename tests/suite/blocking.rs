@@ -1,6 +1,6 @@
 //! 2.2: workers, the end of a handler, and the close after it.
 
-use crate::api::{CloseReason, Config, Error, Hooks, Server, Socket, Status};
+use crate::api::{CloseReason, Config, Error, Hooks, Server, Socket, Status, TLS};
 use crate::support::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -319,7 +319,13 @@ fn nothing_unread_closes_at_once() {
         let mut client = Client::connect(&server).saying("x");
         let clock = Stopwatch::start();
         client.expect_last("reply");
-        eventually("it is closed", || count_sockets() == sockets + 1);
+        if TLS {
+            // The last records may not be acknowledged yet, and late input could harm them.
+            drop(client);
+            eventually("it is closed", || count_sockets() == sockets);
+        } else {
+            eventually("it is closed", || count_sockets() == sockets + 1);
+        }
         clock.at_once();
     });
 }

@@ -146,27 +146,79 @@ fn handler_errors_are_contained() {
     });
 }
 
+/// A shutdown handler that reads: it tells of its beginning, and what became of `recv`.
+fn reading() -> (Hooks, Events<Option<Status>>) {
+    let (log, results) = events();
+    let hooks = Hooks::new(echo).on_shutdown(move |_, socket| {
+        log.add(None);
+        let result = status(socket.recv(&mut [0; 8]));
+        log.add(Some(result));
+        Ok(result == Status::Ok)
+    });
+    (hooks, results)
+}
+
 /// 2.6: a silent peer holds it for 5 s at most, and nothing else meanwhile.
 #[test]
 fn a_silent_peer_does_not_hold_it() {
     isolated(|| {
-        let (log, results) = events();
-        let hooks = Hooks::new(echo).on_shutdown(move |_, socket| {
-            let result = status(socket.recv(&mut [0; 8]));
-            log.add(result);
-            Ok(result == Status::Ok)
-        });
+        let (hooks, results) = reading();
         let server = start(non_blocking(1).shutdown_port("0"), hooks);
         let clock = Stopwatch::start();
         let mut silent = knock(&server);
-        let mut second = knock(&server);
-        second.send("x");
         Client::connect(&server).echo("the server goes on");
-        assert_eq!(results.next(), Status::Timeout);
+        assert_eq!(results.take(2), [None, Some(Status::Timeout)]);
         clock.kept(ms(5000));
         silent.expect_gone();
-        assert_eq!(results.next(), Status::Ok);
+        knock(&server).send("x");
+        assert_eq!(results.take(2), [None, Some(Status::Ok)]);
         server.wait(Some(SOON)).unwrap();
+    });
+}
+
+/// 2.6: where others wait a silent peer has 500 ms, and who said something is next.
+#[test]
+fn silent_peers_give_way() {
+    isolated(|| {
+        for config in both_modes() {
+            let (hooks, results) = reading();
+            let server = start(config.shutdown_port("0"), hooks);
+            let clock = Stopwatch::start();
+            let _silent: Vec<_> = (0..20).map(|_| knock(&server)).collect();
+            assert_eq!(results.next(), None);
+            let _sender = knock(&server).saying("x");
+            assert_eq!(results.next(), Some(Status::Timeout));
+            clock.kept(ms(500));
+            assert_eq!(results.take(2), [None, Some(Status::Ok)]);
+            server.wait(Some(SOON)).unwrap();
+        }
+    });
+}
+
+/// 2.6: the id of its sockets is no connection's.
+#[test]
+fn its_sockets_have_ids_of_their_own() {
+    isolated(|| {
+        for config in both_modes() {
+            let (log, results) = events();
+            let hooks = Hooks::new(echo).on_shutdown(move |server, socket| {
+                let id = socket.id();
+                log.add((id, status(server.abort(id)), status(server.close(id))));
+                Ok(false)
+            });
+            let server = start(config.shutdown_port("0"), hooks);
+            let mut client = Client::connect(&server);
+            client.echo("hello");
+            let ids = [(); 2].map(|()| {
+                let mut peer = knock(&server);
+                let (id, aborted, closed) = results.next();
+                peer.expect_gone();
+                assert_eq!((aborted, closed), (Status::Closed, Status::Closed));
+                id
+            });
+            assert_ne!(ids[0], ids[1]);
+            client.echo("still here");
+        }
     });
 }
 

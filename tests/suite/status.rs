@@ -188,6 +188,7 @@ fn a_refused_connection_stays_counted() {
         refusing.reached_by(1);
         assert_eq!(server.stats().accepted, 3, "{:?}", server.stats());
         refusing.open();
+        eventually("it is counted", || server.stats().refused == 1);
         busy.open();
         wait_idle(&server);
         assert_eq!(server.stats().accepted, 3);

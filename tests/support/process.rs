@@ -91,6 +91,17 @@ pub fn count_threads_named(prefix: &str) -> usize {
     library_threads().iter().filter(|(_, name)| name.starts_with(prefix)).count()
 }
 
+/// How often the library's threads of a name waited so far.
+pub fn context_switches(prefix: &str) -> u64 {
+    let threads = library_threads().into_iter().filter(|(_, name)| name.starts_with(prefix));
+    let count = |(thread, _)| {
+        let text = fs::read_to_string(format!("/proc/self/task/{thread}/status")).unwrap();
+        let line = text.lines().find(|line| line.starts_with("voluntary_ctxt")).unwrap();
+        line.rsplit('\t').next().unwrap().trim().parse::<u64>().unwrap()
+    };
+    threads.map(count).sum()
+}
+
 /// The set of blocked signals of a thread; bit n-1 is signal n.
 pub fn blocked_signals(thread: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/self/task/{thread}/status")).unwrap();

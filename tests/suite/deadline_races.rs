@@ -1,0 +1,205 @@
+//! 2.1, 2.9: deadlines between two things at once, and what becomes of lost listeners.
+
+use crate::api::{Config, Hooks, Server, State, Status};
+use crate::support::*;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// 2.1: `wait` returns within its time, also beside a start.
+#[test]
+fn a_wait_holds_beside_a_start() {
+    isolated(|| {
+        for round in 0..40 {
+            let config = if round % 2 == 0 { blocking(1) } else { non_blocking(1) };
+            let server = unstarted(config, Hooks::new(echo));
+            let done = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        while !done.load(Ordering::SeqCst) {
+                            let clock = Stopwatch::start();
+                            let _ = server.wait(Some(ms(0)));
+                            clock.at_once();
+                        }
+                    });
+                }
+                server.start_background().unwrap();
+                done.store(true, Ordering::SeqCst);
+            });
+        }
+    });
+}
+
+/// 2.1: a stop during a slow `on_start` is remembered, and keeps its own time.
+#[test]
+fn a_stop_holds_beside_a_slow_start() {
+    isolated(|| {
+        for config in both_modes() {
+            let gate = Gate::new();
+            let inside = gate.clone();
+            let hooks = Hooks::new(echo).on_start(move |_| {
+                inside.wait();
+                Ok(())
+            });
+            let server = unstarted(config.drain_timeout(ms(100)), hooks);
+            std::thread::scope(|scope| {
+                scope.spawn(|| server.start_background().unwrap());
+                gate.reached_by(1);
+                let clock = Stopwatch::start();
+                assert_eq!(status(server.stop_within(ms(50))), Status::Timeout);
+                assert_eq!(status(server.stop()), Status::Timeout);
+                clock.at_once();
+                gate.open();
+            });
+            server.wait(Some(SOON)).unwrap();
+            assert_eq!(server.state(), State::Stopped);
+        }
+    });
+}
+
+/// A server whose connections take their time to end, and its clients.
+fn ending_slowly(
+    config: Config,
+    on_close: impl Fn() + Send + Sync + 'static,
+) -> (Server, Vec<Client>) {
+    let hooks = Hooks::new(|_, socket| socket.recv(&mut [0; 8]).map(drop))
+        .on_close(move |_, _, _| on_close());
+    let server = start(config, hooks);
+    let clients: Vec<_> = (0..10).map(|_| Client::connect(&server).settled()).collect();
+    eventually("all are open", || server.stats().open == 10);
+    (server, clients)
+}
+
+/// 2.1: a stop waits for as long as connections end.
+#[test]
+fn a_stop_waits_while_connections_end() {
+    isolated(|| {
+        let (server, clients) = ending_slowly(non_blocking(1), || let_pass(ms(40)));
+        server.stop_within(ms(0)).unwrap();
+        assert_settled(&server);
+        drop(clients);
+    });
+}
+
+/// 2.1: it does not wait for one that does not.
+#[test]
+fn a_stop_does_not_wait_for_a_callback_that_hangs() {
+    isolated(|| {
+        for config in [blocking(10), non_blocking(2)] {
+            let gate = Gate::new();
+            let inside = gate.clone();
+            let (server, clients) = ending_slowly(config, move || inside.wait());
+            let clock = Stopwatch::start();
+            assert_eq!(status(server.stop_within(ms(0))), Status::Timeout);
+            clock.at_once();
+            gate.open();
+            server.stop().unwrap();
+            drop(clients);
+        }
+    });
+}
+
+/// Ends a listener from outside, as an administrator can.
+fn destroy(listener: i32) {
+    // SAFETY: this process is one test's: the listener is open.
+    let listener = unsafe { BorrowedFd::borrow_raw(listener) };
+    socket2::SockRef::from(&listener).shutdown(std::net::Shutdown::Both).unwrap();
+}
+
+/// 2.9: a lost listener is told of; without the last one the server stops.
+#[test]
+fn a_lost_listener_is_no_silence() {
+    isolated(|| {
+        for config in [blocking(1), blocking(4), non_blocking(1), non_blocking(2)] {
+            let (log, errors) = events();
+            let hooks = Hooks::new(echo).on_exception(move |_, socket, error| {
+                log.add((socket.is_some(), error.status(), error.os_code()));
+                Ok(())
+            });
+            let server = start(config, hooks);
+            Client::connect(&server).echo("hello");
+            destroy(listening_sockets()[0]);
+            assert_eq!(errors.next(), (false, Status::Accept, libc::EINVAL));
+            server.wait(Some(SOON)).unwrap();
+            errors.none();
+            assert_eq!(server.stats().accept_errors, 1);
+        }
+    });
+}
+
+/// 2.7, 2.9: with another listener it goes on, at rest. And each has its turn.
+#[test]
+fn two_listeners() {
+    isolated(|| {
+        faults::refuse_dual_stack();
+        for config in both_modes() {
+            let (log, errors) = events();
+            let hooks = Hooks::new(echo).on_exception(move |_, _, error| {
+                log.add(error.status());
+                Ok(())
+            });
+            let server = server_at("0", config.use_ipv6(true), hooks);
+            server.start_background().unwrap();
+            let listeners = listening_sockets();
+            assert_eq!(listeners.len(), 2);
+            let both = [("127.0.0.1", server.port()), ("::1", server.port())];
+            for address in both.repeat(5) {
+                Client::to(address).echo("hello");
+            }
+            destroy(listeners[0]);
+            assert_eq!(errors.next(), Status::Accept);
+            at_rest(|| errors.none());
+            let left = both.into_iter().filter(|address| Client::try_to(*address).is_ok());
+            assert_eq!(left.map(|address| Client::to(address).echo("still here")).count(), 1);
+            server.stop().unwrap();
+        }
+    });
+}
+
+/// 2.9: one listener's clients do not keep those of the other waiting.
+#[test]
+fn listeners_take_turns() {
+    isolated(|| {
+        faults::refuse_dual_stack();
+        // A loop accepts 64 before it looks around.
+        for (config, each, most) in [(blocking(1), 20, 12), (non_blocking(1), 120, 80)] {
+            let gate = Gate::new();
+            let inside = gate.clone();
+            let (log, order) = events();
+            let hooks = Hooks::new(echo).on_open(move |_, socket| {
+                inside.wait();
+                log.add(socket.peer().unwrap().is_ipv4());
+                socket.close();
+                Ok(())
+            });
+            let server = server_at("0", config.use_ipv6(true), hooks);
+            server.start_background().unwrap();
+            let mut clients = Vec::new();
+            for address in ["127.0.0.1", "::1"] {
+                // TLS: each on its own thread shakes hands.
+                clients.extend((0..each).map(|_| Client::to((address, server.port()))));
+            }
+            gate.open();
+            let order = order.take(2 * each);
+            let runs = order.chunk_by(|a, b| a == b).map(<[bool]>::len).max().unwrap();
+            assert!(crate::api::TLS || runs <= most, "{order:?}");
+            drop(clients);
+        }
+    });
+}
+
+/// 2.2: with few descriptors a client wakes one worker, and the limit holds.
+#[test]
+fn few_descriptors_wake_one_worker() {
+    isolated(|| {
+        let server = start(blocking(16).max_connections(40), Hooks::new(echo));
+        Client::connect(&server).echo("hello");
+        let before = context_switches("ns-worker");
+        for _ in 0..50 {
+            Client::connect(&server).echo("hello");
+            wait_idle(&server);
+        }
+        let each = (context_switches("ns-worker") - before) / 50;
+        assert!(each < 12, "{each} for each client");
+    });
+}

@@ -1,0 +1,316 @@
+//! 2.0, 2.2: what was accepted leaves, or the peer sees a reset; closing and ending reach a
+//! connection wherever it is.
+
+use crate::api::{
+    CloseReason, Config, Error, Hooks, OwnedSocket, Server, Socket, State, Status, TLS,
+};
+use crate::support::*;
+
+/// The kernel takes it whole, and a client that does not read has not acknowledged it.
+const REPLY: usize = 500_000;
+
+fn replying(_: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
+    text(socket)?;
+    socket.send(&pattern(REPLY))
+}
+
+/// The client reads only when more input has met the closed connection.
+#[track_caller]
+fn expect_reply_after_late_input(server: &Server, ended: impl FnOnce()) {
+    let mut client = Client::connect(server).saying("request");
+    ended();
+    for _ in 0..3 {
+        client.send("late");
+        let_pass(ms(10));
+    }
+    assert!(client.rest() == pattern(REPLY));
+}
+
+/// Late input does not destroy a reply that the client has not read, however it came to the
+/// close: the handler returned or failed, or it closed.
+#[test]
+fn late_input_keeps_the_reply() {
+    isolated(|| {
+        for how in ["return", "fail", "close"] {
+            let (log, replied) = events();
+            let hooks = Hooks::new(move |server: &Server, socket| {
+                replying(server, socket)?;
+                if how == "close" {
+                    socket.close();
+                }
+                log.add(());
+                match how {
+                    "fail" => Err("failed".into()),
+                    _ => Ok(()),
+                }
+            });
+            let server = start(blocking(2).linger_timeout(SOON), hooks);
+            expect_reply_after_late_input(&server, || {
+                replied.next();
+                wait_idle(&server);
+            });
+        }
+    });
+}
+
+/// The same in a stop, until its deadline.
+#[test]
+fn late_input_keeps_the_reply_in_a_stop() {
+    isolated(|| {
+        let gate = Gate::new();
+        let inside = gate.clone();
+        let hooks = Hooks::new(move |server: &Server, socket| {
+            replying(server, socket)?;
+            inside.wait();
+            Ok(())
+        });
+        let server = start(blocking(2).linger_timeout(SOON).drain_timeout(SOON), hooks);
+        std::thread::scope(|scope| {
+            expect_reply_after_late_input(&server, || {
+                gate.reached_by(1);
+                scope.spawn(|| server.stop().unwrap());
+                eventually("it is stopping", || server.state() == State::Stopping);
+                gate.open();
+                eventually("it is closed", || server.stats().open == 0);
+            });
+        });
+        assert_eq!(server.stats().closed[CloseReason::Stop as usize], 1);
+    });
+}
+
+/// More connections linger than may: the oldest are closed, and not the new one.
+#[test]
+fn the_bound_on_lingering_ends_the_oldest() {
+    isolated(|| {
+        let hooks = Hooks::new(|_, socket| {
+            socket.recv(&mut [0; 1])?;
+            socket.send(&pattern(REPLY))
+        });
+        let config = blocking(4).max_connections(64).linger_timeout(ms(20_000));
+        let server = start(config, hooks);
+        let unread = "much more than is read";
+        let others: Vec<_> = (0..20)
+            .map(|_| {
+                let mut client = Client::connect(&server).saying(unread);
+                client.receive(REPLY);
+                client
+            })
+            .collect();
+        let mut client = Client::connect(&server).saying(unread);
+        wait_idle(&server);
+        assert!(client.rest() == pattern(REPLY));
+        drop(others);
+    });
+}
+
+/// After `shutdown(RD)` a close keeps the reply too, and `recv` gives the end.
+#[test]
+fn reading_shut_keeps_the_reply() {
+    isolated(|| {
+        for config in both_modes() {
+            let (log, results) = events();
+            let hooks = Hooks::new(move |_, socket| {
+                socket.recv(&mut [0; 8])?;
+                socket.shutdown(std::net::Shutdown::Read)?;
+                log.add(socket.recv(&mut [0; 8]).unwrap());
+                socket.send(&pattern(REPLY))?;
+                socket.close();
+                Ok(())
+            });
+            let server = start(config.linger_timeout(SOON), hooks);
+            let mut client = Client::connect(&server).saying(vec![b'?'; 20_000]);
+            assert_eq!(results.next(), 0);
+            client.send("late");
+            assert!(client.rest() == pattern(REPLY));
+        }
+    });
+}
+
+/// A detached socket with more unsent than its peer takes.
+fn stuck(config: Config) -> (Server, Client, OwnedSocket) {
+    let (log, owned) = events();
+    let hooks = Hooks::new(move |server: &Server, socket| {
+        text(socket)?;
+        socket.send(&pattern(BULK))?;
+        Ok(log.add(server.detach(socket)?))
+    });
+    let server = start(config, hooks);
+    let client = Client::small(&server).saying("x");
+    let owned = owned.next();
+    (server, client, owned)
+}
+
+/// What a detached socket cannot send before it is freed or closed ends in a reset, after one
+/// `linger_timeout` in all.
+#[test]
+fn what_a_detached_socket_drops_is_a_reset() {
+    isolated(|| {
+        for close in [false, true] {
+            let (_server, mut client, mut owned) = stuck(non_blocking(1).linger_timeout(ms(400)));
+            client.send("not read");
+            let clock = Stopwatch::start();
+            if close {
+                owned.socket().close();
+            }
+            drop(owned);
+            let took = clock.elapsed();
+            assert!((ms(400)..ms(780)).contains(&took), "{took:?}");
+            client.expect_reset();
+        }
+    });
+}
+
+/// So does an idle timeout in the middle of a `send` that waits.
+#[test]
+fn an_idle_timeout_while_sending_is_a_reset() {
+    isolated(|| {
+        let (log, results) = events();
+        let (hooks, reasons) = Hooks::new(move |_, socket| {
+            text(socket)?;
+            log.add((status(socket.send(&pattern(BULK))), status(socket.send(b"x"))));
+            Ok(())
+        })
+        .telling_reasons();
+        let server = start(blocking(1).idle_timeout(ms(200)), hooks);
+        let mut client = Client::small(&server).saying("x");
+        assert_eq!(results.next(), (Status::Timeout, Status::Closed));
+        assert_eq!(reasons.next(), CloseReason::Idle);
+        client.expect_reset();
+    });
+}
+
+/// Close and abort by id, and the cut of a stop, end a handler that sends without end: to a client
+/// that reads, and to one that does not, in whose `send` it waits.
+#[test]
+fn ending_reaches_a_worker_that_sends() {
+    isolated(|| {
+        for how in ["close", "abort", "cut"] {
+            for reads in [true, false] {
+                let (log, sending) = events();
+                let (end_log, ends) = events();
+                let hooks = Hooks::new(move |_, socket| {
+                    let piece = pattern(1000);
+                    text(socket)?;
+                    log.add(socket.id());
+                    let error = loop {
+                        if let Err(error) = socket.send(&piece) {
+                            break error;
+                        }
+                    };
+                    end_log.add((error.status(), status(socket.recv(&mut [0; 1]))));
+                    Ok(())
+                });
+                let server = start(blocking(2), hooks);
+                let mut client = Client::small(&server).saying("x");
+                let id = sending.next();
+                if reads {
+                    client.receive(100_000);
+                } else {
+                    // It waits when nothing more leaves.
+                    let mut before = u64::MAX;
+                    while std::mem::replace(&mut before, server.stats().bytes_out) != before {
+                        let_pass(ms(50));
+                    }
+                }
+                std::thread::scope(|scope| {
+                    let reader = scope.spawn(|| (reads || how != "close").then(|| client.drain()));
+                    match how {
+                        "close" => server.close(id).unwrap(),
+                        "abort" => server.abort(id).unwrap(),
+                        _ => server.stop_within(ms(0)).unwrap(),
+                    }
+                    assert_eq!(ends.next(), (Status::Closed, Status::Closed));
+                    let seen = reader.join().unwrap();
+                    if how == "abort" {
+                        let kind = seen.unwrap().unwrap_err().kind();
+                        assert_eq!(kind, std::io::ErrorKind::ConnectionReset);
+                    }
+                });
+                idle_at_once(&server);
+            }
+        }
+    });
+}
+
+/// A handler that was ended in the middle of what it sends leaves no clean end behind.
+#[test]
+fn a_message_cut_short_is_a_reset() {
+    isolated(|| {
+        for how in ["close", "abort", "cut"] {
+            let (log, sending) = events();
+            let hooks = Hooks::new(move |_, socket| {
+                text(socket)?;
+                log.add(socket.id());
+                socket.send(&pattern(BULK))
+            });
+            let server = start(blocking(2), hooks);
+            let mut client = Client::small(&server).saying("x");
+            let id = sending.next();
+            client.receive(1000);
+            match how {
+                "close" => server.close(id).unwrap(),
+                "abort" => server.abort(id).unwrap(),
+                _ => server.stop_within(ms(0)).unwrap(),
+            }
+            wait_idle(&server);
+            client.expect_reset();
+        }
+    });
+}
+
+/// Refused clients that dribble or flood what the exception handler reads hold nobody up: the next
+/// is refused in its time, and a stop ends it.
+#[test]
+fn a_refused_client_holds_nobody_up() {
+    if TLS {
+        return;
+    }
+    isolated(|| {
+        let gate = Gate::new();
+        let inside = gate.clone();
+        let (log, told) = events();
+        let hooks = Hooks::new(move |_, socket| {
+            inside.wait();
+            socket.send(b"served")
+        })
+        .on_exception(move |_, socket, _| {
+            let socket = socket.expect("a socket");
+            let mut first = [0; 1];
+            socket.recv(&mut first)?;
+            log.add(first[0]);
+            while first[0] != b'\n' {
+                socket.recv(&mut first)?;
+            }
+            socket.send(b"503")
+        });
+        let server = start(blocking(2).max_retry(1).retry_interval(ms(50)), hooks);
+        let _busy = [Client::connect(&server), Client::connect(&server)];
+        gate.reached_by(2);
+        for stranger in [&b"d"[..], &[b'f'; 60_000]] {
+            let mut slow = Client::connect(&server);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    use std::io::Write;
+                    // Until the server has had enough.
+                    while slow.0.write_all(stranger).is_ok() {
+                        if stranger.len() == 1 {
+                            let_pass(ms(20));
+                        }
+                    }
+                });
+                assert_eq!(told.next(), stranger[0]);
+                let clock = Stopwatch::start();
+                Client::connect(&server).saying("\n").expect_last("503");
+                assert!(clock.elapsed() < ms(1500), "{:?}", clock.elapsed());
+                assert_eq!(told.next(), b'\n');
+            });
+        }
+        let silent = Client::connect(&server).saying("s");
+        assert_eq!(told.next(), b's');
+        let clock = Stopwatch::start();
+        gate.open();
+        server.stop_within(ms(0)).unwrap();
+        clock.at_once();
+        drop(silent);
+    });
+}
