@@ -56,17 +56,19 @@ help: ## this list
 # -- libraries --------------------------------------------------------------------------------
 # One crate type at a time: a list of several silently drops link-time optimisation.
 
+# The cryptography's C code with a stack protector, as distributions build theirs.
+HARDENED = CFLAGS="$${CFLAGS-} -fstack-protector-strong"
 NEED_CARGO = @scripts/need-cargo $(RUST_VERSION) $(CARGO)
 
 $(SO): $(RUST_SOURCES)
 	$(NEED_CARGO)
-	$(CARGO) rustc --release --lib --features $(FEATURES) --crate-type cdylib -- -C link-arg=-Wl,-soname,$(SONAME)
+	$(HARDENED) $(CARGO) rustc --release --lib --features $(FEATURES) --crate-type cdylib -- -C link-arg=-Wl,-soname,$(SONAME)
 	$(INSTALL) -m 755 $(OUT)/libnet_server.so $@
 	ln -sf libnetserver.so $(OUT)/$(SONAME)
 
 $(ARCHIVE): $(RUST_SOURCES) scripts/make-archive tests/c/symbols.txt
 	$(NEED_CARGO)
-	$(CARGO) rustc --release --lib --features $(FEATURES) --crate-type staticlib -- --print native-static-libs=$(abspath $(NATIVE_LIBS))
+	$(HARDENED) $(CARGO) rustc --release --lib --features $(FEATURES) --crate-type staticlib -- --print native-static-libs=$(abspath $(NATIVE_LIBS))
 	scripts/make-archive $(OUT)/libnet_server.a $@
 
 # -- C programs -------------------------------------------------------------------------------
