@@ -112,7 +112,7 @@ impl<'a> Visit<'a> {
             pieces: random.below(12),
             size: [200, 3000, 20_000, 150_000][random.below(4)],
             slow: random.below(8) == 0,
-            deaf: if random.below(6) == 0 { ms(random.below(1500) as u64) } else { ms(0) },
+            deaf: if random.below(6) == 0 { ms(random.below(2500) as u64) } else { ms(0) },
             hasty: random.below(2) == 0,
             clear: story.with(|ledger| match ledger.stage {
                 Stage::Clear(len) => Some(len),
@@ -278,6 +278,8 @@ impl<'a> Visit<'a> {
         let waits = self.link.is_shaking()
             || self.clear_left().is_some()
             || (self.link.has_tls() && !self.link.was_told_to_go());
+        // One that does not read stays until it does.
+        let waits = waits || Instant::now() < self.deaf_until;
         if !self.dumb && (waits || self.rest > 0 || self.pieces < self.plan.pieces) {
             return None;
         }

@@ -1,6 +1,6 @@
 //! The properties that every connection must have, whatever happened to it and whenever.
 
-use super::story::{Ending, Fate, Ledger, Sight, Story, Told};
+use super::story::{Ending, Fate, Ledger, Sent, Sight, Story, Told};
 use super::wire::Received;
 use crate::api::{CloseReason, Status};
 use crate::support::ms;
@@ -15,6 +15,10 @@ pub fn judge(story: &Story) {
     let breaches = story.with(|ledger| {
         let mut breaches = Vec::new();
         input(ledger, &mut breaches);
+        if !ledger.secured && ledger.reason == Some(CloseReason::Reset) && ledger.os_error == 0 {
+            let kind = "on_close for a reset without an errno".to_owned();
+            breaches.push(("an error comes with its number", kind, String::new()));
+        }
         output(ledger, &mut breaches);
         lifecycle(ledger, &mut breaches);
         breaches
@@ -103,7 +107,9 @@ fn output(ledger: &Ledger, breaches: &mut Vec<Breach>) {
     }
     let missing = missing(ledger, &places);
     let Some(missing) = missing else {
-        if ledger.sight == Sight::Truncated && in_order(ledger) {
+        // After a part of a record no close_notify can follow.
+        let cut_short = ledger.sent.values().flatten().any(|sent| sent.fate == Fate::Unknown);
+        if ledger.sight == Sight::Truncated && in_order(ledger) && !cut_short {
             let kind = format!("FIN without close_notify ({:?})", ledger.reason.unwrap());
             breaches.push(("TLS ends with close_notify", kind, String::new()));
         }
@@ -140,12 +146,14 @@ fn misplaced(
         return Some(("a frame of a thread that sent none", format!("{name:?}")));
     };
     let place = places.entry(name.sender).or_insert(0);
-    let Some(found) = sent.iter().position(|sent| sent.number == name.number) else {
-        return Some(("a frame that was not sent", format!("{name:?}")));
+    let is_it = |sent: &Sent| sent.number == name.number;
+    let Some(found) = sent[*place..].iter().position(is_it).map(|after| *place + after) else {
+        let kind = match sent.iter().any(is_it) {
+            true => "a frame once too often, or after a later one",
+            false => "a frame that was not sent",
+        };
+        return Some((kind, format!("{name:?}")));
     };
-    if found < *place {
-        return Some(("a frame twice, or after a later one", format!("{name:?}")));
-    }
     if let Some(lost) = sent[*place..found].iter().find(|sent| sent.fate == Fate::Accepted) {
         let kind = "a frame before an earlier one of the same thread";
         return Some((kind, format!("{name:?} before number {}", lost.number)));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A timer that never fires while the run lasts.
-const LONG: Duration = Duration::from_secs(3600);
+pub const LONG: Duration = Duration::from_secs(3600);
 
 pub fn hooks(world: &Arc<World>, times: &Seconds, owned: Owned) -> Hooks {
     let this = Arc::new(Loops { world: world.clone(), times: *times, owned });

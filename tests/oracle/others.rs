@@ -57,21 +57,19 @@ pub fn caller(world: &Arc<World>, server: &Server, mut random: Random) {
 
 /// Sends one frame to several connections, to some of them twice.
 fn broadcast(world: &Arc<World>, server: &Server, random: &mut Random) {
-    let chosen: Vec<_> = (0..1 + random.below(8)).filter_map(|_| world.any(random)).collect();
+    let mut chosen: Vec<_> = (0..1 + random.below(8)).filter_map(|_| world.any(random)).collect();
+    if random.below(3) == 0 {
+        chosen.extend_from_within(..chosen.len().min(1));
+    }
     let name = next_name();
     let len = random.below(2000);
     let bytes = frame(Kind::Shared, 0, name, len);
     let mut ids = Vec::new();
-    let mut stories: Vec<&Arc<Story>> = Vec::new();
     for (id, story) in &chosen {
-        // A frame is one connection's once only.
-        if !stories.iter().any(|other| Arc::ptr_eq(other, story)) {
-            story.promise(name);
-            ids.push(*id);
-            stories.push(story);
-        }
+        story.promise(name);
+        ids.push(*id);
     }
-    let Some(first) = stories.first() else { return };
+    let Some((_, first)) = chosen.first() else { return };
     let result = world.call("broadcast", NOW, first, || server.broadcast(&ids, &bytes));
     let fate = match result {
         Ok(accepted) if accepted == ids.len() => Fate::Accepted,
@@ -79,7 +77,7 @@ fn broadcast(world: &Arc<World>, server: &Server, random: &mut Random) {
         Ok(_) => Fate::Unknown,
         Err(_) => Fate::Refused,
     };
-    for story in stories {
+    for (_, story) in &chosen {
         story.settle(name, fate, "broadcast", len + HEADER);
     }
 }

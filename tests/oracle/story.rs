@@ -111,6 +111,7 @@ pub struct Ledger {
     pub closed: u32,
     pub detached: bool,
     pub reason: Option<CloseReason>,
+    pub os_error: i32,
     pub after_close: Option<&'static str>,
     pub dropped: u32,
     pub given: u32,
@@ -148,6 +149,7 @@ impl Story {
             closed: 0,
             detached: false,
             reason: None,
+            os_error: 0,
             after_close: None,
             dropped: 0,
             given: 0,
@@ -259,8 +261,9 @@ impl Story {
     pub fn settle(&self, name: Name, fate: Fate, how: &'static str, len: usize) {
         self.with(|ledger| {
             let sent = ledger.sent.get_mut(&name.sender).expect("promised");
-            let sent = sent.iter_mut().rev().find(|sent| sent.number == name.number);
-            sent.expect("promised").fate = fate;
+            for sent in sent.iter_mut().rev().take_while(|sent| sent.number == name.number) {
+                sent.fate = fate;
+            }
             ledger.note(how, if fate == Fate::Accepted { len as i64 } else { -(len as i64) });
         });
         self.world.count(how);
@@ -296,6 +299,7 @@ impl Story {
             ledger.note(ended(reason), i64::from(os_error));
             ledger.closed += 1;
             ledger.reason = Some(reason);
+            ledger.os_error = os_error;
         });
     }
 
