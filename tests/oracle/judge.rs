@@ -1,6 +1,6 @@
 //! The properties that every connection must have, whatever happened to it and whenever.
 
-use super::story::{Ending, Fate, Ledger, Sent, Sight, Story, Told};
+use super::story::{Ending, Fate, Ledger, Sent, Sight, Stage, Story, Told};
 use super::wire::Received;
 use crate::api::{CloseReason, Status};
 use crate::support::ms;
@@ -107,9 +107,10 @@ fn output(ledger: &Ledger, breaches: &mut Vec<Breach>) {
     }
     let missing = missing(ledger, &places);
     let Some(missing) = missing else {
-        // After a part of a record no close_notify can follow.
+        // None can follow on a part of a record, or before the handshake is over.
         let cut_short = ledger.sent.values().flatten().any(|sent| sent.fate == Fate::Unknown);
-        if ledger.sight == Sight::Truncated && in_order(ledger) && !cut_short {
+        let shaken = ledger.stage == Stage::Settled;
+        if ledger.sight == Sight::Truncated && in_order(ledger) && !cut_short && shaken {
             let kind = format!("FIN without close_notify ({:?})", ledger.reason.unwrap());
             breaches.push(("TLS ends with close_notify", kind, String::new()));
         }

@@ -68,6 +68,7 @@ impl Side<'_> {
                 Status::Timeout if self.waits && !socket.is_closed() => {
                     story.note("recv timed out", 0);
                     self.world.count("recv timed out");
+                    self.world.count("a deadline passes");
                     Ok(Input::Nothing)
                 }
                 status => {

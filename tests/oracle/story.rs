@@ -295,6 +295,9 @@ impl Story {
 
     pub fn closed(&self, reason: CloseReason, os_error: i32) {
         self.world.count(ended(reason));
+        if matches!(reason, CloseReason::Idle | CloseReason::WriteTimeout) {
+            self.world.count("a deadline passes");
+        }
         self.with(|ledger| {
             ledger.note(ended(reason), i64::from(os_error));
             ledger.closed += 1;
