@@ -201,6 +201,11 @@ impl Loops {
         self.loops.iter().map(|shared| &shared.env)
     }
 
+    #[cfg(test)]
+    pub fn post_to_first(&self, mail: Mail) {
+        self.loops[0].post(mail);
+    }
+
     /// Lets the loops close their connections until `deadline`, then cut.
     pub fn begin_stop(&self, deadline: u64) {
         for shared in &self.loops {
@@ -385,5 +390,70 @@ fn refused(why: Refused) -> Status {
     match why {
         Refused::Gone => Status::Closed,
         Refused::Full => Status::BufferFull,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::CloseReason;
+    use crate::{Handler, Socket};
+    use std::io::Read;
+    use std::net::TcpStream;
+    use std::time::Duration;
+
+    #[derive(Default)]
+    struct Witness {
+        events: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl Handler for Witness {
+        fn handle(&self, _: &Server, _: &mut Socket<'_>) -> Result<(), Error> {
+            Ok(())
+        }
+
+        fn on_close(&self, _: &Server, _: &mut Socket<'_>, reason: CloseReason) {
+            lock(&self.events).push(reason.name().into());
+        }
+
+        fn on_exception(
+            &self,
+            _: &Server,
+            socket: Option<&mut Socket<'_>>,
+            error: &Error,
+        ) -> Result<(), Error> {
+            lock(&self.events).push(format!("{} {}", socket.is_some(), error.status().name()));
+            Ok(())
+        }
+    }
+
+    /// A loop that dies ends no connection in silence, and the server stops.
+    #[test]
+    fn a_dying_loop_accounts_for_its_connections() {
+        for loops in [1, 2] {
+            let witness = Witness::default();
+            let events = witness.events.clone();
+            let config = Config::new().non_blocking(true).max_thread(loops);
+            let server = Server::with_config("127.0.0.1:0", witness, config).unwrap();
+            server.start_background().unwrap();
+            let address = ("127.0.0.1", server.port());
+            let mut clients: Vec<_> =
+                (0..4).map(|_| TcpStream::connect(address).unwrap()).collect();
+            while server.stats().open < 4 {
+                std::thread::yield_now();
+            }
+            server.post_to_first_loop(Mail::Panic);
+            server.wait(Some(Duration::from_secs(8))).unwrap();
+            for client in &mut clients {
+                assert!(client.read(&mut [0]).map_or(true, |n| n == 0));
+            }
+            let stats = server.stats();
+            assert_eq!((stats.open, stats.accepted, stats.closed_total()), (0, 4, 4));
+            let events = lock(&events);
+            assert_eq!(events[0], "false NS_ERR_PANIC");
+            let cut = events.iter().filter(|event| *event == "cut").count();
+            assert_eq!((cut as u64, events.len()), (stats.cut, 5), "{events:?}");
+            assert_eq!(stats.cut, 4 / u64::from(loops));
+        }
     }
 }

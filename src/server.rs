@@ -387,6 +387,11 @@ impl Server {
         Ok(())
     }
 
+    #[cfg(test)]
+    pub(crate) fn post_to_first_loop(&self, mail: crate::event::Mail) {
+        self.loops(|loops| Ok(loops.post_to_first(mail))).unwrap();
+    }
+
     fn loops<T>(&self, call: impl FnOnce(&Loops) -> Result<T, Status>) -> Result<T, Status> {
         if !self.inner.config.non_blocking {
             return Err(Status::NotNonBlocking);

@@ -146,7 +146,7 @@ impl Loop {
         }
     }
 
-    fn report(&mut self, error: &Error) {
+    pub(super) fn report(&mut self, error: &Error) {
         if callback::failed_without_socket(&self.server, error).is_err() {
             self.shared.env.counters.handler_errors.add(1);
         }

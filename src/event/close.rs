@@ -173,7 +173,7 @@ impl Loop {
         self.take_in_arrivals();
     }
 
-    fn stop_accepting(&mut self) {
+    pub(super) fn stop_accepting(&mut self) {
         crate::blocking::lock(&self.shared.entrance).poller = None;
         self.acceptor = None;
         self.accept_at = NEVER;

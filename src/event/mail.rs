@@ -22,6 +22,9 @@ pub(crate) enum Mail {
     Accept,
     /// Close everything, and cut what is left at this time.
     Stop(u64),
+    /// Stands for a defect of the library.
+    #[cfg(test)]
+    Panic,
 }
 
 /// Mail, and connections with bytes, handled before the connections have their
@@ -55,6 +58,8 @@ impl Loop {
             Mail::Listen(listeners) => self.listen(listeners),
             Mail::Accept => self.accept_again(),
             Mail::Stop(deadline) => self.begin_stop(deadline),
+            #[cfg(test)]
+            Mail::Panic => panic!("a defect"),
         }
     }
 

@@ -12,6 +12,7 @@ use super::handshake::Handshakes;
 use super::slab::Slab;
 use super::{dispatch, Loops, Shared, CONTROL, LISTENERS, WAKE};
 use crate::blocking::lock;
+use crate::callback;
 use crate::conn::{flag, unread, ConnId, Phase};
 use crate::error::{CloseReason, Error, Status};
 use crate::server::Server;
@@ -92,9 +93,17 @@ impl Loop {
         Ok(())
     }
 
-    /// A thread's whole life. What is nearly always all of a turn, the wait
-    /// and the events, is in here; the rest is called.
+    /// A thread's whole life.
     pub fn run(mut self) {
+        if let Err(panic) = callback::contain(|| self.take_turns()) {
+            self.die(&panic);
+        }
+        self.shared.wake.close();
+    }
+
+    /// What is nearly always all of a turn, the wait and the events, is in
+    /// here; the rest is called.
+    fn take_turns(&mut self) {
         let (server, poller) = (self.server.clone(), self.poller.clone());
         let mut events = Events::new(EVENTS);
         let mut timeout = 0;
@@ -120,7 +129,26 @@ impl Loop {
             }
             timeout = self.timeout();
         }
-        self.shared.wake.close();
+    }
+
+    /// A defect of the library ended the turns: the server stops, and nobody's
+    /// connection ends in silence.
+    #[cold]
+    fn die(&mut self, panic: &Error) {
+        let text = format!("an event loop ended, and the server stops: {panic}");
+        self.report(&Error::new(Status::Panic, text));
+        self.server.request_stop();
+        self.stop_at = Some(1);
+        self.stop_accepting();
+        self.install_arrivals();
+        for id in std::mem::take(&mut self.opening) {
+            if let Some(conn) = self.slab.of(id).filter(|conn| !conn.has(flag::ATTACHED)) {
+                conn.set(flag::UNOPENED);
+            }
+        }
+        for slot in 0..self.slab.end() {
+            let _ = callback::contain(|| self.finish(slot, CloseReason::Cut));
+        }
     }
 
     /// Nothing is to be done before the next event, which arrivals make too.

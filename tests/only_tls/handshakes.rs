@@ -203,16 +203,21 @@ fn a_failure_is_no_plain_text() {
         for config in both_modes() {
             let (log, errors) = events();
             let hooks = Hooks::new(echo).on_exception(move |_, socket, _| {
-                let _ = socket.expect("a socket").send(b"not for everybody");
+                let socket = socket.expect("a socket");
+                assert_eq!(status(socket.send(b"not for everybody")), Status::Closed);
+                assert_eq!(status(socket.recv(&mut [0])), Status::Closed);
                 Ok(log.add(()))
             });
-            let server = start(config, hooks);
-            let tcp = raw_saying(&server, b"GET / HTTP/1.1\r\n\r\n");
-            errors.next();
-            let answer = raw_rest(&tcp);
-            assert!(!contains(&answer, b"not for everybody"), "{answer:?}");
-            drop(tcp);
-            wait_idle(&server);
+            let server = start(config.handshake_timeout(ms(300)), hooks);
+            let hello = by_hand().1;
+            for words in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"", &hello[..50], &hello[..]] {
+                let tcp = raw_saying(&server, words);
+                errors.next();
+                let answer = raw_rest(&tcp);
+                assert!(!contains(&answer, b"not for everybody"), "{answer:?}");
+                drop(tcp);
+                wait_idle(&server);
+            }
         }
     });
 }
