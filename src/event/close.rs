@@ -246,9 +246,9 @@ impl Loop {
 /// order.
 fn reason_of_loss(reason: CloseReason) -> CloseReason {
     match reason {
-        CloseReason::Handler | CloseReason::Peer | CloseReason::Error | CloseReason::Stop => {
-            CloseReason::Reset
-        }
+        CloseReason::Handler | CloseReason::Peer | CloseReason::Error => CloseReason::Reset,
+        // No handler runs any more that could be given what had arrived.
+        CloseReason::Stop => CloseReason::Cut,
         other => other,
     }
 }
