@@ -351,6 +351,7 @@ fn reason(conn: &mut Conn, seat: &Seat, failed: bool, stopping: bool) -> CloseRe
         () if ended == Ended::Cut as u8 => CloseReason::Cut,
         () if ended == Ended::Aborted as u8 => CloseReason::Abort,
         () if conn.is_over() => conn.reason,
+        () if conn.has(flag::SEND_FAILED) => CloseReason::Reset,
         () if failed => CloseReason::Error,
         () if stopping => CloseReason::Stop,
         () if conn.peer_ended() => CloseReason::Peer,

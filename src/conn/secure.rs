@@ -58,7 +58,7 @@ impl Conn {
         if !self.has(flag::LOOP) {
             return self.bounded(self.wait_until(), |conn| conn.recv_plain(buf));
         }
-        if self.has(flag::STARTTLS) || !self.may_read() {
+        if !self.may_read() {
             return Err(Status::WouldBlock);
         }
         self.recv_plain(buf)

@@ -106,16 +106,16 @@ impl Conn {
         if !self.has(flag::LOOP) {
             self.may_wait()?;
         }
+        if self.is_upgrading() {
+            // Nothing of it is the program's.
+            return Err(Status::WouldBlock);
+        }
         if self.has(flag::TLS) {
             return self.recv_tls(buf);
         }
         if !self.has(flag::LOOP) {
             let n = self.raw_wait(buf)?;
             return Ok(self.ended_or(n));
-        }
-        if self.phase().is_handshake() {
-            // Nothing of it is the program's.
-            return Err(Status::WouldBlock);
         }
         if !self.may_read() {
             return Err(Status::WouldBlock);
@@ -467,7 +467,7 @@ impl Conn {
             return Ok(false);
         }
         self.set(flag::DRAINED);
-        if self.has(flag::WR_SHUT) {
+        if self.has(flag::WR_SHUT) && !self.is_upgrading() {
             self.send_fin();
         }
         Ok(true)
@@ -477,11 +477,24 @@ impl Conn {
     pub fn shut_write(&mut self) {
         self.env.ids.shut_sending(self.id);
         self.collect();
-        self.send_close_notify();
         self.set(flag::WR_SHUT);
+        if !self.is_upgrading() {
+            self.end_sending();
+        }
+    }
+
+    /// The end of what is sent, behind what is queued. In a TLS handshake it
+    /// waits, with what the handshake's end will send.
+    pub fn end_sending(&mut self) {
+        self.send_close_notify();
         if !self.has(flag::BACKLOG) {
             self.send_fin();
         }
+    }
+
+    /// A loop's connection is going over to TLS.
+    fn is_upgrading(&self) -> bool {
+        self.has(flag::LOOP) && (self.has(flag::STARTTLS) || self.phase().is_handshake())
     }
 
     fn send_fin(&mut self) {

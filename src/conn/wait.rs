@@ -92,7 +92,7 @@ impl Conn {
     pub(super) fn may_wait(&mut self) -> Result<(), Status> {
         self.ended()?;
         match self.phase() {
-            Phase::Handshake => Err(Status::Tls),
+            Phase::Handshake => Err(Status::Closed),
             _ => Ok(()),
         }
     }

@@ -195,8 +195,8 @@ impl Loop {
     /// Gives places to those who wait, and takes them from those who are
     /// silent while others wait. Once in each turn.
     pub(super) fn give_places(&mut self) {
-        if self.handshakes.waiting.is_empty() || self.stopping() {
-            return;
+        if self.stopping() {
+            self.handshakes.waiting.clear();
         }
         // Who comes to wait meanwhile has the next turn.
         for _ in 0..self.handshakes.waiting.len() {
@@ -276,6 +276,9 @@ impl Loop {
         }
         conn.look_for_plain();
         conn.set(flag::AGAIN | flag::ARM);
+        if conn.has(flag::WR_SHUT) {
+            conn.end_sending();
+        }
         if is_new {
             self.opened(id);
             return;

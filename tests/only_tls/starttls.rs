@@ -426,3 +426,29 @@ fn close_notify_after_an_upgrade_on_a_worker() {
         }
     });
 }
+
+/// 2.0: a half-close while bytes wait for the handshake's end comes behind them.
+#[test]
+fn a_half_close_with_bytes_held_back() {
+    isolated(|| {
+        let tls = tls();
+        let hooks = Hooks::new(move |_, socket| {
+            text(socket)?;
+            if socket.tls_info().is_some() {
+                return Ok(socket.close());
+            }
+            socket.starttls(&tls, b"")?;
+            socket.send(b"for later")?;
+            socket.shutdown(std::net::Shutdown::Write)
+        });
+        let server = start_plain(non_blocking(1), hooks);
+        let tcp = raw_saying(&server, b"x");
+        let mut session = shake_hands(&tcp, b"");
+        assert_eq!(receive_by_hand(&mut session, &tcp, 9), b"for later");
+        let mut rest = Vec::new();
+        rustls::Stream::new(&mut session, &mut &tcp).read_to_end(&mut rest).expect("a clean end");
+        assert!(rest.is_empty());
+        drop((session, tcp));
+        wait_idle(&server);
+    });
+}
