@@ -163,12 +163,16 @@ pub fn fill_descriptors(left: usize) -> Vec<File> {
 
 /// An integer socket option.
 pub fn socket_option(fd: RawFd, level: i32, option: i32) -> i32 {
+    socket_option_if_open(fd, level, option).expect("getsockopt")
+}
+
+/// The same of a descriptor that may be closed meanwhile.
+fn socket_option_if_open(fd: RawFd, level: i32, option: i32) -> Option<i32> {
     let mut value = 0i32;
     let mut size = size_of::<i32>() as libc::socklen_t;
     // SAFETY: `value` and `size` are valid for writing.
     let result = unsafe { libc::getsockopt(fd, level, option, (&raw mut value).cast(), &mut size) };
-    assert_eq!(result, 0, "getsockopt");
-    value
+    (result == 0).then_some(value)
 }
 
 /// How many bytes wait in a socket's receive buffer.
@@ -218,6 +222,7 @@ pub fn tcp_info(fd: RawFd) -> libc::tcp_info {
 
 /// The listening sockets of this process.
 pub fn listening_sockets() -> Vec<RawFd> {
-    let listens = |fd: &RawFd| socket_option(*fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN) == 1;
+    let listens =
+        |fd: &RawFd| socket_option_if_open(*fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN) == Some(1);
     sockets().filter(listens).collect()
 }
