@@ -107,10 +107,9 @@ fn output(ledger: &Ledger, breaches: &mut Vec<Breach>) {
     }
     let missing = missing(ledger, &places);
     let Some(missing) = missing else {
-        // None can follow on a part of a record, or before the handshake is over.
-        let cut_short = ledger.sent.values().flatten().any(|sent| sent.fate == Fate::Unknown);
+        // None can be sent before the handshake is over.
         let shaken = ledger.stage == Stage::Settled;
-        if ledger.sight == Sight::Truncated && in_order(ledger) && !cut_short && shaken {
+        if ledger.sight == Sight::Truncated && in_order(ledger) && shaken {
             let kind = format!("FIN without close_notify ({:?})", ledger.reason.unwrap());
             breaches.push(("TLS ends with close_notify", kind, String::new()));
         }
@@ -201,9 +200,12 @@ fn needless_reset(ledger: &Ledger, breaches: &mut Vec<Breach>) {
     }
 }
 
-/// The server's side closed it as a program does that has said all.
+/// The server's side closed it as a program does that has said all: not in the middle of a `send`.
 fn in_order(ledger: &Ledger) -> bool {
-    !ledger.forced && matches!(ledger.reason, Some(CloseReason::Handler | CloseReason::Peer))
+    let cut_short = ledger.sent.values().flatten().any(|sent| sent.fate == Fate::Unknown);
+    !ledger.forced
+        && !cut_short
+        && matches!(ledger.reason, Some(CloseReason::Handler | CloseReason::Peer))
 }
 
 /// `on_open`, `on_close` and the drop function.

@@ -128,8 +128,9 @@ impl Side<'_> {
         len: usize,
     ) -> bool {
         let (name, bytes) = story.frame(kind, len);
+        let waits = self.waits && !socket.is_closed();
         let result = self.world.call("send", self.bound(), story, || socket.send(&bytes));
-        let fate = fate(&result, self.waits);
+        let fate = fate(&result, waits);
         story.settle(name, fate, if fate == Fate::Accepted { "send" } else { "send failed" }, len);
         if let Err(error) = &result {
             story.note(error.status().name(), 0);
@@ -148,8 +149,9 @@ impl Side<'_> {
         }
         let (name, bytes) = story.frame(Kind::Data, len);
         let parts: Vec<_> = bytes.chunks(1 + len / 5).map(IoSlice::new).collect();
+        let waits = self.waits && !socket.is_closed();
         let result = self.world.call("sendv", self.bound(), story, || socket.sendv(&parts));
-        let fate = fate(&result, self.waits);
+        let fate = fate(&result, waits);
         story.settle(
             name,
             fate,
