@@ -16,7 +16,7 @@ mod linger;
 mod seat;
 mod worker;
 
-pub(crate) use linger::{discard, Lingering};
+pub(crate) use linger::{discard, Lingering, Remains};
 pub(crate) use seat::Seat;
 
 use std::collections::VecDeque;
@@ -88,7 +88,7 @@ pub(crate) struct Pool {
     /// Whose turn it is among the listeners.
     turn: AtomicUsize,
     /// Closed connections whose input is to be discarded.
-    lingering: Sender<OwnedFd>,
+    lingering: Sender<Remains>,
 }
 
 impl Pool {
@@ -97,7 +97,7 @@ impl Pool {
         server: u64,
         max_connections: usize,
         listeners: Vec<Listener>,
-        lingering: Sender<OwnedFd>,
+        lingering: Sender<Remains>,
     ) -> Pool {
         if listeners.len() > 1 {
             // Threads that saw the same connection must not wait for another

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use crate::sys::{self, PollFlags, Poller, RecvFlags};
 use crate::timer::{self, NEVER};
@@ -13,6 +13,22 @@ use crate::timer::{self, NEVER};
 const BUFFER: usize = 16 << 10;
 /// Reads of one connection before others have their turn.
 const READS: usize = 64;
+
+/// How often to look whether the peer has acknowledged all, in ms.
+const LOOK: u64 = 5;
+
+/// A connection of which nothing is left to do but to discard its input.
+pub(crate) struct Remains {
+    pub fd: OwnedFd,
+    /// Its input was shut in the kernel, which after the end of our side
+    /// answers more input with a reset: that end waits until the peer has
+    /// acknowledged all before it.
+    pub ends_later: bool,
+}
+
+fn send_end(fd: &OwnedFd) {
+    let _ = socket2::SockRef::from(fd).shutdown(std::net::Shutdown::Write);
+}
 
 /// What is left to do for a connection.
 #[derive(PartialEq, Eq)]
@@ -38,7 +54,10 @@ fn discard_some(fd: &OwnedFd) -> Left {
 }
 
 /// Lingers on the calling thread, for a socket that is the program's own.
-pub(crate) fn discard(fd: OwnedFd, until: u64) {
+pub(crate) fn discard(Remains { fd, ends_later }: Remains, until: u64) {
+    if ends_later {
+        send_end(&fd);
+    }
     while timer::now() < until {
         match discard_some(&fd) {
             Left::Nothing => return,
@@ -58,6 +77,8 @@ pub(crate) struct Lingering {
     /// Ends in order: every connection lingers for the same time.
     ends: VecDeque<(u64, u64)>,
     again: Vec<u64>,
+    /// Those that end later.
+    unended: Vec<u64>,
     next: u64,
 }
 
@@ -71,6 +92,7 @@ impl Lingering {
             entries: HashMap::new(),
             ends: VecDeque::new(),
             again: Vec::new(),
+            unended: Vec::new(),
             next: 0,
         }
     }
@@ -84,10 +106,11 @@ impl Lingering {
         if !self.again.is_empty() {
             return 0;
         }
-        self.ends.front().map_or(NEVER, |(end, _)| *end)
+        let look = if self.unended.is_empty() { NEVER } else { timer::after_millis(LOOK) };
+        self.ends.front().map_or(NEVER, |(end, _)| *end).min(look)
     }
 
-    pub fn add(&mut self, poller: &Poller, fd: OwnedFd) {
+    pub fn add(&mut self, poller: &Poller, Remains { fd, ends_later }: Remains) {
         while self.entries.len() >= self.most {
             let Some((_, oldest)) = self.ends.pop_front() else { break };
             self.entries.remove(&oldest);
@@ -97,6 +120,9 @@ impl Lingering {
         // Without events its input waits unread for as long.
         let _ = poller.add(fd.as_fd(), token, sys::INPUT);
         self.entries.insert(token, fd);
+        if ends_later {
+            self.unended.push(token);
+        }
         self.ends.push_back((timer::after_millis(self.linger), token));
     }
 
@@ -114,6 +140,15 @@ impl Lingering {
                 Some(Left::Wait) | None => {}
             }
         }
+        let entries = &self.entries;
+        self.unended.retain(|token| {
+            let Some(fd) = entries.get(token) else { return false };
+            let waits = sys::unsent(fd.as_raw_fd()) > 0;
+            if !waits {
+                send_end(fd);
+            }
+            waits
+        });
         let now = timer::now();
         while self
             .ends
@@ -130,5 +165,6 @@ impl Lingering {
         self.entries.clear();
         self.ends.clear();
         self.again.clear();
+        self.unended.clear();
     }
 }

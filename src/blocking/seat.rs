@@ -86,9 +86,12 @@ impl Seat {
             Ended::Closed if sending == Sending::Message as u8 => reset(fd),
             Ended::Cut if sending != Sending::No as u8 => reset(fd),
             Ended::Aborted => reset(fd),
-            // It says close_notify before the end.
-            _ if self.env.secure.load(Ordering::SeqCst) => sys::shutdown(fd, Shutdown::Read),
-            _ => sys::shutdown(fd, Shutdown::Both),
+            Ended::Cut if !self.env.secure.load(Ordering::SeqCst) => {
+                sys::shutdown(fd, Shutdown::Both)
+            }
+            // A `recv` that waits returns. The worker sends the end, behind
+            // what is queued and TLS's close_notify.
+            _ => sys::shutdown(fd, Shutdown::Read),
         }
     }
 }

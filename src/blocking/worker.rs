@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
-use super::{lock, Arrival, Gate, Pool, Seat, State, Waiting, REFUSAL};
+use super::{lock, Arrival, Gate, Pool, Remains, Seat, State, Waiting, REFUSAL};
 use crate::callback;
 use crate::conn::{flag, Conn, Ended, Env, Kind};
 use crate::error::{CloseReason, Error, Status};
@@ -298,7 +298,7 @@ impl Pool {
         }
     }
 
-    fn linger(&self, server: &Server, fd: std::os::fd::OwnedFd) {
+    fn linger(&self, server: &Server, fd: Remains) {
         let _ = self.lingering.send(fd);
         server.wake_control();
     }

@@ -4,11 +4,11 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
 
 use super::{flag, unread, Conn, Ended, Phase, Sending};
-use crate::blocking::lock;
+use crate::blocking::{lock, Remains};
 use crate::error::{CloseReason, Status};
 use crate::sys::{self, PollFlags, RecvFlags, SendFlags};
 use crate::timer::{self, NEVER};
@@ -278,7 +278,7 @@ impl Conn {
     /// input is to be discarded before it is closed: close(2) with unread
     /// input makes the kernel send a reset (RFC 2525, 2.17), and so does input
     /// that comes after it; that can destroy the reply on its way.
-    pub fn end(&mut self, until: u64) -> Option<OwnedFd> {
+    pub fn end(&mut self, until: u64) -> Option<Remains> {
         self.say_goodbye(until);
         if self.has(flag::ABORT) || self.reason == CloseReason::Abort {
             self.reset();
@@ -290,8 +290,11 @@ impl Conn {
         if !lingers {
             return None;
         }
-        let _ = socket2::SockRef::from(&fd).shutdown(std::net::Shutdown::Write);
-        Some(fd)
+        let ends_later = self.env.ended.load(Ordering::SeqCst) != Ended::No as u8;
+        if !ends_later {
+            let _ = socket2::SockRef::from(&fd).shutdown(std::net::Shutdown::Write);
+        }
+        Some(Remains { fd, ends_later })
     }
 
     /// Input is unread, or output not acknowledged, and the peer has not ended.

@@ -5,7 +5,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -15,7 +14,7 @@ use crossbeam_channel::{Receiver, Sender};
 use super::handover::{handover, Giver, Taker};
 use super::start::cannot_spawn;
 use super::{Engine, Running, Server};
-use crate::blocking::Lingering;
+use crate::blocking::{Lingering, Remains};
 use crate::callback::{self, Inside};
 use crate::error::{Error, Status};
 use crate::event::Loop;
@@ -32,7 +31,7 @@ pub(super) struct Control {
     /// The only loop.
     event_loop: Option<Loop>,
     lingering: Lingering,
-    arrivals: (Sender<OwnedFd>, Receiver<OwnedFd>),
+    arrivals: (Sender<Remains>, Receiver<Remains>),
     shutdown_gate: Option<Giver<()>>,
 }
 
@@ -53,7 +52,7 @@ impl Control {
         })
     }
 
-    pub fn lingering_sender(&self) -> Sender<OwnedFd> {
+    pub fn lingering_sender(&self) -> Sender<Remains> {
         self.arrivals.0.clone()
     }
 

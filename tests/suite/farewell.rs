@@ -53,6 +53,27 @@ fn late_input_keeps_the_reply() {
     });
 }
 
+/// The same for a close by id of a worker that waits for input: the end waits until the reply has
+/// arrived.
+#[test]
+fn late_input_keeps_the_reply_of_a_close_by_id() {
+    isolated(|| {
+        let (hooks, ids) = Hooks::new(|server: &Server, socket| {
+            replying(server, socket)?;
+            assert_eq!(status(socket.recv(&mut [0])), Status::Closed);
+            Ok(())
+        })
+        .telling_ids();
+        let server = start(blocking(2).linger_timeout(SOON), hooks);
+        expect_reply_after_late_input(&server, || {
+            let id = ids.next();
+            eventually("the worker waits", || server.stats().bytes_out >= REPLY as u64);
+            server.close(id).unwrap();
+            wait_idle(&server);
+        });
+    });
+}
+
 /// The same in a stop, until its deadline.
 #[test]
 fn late_input_keeps_the_reply_in_a_stop() {
