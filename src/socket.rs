@@ -56,7 +56,7 @@ impl<'a> Socket<'a> {
         let Some(status) = Status::from_code(code) else { return Error::returned(code) };
         let os_error = self.conn.os_error();
         let ours = match status {
-            Status::Tls => self.conn.tls.is_some(),
+            Status::Tls | Status::Truncated => self.conn.tls.is_some(),
             _ => {
                 os_error != 0
                     && Status::of_transfer(&io::Error::from_raw_os_error(os_error)) == status
