@@ -31,6 +31,7 @@ use crate::blocking::lock;
 use crate::config::{Config, Limits};
 use crate::conn::{flag, Bytes, Conn, ConnId, Env, IdTable, Kind, Refused};
 use crate::error::{Error, Status};
+use crate::outbuf;
 use crate::server::Server;
 use crate::socket::OwnedSocket;
 use crate::sys::{self, Bits, Event, Poller};
@@ -248,7 +249,13 @@ impl Loops {
     }
 
     pub fn send(&self, id: ConnId, bytes: &[u8]) -> Result<(), Status> {
-        self.of(id)?.send(id.get(), &Bytes::Own(bytes)).map_err(refused)
+        let shared = self.of(id)?;
+        // Much is copied before the inbox is locked.
+        let sent = match bytes.len() >= outbuf::SHARED {
+            true => shared.send(id.get(), &Bytes::Shared(&bytes.into())),
+            false => shared.send(id.get(), &Bytes::Own(bytes)),
+        };
+        sent.map_err(refused)
     }
 
     /// One copy of the bytes for all; returns how many accepted it.
@@ -346,6 +353,7 @@ impl Loops {
             conn.move_to(shared.env.clone());
             conn.id = id;
             conn.active_at = crate::timer::now();
+            conn.clear(flag::DRAINED);
             conn.set(flag::ATTACHED | flag::ARM);
             shared.env.ids.queued(id, conn.queued());
             shared.env.counters.attached.add(1);

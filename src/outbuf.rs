@@ -15,7 +15,7 @@ const BATCH: usize = 16;
 const CHUNK: usize = 4096;
 /// The least of which a broadcast's receivers share one copy: the chunk before
 /// it may be left half empty, which must not count.
-const SHARED: usize = 16 << 10;
+pub(crate) const SHARED: usize = 16 << 10;
 
 enum Chunk {
     Own(Vec<u8>),

@@ -16,7 +16,7 @@ use once_cell::sync::OnceCell;
 use crate::blocking::Pool;
 use crate::callback;
 use crate::config::{Config, Limits};
-use crate::conn::{flag, ConnId, Ended, Env, Kind, Phase};
+use crate::conn::{flag, ConnId, Ended, Env, Kind};
 use crate::error::{quoted, Error, Status};
 use crate::event::Loops;
 use crate::handler::Handler;
@@ -305,7 +305,7 @@ impl Server {
         if conn.has(flag::LAST) {
             return Err(Error::from(Status::NotInHandler));
         }
-        if conn.has(flag::STARTTLS) || conn.phase() == Phase::Handshake {
+        if conn.has(flag::STARTTLS) || conn.phase().is_handshake() {
             return Err(Error::new(Status::State, "a TLS handshake is in progress"));
         }
         if conn.is_over() {

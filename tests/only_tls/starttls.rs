@@ -345,8 +345,10 @@ fn events_during_the_handshake() {
                 assert!(socket.tls_info().is_none());
                 drained.add("drained");
             })
-            .on_timeout(move |_, socket| {
+            .on_timeout(move |server: &Server, socket| {
                 assert!(socket.tls_info().is_none());
+                assert_eq!(status(socket.recv(&mut [0])), Status::WouldBlock);
+                assert_eq!(status(server.detach(socket)), Status::State);
                 timed.add("timed out");
             });
             let (hooks, ids) = hooks.telling_ids();
