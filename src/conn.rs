@@ -31,7 +31,7 @@ pub(crate) use inbox::{Bytes, Inbox};
 pub(crate) use secure::handshake_timeout;
 #[cfg(feature = "capi")]
 pub(crate) use transfer::Answer;
-pub(crate) use transfer::{unread, READS, SHARE};
+pub(crate) use transfer::{READS, SHARE};
 
 /// What a connection's thread does with it; decides how `recv` and `send`
 /// wait.
@@ -496,8 +496,8 @@ impl Conn {
     pub fn is_quiet(&mut self) -> bool {
         let end = usize::from(self.has(flag::FIN_SENT));
         let decrypted = self.tls.as_mut().is_some_and(|tls| tls.has_plain());
-        let quiet = |fd| !unread(fd) && sys::unsent(fd.as_raw_fd()) <= end;
-        !decrypted && self.fd().is_some_and(quiet)
+        let sent = |fd: BorrowedFd<'_>| sys::unsent(fd.as_raw_fd()) <= end;
+        !decrypted && !self.has_unread() && self.fd().is_some_and(sent)
     }
 
     /// Bytes were accepted that the end of the TLS handshake would have sent.
@@ -506,12 +506,10 @@ impl Conn {
     }
 
     /// After a failed send: no input is left that the program may still read.
-    pub fn nothing_is_left(&self) -> bool {
+    pub fn nothing_is_left(&mut self) -> bool {
         match self.phase {
             Phase::Open if self.has(flag::EOF) => true,
-            Phase::Open if self.has(flag::PAUSED) => {
-                !self.has(flag::PLAIN) && !self.fd().is_some_and(unread)
-            }
+            Phase::Open if self.has(flag::PAUSED) => !self.has(flag::PLAIN) && !self.has_unread(),
             Phase::Flushing => true,
             _ => false,
         }

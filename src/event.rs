@@ -31,7 +31,7 @@ use crate::blocking::lock;
 use crate::config::{Config, Limits};
 use crate::conn::{flag, Bytes, Conn, ConnId, Env, IdTable, Kind, Refused};
 use crate::error::{Error, Status};
-use crate::outbuf;
+use crate::outbuf::{self, OutBuf};
 use crate::server::Server;
 use crate::socket::OwnedSocket;
 use crate::sys::{self, Bits, Event, Poller};
@@ -252,7 +252,7 @@ impl Loops {
         let shared = self.of(id)?;
         // Much is copied before the inbox is locked.
         let sent = match bytes.len() >= outbuf::SHARED {
-            true => shared.send(id.get(), &Bytes::Shared(&bytes.into())),
+            true => shared.send(id.get(), &Bytes::Shared(&OutBuf::shared(bytes))),
             false => shared.send(id.get(), &Bytes::Own(bytes)),
         };
         sent.map_err(refused)
@@ -260,8 +260,8 @@ impl Loops {
 
     /// One copy of the bytes for all; returns how many accepted it.
     pub fn broadcast(&self, ids: &[ConnId], bytes: &[u8]) -> usize {
-        let bytes: Arc<[u8]> = bytes.into();
-        let bytes = Bytes::Shared(&bytes);
+        let pieces = OutBuf::shared(bytes);
+        let bytes = Bytes::Shared(&pieces);
         let accepts = |id: &&ConnId| {
             let shared = self.of(**id);
             shared.is_ok_and(|shared| shared.send(id.get(), &bytes).is_ok())

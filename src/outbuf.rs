@@ -13,6 +13,8 @@ use crate::sys::{self, SendFlags};
 const BATCH: usize = 16;
 /// The least that an own chunk holds, so that many small sends share one.
 const CHUNK: usize = 4096;
+/// The most that a chunk holds: what has left of it is freed with its rest.
+const PIECE: usize = 64 << 10;
 /// The least of which a broadcast's receivers share one copy: the chunk before
 /// it may be left half empty, which must not count.
 pub(crate) const SHARED: usize = 16 << 10;
@@ -61,7 +63,7 @@ impl OutBuf {
             last.extend_from_slice(&rest[..room]);
             rest = &rest[room..];
         }
-        if !rest.is_empty() {
+        for rest in rest.chunks(PIECE) {
             let mut chunk = Vec::with_capacity(rest.len().max(CHUNK));
             chunk.extend_from_slice(rest);
             self.chunks.push_back(Chunk::Own(chunk));
@@ -76,6 +78,11 @@ impl OutBuf {
             self.len += bytes.len();
             self.chunks.push_back(Chunk::Shared(bytes.clone()));
         }
+    }
+
+    /// A copy of bytes for many queues, as [`OutBuf::push_shared`] takes it.
+    pub fn shared(bytes: &[u8]) -> Vec<Arc<[u8]>> {
+        bytes.chunks(PIECE).map(Arc::from).collect()
     }
 
     /// Appends all of another queue, of which nothing was written yet.

@@ -129,7 +129,9 @@ impl Peers {
                 Ok(peer) => {
                     self.backoff.recovered();
                     if self.waiting.len() >= MOST_WAITING {
-                        self.waiting.pop_front();
+                        // The oldest that said nothing.
+                        let silent = self.waiting.iter().position(|peer| !has_said(peer));
+                        self.waiting.remove(silent.unwrap_or(0));
                     }
                     self.waiting.push_back(peer);
                 }
@@ -158,10 +160,12 @@ impl Peers {
 
     /// Who sent something, or has ended, goes first.
     fn next(&mut self) -> Option<Accepted> {
-        let said = |(fd, _): &Accepted| {
-            sys::poll(fd.as_fd(), PollFlags::IN, 0).is_ok_and(|found| !found.is_empty())
-        };
-        let first = self.waiting.iter().position(said).unwrap_or(0);
+        let first = self.waiting.iter().position(has_said).unwrap_or(0);
         self.waiting.remove(first)
     }
+}
+
+/// It sent something, or has ended.
+fn has_said((fd, _): &Accepted) -> bool {
+    sys::poll(fd.as_fd(), PollFlags::IN, 0).is_ok_and(|found| !found.is_empty())
 }

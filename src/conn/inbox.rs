@@ -34,15 +34,15 @@ struct State {
 /// Bytes on their way, to be stored once or many times.
 pub(crate) enum Bytes<'a> {
     Own(&'a [u8]),
-    /// One copy for all receivers of a broadcast.
-    Shared(&'a Arc<[u8]>),
+    /// One copy for all receivers of a broadcast, in pieces.
+    Shared(&'a [Arc<[u8]>]),
 }
 
 impl Bytes<'_> {
     fn len(&self) -> usize {
         match self {
             Bytes::Own(bytes) => bytes.len(),
-            Bytes::Shared(bytes) => bytes.len(),
+            Bytes::Shared(pieces) => pieces.iter().map(|piece| piece.len()).sum(),
         }
     }
 }
@@ -65,7 +65,7 @@ impl Inbox {
         });
         match bytes {
             Bytes::Own(bytes) => queue.push(bytes),
-            Bytes::Shared(bytes) => queue.push_shared(bytes),
+            Bytes::Shared(pieces) => pieces.iter().for_each(|piece| queue.push_shared(piece)),
         }
         Ok(first)
     }
@@ -74,6 +74,11 @@ impl Inbox {
     pub fn take(&self, id: u64) -> Option<OutBuf> {
         let mut state = lock(&self.state);
         state.queues.get_mut(&id).map(std::mem::take).filter(|queue| queue.len() > 0)
+    }
+
+    /// Nothing is on its way that the loop was not woken for yet.
+    pub fn is_empty(&self, ids: &IdTable) -> bool {
+        ids.direct() != 0
     }
 
     /// The next connection that the loop is to look at, with its bytes, which

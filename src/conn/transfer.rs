@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 use super::{flag, Conn};
 use crate::error::Status;
 use crate::outbuf::OutBuf;
-use crate::sys::{self, Errno, RecvFlags, SendFlags};
+use crate::sys::{self, Errno, PollFlags, RecvFlags, SendFlags};
 use crate::timer;
 
 /// Bytes that one handler call may read before other connections have their
@@ -515,6 +515,29 @@ impl Conn {
         }
     }
 
+    /// One look, without waiting, whether input is unread. The kernel tells a
+    /// failure once; if this look is told it, the connection has failed.
+    pub fn has_unread(&mut self) -> bool {
+        let Some(fd) = self.fd() else { return false };
+        match sys::recv(fd, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+            Ok(n) => n > 0,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => false,
+            Err(e) => {
+                self.fail_send(&e);
+                false
+            }
+        }
+    }
+
+    /// Input, an end of stream or a failure is there to be read.
+    pub fn has_input(&mut self) -> bool {
+        let ends = |fd| {
+            let found = sys::poll(fd, PollFlags::IN | PollFlags::RDHUP, 0);
+            found.is_ok_and(|found| !found.is_empty())
+        };
+        self.has_unread() || self.has(flag::SEND_FAILED) || self.fd().is_some_and(ends)
+    }
+
     /// `close` where no loop does the rest: the peer sees the end now.
     pub fn shut_now(&mut self) {
         self.say_goodbye(self.linger_until());
@@ -526,9 +549,3 @@ impl Conn {
 
 /// Small gathers are cheaper copied and sent at once.
 const GATHER: usize = 16 << 10;
-
-/// One look, without waiting, whether input is unread.
-pub(crate) fn unread(fd: BorrowedFd<'_>) -> bool {
-    let mut byte = [0];
-    matches!(sys::recv(fd, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok(1))
-}

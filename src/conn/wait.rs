@@ -4,10 +4,10 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 
-use super::{flag, unread, Conn, Ended, Phase, Sending};
+use super::{flag, Conn, Ended, Phase, Sending};
 use crate::blocking::{lock, Remains};
 use crate::error::{CloseReason, Status};
 use crate::sys::{self, PollFlags, RecvFlags, SendFlags};
@@ -309,7 +309,8 @@ impl Conn {
         let decrypted = self.tls.as_mut().is_some_and(|tls| tls.has_plain());
         // A client in its handshake is still sending, and is to read the alert.
         let refused = self.reason == CloseReason::Handshake;
-        let Some(fd) = self.fd() else { return false };
-        refused || decrypted || unread(fd) || sys::unsent(fd.as_raw_fd()) > 0
+        let unread = refused || decrypted || self.has_unread();
+        let unsent = |fd: BorrowedFd<'_>| sys::unsent(fd.as_raw_fd()) > 0;
+        !self.has(flag::SEND_FAILED) && (unread || self.fd().is_some_and(unsent))
     }
 }

@@ -184,10 +184,12 @@ impl Loop {
     pub(super) fn drain_one(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
         match conn.phase() {
-            Phase::Hello | Phase::Waiting | Phase::Handshake => {
+            phase if phase.is_handshake() && conn.has(flag::UNOPENED) => {
                 self.finish(slot, CloseReason::Stop)
             }
-            Phase::Open => self.end_in_order(slot, CloseReason::Stop),
+            Phase::Open | Phase::Hello | Phase::Waiting | Phase::Handshake => {
+                self.end_in_order(slot, CloseReason::Stop)
+            }
             Phase::Lingering => {
                 if let Some(stop_at) = self.stop_at {
                     conn.timer_at = conn.timer_at.min(stop_at);
@@ -204,9 +206,12 @@ impl Loop {
     fn end_in_order(&mut self, slot: u32, reason: CloseReason) {
         let Some(conn) = self.slab.get(slot) else { return };
         conn.collect();
-        if conn.has(flag::SEND_FAILED) {
+        if conn.has(flag::SEND_FAILED) || conn.holds_plaintext() {
             self.finish(slot, reason_of_loss(reason));
         } else if !conn.has(flag::BACKLOG) && (conn.peer_ended() || conn.is_quiet()) {
+            // The look may have met a reset.
+            let lost = conn.has(flag::SEND_FAILED);
+            let reason = if lost { reason_of_loss(reason) } else { reason };
             self.finish(slot, reason);
         } else {
             conn.set(flag::READY);
@@ -225,6 +230,15 @@ impl Loop {
         }
     }
 
+    /// A connection has lingered for long enough. A stop says that nothing was
+    /// lost only where that is so.
+    pub(super) fn end_lingering(&mut self, slot: u32) {
+        let Some(conn) = self.slab.get(slot) else { return };
+        let lost = conn.reason == CloseReason::Stop && !conn.is_quiet();
+        let reason = if lost { CloseReason::Cut } else { conn.reason };
+        self.finish(slot, reason);
+    }
+
     /// The stop's deadline has passed.
     pub(super) fn cut(&mut self) {
         for slot in 0..self.slab.end() {
@@ -232,10 +246,7 @@ impl Loop {
             match conn.phase() {
                 Phase::Vacant => {}
                 // Everything was given to the kernel, which goes on with it.
-                Phase::Lingering => {
-                    let reason = if conn.is_quiet() { conn.reason } else { CloseReason::Cut };
-                    self.finish(slot, reason);
-                }
+                Phase::Lingering => self.end_lingering(slot),
                 _ => self.finish(slot, CloseReason::Cut),
             }
         }

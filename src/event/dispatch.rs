@@ -190,10 +190,7 @@ impl Loop {
             }
             (Phase::Hello | Phase::Waiting | Phase::Handshake, _) => self.handshake_timed_out(slot),
             (Phase::Open, CloseReason::Idle) => self.end_by_deadline(slot, CloseReason::Idle),
-            (Phase::Lingering, _) => {
-                let reason = conn.reason;
-                self.finish(slot, reason);
-            }
+            (Phase::Lingering, _) => self.end_lingering(slot),
             _ => self.finish(slot, reason),
         }
     }

@@ -74,14 +74,15 @@ impl Handshakes {
         }
     }
 
-    /// Who has waited longest, if it still does.
-    fn next(&mut self, slab: &mut Slab) -> Option<u64> {
-        while let Some(id) = self.waiting.pop_front() {
-            if waits(slab, id) {
-                return Some(id);
+    /// Does anybody still wait? Those who have gone are forgotten.
+    fn someone_still_waits(&mut self, slab: &mut Slab) -> bool {
+        while let Some(id) = self.waiting.front() {
+            if waits(slab, *id) {
+                return true;
             }
+            self.waiting.pop_front();
         }
-        None
+        false
     }
 
     /// Who has a place and was silent for too long, and longest.
@@ -199,13 +200,16 @@ impl Loop {
             self.handshakes.waiting.clear();
         }
         // Who comes to wait meanwhile has the next turn.
-        for _ in 0..self.handshakes.waiting.len() {
-            while !self.handshakes.can_begin() {
+        let mut left = self.handshakes.waiting.len();
+        while left > 0 && self.handshakes.someone_still_waits(&mut self.slab) {
+            if self.handshakes.taken < self.handshakes.most {
+                let Some(id) = self.handshakes.waiting.pop_front() else { return };
+                self.begin_handshake(ConnId::slot(id));
+                left -= 1;
+            } else {
                 let Some(id) = self.handshakes.most_silent(&mut self.slab) else { return };
                 self.handshake_failed(ConnId::slot(id), handshake_timeout());
             }
-            let Some(id) = self.handshakes.next(&mut self.slab) else { return };
-            self.begin_handshake(ConnId::slot(id));
         }
     }
 

@@ -66,10 +66,18 @@ impl Loop {
     /// Delivers what was accepted for one connection; `false` where there is
     /// nothing.
     fn deliver_next(&mut self) -> bool {
-        let env = self.shared.env.clone();
+        if self.shared.env.inbox.is_empty(&self.shared.env.ids) {
+            return false;
+        }
+        // First the callbacks of the new ones: whose bytes are taken out below
+        // is there then, and nothing of the program's runs before they are
+        // delivered.
+        self.take_in_arrivals();
+        let env = &self.shared.env;
         let Some((id, bytes)) = env.inbox.next(&env.ids) else { return false };
-        if bytes.len() > 0 {
-            self.change(id, |conn| conn.send_accepted(bytes));
+        if let Some(conn) = self.slab.of(id).filter(|_| bytes.len() > 0) {
+            conn.send_accepted(bytes);
+            self.settle(ConnId::slot(id));
         }
         true
     }

@@ -13,10 +13,10 @@ use super::slab::Slab;
 use super::{dispatch, Loops, Shared, CONTROL, LISTENERS, WAKE};
 use crate::blocking::lock;
 use crate::callback;
-use crate::conn::{flag, unread, ConnId, Phase};
+use crate::conn::{flag, ConnId, Phase};
 use crate::error::{CloseReason, Error, Status};
 use crate::server::Server;
-use crate::sys::{self, Bits, Event, Events, PollFlags, Poller, OUTPUT, SPECIAL};
+use crate::sys::{Bits, Event, Events, Poller, OUTPUT, SPECIAL};
 use crate::timer::{self, Timers, NEVER};
 
 const EVENTS: usize = 1024;
@@ -248,7 +248,7 @@ impl Loop {
         // Urgent data alone is no input (tcp(7)).
         let mut input = bits.intersects(Bits::IN | SPECIAL.difference(Bits::PRI));
         if bits.contains(Bits::PRI) && input && !conn.has(flag::TLS) {
-            input = conn.fd().is_some_and(has_input);
+            input = conn.has_input();
         }
         if input {
             conn.set(flag::READY);
@@ -285,7 +285,7 @@ impl Loop {
                 // very last byte, and a handler is not called for nothing. A
                 // failure is told in any case.
                 let sure = conn.has(flag::SEND_FAILED | flag::TLS);
-                if conn.has(flag::READY) && !sure && !conn.fd().is_some_and(has_input) {
+                if conn.has(flag::READY) && !sure && !conn.has_input() {
                     conn.clear(flag::READY);
                 }
                 self.input(id, slot);
@@ -377,12 +377,6 @@ impl Loop {
             self.finish(slot, CloseReason::Reset);
         }
     }
-}
-
-/// Input, an end of stream or an error is there to be read.
-fn has_input(fd: std::os::fd::BorrowedFd<'_>) -> bool {
-    let input = PollFlags::IN | PollFlags::RDHUP;
-    unread(fd) || sys::poll(fd, input, 0).is_ok_and(|found| !found.is_empty())
 }
 
 impl Shared {

@@ -166,7 +166,8 @@ fn attached_before_a_start_that_fails() {
                 .on_close(move |_, _, reason| reasons.add(reason));
             let second = unstarted(non_blocking(loops), hooks);
             assert_eq!(status(second.start_background()), Status::Hook);
-            assert_eq!(closes.next(), CloseReason::Stop);
+            // Whether the peer has acknowledged what it got before is not for us to say.
+            assert!(matches!(closes.next(), CloseReason::Stop | CloseReason::Cut));
             client.expect_end();
         }
     });

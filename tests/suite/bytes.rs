@@ -175,6 +175,44 @@ fn a_reset_while_paused() {
     });
 }
 
+/// 2.0: a reset that the loop meets by its own look for more input is told to the handler, and is no
+/// end of the stream.
+#[test]
+fn a_reset_met_by_a_look_for_input() {
+    isolated(|| {
+        let (first, second) = (Gate::new(), Gate::new());
+        let (inside, then) = (first.clone(), second.clone());
+        let (log, ends) = events();
+        let hooks = Hooks::new(move |_, socket| {
+            let mut byte = [0];
+            // As much as there is room for: there may be more.
+            match socket.recv(&mut byte) {
+                Ok(1) if byte == *b"a" => inside.wait(),
+                Ok(1) => then.wait(),
+                result => {
+                    log.add((status(result), socket.os_error()));
+                    socket.close();
+                }
+            }
+            Ok(())
+        });
+        let server = start(non_blocking(1), hooks);
+        let (mut one, mut other) =
+            (Client::connect(&server).settled(), Client::connect(&server).settled());
+        one.send("a");
+        first.reached_by(1);
+        // Its event comes with the next turn, in which the first one is looked at after it.
+        other.send("b");
+        first.open();
+        second.reached_by(1);
+        one.reset();
+        second.open();
+        assert_eq!(ends.next(), (Status::Reset, libc::ECONNRESET));
+        drop(other);
+        wait_idle(&server);
+    });
+}
+
 /// 2.0: a failed connection whose handler reads nothing is over; it is not called again and again.
 #[test]
 fn a_handler_that_reads_nothing_after_a_reset() {
