@@ -14,7 +14,7 @@ const BATCH: usize = 16;
 /// The least that an own chunk holds, so that many small sends share one.
 const CHUNK: usize = 4096;
 /// The most that a chunk holds: what has left of it is freed with its rest.
-const PIECE: usize = 64 << 10;
+const PIECE: usize = 256 << 10;
 /// The least of which a broadcast's receivers share one copy: the chunk before
 /// it may be left half empty, which must not count.
 pub(crate) const SHARED: usize = 16 << 10;

@@ -454,3 +454,31 @@ fn a_half_close_with_bytes_held_back() {
         wait_idle(&server);
     });
 }
+
+/// 2.0: a stop in the middle of an upgrade says that nothing was lost only where that is so.
+#[test]
+fn a_stop_with_bytes_held_back() {
+    isolated(|| {
+        for held in [false, true] {
+            let tls = tls();
+            let (log, asked) = events();
+            let hooks = Hooks::new(move |_, socket| {
+                text(socket)?;
+                socket.starttls(&tls, b"")?;
+                if held {
+                    socket.send(b"for later")?;
+                }
+                Ok(log.add(()))
+            });
+            let (hooks, reasons) = hooks.telling_reasons();
+            let server = start_plain(non_blocking(1), hooks);
+            let mut tcp = raw_saying(&server, b"x");
+            asked.next();
+            server.stop().unwrap();
+            let expected = if held { CloseReason::Cut } else { CloseReason::Stop };
+            assert_eq!(reasons.next(), expected);
+            let ended = std::io::copy(&mut tcp, &mut std::io::sink());
+            assert_eq!(ended.is_err(), held, "{ended:?}");
+        }
+    });
+}

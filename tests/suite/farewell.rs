@@ -99,6 +99,26 @@ fn late_input_keeps_the_reply_in_a_stop() {
     });
 }
 
+/// A loop's stop whose deadline comes before the peer has what was sent says so.
+#[test]
+fn a_stop_that_cannot_know() {
+    isolated(|| {
+        let (log, replied) = events();
+        let hooks = Hooks::new(move |server: &Server, socket| {
+            replying(server, socket)?;
+            Ok(log.add(()))
+        });
+        let (hooks, reasons) = hooks.telling_reasons();
+        let server = start(non_blocking(1).linger_timeout(SOON), hooks);
+        let mut client = Client::connect(&server).saying("request");
+        replied.next();
+        server.stop_within(ms(200)).unwrap();
+        assert_eq!(reasons.next(), CloseReason::Cut);
+        assert_eq!((server.stats().cut, server.stats().drained), (1, 0));
+        assert!(client.receive(REPLY) == pattern(REPLY));
+    });
+}
+
 /// More connections linger than may: the oldest are closed, and not the new one.
 #[test]
 fn the_bound_on_lingering_ends_the_oldest() {

@@ -267,3 +267,18 @@ fn it_is_not_in_the_accounts() {
         assert!(calls.drain().is_empty());
     });
 }
+
+/// 2.6: however many silent peers come after it, the one that has said its word is heard.
+#[test]
+fn silent_peers_push_nobody_out() {
+    isolated(|| {
+        let hooks = Hooks::new(echo).on_shutdown(|_, socket| Ok(text(socket)? == "stop"));
+        let server = start(blocking(1).shutdown_port("0"), hooks);
+        let _served = knock(&server);
+        let _operator = knock(&server).saying("stop");
+        // They may come too late.
+        let knock = || std::net::TcpStream::connect(("127.0.0.1", server.shutdown_port())).ok();
+        let _silent: Vec<_> = (0..100).map(|_| knock()).collect();
+        server.wait(Some(SOON)).unwrap();
+    });
+}
