@@ -1143,8 +1143,9 @@ ns_status ns_socket_set_user_data(ns_socket *socket, void *user_data, ns_drop_fn
  * `ns_socket_release_fd` or `ns_attach`. `socket` itself answers
  * NS_ERR_DETACHED until the callback returns. NULL on failure:
  * NS_ERR_NOT_NON_BLOCKING, NS_ERR_NOT_IN_HANDLER, NS_ERR_DETACHED,
- * NS_ERR_CLOSED, NS_ERR_INVALID. `err` may be NULL; else `*err` is NULL or an
- * error that is the caller's to free. [handler]
+ * NS_ERR_STATE (a TLS handshake is in progress), NS_ERR_CLOSED,
+ * NS_ERR_INVALID. `err` may be NULL; else `*err` is NULL or an error that is
+ * the caller's to free. [handler]
  */
 ns_socket *ns_detach(ns_server *server, ns_socket *socket, ns_error **err);
 
