@@ -1113,7 +1113,8 @@ ns_status ns_socket_set_io_timeout_ms(ns_socket *socket, uint32_t ms);
 
 /**
  * Non-blocking mode: the handler is not called for new input until
- * `ns_socket_resume`. 0 or NS_ERR_NOT_NON_BLOCKING, NS_ERR_CLOSED,
+ * `ns_socket_resume`. That the peer has ended, or reset the connection with
+ * input unread, shows only then. 0 or NS_ERR_NOT_NON_BLOCKING, NS_ERR_CLOSED,
  * NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_INVALID. [handler]
  */
 ns_status ns_socket_pause(ns_socket *socket);
@@ -1197,7 +1198,8 @@ ns_status ns_server_close(ns_server *server, ns_conn_id id);
 ns_status ns_server_abort(ns_server *server, ns_conn_id id);
 
 /**
- * Has `on_wake` called for a connection of a non-blocking server, on its loop.
+ * Has `on_wake` called for a connection of a non-blocking server, on its loop;
+ * once for all calls before it runs.
  * 0 or NS_ERR_CLOSED, NS_ERR_NOT_NON_BLOCKING, NS_ERR_INVALID. [any]
  */
 ns_status ns_server_wake(ns_server *server, ns_conn_id id);

@@ -350,6 +350,9 @@ impl Server {
     /// Sends to many connections and shares one copy of the bytes; answers
     /// how many accepted it.
     pub fn broadcast(&self, ids: &[ConnId], data: &[u8]) -> Result<usize, Error> {
+        if self.state() == State::Stopped {
+            return Err(Error::from(Status::Closed));
+        }
         Ok(self.loops(|loops| Ok(loops.broadcast(ids, data)))?)
     }
 

@@ -64,7 +64,8 @@ pub unsafe extern "C" fn ns_server_abort(server: *mut ns_server, id: ns_conn_id)
     unsafe { on(server, id, |s, id| s.abort(id)) }
 }
 
-/// Has `on_wake` called for a connection of a non-blocking server, on its loop.
+/// Has `on_wake` called for a connection of a non-blocking server, on its loop;
+/// once for all calls before it runs.
 /// 0 or NS_ERR_CLOSED, NS_ERR_NOT_NON_BLOCKING, NS_ERR_INVALID. [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_server_wake(server: *mut ns_server, id: ns_conn_id) -> ns_status {

@@ -405,7 +405,8 @@ pub unsafe extern "C" fn ns_socket_set_io_timeout_ms(socket: *mut ns_socket, ms:
 }
 
 /// Non-blocking mode: the handler is not called for new input until
-/// `ns_socket_resume`. 0 or NS_ERR_NOT_NON_BLOCKING, NS_ERR_CLOSED,
+/// `ns_socket_resume`. That the peer has ended, or reset the connection with
+/// input unread, shows only then. 0 or NS_ERR_NOT_NON_BLOCKING, NS_ERR_CLOSED,
 /// NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_INVALID. [handler]
 #[no_mangle]
 pub unsafe extern "C" fn ns_socket_pause(socket: *mut ns_socket) -> ns_status {

@@ -453,3 +453,18 @@ fn on_a_blocking_server() {
         assert_eq!(stats.closed[CloseReason::Abort as usize], 1);
     });
 }
+
+/// 2.11: once the server has stopped every call by id says that the connection is closed.
+#[test]
+fn nothing_by_id_after_the_stop() {
+    isolated(|| {
+        let (server, ids) = telling(non_blocking(1));
+        let (_client, id) = connected(&server, &ids);
+        server.stop().unwrap();
+        assert_eq!(status(server.send(id, b"late")), Status::Closed);
+        assert_eq!(status(server.broadcast(&[id], b"late")), Status::Closed);
+        assert_eq!(status(server.wake(id)), Status::Closed);
+        assert_eq!(status(server.close(id)), Status::Closed);
+        assert_eq!(status(server.abort(id)), Status::Closed);
+    });
+}
