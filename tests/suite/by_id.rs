@@ -331,6 +331,9 @@ fn ids_of_a_server_that_does_not_run() {
         server.stop().unwrap();
         assert_eq!(status(server.send(id, b"x")), Status::Closed);
         assert_eq!(status(server.wake(id)), Status::Closed);
+        assert_eq!(status(server.broadcast(&[id], b"x")), Status::Closed);
+        assert_eq!(status(server.close(id)), Status::Closed);
+        assert_eq!(status(server.abort(id)), Status::Closed);
         assert!(server.connections().map_or(true, |all| all.is_empty()));
         let fresh = unstarted(non_blocking(1), Hooks::new(echo));
         assert_ne!(status(fresh.send(id, b"x")), Status::Ok);
@@ -451,20 +454,5 @@ fn on_a_blocking_server() {
         let stats = server.stats();
         assert_eq!(stats.closed[CloseReason::Handler as usize], 1);
         assert_eq!(stats.closed[CloseReason::Abort as usize], 1);
-    });
-}
-
-/// 2.11: once the server has stopped every call by id says that the connection is closed.
-#[test]
-fn nothing_by_id_after_the_stop() {
-    isolated(|| {
-        let (server, ids) = telling(non_blocking(1));
-        let (_client, id) = connected(&server, &ids);
-        server.stop().unwrap();
-        assert_eq!(status(server.send(id, b"late")), Status::Closed);
-        assert_eq!(status(server.broadcast(&[id], b"late")), Status::Closed);
-        assert_eq!(status(server.wake(id)), Status::Closed);
-        assert_eq!(status(server.close(id)), Status::Closed);
-        assert_eq!(status(server.abort(id)), Status::Closed);
     });
 }
