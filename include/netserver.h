@@ -139,10 +139,13 @@
 /** The program aborted it. */
 #define NS_CLOSE_ABORT 8
 
-/** A stop closed it; nothing was lost. */
+/** A stop closed it; nothing that was sent is lost. */
 #define NS_CLOSE_STOP 9
 
-/** A stop ended it at its deadline. */
+/**
+ * A stop ended it, or its peer did not acknowledge in time all that was sent:
+ * something may be lost.
+ */
 #define NS_CLOSE_CUT 10
 
 /** No worker became free in time. */

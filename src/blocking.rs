@@ -16,7 +16,7 @@ mod linger;
 mod seat;
 mod worker;
 
-pub(crate) use linger::{discard, Lingering, Remains};
+pub(crate) use linger::{Lingering, Remains};
 pub(crate) use seat::Seat;
 
 use std::collections::VecDeque;

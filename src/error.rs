@@ -145,9 +145,9 @@ pub enum CloseReason {
     Error = 7,
     /// The program aborted it.
     Abort = 8,
-    /// A stop closed it, nothing was lost.
+    /// A stop closed it; nothing that was sent is lost.
     Stop = 9,
-    /// A stop ended it at its deadline.
+    /// A stop ended it; something may be lost.
     Cut = 10,
     /// No worker became free in time.
     Rejected = 11,

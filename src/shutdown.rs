@@ -107,7 +107,7 @@ impl ShutdownPort {
         self.seat.retract();
         let cut = conn.ended().is_err();
         if let Some(fd) = conn.end(until).filter(|_| !cut) {
-            crate::blocking::discard(fd, until);
+            fd.discard(until, || true);
         }
     }
 }

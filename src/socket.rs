@@ -392,7 +392,7 @@ impl Drop for OwnedSocket {
         }
         let until = self.conn.linger_until();
         if let Some(fd) = self.conn.end(until) {
-            crate::blocking::discard(fd, until);
+            fd.discard(until, || true);
         }
     }
 }

@@ -35,7 +35,9 @@ fn send_end(fd: &OwnedFd) {
 enum Left {
     Wait,
     Again,
-    Nothing,
+    /// The peer has ended.
+    Ended,
+    Failed,
 }
 
 fn discard_some(fd: &OwnedFd) -> Left {
@@ -43,29 +45,42 @@ fn discard_some(fd: &OwnedFd) -> Left {
     for _ in 0..READS {
         match sys::recv(fd.as_fd(), &mut buffer, RecvFlags::DONTWAIT) {
             // An end that this side made says nothing of the peer.
-            Ok(0) if sys::has_peer_ended(fd.as_fd()) => return Left::Nothing,
+            Ok(0) if sys::has_peer_ended(fd.as_fd()) => return Left::Ended,
             Ok(0) => return Left::Wait,
             Ok(_) => {}
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Left::Wait,
-            Err(_) => return Left::Nothing,
+            Err(_) => return Left::Failed,
         }
     }
     Left::Again
 }
 
-/// Lingers on the calling thread, for a socket that is the program's own.
-pub(crate) fn discard(Remains { fd, ends_later }: Remains, until: u64) {
-    if ends_later {
-        send_end(&fd);
-    }
-    while timer::now() < until {
-        match discard_some(&fd) {
-            Left::Nothing => return,
-            Left::Again => {}
-            Left::Wait => {
-                let _ = sys::poll(fd.as_fd(), PollFlags::IN, timer::poll_timeout(until));
+impl Remains {
+    /// Lingers on the calling thread, until the given time and while it
+    /// `goes_on`; gives the descriptor back, and whether the peer has ended.
+    pub fn discard(self, until: u64, goes_on: impl Fn() -> bool) -> (OwnedFd, bool) {
+        let Remains { fd, ends_later } = self;
+        let mut ended = !ends_later;
+        while timer::now() < until && goes_on() {
+            if !ended && sys::unsent(fd.as_raw_fd()) == 0 {
+                send_end(&fd);
+                ended = true;
+            }
+            match discard_some(&fd) {
+                Left::Ended => return (fd, true),
+                Left::Failed => break,
+                Left::Again => {}
+                Left::Wait => {
+                    // Of input that was shut here poll(2) tells its end alone.
+                    let (events, end) = match ends_later {
+                        true => (PollFlags::empty(), until.min(timer::after_millis(LOOK))),
+                        false => (PollFlags::IN, until),
+                    };
+                    let _ = sys::poll(fd.as_fd(), events, timer::poll_timeout(end));
+                }
             }
         }
+        (fd, false)
     }
 }
 
@@ -135,7 +150,7 @@ impl Lingering {
     pub fn turn(&mut self) {
         for token in std::mem::take(&mut self.again) {
             match self.entries.get(&token).map(discard_some) {
-                Some(Left::Nothing) => drop(self.entries.remove(&token)),
+                Some(Left::Ended | Left::Failed) => drop(self.entries.remove(&token)),
                 Some(Left::Again) => self.again.push(token),
                 Some(Left::Wait) | None => {}
             }

@@ -323,7 +323,12 @@ impl Pool {
         // From now on the id is stale, in `on_close` too.
         seat.forget_id();
         let stopping = server.is_stopping();
-        let reason = reason(&mut conn, seat, failed, stopping);
+        let mut reason = reason(&mut conn, seat, failed, stopping);
+        // A stop says that nothing was lost only where that is so.
+        if reason == CloseReason::Stop && !conn.see_off(until) {
+            reason = CloseReason::Cut;
+            conn.reason = reason;
+        }
         if conn.has(flag::UNOPENED) {
             callback::contain_drop(conn.replace_user_data(None));
         } else {

@@ -497,7 +497,7 @@ impl Conn {
         self.has(flag::LOOP) && (self.has(flag::STARTTLS) || self.phase().is_handshake())
     }
 
-    fn send_fin(&mut self) {
+    pub(super) fn send_fin(&mut self) {
         if self.has(flag::FIN_SENT) {
             return;
         }

@@ -285,16 +285,37 @@ impl Conn {
             return None;
         }
         drop(self.take_queue());
-        let lingers = self.must_linger();
-        let fd = self.take_fd()?;
-        if !lingers {
-            return None;
+        match self.must_linger() {
+            true => self.half_close(),
+            false => {
+                drop(self.take_fd());
+                None
+            }
         }
+    }
+
+    fn half_close(&mut self) -> Option<Remains> {
         let ends_later = self.env.ended.load(Ordering::SeqCst) != Ended::No as u8;
         if !ends_later {
-            let _ = socket2::SockRef::from(&fd).shutdown(std::net::Shutdown::Write);
+            self.send_fin();
         }
-        Some(Remains { fd, ends_later })
+        Some(Remains { fd: self.take_fd()?, ends_later })
+    }
+
+    /// Lingers here, until the given time or a cut, before the program is told
+    /// of the end: `true` where nothing that was sent is lost.
+    pub fn see_off(&mut self, until: u64) -> bool {
+        if self.must_linger() {
+            let Some(remains) = self.half_close() else { return false };
+            let env = self.env.clone();
+            let goes_on = || env.ended.load(Ordering::SeqCst) != Ended::Cut as u8;
+            let (fd, ended) = remains.discard(until, goes_on);
+            self.fd = Some(fd);
+            if ended {
+                self.set(flag::EOF);
+            }
+        }
+        self.peer_ended() || self.is_quiet()
     }
 
     /// Input is unread, or output not acknowledged, and the peer has not ended.

@@ -50,12 +50,16 @@ impl Loop {
     pub(super) fn flushed(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
         let linger = conn.env.limits.linger;
-        if conn.peer_ended() || linger == 0 {
+        if conn.peer_ended() {
             let reason = conn.reason;
             self.finish(slot, reason);
             return;
         }
         conn.set_phase(Phase::Lingering);
+        if linger == 0 {
+            self.end_lingering(slot);
+            return;
+        }
         conn.shut_write();
         conn.timer_at = timer::after_millis(linger);
         if let Some(stop_at) = self.stop_at {
@@ -80,9 +84,13 @@ impl Loop {
                     conn.clear(flag::READY);
                     return;
                 }
-                _ => {
+                Ok(_) => {
                     let reason = conn.reason;
                     self.finish(slot, reason);
+                    return;
+                }
+                Err(_) => {
+                    self.end_lingering(slot);
                     return;
                 }
             }
@@ -230,8 +238,8 @@ impl Loop {
         }
     }
 
-    /// A connection has lingered for long enough. A stop says that nothing was
-    /// lost only where that is so.
+    /// A connection lingers no longer, and its peer has not ended. A stop says
+    /// that nothing was lost only where that is so.
     pub(super) fn end_lingering(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
         let lost = conn.reason == CloseReason::Stop && !conn.is_quiet();

@@ -42,10 +42,6 @@ impl Handshakes {
         Handshakes { taken: 0, most, waiting: VecDeque::new(), silent: BinaryHeap::new() }
     }
 
-    pub fn someone_waits(&self) -> bool {
-        !self.waiting.is_empty()
-    }
-
     /// Places can be given now.
     pub fn can_begin(&self) -> bool {
         !self.waiting.is_empty() && self.taken < self.most

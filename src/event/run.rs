@@ -152,13 +152,13 @@ impl Loop {
     }
 
     /// Nothing is to be done before the next event, which arrivals make too.
+    /// Who waits for a handshake has a deadline.
     #[inline]
     fn is_idle(&self) -> bool {
         self.ready.is_empty()
             && !self.mail_left
             && self.accept_at == NEVER
             && self.timers.next() == NEVER
-            && !self.handshakes.someone_waits()
             && self.stop_at.is_none()
     }
 

@@ -44,9 +44,10 @@ pub const NS_CLOSE_WRITE_TIMEOUT: i32 = 6;
 pub const NS_CLOSE_ERROR: i32 = 7;
 /// The program aborted it.
 pub const NS_CLOSE_ABORT: i32 = 8;
-/// A stop closed it; nothing was lost.
+/// A stop closed it; nothing that was sent is lost.
 pub const NS_CLOSE_STOP: i32 = 9;
-/// A stop ended it at its deadline.
+/// A stop ended it, or its peer did not acknowledge in time all that was sent:
+/// something may be lost.
 pub const NS_CLOSE_CUT: i32 = 10;
 /// No worker became free in time.
 pub const NS_CLOSE_REJECTED: i32 = 11;
