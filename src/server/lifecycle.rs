@@ -2,7 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::cell::Cell;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
@@ -77,74 +76,66 @@ impl Server {
     /// [`Status::Io`], and [`Status::Hook`] where `on_start` failed.
     /// [`Status::State`] for a server that runs or has run.
     pub fn start(&self) -> Result<(), Error> {
-        if let Some(control) = self.launch(|| Ok(()))? {
-            control.run();
+        if !self.begin_start()? {
+            return Ok(());
         }
+        let prepared = self.prepare(|| Ok(()));
+        self.inner.life.set(if prepared.is_ok() { State::Running } else { State::New });
+        prepared?.run();
         Ok(())
     }
 
     /// Starts and returns when the server is accepting: its ports are final
     /// then. Errors as with [`Server::start`].
     pub fn start_background(&self) -> Result<(), Error> {
+        if !self.begin_start()? {
+            return Ok(());
+        }
+        let life = &self.inner.life;
         let (giver, taker) = handover::<Control>();
-        let spawned = Cell::new(false);
-        let launched = self.launch(|| {
+        let prepared = self.prepare(|| {
             let handle = self.spawn_control(move || {
                 if let Some(control) = taker.take() {
                     control.run();
                 }
             })?;
-            *lock(&self.inner.life.control) = Some(handle);
-            spawned.set(true);
+            *lock(&life.control) = Some(handle);
             Ok(())
         });
-        match launched {
-            Ok(Some(control)) => {
+        match prepared {
+            Ok(control) => {
+                life.set(State::Running);
                 giver.give(control);
                 Ok(())
             }
-            Ok(None) => Ok(()),
             Err(error) => {
+                // Its thread ends before somebody else may start.
                 drop(giver);
-                if spawned.get() {
-                    self.join_control();
-                }
+                self.join_control();
+                life.set(State::New);
                 Err(error)
             }
         }
     }
 
-    /// Everything up to accepting. `None` where a stop was requested before.
-    fn launch(
-        &self,
-        spawn_control: impl FnOnce() -> Result<(), Error>,
-    ) -> Result<Option<Control>, Error> {
+    /// The server is starting, or, where a stop was requested before, stopped:
+    /// `false`.
+    fn begin_start(&self) -> Result<bool, Error> {
         let life = &self.inner.life;
-        {
-            let mut now = life.now();
-            if now.state != State::New {
-                let text = format!("cannot start: the server is {}", now.state.name());
-                return Err(Error::new(Status::State, text));
-            }
-            if life.requested.load(Ordering::SeqCst) {
-                now.state = State::Stopped;
-                drop(now);
-                life.wake.close();
-                life.changed.notify_all();
-                return Ok(None);
-            }
-            now.state = State::Starting;
+        let mut now = life.now();
+        if now.state != State::New {
+            let text = format!("cannot start: the server is {}", now.state.name());
+            return Err(Error::new(Status::State, text));
         }
-        match self.prepare(spawn_control) {
-            Ok(control) => {
-                life.set(State::Running);
-                Ok(Some(control))
-            }
-            Err(error) => {
-                life.set(State::New);
-                Err(error)
-            }
+        if life.requested.load(Ordering::SeqCst) {
+            now.state = State::Stopped;
+            drop(now);
+            life.wake.close();
+            life.changed.notify_all();
+            return Ok(false);
         }
+        now.state = State::Starting;
+        Ok(true)
     }
 
     /// Stops: accepting ends, running handlers may finish and bytes may

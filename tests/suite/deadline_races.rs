@@ -57,6 +57,64 @@ fn a_stop_holds_beside_a_slow_start() {
     });
 }
 
+/// All threads of this process share one processor from now on.
+fn one_processor() {
+    // SAFETY: a set of processors that is ours; this process is one test's.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(libc::sched_getcpu() as usize, &mut set);
+        assert_eq!(libc::sched_setaffinity(0, size_of_val(&set), &set), 0);
+    }
+}
+
+/// This thread has a processor only when no other wants it.
+fn give_way() {
+    let param = libc::sched_param { sched_priority: 0 };
+    // SAFETY: `param` is read during the call.
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &param) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// 2.1: a start that fails returns, also where another one begins as soon as it may.
+#[test]
+fn a_failed_start_beside_the_next() {
+    isolated(|| {
+        one_processor();
+        for config in both_modes() {
+            let gate = Gate::new();
+            let inside = gate.clone();
+            let failed = AtomicBool::new(false);
+            let hooks =
+                Hooks::new(echo).on_start(move |_| match failed.swap(true, Ordering::SeqCst) {
+                    true => Ok(()),
+                    false => {
+                        inside.wait();
+                        Err("not today".into())
+                    }
+                });
+            let server = unstarted(config, hooks);
+            let (log, result) = events();
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    give_way();
+                    log.add(status(server.start_background()));
+                });
+                gate.reached_by(1);
+                let next = scope.spawn(|| {
+                    server.wait(None).unwrap();
+                    server.start_background()
+                });
+                let_pass(ms(50));
+                gate.open();
+                next.join().unwrap().unwrap();
+                assert_eq!(result.next(), Status::Hook);
+                Client::connect(&server).echo("hello");
+                server.stop().unwrap();
+            });
+        }
+    });
+}
+
 /// A server whose connections take their time to end, and its clients.
 fn ending_slowly(
     config: Config,
