@@ -320,11 +320,12 @@ typedef int32_t (*ns_shutdown_fn)(ns_server *server, ns_socket *socket, void *us
 /**
  * Told of what failed: a handler, a refused connection, an accept, a listener
  * that was lost, a TLS handshake (nothing can be sent or received then).
- * `socket` is still open, so it can send; to a refused client it has 250 ms;
- * it is NULL where there is none. `error` is borrowed: valid during the call,
+ * `socket` is still open, so it can send; to a refused client it has 250 ms, and
+ * over TLS nothing can be sent to one, for there is no session; it is NULL where
+ * there is none. `error` is borrowed: valid during the call,
  * not to be freed. In non-blocking mode the
  * socket stays open unless this closes it, or fails itself: a negative return
- * is counted and closes.
+ * but NS_ERR_WOULD_BLOCK is counted and closes.
  */
 typedef int32_t (*ns_exception_fn)(ns_server *server,
                                    ns_socket *socket,
@@ -340,7 +341,10 @@ typedef int32_t (*ns_start_fn)(ns_server *server, void *user_data);
 /** Runs once, after the last connection has gone, whatever stopped the server. */
 typedef void (*ns_stop_fn)(ns_server *server, void *user_data);
 
-/** A connection was accepted. A negative return closes it at once. */
+/**
+ * A connection was accepted. A negative return closes it immediately, after the
+ * exception handler; NS_ERR_WOULD_BLOCK is no failure.
+ */
 typedef int32_t (*ns_open_fn)(ns_server *server, ns_socket *socket, void *user_data);
 
 /**
@@ -1051,14 +1055,16 @@ ns_status ns_socket_sendv(ns_socket *socket,
 /**
  * Ends one direction (NS_SHUT_RD, NS_SHUT_WR, NS_SHUT_RDWR), after what is
  * queued. 0 or NS_ERR_CLOSED, NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER,
- * NS_ERR_INVALID. [handler]
+ * NS_ERR_INVALID. [handler]; [blocks] in blocking mode, for `linger_timeout` at
+ * most
  */
 ns_status ns_socket_shutdown(ns_socket *socket, int32_t how);
 
 /**
  * Closes: what is queued leaves first. The object lives until the callback
  * returns, an owned one until `ns_socket_free`. Closing twice is harmless. 0 or
- * NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_INVALID. [handler]
+ * NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_INVALID. [handler]; [blocks]
+ * in blocking mode, for `linger_timeout` at most
  */
 ns_status ns_socket_close(ns_socket *socket);
 
@@ -1147,21 +1153,26 @@ ns_status ns_socket_set_user_data(ns_socket *socket, void *user_data, ns_drop_fn
  * `ns_socket_release_fd` or `ns_attach`. `socket` itself answers
  * NS_ERR_DETACHED until the callback returns. NULL on failure:
  * NS_ERR_NOT_NON_BLOCKING, NS_ERR_NOT_IN_HANDLER, NS_ERR_DETACHED,
- * NS_ERR_STATE (a TLS handshake is in progress), NS_ERR_CLOSED,
- * NS_ERR_INVALID. `err` may be NULL; else `*err` is NULL or an error that is
+ * NS_ERR_STATE (a TLS handshake is in progress), NS_ERR_CLOSED (also by id,
+ * although that has not been done yet), NS_ERR_INVALID. `err` may be NULL; else `*err` is NULL or an error that is
  * the caller's to free. [handler]
  */
-ns_socket *ns_detach(ns_server *server, ns_socket *socket, ns_error **err);
+ns_socket *ns_detach(ns_server *server,
+                     ns_socket *socket,
+                     ns_error **err);
 
 /**
  * Gives an owned socket to a non-blocking server: its former one or another.
  * Returns its new id, and `owned` is gone; no second `on_open`; the handler
  * runs if bytes wait. 0 on failure, and the caller still owns it:
- * NS_ERR_STATE (not running), NS_ERR_NOT_NON_BLOCKING, NS_ERR_CLOSED,
- * NS_ERR_INVALID. `err` may be NULL; else `*err` is NULL or an error that is
+ * NS_ERR_STATE (before `on_start` or after the stop), NS_ERR_NOT_NON_BLOCKING,
+ * NS_ERR_CLOSED, NS_ERR_INVALID. In `on_start` its handler may run on a loop
+ * before that returns, and it is closed where that fails. `err` may be NULL; else `*err` is NULL or an error that is
  * the caller's to free. [any], by the owner
  */
-ns_conn_id ns_attach(ns_server *server, ns_socket *owned, ns_error **err);
+ns_conn_id ns_attach(ns_server *server,
+                     ns_socket *owned,
+                     ns_error **err);
 
 /**
  * Closes and frees an owned socket; where bytes are unsent, unacknowledged or

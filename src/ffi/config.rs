@@ -13,7 +13,6 @@ use super::support::{guard, lock, made, null, object, remember, status, text, Ba
 use super::tls::{ns_tls, share};
 use super::types::ns_status;
 use super::version::silence_panics;
-use crate::sys::Uncancelled;
 use crate::{Config, Error, Status};
 
 /// Settings and callbacks of servers. Reference-counted: each server made from
@@ -178,7 +177,6 @@ pub extern "C" fn ns_config_new() -> *mut ns_config {
 /// functions run when no server uses it either. [any] [blocks]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_free(config: *mut ns_config) {
-    let _uncancelled = Uncancelled::new();
     guard((), || {
         if !config.is_null() {
             // SAFETY: made by Arc::into_raw in `ns_config_new`.

@@ -14,7 +14,6 @@ use super::handler::CHandler;
 use super::support::{give_text, guard, lock, null, object, reporting, status, text, UserData};
 use super::types::{ns_drop_fn, ns_handler_fn, ns_status, NS_START_BACKGROUND, NS_STATE_NEW};
 use super::version::silence_panics;
-use crate::sys::Uncancelled;
 use crate::{Error, Server, State, Status};
 
 /// A server. The pointer is valid until `ns_server_free` succeeded, in
@@ -101,7 +100,6 @@ pub unsafe extern "C" fn ns_server_new(
     config: *const ns_config,
     err: *mut *mut ns_error,
 ) -> *mut ns_server {
-    let _uncancelled = Uncancelled::new();
     let handler = Callback::new(handler, UserData::new(user_data, drop));
     let body = || {
         silence_panics();
@@ -155,7 +153,6 @@ pub unsafe extern "C" fn ns_server_start(
     flags: u32,
     err: *mut *mut ns_error,
 ) -> ns_status {
-    let _uncancelled = Uncancelled::new();
     let body = || {
         // SAFETY: the caller's contract.
         let this = unsafe { alive(server) }?;
@@ -179,7 +176,6 @@ pub unsafe extern "C" fn ns_server_start(
 /// immediately. [any] [blocks]
 #[no_mangle]
 pub unsafe extern "C" fn ns_server_stop(server: *mut ns_server) -> ns_status {
-    let _uncancelled = Uncancelled::new();
     status(|| {
         // SAFETY: the caller's contract.
         let this = unsafe { alive(server) }?;
@@ -192,7 +188,6 @@ pub unsafe extern "C" fn ns_server_stop(server: *mut ns_server) -> ns_status {
 /// else NS_ERR_INVALID. [any] [blocks]
 #[no_mangle]
 pub unsafe extern "C" fn ns_server_stop_within(server: *mut ns_server, ms: i64) -> ns_status {
-    let _uncancelled = Uncancelled::new();
     status(|| {
         // SAFETY: the caller's contract.
         let this = unsafe { alive(server) }?;
@@ -222,7 +217,6 @@ pub unsafe extern "C" fn ns_server_request_stop(server: *mut ns_server) -> ns_st
 /// NS_ERR_DEADLOCK in a callback; NS_ERR_INVALID for NULL and below -1. [any] [blocks]
 #[no_mangle]
 pub unsafe extern "C" fn ns_server_wait(server: *mut ns_server, timeout_ms: i64) -> ns_status {
-    let _uncancelled = Uncancelled::new();
     status(|| {
         // SAFETY: the caller's contract.
         let this = unsafe { alive(server) }?;
@@ -243,7 +237,6 @@ pub unsafe extern "C" fn ns_server_wait(server: *mut ns_server, timeout_ms: i64)
 /// call. [any] [blocks]
 #[no_mangle]
 pub unsafe extern "C" fn ns_server_free(server: *mut ns_server) -> ns_status {
-    let _uncancelled = Uncancelled::new();
     if server.is_null() {
         return Status::Ok.code();
     }

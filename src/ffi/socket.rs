@@ -10,10 +10,9 @@ use std::time::Duration;
 
 use super::error::ns_error;
 use super::server::{alive, ns_server};
-use super::support::{give_text, guard, null, reporting, status, UserData};
+use super::support::{contain, give_text, guard, null, reporting, status, UserData};
 use super::types::*;
 use crate::conn::{Answer, Conn};
-use crate::sys::Uncancelled;
 use crate::{Error, OwnedSocket, Socket, Status};
 
 /// More pieces than this in one `ns_socket_sendv` are a mistake, as for `writev`.
@@ -107,7 +106,7 @@ unsafe fn ask<T: Copy>(
     what: impl FnOnce(&Socket<'_>) -> T,
 ) -> T {
     // SAFETY: the caller's promise.
-    guard(none, || match unsafe { reachable(socket) } {
+    contain(none, || match unsafe { reachable(socket) } {
         Ok(conn) => what(&Socket::of(conn)),
         Err(_) => none,
     })
@@ -259,7 +258,8 @@ pub unsafe extern "C" fn ns_socket_sendv(
 
 /// Ends one direction (NS_SHUT_RD, NS_SHUT_WR, NS_SHUT_RDWR), after what is
 /// queued. 0 or NS_ERR_CLOSED, NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER,
-/// NS_ERR_INVALID. [handler]
+/// NS_ERR_INVALID. [handler]; [blocks] in blocking mode, for `linger_timeout` at
+/// most
 #[no_mangle]
 pub unsafe extern "C" fn ns_socket_shutdown(socket: *mut ns_socket, how: i32) -> ns_status {
     let call = |socket: &mut Socket<'_>| {
@@ -277,10 +277,10 @@ pub unsafe extern "C" fn ns_socket_shutdown(socket: *mut ns_socket, how: i32) ->
 
 /// Closes: what is queued leaves first. The object lives until the callback
 /// returns, an owned one until `ns_socket_free`. Closing twice is harmless. 0 or
-/// NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_INVALID. [handler]
+/// NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_INVALID. [handler]; [blocks]
+/// in blocking mode, for `linger_timeout` at most
 #[no_mangle]
 pub unsafe extern "C" fn ns_socket_close(socket: *mut ns_socket) -> ns_status {
-    let _uncancelled = Uncancelled::new();
     // SAFETY: the caller's contract.
     unsafe {
         with(socket, |s| {
@@ -294,7 +294,6 @@ pub unsafe extern "C" fn ns_socket_close(socket: *mut ns_socket) -> ns_status {
 /// otherwise. [handler]
 #[no_mangle]
 pub unsafe extern "C" fn ns_socket_abort(socket: *mut ns_socket) -> ns_status {
-    let _uncancelled = Uncancelled::new();
     // SAFETY: the caller's contract.
     unsafe {
         with(socket, |s| {
@@ -459,8 +458,8 @@ pub unsafe extern "C" fn ns_socket_set_user_data(
 /// `ns_socket_release_fd` or `ns_attach`. `socket` itself answers
 /// NS_ERR_DETACHED until the callback returns. NULL on failure:
 /// NS_ERR_NOT_NON_BLOCKING, NS_ERR_NOT_IN_HANDLER, NS_ERR_DETACHED,
-/// NS_ERR_STATE (a TLS handshake is in progress), NS_ERR_CLOSED,
-/// NS_ERR_INVALID. `err` may be NULL; else `*err` is NULL or an error that is
+/// NS_ERR_STATE (a TLS handshake is in progress), NS_ERR_CLOSED (also by id,
+/// although that has not been done yet), NS_ERR_INVALID. `err` may be NULL; else `*err` is NULL or an error that is
 /// the caller's to free. [handler]
 #[no_mangle]
 pub unsafe extern "C" fn ns_detach(
@@ -468,7 +467,6 @@ pub unsafe extern "C" fn ns_detach(
     socket: *mut ns_socket,
     err: *mut *mut ns_error,
 ) -> *mut ns_socket {
-    let _uncancelled = Uncancelled::new();
     let body = || {
         // SAFETY: the caller's contract.
         let server = unsafe { alive(server) }?;
@@ -521,8 +519,9 @@ impl Taken {
 /// Gives an owned socket to a non-blocking server: its former one or another.
 /// Returns its new id, and `owned` is gone; no second `on_open`; the handler
 /// runs if bytes wait. 0 on failure, and the caller still owns it:
-/// NS_ERR_STATE (not running), NS_ERR_NOT_NON_BLOCKING, NS_ERR_CLOSED,
-/// NS_ERR_INVALID. `err` may be NULL; else `*err` is NULL or an error that is
+/// NS_ERR_STATE (before `on_start` or after the stop), NS_ERR_NOT_NON_BLOCKING,
+/// NS_ERR_CLOSED, NS_ERR_INVALID. In `on_start` its handler may run on a loop
+/// before that returns, and it is closed where that fails. `err` may be NULL; else `*err` is NULL or an error that is
 /// the caller's to free. [any], by the owner
 #[no_mangle]
 pub unsafe extern "C" fn ns_attach(
@@ -530,7 +529,6 @@ pub unsafe extern "C" fn ns_attach(
     owned: *mut ns_socket,
     err: *mut *mut ns_error,
 ) -> ns_conn_id {
-    let _uncancelled = Uncancelled::new();
     let body = || {
         // SAFETY: the caller's contract.
         let server = unsafe { alive(server) }?;
@@ -551,7 +549,6 @@ pub unsafe extern "C" fn ns_attach(
 /// owner; [blocks]
 #[no_mangle]
 pub unsafe extern "C" fn ns_socket_free(owned: *mut ns_socket) {
-    let _uncancelled = Uncancelled::new();
     // SAFETY: the caller's contract.
     guard((), || drop(unsafe { Taken::out_of(owned) }))
 }
@@ -562,7 +559,6 @@ pub unsafe extern "C" fn ns_socket_free(owned: *mut ns_socket) {
 /// bytes), NS_ERR_UNSUPPORTED (a TLS socket), NS_ERR_CLOSED, NS_ERR_INVALID. [any], by the owner; [blocks]
 #[no_mangle]
 pub unsafe extern "C" fn ns_socket_release_fd(owned: *mut ns_socket) -> c_int {
-    let _uncancelled = Uncancelled::new();
     guard(Status::Panic.code(), || {
         // SAFETY: the caller's contract.
         let (place, socket) = match unsafe { Taken::out_of(owned) } {

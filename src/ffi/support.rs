@@ -8,13 +8,24 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::error::ns_error;
 use super::types::{ns_drop_fn, ns_status};
+use crate::sys::Uncancelled;
 use crate::{Error, Status};
 
 /// The panic boundary: no Rust unwinding crosses the ABI. `on_panic` is what
-/// the caller gets instead.
+/// the caller gets instead. For what makes no system call, or none that is a
+/// cancellation point.
+#[inline(always)]
+pub(super) fn contain<T>(on_panic: T, body: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or(on_panic)
+}
+
+/// The boundary: no unwinding crosses the ABI, neither a panic nor a
+/// pthread_cancel(3), which nearly everything may meet, since close(2) is a
+/// cancellation point.
 #[inline(always)]
 pub(super) fn guard<T>(on_panic: T, body: impl FnOnce() -> T) -> T {
-    catch_unwind(AssertUnwindSafe(body)).unwrap_or(on_panic)
+    let _uncancelled = Uncancelled::new();
+    contain(on_panic, body)
 }
 
 /// The boundary of a function that returns a status and no error object.
@@ -36,6 +47,7 @@ pub(super) unsafe fn reporting<T>(
     failed: impl FnOnce(Status) -> T,
     body: impl FnOnce() -> Result<T, Error>,
 ) -> T {
+    let _uncancelled = Uncancelled::new();
     let result = catch_unwind(AssertUnwindSafe(body))
         .unwrap_or_else(|payload| Err(Error::panic(payload.as_ref())));
     let (value, error) = match result {
@@ -66,6 +78,7 @@ pub(super) fn remember(bad: &mut Option<Bad>, error: &Error) {
 /// Makes what an object is about. A panic, too, gives an object: one that
 /// remembers why it is of no use, so that nobody takes it for "not set".
 pub(super) fn made<T>(make: impl FnOnce() -> T) -> (Option<T>, Option<Bad>) {
+    let _uncancelled = Uncancelled::new();
     match catch_unwind(AssertUnwindSafe(make)) {
         Ok(value) => (Some(value), None),
         Err(payload) => {

@@ -52,6 +52,11 @@ static void receive(void)
     result = ns_socket_recv(owned, &byte, 1) - 1;
 }
 static void send_bytes(void) { result = ns_socket_send(owned, "x", 1); }
+static char much[8 << 20];
+static void send_much(void) { result = ns_socket_send(owned, much, sizeof much) - NS_ERR_TIMEOUT; }
+static ns_tls *settings;
+static void starttls(void) { result = ns_socket_starttls(owned, settings, "x", 1) - NS_ERR_HANDSHAKE; }
+static void reload(void) { result = ns_server_reload_tls(server, settings, NULL); }
 static void load_certificate(void)
 {
     ns_tls *tls = ns_tls_new();
@@ -171,6 +176,79 @@ static void cancelled_owner(void)
     CHECK_IS(ns_server_free(server), NS_OK);
 }
 
+/* An owned socket is closed in the middle of a call: by its idle timeout, by a failed handshake. */
+static void cancelled_ends(void)
+{
+    void (*ends[])(void) = {send_much, starttls};
+    settings = tls_of("server.pem", "server-key.pem");
+    for (int i = 0; i < 2; i++) {
+        ns_config *config = non_blocking();
+        int fd;
+        CHECK_IS(ns_config_set_idle_timeout_ms(config, i == 0 ? 200 : 0), NS_OK);
+        server = SERVE(config, detaching, NULL);
+        fd = client(ns_server_port(server));
+        CHECK(detached_from(fd) != NULL);
+        if (i == 1)
+            say(fd, "no ClientHello");
+        CANCELLED(ends[i]);
+        CANCELLED(free_socket);
+        owned = NULL;
+        close(fd);
+        CHECK_IS(ns_server_free(server), NS_OK);
+    }
+    ns_tls_free(settings);
+}
+
+static void cancelled_reload(void)
+{
+    for (int non_blocking_mode = 0; non_blocking_mode < 2; non_blocking_mode++) {
+        settings = tls_of("server.pem", "server-key.pem");
+        server = SERVE(with_tls(mode(non_blocking_mode), settings), echo, NULL);
+        settings = tls_of("server.pem", "server-key.pem");
+        CANCELLED(reload);
+        ns_tls_free(settings);
+        CHECK_IS(ns_server_free(server), NS_OK);
+    }
+}
+
+static event at_work = EVENT, may_end = EVENT;
+
+static int32_t hold_worker(ns_server *s, ns_socket *socket, void *user_data)
+{
+    (void)s, (void)user_data;
+    id = ns_socket_id(socket);
+    event_add(&at_work);
+    EVENT_WAIT(&may_end, 1);
+    return 0;
+}
+
+/* A connection that waits for a worker is closed by the caller. */
+static void cancelled_waiting(void)
+{
+    void (*ends[])(void) = {close_by_id, abort_by_id};
+    ns_config *config = ns_config_new();
+    int fds[4], before = event_count(&at_work);
+    ns_conn_id first;
+    ns_stats stats;
+    CHECK_IS(ns_config_set_max_thread(config, 2), NS_OK);
+    server = SERVE(config, hold_worker, NULL);
+    for (int i = 0; i < 2; i++)
+        fds[i] = client(ns_server_port(server));
+    EVENT_WAIT(&at_work, before + 2);
+    first = id > 2 ? id - 1 : 1;
+    for (int i = 0; i < 2; i++) {
+        fds[2 + i] = client(ns_server_port(server));
+        id = first + 2 + (ns_conn_id)i;
+        WAIT_UNTIL(ns_server_stats(server, &stats, sizeof stats) == NS_OK && stats.waiting == 1);
+        CANCELLED(ends[i]);
+        WAIT_UNTIL(ns_server_stats(server, &stats, sizeof stats) == NS_OK && stats.waiting == 0);
+    }
+    event_add(&may_end);
+    CHECK_IS(ns_server_free(server), NS_OK);
+    for (int i = 0; i < 4; i++)
+        close(fds[i]);
+}
+
 /* -- the last destructors of a thread ---------------------------------------- */
 
 static pthread_key_t key;
@@ -286,6 +364,9 @@ int main(void)
     use_certificates();
     RUN(cancelled_calls);
     RUN(cancelled_owner);
+    RUN(cancelled_ends);
+    RUN(cancelled_reload);
+    RUN(cancelled_waiting);
     RUN(last_words);
     RUN(last_server);
     return 0;
