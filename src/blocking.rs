@@ -189,6 +189,7 @@ impl Pool {
             _ => crate::error::CloseReason::Handler,
         };
         self.lobby.counters.closed[reason as usize].add(1);
+        self.make_room(&state);
         drop(state);
         if let Some(w) = waiting.filter(|_| how == Ended::Aborted) {
             crate::sys::reset_on_close(std::os::fd::AsRawFd::as_raw_fd(&w.arrival.fd));

@@ -66,6 +66,9 @@ pub(crate) struct Env {
     pub secure: AtomicBool,
     /// A worker waits until it can send ([`Sending`]).
     pub sending: AtomicU8,
+    /// A worker has sent its end: who ends the connection must not shut its
+    /// input, for the kernel would answer more of it with a reset.
+    pub fin_sent: AtomicBool,
     /// Of the shutdown port, where one peer at a time is served: do others
     /// wait? A silent peer is then not waited for.
     pub rivals: Mutex<Option<Rivals>>,
@@ -108,6 +111,7 @@ impl Env {
             handshaking: AtomicBool::new(false),
             secure: AtomicBool::new(false),
             sending: AtomicU8::new(Sending::No as u8),
+            fin_sent: AtomicBool::new(false),
             rivals: Mutex::new(None),
         }
     }
@@ -276,6 +280,9 @@ struct Extra {
     /// What `ns_raise` left for the end of the callback.
     #[cfg(feature = "capi")]
     raised: Option<crate::Error>,
+    /// What a call on it failed of, where it returned a status alone.
+    #[cfg(feature = "capi")]
+    failure: Option<crate::Error>,
     /// This connection's own `io_timeout` in ms, 0 for off.
     io_timeout: Option<u64>,
 }
@@ -385,6 +392,14 @@ impl Conn {
         self.clear(flag::LOOP | flag::OWNED | flag::TIMED);
         self.set(env.flags());
         self.env = env;
+    }
+
+    /// A loop has it from now on: its deadlines count anew.
+    pub fn begin_deadlines(&mut self) {
+        self.active_at = timer::now();
+        if let Some(out) = &mut self.out {
+            out.progress_at = self.active_at;
+        }
     }
 
     #[inline]
@@ -606,6 +621,18 @@ impl Conn {
     #[cfg(feature = "capi")]
     pub fn take_raised(&mut self) -> Option<crate::Error> {
         self.extra.as_mut()?.raised.take()
+    }
+
+    #[cfg(feature = "capi")]
+    pub fn set_failure(&mut self, error: crate::Error) {
+        self.extra.get_or_insert_default().failure = Some(error);
+    }
+
+    /// What the call failed of that returned this status.
+    #[cfg(feature = "capi")]
+    pub fn take_failure(&mut self, status: Status) -> Option<crate::Error> {
+        let failure = &mut self.extra.as_mut()?.failure;
+        failure.take_if(|error| error.status() == status)
     }
 
     pub fn set_io_timeout(&mut self, millis: u64) {

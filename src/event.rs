@@ -305,18 +305,22 @@ impl Loops {
     /// is taken over. That is the last step that can fail.
     pub fn detach(&self, conn: &mut Conn, owner: Arc<Env>) -> Result<Conn, Error> {
         let shared = &self.loops[conn.env.index];
-        shared.env.ids.shut_sending(conn.id);
+        let ids = &shared.env.ids;
+        if !ids.shut(conn.id) {
+            // By id, what is to be done when the callback is over.
+            return Err(Error::from(Status::Closed));
+        }
         conn.collect();
         let blocking = conn.fd().map(|fd| socket2::SockRef::from(&fd).set_nonblocking(false));
         if let Some(Err(e)) = blocking {
-            shared.env.ids.open(conn.id, !conn.has(flag::UNSENDABLE));
+            ids.open(conn.id, !conn.has(flag::UNSENDABLE));
             return Err(Error::from_os(Status::Io, "cannot detach the socket", &e));
         }
         if let (Some(poller), Some(fd)) = (&lock(&shared.entrance).poller, conn.fd()) {
             // Not watched any more, should it have been shut already.
             let _ = poller.remove(fd);
         }
-        shared.env.ids.release(conn.id);
+        let aborted = ids.release(conn.id);
         let mut stub = Conn::vacant(conn.env.clone());
         stub.id = conn.id;
         stub.set_phase(conn.phase());
@@ -328,6 +332,10 @@ impl Loops {
         taken.armed = crate::timer::NEVER;
         taken.flags &= flag::KEPT;
         taken.move_to(owner);
+        if aborted {
+            // By id, in the last moment.
+            taken.abort();
+        }
         Ok(taken)
     }
 
@@ -352,7 +360,7 @@ impl Loops {
             let mut conn = socket.take();
             conn.move_to(shared.env.clone());
             conn.id = id;
-            conn.active_at = crate::timer::now();
+            conn.begin_deadlines();
             conn.clear(flag::DRAINED);
             conn.set(flag::ATTACHED | flag::ARM);
             shared.env.ids.queued(id, conn.queued());

@@ -52,8 +52,11 @@ impl<'a> Socket<'a> {
     /// What a C handler that returns `code` failed of: with the reason, where
     /// the connection itself has produced that status.
     #[cfg(feature = "capi")]
-    pub(crate) fn returned(&self, code: i32) -> Error {
+    pub(crate) fn returned(&mut self, code: i32) -> Error {
         let Some(status) = Status::from_code(code) else { return Error::returned(code) };
+        if let Some(failure) = self.conn.take_failure(status) {
+            return failure.of_handler(code);
+        }
         let os_error = self.conn.os_error();
         let ours = match status {
             Status::Tls | Status::Truncated => self.conn.tls.is_some(),
@@ -366,10 +369,10 @@ impl OwnedSocket {
         if self.conn.queued() > 0 {
             return Err((Error::from(Status::Busy), self));
         }
-        match self.conn.take_fd() {
-            Some(fd) if !self.conn.is_over() => Ok(fd),
-            _ => Err((Error::from(Status::Closed), self)),
+        if self.conn.is_over() {
+            return Err((Error::from(Status::Closed), self));
         }
+        self.conn.take_fd().ok_or_else(|| (Error::from(Status::Closed), self))
     }
 
     /// The connection itself, for the C layer, whose `ns_socket *` of a

@@ -40,6 +40,7 @@ impl Seat {
         let mut published = lock(&self.published);
         self.env.ended.store(Ended::No as u8, Ordering::SeqCst);
         self.env.secure.store(false, Ordering::SeqCst);
+        self.env.fin_sent.store(false, Ordering::SeqCst);
         *published = Some((id, fd));
     }
 
@@ -74,8 +75,8 @@ impl Seat {
         }
     }
 
-    /// The mark before the look at `sending`, which the worker does the other
-    /// way round.
+    /// The mark before the looks at `sending` and `fin_sent`, which the worker
+    /// does the other way round.
     fn shut(&self, fd: RawFd, how: Ended) {
         if self.env.ended.swap(how as u8, Ordering::SeqCst) == Ended::Aborted as u8 {
             self.env.ended.store(Ended::Aborted as u8, Ordering::SeqCst);
@@ -89,6 +90,8 @@ impl Seat {
             Ended::Cut if !self.env.secure.load(Ordering::SeqCst) => {
                 sys::shutdown(fd, Shutdown::Both)
             }
+            // It looks by itself.
+            Ended::Closed if self.env.fin_sent.load(Ordering::SeqCst) => {}
             // A `recv` that waits returns. The worker sends the end, behind
             // what is queued and TLS's close_notify.
             _ => sys::shutdown(fd, Shutdown::Read),

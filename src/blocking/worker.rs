@@ -149,7 +149,7 @@ impl Pool {
     }
 
     /// There is room again, or a descriptor.
-    fn make_room(&self, state: &State) {
+    pub(super) fn make_room(&self, state: &State) {
         if state.paused > 0 {
             self.changed.notify_all();
         }
@@ -172,7 +172,7 @@ impl Pool {
 
     /// Tells the exception handler of what is no connection's.
     fn report(&self, server: &Server, error: &Error) {
-        if callback::failed_without_socket(server, error).is_err() {
+        if callback::failed_without_socket(server, error).is_some() {
             let _state = self.state();
             self.lobby.counters.handler_errors.add(1);
         }

@@ -227,9 +227,10 @@ impl IdTable {
         Ok(before & ABORTED == 0)
     }
 
-    /// The connection is gone.
-    pub fn release(&self, id: u64) {
-        let _ = self.update(id, |word| Ok(word & !(STATE | PENDING)));
+    /// The connection is gone; `true` where an abort was on its way.
+    pub fn release(&self, id: u64) -> bool {
+        let before = self.update(id, |word| Ok(word & !(STATE | PENDING)));
+        before.is_ok_and(|before| before & ABORTED != 0)
     }
 
     #[cfg(test)]

@@ -5,8 +5,9 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::Ordering;
 
-use super::{flag, Conn};
+use super::{flag, Conn, Ended};
 use crate::error::Status;
 use crate::outbuf::OutBuf;
 use crate::sys::{self, Errno, PollFlags, RecvFlags, SendFlags};
@@ -498,13 +499,28 @@ impl Conn {
     }
 
     pub(super) fn send_fin(&mut self) {
-        if self.has(flag::FIN_SENT) {
+        if self.has(flag::FIN_SENT) || self.input_was_shut() {
             return;
         }
         self.set(flag::FIN_SENT);
         if let Some(fd) = self.fd() {
             let _ = socket2::SockRef::from(&fd).shutdown(std::net::Shutdown::Write);
         }
+    }
+
+    /// Another thread ended this worker's connection and may have shut its
+    /// input: then the end is sent last, when the peer has acknowledged all
+    /// ([`Remains`](crate::blocking::Remains)). Else nobody shuts it any more.
+    fn input_was_shut(&self) -> bool {
+        if self.has(flag::LOOP | flag::OWNED) {
+            return false;
+        }
+        self.env.fin_sent.store(true, Ordering::SeqCst);
+        let ended = self.env.ended.load(Ordering::SeqCst) != Ended::No as u8;
+        if ended {
+            self.env.fin_sent.store(false, Ordering::SeqCst);
+        }
+        ended
     }
 
     /// The input side: nothing more is read. The kernel is not told: it would

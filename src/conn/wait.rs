@@ -15,13 +15,15 @@ use crate::timer::{self, NEVER};
 
 /// How long a silent peer is waited for where others wait for their turn, in ms.
 const SILENCE: u64 = 500;
+/// How often a worker that has sent its end looks whether it was ended, in ms.
+const LOOK: u64 = 20;
 
 impl Conn {
     /// What arrives, 0 at the end.
     pub(super) fn raw_wait(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
         self.check_whole()?;
         let until = self.wait_until();
-        let bounded = self.may_give_up(until) || self.has(flag::BACKLOG);
+        let bounded = self.may_give_up(until) || self.has(flag::BACKLOG | flag::FIN_SENT);
         let recv_flags = if bounded { RecvFlags::DONTWAIT } else { RecvFlags::empty() };
         loop {
             let Some(fd) = self.fd() else { return Err(Status::Closed) };
@@ -195,11 +197,14 @@ impl Conn {
                 false => self.idle_until(),
             };
             let end = until.min(idle);
-            match sys::poll(fd, events | writing, timer::poll_timeout(end.min(look_at))) {
+            let step = if self.has(flag::FIN_SENT) { timer::after_millis(LOOK) } else { look_at };
+            match sys::poll(fd, events | writing, timer::poll_timeout(end.min(step))) {
                 Ok(none) if none.is_empty() && timer::now() >= end => {
                     if timer::now() >= idle {
                         self.idle_for_too_long(events | writing);
                     }
+                    #[cfg(feature = "capi")]
+                    self.set_failure(Status::Timeout.into());
                     return Err(Status::Timeout);
                 }
                 Ok(none) if none.is_empty() && timer::now() >= look_at => {
@@ -210,6 +215,7 @@ impl Conn {
                     }
                     look_at = timer::after_millis(SILENCE / 10);
                 }
+                Ok(none) if none.is_empty() && events == PollFlags::IN => self.ended()?,
                 Ok(found) => {
                     if writing.intersects(found) && self.flush_queue().is_err() {
                         // What has arrived is still to be read.
@@ -295,11 +301,8 @@ impl Conn {
     }
 
     fn half_close(&mut self) -> Option<Remains> {
-        let ends_later = self.env.ended.load(Ordering::SeqCst) != Ended::No as u8;
-        if !ends_later {
-            self.send_fin();
-        }
-        Some(Remains { fd: self.take_fd()?, ends_later })
+        self.send_fin();
+        Some(Remains { fd: self.take_fd()?, ends_later: !self.has(flag::FIN_SENT) })
     }
 
     /// Lingers here, until the given time or a cut, before the program is told

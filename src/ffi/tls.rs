@@ -14,7 +14,6 @@ use super::support::{
 };
 use super::types::{ns_socket, ns_status};
 use super::version::silence_panics;
-use crate::sys::Uncancelled;
 use crate::{Error, Socket, Status, TlsConfig, TlsInfo, TlsVersion};
 
 /// TLS 1.2 (RFC 5246); 0x0303, the protocol's own number.
@@ -194,7 +193,6 @@ pub unsafe extern "C" fn ns_tls_add_cert_file(
     key_file: *const c_char,
     err: *mut *mut ns_error,
 ) -> ns_status {
-    let _uncancelled = Uncancelled::new();
     let change = |config: &TlsConfig| {
         // SAFETY: the caller's contract.
         let (name, chain, key) = unsafe {
@@ -283,7 +281,6 @@ pub unsafe extern "C" fn ns_tls_set_client_ca_file(
     required: i32,
     err: *mut *mut ns_error,
 ) -> ns_status {
-    let _uncancelled = Uncancelled::new();
     let change = |config: &TlsConfig| {
         // SAFETY: the caller's contract.
         let path = unsafe { file(path, "path") }?;
@@ -427,7 +424,7 @@ pub unsafe extern "C" fn ns_socket_starttls(
             let status = error.status();
             if matches!(status, Status::Handshake | Status::Timeout | Status::Reset) {
                 // There is no `err` to say it; the exception handler gets it.
-                conn.set_raised(error.of_handler(status.code()));
+                conn.set_failure(error);
             }
             status
         })?;

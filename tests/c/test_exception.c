@@ -176,6 +176,29 @@ static void fail_non_blocking(void)
     fail_in(non_blocking());
 }
 
+static int32_t waits_in_vain(ns_server *server, ns_socket *socket, void *user_data)
+{
+    char byte;
+    (void)server, (void)user_data;
+    seen = ns_socket_id(socket);
+    return (int32_t)ns_socket_recv(socket, &byte, 1);
+}
+
+/* A timeout of the connection's own is no number of the handler's. */
+static void timed_out(void)
+{
+    ns_config *config = with_exceptions(ns_config_new());
+    int before = event_count(&told), fd;
+    ns_server *server;
+    CHECK_IS(ns_config_set_io_timeout_ms(config, 50), NS_OK);
+    server = SERVE(config, waits_in_vain, NULL);
+    fd = client(ns_server_port(server));
+    EVENT_WAIT(&told, before + 1);
+    expect(NS_ERR_TIMEOUT, NS_ERR_TIMEOUT, ns_status_message(NS_ERR_TIMEOUT), NULL);
+    close(fd);
+    CHECK_IS(ns_server_free(server), NS_OK);
+}
+
 /* Without an exception handler a failure closes the connection, nothing else. */
 static void no_exception_handler(void)
 {
@@ -355,6 +378,7 @@ int main(void)
 {
     RUN(fail_blocking);
     RUN(fail_non_blocking);
+    RUN(timed_out);
     RUN(no_exception_handler);
     RUN(failing_on_open);
     RUN(failing_after_detach);

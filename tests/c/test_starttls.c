@@ -4,6 +4,7 @@
 static event told = EVENT;
 static char reason[512];
 static ns_status told_status;
+static int32_t told_code;
 
 static int32_t on_exception(ns_server *server, ns_socket *socket, const ns_error *error,
                             void *user_data)
@@ -11,6 +12,7 @@ static int32_t on_exception(ns_server *server, ns_socket *socket, const ns_error
     (void)server, (void)user_data;
     CHECK(socket != NULL);
     told_status = ns_error_status(error);
+    told_code = ns_error_handler_code(error);
     snprintf(reason, sizeof reason, "%s", ns_error_message(error));
     event_add(&told);
     return 0;
@@ -231,6 +233,41 @@ static void injection(void)
     }
 }
 
+static ns_tls *own_tls;
+
+/* Fails in its own words where STARTTLS does. */
+static int32_t own_code(ns_server *server, ns_socket *socket, void *user_data)
+{
+    char byte;
+    (void)server;
+    CHECK_IS(ns_socket_recv(socket, &byte, 1), 1);
+    CHECK_IS(ns_socket_starttls(socket, own_tls, "x", 1), NS_ERR_HANDSHAKE);
+    return *(int32_t *)user_data;
+}
+
+/* A worker's handler says what it fails of; the library only where it returns what it was given. */
+static void codes(void)
+{
+    int32_t returned[] = {-5, NS_ERR_HANDSHAKE, NS_ERR_TIMEOUT};
+    own_tls = tls_of("server.pem", "server-key.pem");
+    for (int i = 0; i < 3; i++) {
+        ns_config *config = ns_config_new();
+        ns_server *server;
+        int before = event_count(&told), fd;
+        CHECK_IS(ns_config_set_exception_handler(config, on_exception, NULL, NULL), NS_OK);
+        server = SERVE(config, own_code, &returned[i]);
+        fd = client(ns_server_port(server));
+        say(fd, "xno ClientHello");
+        EVENT_WAIT(&told, before + 1);
+        CHECK_IS(told_code, returned[i]);
+        CHECK_IS(told_status, i == 0 ? NS_ERR_HANDLER : returned[i]);
+        CHECK((strstr(reason, "TLS handshake failed: ") != NULL) == (i == 1));
+        close(fd);
+        CHECK_IS(ns_server_free(server), NS_OK);
+    }
+    ns_tls_free(own_tls);
+}
+
 static event flooded = EVENT;
 
 /* What waits for the end of the handshake counts against send_limit. */
@@ -269,6 +306,7 @@ int main(void)
     use_certificates();
     RUN(starttls);
     RUN(starttls_after_late_setter);
+    RUN(codes);
     RUN(injection);
     RUN(limit_before_handshake);
     return 0;

@@ -100,6 +100,31 @@ fn attach_with_bytes_both_ways() {
     });
 }
 
+/// 2.4, 2.9: unsent bytes that were long the program's have the whole `write_timeout` again.
+#[test]
+fn attach_long_after_the_write_timeout() {
+    isolated(|| {
+        let (log, owned) = events();
+        let place: std::sync::Mutex<Option<OwnedSocket>> = Default::default();
+        let place = std::sync::Arc::new(place);
+        let taken = place.clone();
+        let hooks = Hooks::new(move |server: &Server, socket| match text(socket)?.as_str() {
+            "detach" => {
+                socket.send(&pattern(BULK))?;
+                Ok(log.add(server.detach(socket)?))
+            }
+            // On the loop that gets it: before it can see that the socket is writable.
+            _ => Ok(drop(server.attach(taken.lock().unwrap().take().unwrap()))),
+        });
+        let server = start(non_blocking(1).write_timeout(ms(300)), hooks);
+        let mut client = Client::small(&server).saying("detach");
+        *place.lock().unwrap() = Some(owned.next());
+        let_pass(ms(450));
+        let _other = Client::connect(&server).saying("attach");
+        assert!(client.receive(BULK) == pattern(BULK));
+    });
+}
+
 /// 2.4, 2.9: the deadlines of a connection count from `attach` on, where nothing can be read or
 /// written that would wake the loop.
 #[test]

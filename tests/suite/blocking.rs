@@ -1,6 +1,6 @@
 //! 2.2: workers, the end of a handler, and the close after it.
 
-use crate::api::{CloseReason, Config, Error, Hooks, Server, Socket, Status, TLS};
+use crate::api::{CloseReason, Config, ConnId, Error, Hooks, Server, Socket, Status, TLS};
 use crate::support::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -390,5 +390,32 @@ fn the_pool_is_small() {
         assert_eq!(server.stats().threads, 4);
         // A thread gives itself its name.
         eventually("workers", || (4..=5).contains(&count_threads_named("ns-worker")));
+    });
+}
+
+/// 2.2, 2.11: a connection that waits and is closed by id makes room for the next.
+#[test]
+fn a_close_by_id_makes_room() {
+    isolated(|| {
+        let gate = Gate::new();
+        let inside = gate.clone();
+        let hooks = Hooks::new(move |_, socket| {
+            inside.wait();
+            socket.send(b"served")
+        });
+        let (hooks, ids) = hooks.telling_ids();
+        let server = start(blocking(2).max_connections(3).retry_interval(SOON), hooks);
+        let busy = [Client::connect(&server), Client::connect(&server)];
+        let last = ids.take(2).into_iter().map(ConnId::get).max().unwrap();
+        gate.reached_by(2);
+        let waiting = Client::connect(&server);
+        eventually("one waits", || server.stats().waiting == 1);
+        let mut next = Client::connect(&server);
+        steadily("it is not accepted", || server.stats().accepted == 3);
+        server.close(ConnId::from_u64(last + 1).unwrap()).unwrap();
+        eventually("the next one is accepted", || server.stats().accepted == 4);
+        gate.open();
+        next.expect_last("served");
+        drop((busy, waiting));
     });
 }

@@ -1,6 +1,6 @@
 //! 2.4: detach.
 
-use crate::api::{Config, Error, Hooks, OwnedSocket, Server, Socket, Status};
+use crate::api::{CloseReason, Config, Error, Hooks, OwnedSocket, Server, Socket, Status, TLS};
 use crate::support::*;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -304,6 +304,56 @@ fn the_descriptor_can_be_released() {
         assert_eq!(&buffer, b"reply", "and it blocks, as a detached socket does");
         drop(stream);
         client.expect_end();
+    });
+}
+
+/// 2.0, 2.4: where it cannot be had, the socket is as before: late input does not destroy the reply.
+#[test]
+fn a_refused_release_destroys_nothing() {
+    isolated(|| {
+        let reply = 500_000;
+        let (server, owned) = detaching_after(|_, socket| text(socket).map(drop));
+        let mut client = Client::connect(&server).saying("go");
+        let mut socket = owned.next();
+        socket.socket().send(&pattern(reply)).unwrap();
+        socket.socket().close();
+        client.send("late");
+        let Err((error, socket)) = socket.release_fd() else { panic!("it is closed") };
+        assert_eq!(error.status(), if TLS { Status::Unsupported } else { Status::Closed });
+        std::thread::scope(|scope| {
+            scope.spawn(|| drop(socket));
+            client.send("later");
+            assert!(client.rest() == pattern(reply));
+            drop(client);
+        });
+    });
+}
+
+/// 2.4, 2.11: what a call by id was promised is done, and not forgotten with the connection.
+#[test]
+fn no_detach_after_a_close_by_id() {
+    isolated(|| {
+        for abort in [false, true] {
+            let (log, results) = events();
+            let hooks = Hooks::new(move |server: &Server, socket| {
+                text(socket)?;
+                match abort {
+                    true => server.abort(socket.id())?,
+                    false => server.close(socket.id())?,
+                }
+                Ok(log.add(status(server.detach(socket))))
+            });
+            let (hooks, reasons) = hooks.telling_reasons();
+            let server = start(non_blocking(1), hooks);
+            let mut client = Client::connect(&server).saying("x");
+            assert_eq!(results.next(), Status::Closed);
+            let (reason, _) = match abort {
+                true => (CloseReason::Abort, client.expect_gone()),
+                false => (CloseReason::Handler, client.expect_end()),
+            };
+            drop(client);
+            assert_eq!(reasons.next(), reason);
+        }
     });
 }
 

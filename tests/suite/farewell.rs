@@ -74,6 +74,52 @@ fn late_input_keeps_the_reply_of_a_close_by_id() {
     });
 }
 
+/// The same where the worker ends its own side too, by a half-close or a close, before or after
+/// the close by id.
+#[test]
+fn late_input_keeps_the_reply_of_two_ends() {
+    #[derive(Clone, Copy, PartialEq)]
+    enum End {
+        HalfCloseFirst,
+        HalfClose,
+        Close,
+    }
+    isolated(|| {
+        for end in [End::HalfCloseFirst, End::HalfClose, End::Close] {
+            let gate = Gate::new();
+            let inside = gate.clone();
+            let (hooks, ids) = Hooks::new(move |server: &Server, socket| {
+                replying(server, socket)?;
+                if end == End::HalfCloseFirst {
+                    socket.shutdown(std::net::Shutdown::Write)?;
+                    // It is woken.
+                    assert_eq!(status(socket.recv(&mut [0])), Status::Closed);
+                    return Ok(());
+                }
+                inside.wait();
+                match end {
+                    End::Close => socket.close(),
+                    _ => drop(socket.shutdown(std::net::Shutdown::Write)),
+                }
+                Ok(())
+            })
+            .telling_ids();
+            let (hooks, reasons) = hooks.telling_reasons();
+            let server = start(blocking(2).linger_timeout(SOON), hooks);
+            expect_reply_after_late_input(&server, || {
+                let id = ids.next();
+                eventually("it has replied", || server.stats().bytes_out >= REPLY as u64);
+                if end == End::HalfCloseFirst {
+                    let_pass(ms(50));
+                }
+                server.close(id).unwrap();
+                gate.open();
+                assert_eq!(reasons.next(), CloseReason::Handler);
+            });
+        }
+    });
+}
+
 /// The same in a stop, until its deadline.
 #[test]
 fn late_input_keeps_the_reply_in_a_stop() {
