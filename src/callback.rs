@@ -128,9 +128,10 @@ pub(crate) fn told(server: &Server, conn: &mut Conn, error: Error) {
     contain_drop((told, error));
 }
 
-/// Tells the exception handler of a failure that is no connection's.
-pub(crate) fn failed_without_socket(server: &Server, error: &Error) -> Result<(), Error> {
-    contain(|| server.handler().on_exception(server, None, error)).and_then(|told| told)
+/// Tells the exception handler of a failure that is no connection's; returns
+/// what that one failed of.
+pub(crate) fn failed_without_socket(server: &Server, error: &Error) -> Option<Error> {
+    outcome(contain(|| server.handler().on_exception(server, None, error)))
 }
 
 /// The last callback of a connection, and the end of its user data.

@@ -20,7 +20,8 @@ use crate::socket::Socket;
 pub trait Handler: Send + Sync + 'static {
     /// Serves a connection: all of it in blocking mode, what can be read now
     /// in non-blocking mode. An error with the status
-    /// [`WouldBlock`](crate::Status::WouldBlock) is none.
+    /// [`WouldBlock`](crate::Status::WouldBlock) is none, here and in the other
+    /// methods of a connection.
     fn handle(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error>;
 
     /// Runs before the first connection is accepted, on the thread that

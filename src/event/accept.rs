@@ -147,7 +147,7 @@ impl Loop {
     }
 
     pub(super) fn report(&mut self, error: &Error) {
-        if callback::failed_without_socket(&self.server, error).is_err() {
+        if callback::failed_without_socket(&self.server, error).is_some() {
             self.shared.env.counters.handler_errors.add(1);
         }
     }

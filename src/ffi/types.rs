@@ -91,11 +91,12 @@ pub type ns_handler_fn = Option<
 
 /// Told of what failed: a handler, a refused connection, an accept, a listener
 /// that was lost, a TLS handshake (nothing can be sent or received then).
-/// `socket` is still open, so it can send; to a refused client it has 250 ms;
-/// it is NULL where there is none. `error` is borrowed: valid during the call,
+/// `socket` is still open, so it can send; to a refused client it has 250 ms, and
+/// over TLS nothing can be sent to one, for there is no session; it is NULL where
+/// there is none. `error` is borrowed: valid during the call,
 /// not to be freed. In non-blocking mode the
 /// socket stays open unless this closes it, or fails itself: a negative return
-/// is counted and closes.
+/// but NS_ERR_WOULD_BLOCK is counted and closes.
 pub type ns_exception_fn = Option<
     unsafe extern "C-unwind" fn(
         server: *mut ns_server,
@@ -124,7 +125,8 @@ pub type ns_start_fn =
 pub type ns_stop_fn =
     Option<unsafe extern "C-unwind" fn(server: *mut ns_server, user_data: *mut c_void)>;
 
-/// A connection was accepted. A negative return closes it at once.
+/// A connection was accepted. A negative return closes it immediately, after the
+/// exception handler; NS_ERR_WOULD_BLOCK is no failure.
 pub type ns_open_fn = Option<
     unsafe extern "C-unwind" fn(
         server: *mut ns_server,

@@ -406,3 +406,31 @@ fn what_was_raised_is_not_kept() {
         assert!(!second.message.contains("said"), "{second:?}");
     });
 }
+
+/// 2.5: waiting for input is no failure of `on_open` or the exception handler either.
+#[test]
+fn waiting_is_no_failure_in_any_callback() {
+    isolated(|| {
+        for (config, stays_open) in both_modes().into_iter().zip([false, true]) {
+            let (log, told) = events();
+            let hooks = Hooks::new(|_, socket| match text(socket)?.as_str() {
+                "fail" => Err("failed".into()),
+                other => socket.send(other.as_bytes()),
+            })
+            .on_open(|_, _| Err(Error::from(Status::WouldBlock)))
+            .on_exception(move |_, _, error| {
+                log.add(error.status());
+                Err(Error::from(Status::WouldBlock))
+            });
+            let server = start(config, hooks);
+            let mut client = Client::connect(&server).saying("fail");
+            assert_eq!(told.next(), Status::Handler);
+            if stays_open {
+                client.echo("hello");
+            } else {
+                client.expect_end();
+            }
+            assert_eq!(server.stats().handler_errors, 1);
+        }
+    });
+}
