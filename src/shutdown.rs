@@ -21,7 +21,7 @@ use crate::timer::{self, NEVER};
 
 /// How long one peer may take, in ms, whatever it sends.
 const PATIENCE: u64 = 5000;
-/// How long its unread input is discarded at the end, in ms.
+/// How long its unread input is discarded at the end where others wait, in ms.
 const LINGER: u64 = 100;
 /// Peers that wait for their turn; beyond it the one that waits longest goes.
 const MOST_WAITING: usize = 64;
@@ -31,11 +31,14 @@ pub(crate) struct ShutdownPort {
     /// Given up at the stop; the thread has its own reference.
     listeners: Mutex<Arc<[Listener]>>,
     seat: Seat,
+    /// The handler has answered the peer that is served: a stop lets it go in
+    /// order, until its deadline.
+    answered: AtomicBool,
 }
 
 impl ShutdownPort {
     pub fn bind(service: &Service, config: &Config, server: u64) -> Result<ShutdownPort, Error> {
-        let limits = Limits { linger: LINGER, idle: 0, ..Limits::of(config) };
+        let limits = Limits { idle: 0, ..Limits::of(config) };
         let listeners = listener::bind(service, config)?;
         for listener in &listeners {
             let failed = |e| Error::from_os(Status::Listen, "cannot watch the shutdown port", &e);
@@ -45,6 +48,7 @@ impl ShutdownPort {
             port: listeners.first().map_or(0, |l| l.address().port()),
             listeners: Mutex::new(listeners.into()),
             seat: Seat::new(Env::new(Kind::Worker, server, 0, limits)),
+            answered: AtomicBool::new(false),
         })
     }
 
@@ -57,10 +61,17 @@ impl ShutdownPort {
         self.seat.env().counters.handler_errors.get()
     }
 
-    /// Ends [`ShutdownPort::work`], also while it serves a peer.
+    /// Ends [`ShutdownPort::work`], also while a handler serves a peer.
     pub fn stop(&self) {
         let listeners = std::mem::replace(&mut *lock(&self.listeners), Arc::new([]));
         listeners.iter().for_each(Listener::shut);
+        if !self.answered.load(Ordering::SeqCst) {
+            self.cut();
+        }
+    }
+
+    /// Ends the peer that is served, whatever it waits for.
+    pub fn cut(&self) {
         self.seat.end_any(Ended::Cut);
     }
 
@@ -95,20 +106,29 @@ impl ShutdownPort {
         let answer = callback::call(server, &mut conn, |handler, server, socket| {
             handler.on_shutdown(server, socket)
         });
-        match answer.and_then(|answer| answer) {
-            Ok(true) => server.request_stop(),
-            Ok(false) => {}
-            Err(error) => callback::failed(server, &mut conn, error),
-        }
+        let stop = answer.and_then(|answer| answer).unwrap_or_else(|error| {
+            callback::failed(server, &mut conn, error);
+            false
+        });
         callback::contain_drop(conn.replace_user_data(None));
-        conn.reason = CloseReason::Handler;
-        let until = conn.linger_until();
-        conn.say_goodbye(until);
-        self.seat.retract();
-        let cut = conn.ended().is_err();
-        if let Some(fd) = conn.end(until).filter(|_| !cut) {
-            fd.discard(until, || true);
+        self.answered.store(true, Ordering::SeqCst);
+        if stop {
+            server.request_stop();
         }
+        conn.reason = CloseReason::Handler;
+        let crowded = lock(&self.seat.env().rivals).as_ref().is_some_and(|others| others());
+        let until = match crowded {
+            true => conn.linger_until().min(timer::after_millis(LINGER)),
+            false => conn.linger_until(),
+        };
+        conn.say_goodbye(until);
+        if conn.ended().is_ok() {
+            conn.see_off(until);
+        }
+        self.seat.retract();
+        let _ = conn.ended();
+        drop(conn.end(timer::now()));
+        self.answered.store(false, Ordering::SeqCst);
     }
 }
 

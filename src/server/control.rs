@@ -18,6 +18,7 @@ use crate::blocking::{Lingering, Remains};
 use crate::callback::{self, Inside};
 use crate::error::{Error, Status};
 use crate::event::Loop;
+use crate::shutdown::ShutdownPort;
 use crate::sys::{self, Events, Poller};
 use crate::timer::{self, NEVER};
 
@@ -158,6 +159,7 @@ impl Control {
                 if !cut {
                     cut = true;
                     running.engine.cut();
+                    running.shutdown.iter().for_each(ShutdownPort::cut);
                 }
             }
         }

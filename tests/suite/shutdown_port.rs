@@ -282,3 +282,53 @@ fn silent_peers_push_nobody_out() {
         server.wait(Some(SOON)).unwrap();
     });
 }
+
+/// 2.0, 2.6: late input does not destroy its reply either, be it that the server stops or goes on.
+#[test]
+fn late_input_keeps_its_reply() {
+    isolated(|| {
+        let reply = 500_000;
+        for stops in [false, true] {
+            let (log, replied) = events();
+            let hooks = Hooks::new(echo).on_shutdown(move |_, socket| {
+                text(socket)?;
+                socket.send(&pattern(reply))?;
+                log.add(());
+                Ok(stops)
+            });
+            let config = blocking(1).shutdown_port("0").linger_timeout(SOON).drain_timeout(SOON);
+            let server = start(config, hooks);
+            let mut client = knock(&server).saying("report");
+            replied.next();
+            for _ in 0..5 {
+                client.send("late");
+                let_pass(ms(50));
+            }
+            assert!(client.rest() == pattern(reply));
+            drop(client);
+            if stops {
+                server.wait(Some(SOON)).unwrap();
+            }
+        }
+    });
+}
+
+/// 2.1, 2.6: a peer that does not take its reply holds a stop to its deadline, and no longer.
+#[test]
+fn a_stop_cuts_its_farewell() {
+    isolated(|| {
+        let (log, replied) = events();
+        let hooks = Hooks::new(echo).on_shutdown(move |_, socket| {
+            socket.send(&pattern(500_000))?;
+            log.add(());
+            Ok(false)
+        });
+        let config = non_blocking(1).shutdown_port("0").linger_timeout(SOON);
+        let server = start(config, hooks);
+        let _deaf = knock(&server);
+        replied.next();
+        let clock = Stopwatch::start();
+        server.stop_within(ms(100)).unwrap();
+        assert!(clock.elapsed() < ms(100) + LATE, "{:?}", clock.elapsed());
+    });
+}
