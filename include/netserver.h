@@ -320,12 +320,12 @@ typedef int32_t (*ns_shutdown_fn)(ns_server *server, ns_socket *socket, void *us
 /**
  * Told of what failed: a handler, a refused connection, an accept, a listener
  * that was lost, a TLS handshake (nothing can be sent or received then).
- * `socket` is still open, so it can send; to a refused client it has 250 ms, and
- * over TLS nothing can be sent to one, for there is no session; it is NULL where
- * there is none. `error` is borrowed: valid during the call,
- * not to be freed. In non-blocking mode the
- * socket stays open unless this closes it, or fails itself: a negative return
- * but NS_ERR_WOULD_BLOCK is counted and closes.
+ * `socket` is NULL where there is none. Unless the connection has ended it is
+ * still open, so this can send; to a refused client it has 250 ms, but over TLS
+ * there is no session to send by. `error` is borrowed: valid during the call, not
+ * to be freed. In non-blocking mode the socket stays open unless this closes it,
+ * or fails itself: a negative return but NS_ERR_WOULD_BLOCK is counted and
+ * closes.
  */
 typedef int32_t (*ns_exception_fn)(ns_server *server,
                                    ns_socket *socket,
@@ -664,9 +664,9 @@ ns_status ns_config_set_handshake_timeout_ms(ns_config *config, uint32_t time);
 uint32_t ns_config_handshake_timeout_ms(const ns_config *config);
 
 /**
- * Non-blocking mode: how many TLS handshakes may be in progress at once, on all
- * loops together; beyond it new ones wait. A client counts from its first byte
- * on. Default 1024, 0: no bound. [setup]
+ * Non-blocking mode: how many TLS handshakes may be in progress at once; beyond
+ * it new ones wait. Each loop has its equal part, at least one. A client counts
+ * when its whole first record has come. Default 1024, 0: no bound. [setup]
  */
 ns_status ns_config_set_max_handshakes(ns_config *config, uint32_t count);
 
@@ -675,7 +675,8 @@ uint32_t ns_config_max_handshakes(const ns_config *config);
 
 /**
  * A connection with no byte either way for so long is closed: milliseconds, 1
- * to 2^31 - 1, 0 (default) is off. [setup]
+ * to 2^31 - 1, 0 (default) is off. A worker looks while its handler waits in a
+ * call: that returns NS_ERR_TIMEOUT, and the connection is closed. [setup]
  */
 ns_status ns_config_set_idle_timeout_ms(ns_config *config, uint32_t time);
 
@@ -1024,7 +1025,8 @@ size_t ns_socket_tls_peer_subject(const ns_socket *socket, char *buf, size_t len
 /**
  * Reads at most `len` bytes, 1 or more. Returns how many; 0 at the end of the
  * stream; NS_ERR_WOULD_BLOCK (non-blocking mode: nothing more now; not on the
- * first call in a handler); NS_ERR_TIMEOUT (`io_timeout`), NS_ERR_RESET,
+ * first call in a handler); NS_ERR_TIMEOUT (`io_timeout`, or `idle_timeout`,
+ * which closes the connection), NS_ERR_RESET,
  * NS_ERR_TRUNCATED (TLS: the stream ended without close_notify), NS_ERR_TLS,
  * NS_ERR_CLOSED, NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_IO,
  * NS_ERR_INVALID. [handler]; [blocks] in blocking mode.
@@ -1148,31 +1150,28 @@ ns_status ns_socket_set_user_data(ns_socket *socket, void *user_data, ns_drop_fn
 /**
  * Takes a connection out of a non-blocking server, in any of its callbacks but
  * `on_close`. Returns a new, owned socket in blocking mode, with user data,
- * unread and unsent bytes: usable from any one thread at a time, at once, also
- * after the server was freed; to be ended by `ns_socket_free`,
- * `ns_socket_release_fd` or `ns_attach`. `socket` itself answers
- * NS_ERR_DETACHED until the callback returns. NULL on failure:
+ * unread and unsent bytes, without its timer and a pause: usable from any one
+ * thread at a time, immediately, also after the server was freed; to be ended
+ * by `ns_socket_free`, `ns_socket_release_fd` or `ns_attach`. `socket` itself
+ * answers NS_ERR_DETACHED until the callback returns. NULL on failure:
  * NS_ERR_NOT_NON_BLOCKING, NS_ERR_NOT_IN_HANDLER, NS_ERR_DETACHED,
  * NS_ERR_STATE (a TLS handshake is in progress), NS_ERR_CLOSED (also by id,
- * although that has not been done yet), NS_ERR_INVALID. `err` may be NULL; else `*err` is NULL or an error that is
- * the caller's to free. [handler]
+ * although that has not been done yet), NS_ERR_INVALID. `err` may be NULL; else
+ * `*err` is NULL or an error that is the caller's to free. [handler]
  */
-ns_socket *ns_detach(ns_server *server,
-                     ns_socket *socket,
-                     ns_error **err);
+ns_socket *ns_detach(ns_server *server, ns_socket *socket, ns_error **err);
 
 /**
  * Gives an owned socket to a non-blocking server: its former one or another.
  * Returns its new id, and `owned` is gone; no second `on_open`; the handler
- * runs if bytes wait. 0 on failure, and the caller still owns it:
- * NS_ERR_STATE (before `on_start` or after the stop), NS_ERR_NOT_NON_BLOCKING,
- * NS_ERR_CLOSED, NS_ERR_INVALID. In `on_start` its handler may run on a loop
- * before that returns, and it is closed where that fails. `err` may be NULL; else `*err` is NULL or an error that is
- * the caller's to free. [any], by the owner
+ * runs if bytes wait; `max_connections` is not asked. In `on_start` the handler
+ * may run on a loop before that returns, and the connection is closed where that
+ * fails. 0 on failure, and the caller still owns it: NS_ERR_STATE (before
+ * `on_start` or after the stop), NS_ERR_NOT_NON_BLOCKING, NS_ERR_CLOSED,
+ * NS_ERR_INVALID. `err` may be NULL; else `*err` is NULL or an error that is the
+ * caller's to free. [any], by the owner
  */
-ns_conn_id ns_attach(ns_server *server,
-                     ns_socket *owned,
-                     ns_error **err);
+ns_conn_id ns_attach(ns_server *server, ns_socket *owned, ns_error **err);
 
 /**
  * Closes and frees an owned socket; where bytes are unsent, unacknowledged or

@@ -56,9 +56,9 @@ pub struct Config {
     pub backlog: u32,
     /// TLS for every connection; default none.
     pub tls: Option<TlsConfig>,
-    /// TLS handshakes in progress at once, of all loops together, beyond
-    /// which new ones wait; a client counts from its first byte on. 0 for no
-    /// bound of its own; default 1024.
+    /// TLS handshakes in progress at once, beyond which new ones wait. Each
+    /// loop has its equal part, at least one; a client counts when its whole
+    /// first record has come. 0 for no bound of its own; default 1024.
     pub max_handshakes: u32,
     /// The time a whole TLS handshake may take; default 10 s.
     pub handshake_timeout: Duration,

@@ -563,10 +563,12 @@ impl Conn {
         }
     }
 
-    /// Closes the descriptor so that the peer sees a reset.
+    /// Closes the descriptor so that the peer sees a reset, now, although a
+    /// forked child may still have it until it calls execve(2).
     pub fn reset(&mut self) {
         if let Some(fd) = self.fd.take() {
             let _ = SockRef::from(&fd).set_linger(Some(Duration::ZERO));
+            sys::disconnect(fd.as_raw_fd());
         }
     }
 

@@ -76,6 +76,14 @@ impl Listener {
     }
 }
 
+/// Nobody listens any more, although a forked child may still have the
+/// descriptor until it calls execve(2).
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.shut();
+    }
+}
+
 /// The failures of one connection, the next may do: those that accept(2) lists
 /// as such, among them the network's, which it passes on from the new connection.
 fn is_transient(error: &io::Error) -> bool {

@@ -289,10 +289,12 @@ impl Server {
 
     /// Takes a connection out of a non-blocking server, in any callback of it
     /// but `on_close`. The new socket is the caller's, in blocking mode, for
-    /// any thread, at once.
+    /// any thread, immediately. Its timer and a pause do not go along.
     ///
     /// Errors: [`Status::NotNonBlocking`], [`Status::NotInHandler`],
-    /// [`Status::Detached`], [`Status::Closed`].
+    /// [`Status::Detached`], [`Status::State`] (a TLS handshake is in
+    /// progress), [`Status::Closed`], also by id, although that has not been
+    /// done yet.
     pub fn detach(&self, socket: &mut Socket<'_>) -> Result<OwnedSocket, Error> {
         if !self.inner.config.non_blocking {
             return Err(Error::from(Status::NotNonBlocking));
@@ -323,6 +325,8 @@ impl Server {
     /// Gives a detached socket to this non-blocking server: to the loop it
     /// came from, or, of another server, to the least busy. It gets a new id
     /// and no `on_open`; its handler runs when it can be read.
+    /// `max_connections` is not asked. In `on_start` its handler may run on a
+    /// loop before that returns, and it is closed where that fails.
     ///
     /// Errors: [`Status::NotNonBlocking`], [`Status::State`],
     /// [`Status::Closed`]; the socket comes back with them.

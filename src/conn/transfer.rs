@@ -478,8 +478,13 @@ impl Conn {
     pub fn shut_write(&mut self) {
         self.env.ids.shut_sending(self.id);
         self.collect();
+        let ends_now = !self.is_upgrading();
+        if ends_now {
+            // Before the mark: the FIN leaves as soon as the queue has.
+            self.send_close_notify();
+        }
         self.set(flag::WR_SHUT);
-        if !self.is_upgrading() {
+        if ends_now {
             self.end_sending();
         }
     }

@@ -323,7 +323,7 @@ impl Conn {
 
     /// Input is unread, or output not acknowledged, and the peer has not ended.
     fn must_linger(&mut self) -> bool {
-        if self.has(flag::BROKEN | flag::SEND_FAILED) || self.peer_ended() {
+        if self.has(flag::ABORT | flag::BROKEN | flag::SEND_FAILED) || self.peer_ended() {
             return false;
         }
         // A stop's deadline has passed.

@@ -339,9 +339,9 @@ pub unsafe extern "C" fn ns_config_handshake_timeout_ms(config: *const ns_config
     unsafe { get(config, |c| in_ms(c.handshake_timeout)) }
 }
 
-/// Non-blocking mode: how many TLS handshakes may be in progress at once, on all
-/// loops together; beyond it new ones wait. A client counts from its first byte
-/// on. Default 1024, 0: no bound. [setup]
+/// Non-blocking mode: how many TLS handshakes may be in progress at once; beyond
+/// it new ones wait. Each loop has its equal part, at least one. A client counts
+/// when its whole first record has come. Default 1024, 0: no bound. [setup]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_set_max_handshakes(
     config: *mut ns_config,
@@ -359,7 +359,8 @@ pub unsafe extern "C" fn ns_config_max_handshakes(config: *const ns_config) -> u
 }
 
 /// A connection with no byte either way for so long is closed: milliseconds, 1
-/// to 2^31 - 1, 0 (default) is off. [setup]
+/// to 2^31 - 1, 0 (default) is off. A worker looks while its handler waits in a
+/// call: that returns NS_ERR_TIMEOUT, and the connection is closed. [setup]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_set_idle_timeout_ms(
     config: *mut ns_config,

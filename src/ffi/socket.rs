@@ -114,7 +114,8 @@ unsafe fn ask<T: Copy>(
 
 /// Reads at most `len` bytes, 1 or more. Returns how many; 0 at the end of the
 /// stream; NS_ERR_WOULD_BLOCK (non-blocking mode: nothing more now; not on the
-/// first call in a handler); NS_ERR_TIMEOUT (`io_timeout`), NS_ERR_RESET,
+/// first call in a handler); NS_ERR_TIMEOUT (`io_timeout`, or `idle_timeout`,
+/// which closes the connection), NS_ERR_RESET,
 /// NS_ERR_TRUNCATED (TLS: the stream ended without close_notify), NS_ERR_TLS,
 /// NS_ERR_CLOSED, NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_IO,
 /// NS_ERR_INVALID. [handler]; [blocks] in blocking mode.
@@ -453,14 +454,14 @@ pub unsafe extern "C" fn ns_socket_set_user_data(
 
 /// Takes a connection out of a non-blocking server, in any of its callbacks but
 /// `on_close`. Returns a new, owned socket in blocking mode, with user data,
-/// unread and unsent bytes: usable from any one thread at a time, at once, also
-/// after the server was freed; to be ended by `ns_socket_free`,
-/// `ns_socket_release_fd` or `ns_attach`. `socket` itself answers
-/// NS_ERR_DETACHED until the callback returns. NULL on failure:
+/// unread and unsent bytes, without its timer and a pause: usable from any one
+/// thread at a time, immediately, also after the server was freed; to be ended
+/// by `ns_socket_free`, `ns_socket_release_fd` or `ns_attach`. `socket` itself
+/// answers NS_ERR_DETACHED until the callback returns. NULL on failure:
 /// NS_ERR_NOT_NON_BLOCKING, NS_ERR_NOT_IN_HANDLER, NS_ERR_DETACHED,
 /// NS_ERR_STATE (a TLS handshake is in progress), NS_ERR_CLOSED (also by id,
-/// although that has not been done yet), NS_ERR_INVALID. `err` may be NULL; else `*err` is NULL or an error that is
-/// the caller's to free. [handler]
+/// although that has not been done yet), NS_ERR_INVALID. `err` may be NULL; else
+/// `*err` is NULL or an error that is the caller's to free. [handler]
 #[no_mangle]
 pub unsafe extern "C" fn ns_detach(
     server: *mut ns_server,
@@ -518,11 +519,12 @@ impl Taken {
 
 /// Gives an owned socket to a non-blocking server: its former one or another.
 /// Returns its new id, and `owned` is gone; no second `on_open`; the handler
-/// runs if bytes wait. 0 on failure, and the caller still owns it:
-/// NS_ERR_STATE (before `on_start` or after the stop), NS_ERR_NOT_NON_BLOCKING,
-/// NS_ERR_CLOSED, NS_ERR_INVALID. In `on_start` its handler may run on a loop
-/// before that returns, and it is closed where that fails. `err` may be NULL; else `*err` is NULL or an error that is
-/// the caller's to free. [any], by the owner
+/// runs if bytes wait; `max_connections` is not asked. In `on_start` the handler
+/// may run on a loop before that returns, and the connection is closed where that
+/// fails. 0 on failure, and the caller still owns it: NS_ERR_STATE (before
+/// `on_start` or after the stop), NS_ERR_NOT_NON_BLOCKING, NS_ERR_CLOSED,
+/// NS_ERR_INVALID. `err` may be NULL; else `*err` is NULL or an error that is the
+/// caller's to free. [any], by the owner
 #[no_mangle]
 pub unsafe extern "C" fn ns_attach(
     server: *mut ns_server,

@@ -91,12 +91,12 @@ pub type ns_handler_fn = Option<
 
 /// Told of what failed: a handler, a refused connection, an accept, a listener
 /// that was lost, a TLS handshake (nothing can be sent or received then).
-/// `socket` is still open, so it can send; to a refused client it has 250 ms, and
-/// over TLS nothing can be sent to one, for there is no session; it is NULL where
-/// there is none. `error` is borrowed: valid during the call,
-/// not to be freed. In non-blocking mode the
-/// socket stays open unless this closes it, or fails itself: a negative return
-/// but NS_ERR_WOULD_BLOCK is counted and closes.
+/// `socket` is NULL where there is none. Unless the connection has ended it is
+/// still open, so this can send; to a refused client it has 250 ms, but over TLS
+/// there is no session to send by. `error` is borrowed: valid during the call, not
+/// to be freed. In non-blocking mode the socket stays open unless this closes it,
+/// or fails itself: a negative return but NS_ERR_WOULD_BLOCK is counted and
+/// closes.
 pub type ns_exception_fn = Option<
     unsafe extern "C-unwind" fn(
         server: *mut ns_server,

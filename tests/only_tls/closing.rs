@@ -1,7 +1,7 @@
 //! The ways in which a stream ends, as the server and as the client sees them.
 
 use super::*;
-use crate::api::{into_tcp, CloseReason};
+use crate::api::{into_tcp, CloseReason, OwnedSocket};
 
 /// A handler that reports the end of the stream, after everything before it.
 fn ends() -> (Hooks, Events<(String, Status)>) {
@@ -379,6 +379,45 @@ fn the_reply_survives_unread_plain_text() {
             client.send(vec![b'?'; 1000]);
             eventually("it was read", || was_read(&client.0));
             assert!([first, client.rest()].concat() == pattern(REPLY));
+        }
+    });
+}
+
+/// Where bytes wait to be sent, close_notify follows them and the FIN follows that: a half-close of
+/// a detached socket, and of a worker's whose `send` timed out.
+#[test]
+fn a_half_close_behind_a_queue() {
+    isolated(|| {
+        for (config, on_loop) in both_modes().into_iter().zip([false, true]) {
+            let (log, owned) = events();
+            let (end_log, ends) = events();
+            let hooks = Hooks::new(move |server: &Server, socket| {
+                text(socket)?;
+                let sent = socket.send(&pattern(BULK));
+                if status(sent) == Status::Ok {
+                    return Ok(log.add(server.detach(socket)?));
+                }
+                end_log.add(());
+                socket.shutdown(std::net::Shutdown::Write)
+            });
+            let config = config.io_timeout(ms(100)).linger_timeout(SOON);
+            let server = start(config, hooks);
+            let mut client = Client::small(&server).saying("go");
+            std::thread::scope(|scope| {
+                if on_loop {
+                    let mut socket: OwnedSocket = owned.next();
+                    scope.spawn(move || {
+                        socket.socket().shutdown(std::net::Shutdown::Write).unwrap();
+                        drop(socket);
+                    });
+                } else {
+                    ends.next();
+                }
+                let got = client.rest();
+                assert!(pattern(BULK).starts_with(&got));
+                assert!(!on_loop || got.len() == BULK);
+                drop(client);
+            });
         }
     });
 }

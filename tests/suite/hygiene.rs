@@ -210,3 +210,70 @@ fn threads_are_named() {
         server.stop().unwrap();
     });
 }
+
+/// A child that has this process's descriptors, as every child has before execve(2) closes them;
+/// ended with this object.
+struct Child(libc::pid_t);
+
+impl Child {
+    fn fork() -> Child {
+        // SAFETY: the child calls nothing but pause(2), which is async-signal-safe.
+        match unsafe { libc::fork() } {
+            0 => loop {
+                unsafe { libc::pause() };
+            },
+            child => {
+                assert!(child > 0, "{}", std::io::Error::last_os_error());
+                Child(child)
+            }
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // SAFETY: our own child, which was not waited for.
+        unsafe {
+            libc::kill(self.0, libc::SIGKILL);
+            libc::waitpid(self.0, std::ptr::null_mut(), 0);
+        }
+    }
+}
+
+/// What ends here ends for the peers, whatever descriptors a child still holds: connections that
+/// are closed or aborted, and the ports.
+#[test]
+fn a_child_before_its_exec_keeps_nothing_alive() {
+    isolated(|| {
+        for config in both_modes() {
+            let (hooks, ids) = Hooks::new(|_, socket| match text(socket)?.as_str() {
+                "close" => Ok(socket.close()),
+                "abort" => Ok(socket.abort()),
+                other => socket.send(other.as_bytes()),
+            })
+            .telling_ids();
+            let server = start(config.shutdown_port("0"), hooks);
+            let ports = [server.port(), server.shutdown_port()];
+            let [mut closed, mut aborted] = [(); 2].map(|()| {
+                let client = Client::connect(&server);
+                ids.next();
+                client
+            });
+            let mut ended = Client::connect(&server);
+            let last = ids.next();
+            let _child = Child::fork();
+            closed.send("close");
+            closed.expect_end();
+            aborted.send("abort");
+            aborted.expect_reset();
+            server.abort(last).unwrap();
+            ended.expect_reset();
+            drop(Client::connect(&server));
+            server.stop().unwrap();
+            for port in ports {
+                let refused = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap_err();
+                assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+            }
+        }
+    });
+}
