@@ -60,8 +60,10 @@ impl ConnId {
 const ALIVE: u64 = 1 << 31;
 /// Takes calls by id, and is among the open connections.
 const OPEN: u64 = 1 << 32;
-/// Takes bytes, where it is open.
+/// Takes bytes. Without `OPEN` its first callback runs, in which the program may
+/// give the id away: it takes all calls, and is not listed yet.
 const SENDABLE: u64 = 1 << 33;
+const CALLABLE: u64 = OPEN | SENDABLE;
 /// A wake is on its way.
 const WOKEN: u64 = 1 << 34;
 /// An abort is on its way.
@@ -117,10 +119,10 @@ impl IdTable {
         self.chunks.get(chunk)?.get()?.get(index)
     }
 
-    /// Gives a slot to a new connection and returns its id, which takes calls
-    /// immediately if it is `open`; `None` when the slot's generations are used up
-    /// and it must not be used again.
-    pub fn give(&self, index: usize, slot: u32, open: bool) -> Option<u64> {
+    /// Gives a slot to a new connection and returns its id, which takes no calls
+    /// yet; `None` when the slot's generations are used up and it must not be
+    /// used again.
+    pub fn give(&self, index: usize, slot: u32) -> Option<u64> {
         let (chunk, at) = IdTable::place(slot);
         let entries = self.chunks[chunk]
             .get_or_init(|| (0..FIRST_CHUNK << chunk).map(|_| AtomicU64::new(0)).collect());
@@ -128,8 +130,7 @@ impl IdTable {
         if generation > GENERATION_MAX {
             return None;
         }
-        let state = if open { ALIVE | OPEN | SENDABLE } else { ALIVE };
-        entries[at].store(generation << GENERATION_SHIFT | state, Ordering::Release);
+        entries[at].store(generation << GENERATION_SHIFT | ALIVE, Ordering::Release);
         Some(ConnId::of_slot(index, slot, generation))
     }
 
@@ -155,7 +156,7 @@ impl IdTable {
     /// Counts `n` more pending bytes if the connection takes them.
     pub(super) fn add(&self, id: u64, n: usize) -> Result<(), Refused> {
         let added = self.update(id, |word| {
-            if word & (OPEN | SENDABLE) != OPEN | SENDABLE {
+            if word & SENDABLE == 0 {
                 return Err(Refused::Gone);
             }
             match (word & PENDING).saturating_add(n as u64) <= self.limit as u64 {
@@ -206,13 +207,29 @@ impl IdTable {
     /// The connection takes no more bytes, wakes and closes; `true` where it
     /// did.
     pub fn shut(&self, id: u64) -> bool {
-        let before = self.update(id, |word| Ok(word & !(OPEN | SENDABLE)));
-        before.is_ok_and(|before| before & OPEN != 0)
+        let before = self.update(id, |word| Ok(word & !CALLABLE));
+        before.is_ok_and(|before| before & CALLABLE != 0)
     }
 
     /// The connection takes no more bytes.
     pub fn shut_sending(&self, id: u64) {
-        let _ = self.update(id, |word| Ok(word & !SENDABLE));
+        let _ = self.update(id, |word| match word & SENDABLE {
+            0 => Ok(word),
+            _ => Ok(word & !SENDABLE | OPEN),
+        });
+    }
+
+    /// The connection's first callback begins.
+    pub fn begin(&self, id: u64) {
+        let _ = self.update(id, |word| Ok(word | SENDABLE));
+    }
+
+    /// The first callback has taken it: it is listed, unless it was ended.
+    pub fn list(&self, id: u64) {
+        let _ = self.update(id, |word| match word & SENDABLE {
+            0 => Ok(word),
+            _ => Ok(word | OPEN),
+        });
     }
 
     /// The connection takes calls from now on, and bytes if it is `sendable`.
@@ -223,7 +240,7 @@ impl IdTable {
 
     /// Asks for an abort; `true` where none was on its way already.
     pub fn abort(&self, id: u64) -> Result<bool, Refused> {
-        let before = self.update(id, |word| Ok(word & !(OPEN | SENDABLE) | ABORTED))?;
+        let before = self.update(id, |word| Ok(word & !CALLABLE | ABORTED))?;
         Ok(before & ABORTED == 0)
     }
 
@@ -240,7 +257,7 @@ impl IdTable {
 
     /// Asks for a wake; `true` where none was on its way already.
     pub fn wake(&self, id: u64) -> Result<bool, Refused> {
-        let before = self.update(id, |word| match word & OPEN {
+        let before = self.update(id, |word| match word & CALLABLE {
             0 => Err(Refused::Gone),
             _ => Ok(word | WOKEN),
         })?;
@@ -273,6 +290,12 @@ impl IdTable {
 mod tests {
     use super::*;
 
+    fn opened(table: &IdTable, index: usize, slot: u32) -> u64 {
+        let id = table.give(index, slot).unwrap();
+        table.open(id, true);
+        id
+    }
+
     #[test]
     fn every_slot_has_one_place() {
         assert_eq!(IdTable::place(0), (0, 0));
@@ -288,10 +311,10 @@ mod tests {
     #[test]
     fn ids_are_never_used_again() {
         let table = IdTable::new(10);
-        let first = table.give(7, 3, true).unwrap();
+        let first = opened(&table, 7, 3);
         assert_eq!((ConnId::loop_index(first), ConnId::slot(first)), (7, 3));
         table.release(first);
-        let second = table.give(7, 3, true).unwrap();
+        let second = opened(&table, 7, 3);
         assert_ne!(first, second);
         assert_eq!(table.add(first, 1), Err(Refused::Gone));
         assert!(table.is_alive(second) && !table.is_alive(first));
@@ -300,19 +323,19 @@ mod tests {
     #[test]
     fn a_slot_whose_generations_are_used_up_is_retired() {
         let table = IdTable::new(10);
-        let id = table.give(0, 0, true).unwrap();
+        let id = opened(&table, 0, 0);
         table.release(id);
         let entry = table.entry(0).unwrap();
         entry.store((GENERATION_MAX - 1) << GENERATION_SHIFT, Ordering::Relaxed);
-        let last = table.give(0, 0, true).unwrap();
+        let last = opened(&table, 0, 0);
         table.release(last);
-        assert_eq!(table.give(0, 0, true), None);
+        assert_eq!(table.give(0, 0), None);
     }
 
     #[test]
     fn pending_bytes_are_bounded_and_belong_to_one_connection() {
         let table = IdTable::new(10);
-        let id = table.give(0, 0, true).unwrap();
+        let id = opened(&table, 0, 0);
         assert_eq!(table.add(id, 10), Ok(()));
         assert_eq!(table.add(id, 1), Err(Refused::Full));
         table.sub(id, 4);
@@ -323,14 +346,14 @@ mod tests {
         assert_eq!((table.abort(id), table.abort(id)), (Ok(true), Ok(false)));
         table.release(id);
         assert_eq!(table.abort(id), Err(Refused::Gone));
-        let next = table.give(0, 0, true).unwrap();
+        let next = opened(&table, 0, 0);
         assert_eq!(table.pending(next), 0);
     }
 
     #[test]
     fn pending_bytes_never_reach_the_state() {
         let table = IdTable::new(i32::MAX as usize);
-        let id = table.give(0, 0, true).unwrap();
+        let id = opened(&table, 0, 0);
         assert_eq!(table.add(id, i32::MAX as usize), Ok(()));
         table.queued(id, usize::MAX);
         assert_eq!(table.pending(id), i32::MAX as usize);
@@ -343,7 +366,7 @@ mod tests {
     #[test]
     fn a_half_closed_connection_takes_wakes_and_a_close() {
         let table = IdTable::new(10);
-        let id = table.give(0, 0, true).unwrap();
+        let id = opened(&table, 0, 0);
         table.shut_sending(id);
         assert_eq!(table.add(id, 1), Err(Refused::Gone));
         assert_eq!((table.wake(id), table.open_ids(0).len()), (Ok(true), 1));
@@ -353,7 +376,7 @@ mod tests {
     #[test]
     fn a_connection_takes_nothing_before_it_is_open() {
         let table = IdTable::new(10);
-        let id = table.give(0, 0, false).unwrap();
+        let id = table.give(0, 0).unwrap();
         assert!(table.is_alive(id) && table.open_ids(0).is_empty());
         assert_eq!(table.add(id, 1), Err(Refused::Gone));
         assert_eq!(table.wake(id), Err(Refused::Gone));
@@ -364,10 +387,24 @@ mod tests {
     #[test]
     fn wakes_are_given_once() {
         let table = IdTable::new(10);
-        let id = table.give(0, 0, true).unwrap();
+        let id = opened(&table, 0, 0);
         assert_eq!(table.wake(id), Ok(true));
         assert_eq!(table.wake(id), Ok(false));
         table.woken(id);
         assert_eq!(table.wake(id), Ok(true));
+    }
+
+    #[test]
+    fn a_connection_is_listed_after_its_first_callback() {
+        let table = IdTable::new(10);
+        let id = table.give(0, 0).unwrap();
+        table.begin(id);
+        assert_eq!((table.add(id, 1), table.wake(id)), (Ok(()), Ok(true)));
+        assert!(table.open_ids(0).is_empty());
+        table.list(id);
+        assert_eq!(table.open_ids(0).len(), 1);
+        assert!(table.shut(id));
+        table.list(id);
+        assert!(table.open_ids(0).is_empty());
     }
 }

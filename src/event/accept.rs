@@ -155,12 +155,10 @@ impl Loop {
     /// A new connection goes to the loop with the fewest.
     fn begin(&mut self, fd: OwnedFd, peer: Option<SocketAddr>) {
         let index = self.loops.least_busy(self.shared.env.index);
-        // Nothing is sent by id before there is a session to encrypt it.
-        let open = !self.server.is_tls();
         let begun = if index == self.shared.env.index {
-            self.keep(open, fd, peer)
+            self.keep(fd, peer)
         } else {
-            self.loops.pass(&self.shared, index, open, fd, peer)
+            self.loops.pass(&self.shared, index, fd, peer)
         };
         // A loop that stops already takes none; neither will this one.
         if let Err(error) = begun.or_else(unless_stopping) {
@@ -169,10 +167,9 @@ impl Loop {
         }
     }
 
-    fn keep(&mut self, open: bool, fd: OwnedFd, peer: Option<SocketAddr>) -> Result<(), Error> {
+    fn keep(&mut self, fd: OwnedFd, peer: Option<SocketAddr>) -> Result<(), Error> {
         let no_slot = || Error::new(Status::NoMemory, "no connection slot is left");
-        let id =
-            self.shared.allocate(&mut lock(&self.shared.entrance), open).ok_or_else(no_slot)?;
+        let id = self.shared.allocate(&mut lock(&self.shared.entrance)).ok_or_else(no_slot)?;
         if let Err(e) = self.poller.add(fd.as_fd(), id, INPUT) {
             self.shared.free(id);
             return Err(Error::from_os(Status::Io, "cannot watch the socket", &e));
@@ -212,10 +209,17 @@ impl Loop {
             self.expect_handshake(slot);
             return;
         }
+        // The program may give the id away now. Who lists the connections sees
+        // it when `on_open` has taken it.
+        conn.env.ids.begin(id);
         let result = callback::call(&self.server, conn, |handler, server, socket| {
             handler.on_open(server, socket)
         });
-        if self.after(slot, callback::outcome(result)) {
+        let failure = callback::outcome(result);
+        if failure.is_none() {
+            self.shared.env.ids.list(id);
+        }
+        if self.after(slot, failure) {
             // Whatever the exception handler did with it.
             if let Some(conn) = self.slab.of(id) {
                 conn.close_because(CloseReason::Error);

@@ -272,7 +272,6 @@ impl Loop {
         if is_new {
             conn.timer_at = 0;
             conn.clear(flag::UNOPENED | flag::DRAINED);
-            conn.env.ids.open(id, true);
         }
         conn.look_for_plain();
         conn.set(flag::AGAIN | flag::ARM);

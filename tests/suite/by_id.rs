@@ -2,6 +2,7 @@
 
 use crate::api::{CloseReason, ConnId, Hooks, Server, Status};
 use crate::support::*;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// An echo server whose opened connections are told.
@@ -454,5 +455,50 @@ fn on_a_blocking_server() {
         let stats = server.stats();
         assert_eq!(stats.closed[CloseReason::Handler as usize], 1);
         assert_eq!(stats.closed[CloseReason::Abort as usize], 1);
+    });
+}
+
+/// 2.11: who lists the connections sees those that `on_open` has taken; the program may give an id
+/// away before, in `on_open`.
+#[test]
+fn nobody_is_listed_before_on_open_has_taken_it() {
+    isolated(|| {
+        let gate = Gate::new();
+        let inside = gate.clone();
+        let (log, ids) = events();
+        let refused = Arc::new(AtomicBool::new(false));
+        let refuses = refused.clone();
+        let hooks = Hooks::new(echo).on_open(move |_, socket| {
+            log.add(socket.id());
+            inside.wait();
+            match refuses.load(Ordering::SeqCst) {
+                true => Err("not you".into()),
+                false => Ok(()),
+            }
+        });
+        let server = start(non_blocking(2), hooks);
+        let mut client = Client::connect(&server);
+        let id = ids.next();
+        assert_eq!(server.connections().unwrap(), []);
+        server.send(id, b"by id").unwrap();
+        gate.open();
+        eventually("it is listed", || server.connections().unwrap() == [id]);
+        client.expect("by id");
+        client.echo("hello");
+        drop(client);
+        eventually("it is gone", || server.connections().unwrap().is_empty());
+        refused.store(true, Ordering::SeqCst);
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::SeqCst) {
+                    assert_eq!(server.connections().unwrap(), []);
+                }
+            });
+            for _ in 0..50 {
+                Client::connect(&server).expect_gone();
+            }
+            done.store(true, Ordering::SeqCst);
+        });
     });
 }
