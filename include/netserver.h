@@ -594,7 +594,8 @@ uint32_t ns_config_max_thread(const ns_config *config);
 
 /**
  * Blocking mode: a connection that finds no worker free waits this many times
- * `retry_interval`, up to 20 ms more, and is then refused: 0 to 1000000,
+ * `retry_interval`, up to 20 ms more, and is then refused, one client after
+ * another, for each of which the exception handler has 250 ms: 0 to 1000000,
  * default 10. With a `max_thread` of 1 nobody is refused: all wait, however
  * long. [setup]
  */
@@ -702,9 +703,10 @@ ns_status ns_config_set_write_timeout_ms(ns_config *config, uint32_t time);
 uint32_t ns_config_write_timeout_ms(const ns_config *config);
 
 /**
- * How long a closed connection may go on to take what is unsent and to see the
- * peer close, which blocking mode waits for where input is unread or output not
- * acknowledged: milliseconds, 0 to 2^31 - 1, default 1000. [setup]
+ * How long the input of a closed connection is discarded until the peer closes,
+ * in blocking mode where some is unread or output not acknowledged; and how long
+ * a worker's or a detached one goes on to send what is unsent (on a loop
+ * `write_timeout` bounds that): milliseconds, 0 to 2^31 - 1, default 1000. [setup]
  */
 ns_status ns_config_set_linger_timeout_ms(ns_config *config, uint32_t time);
 

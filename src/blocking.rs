@@ -28,9 +28,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use crossbeam_channel::Sender;
 
 use crate::config::{Config, Limits};
-use crate::conn::{Ended, Env, Kind};
-use crate::error::Status;
+use crate::conn::{Conn, Ended, Env, Kind};
+use crate::error::{CloseReason, Status};
 use crate::listener::{Backoff, Listener};
+use crate::server::Server;
 use crate::timer::{self, NEVER};
 
 /// A connection that was accepted and is not served yet.
@@ -175,8 +176,9 @@ impl Pool {
         }
     }
 
-    /// `close` and `abort` by id, from any thread.
-    pub fn end(&self, id: u64, how: Ended) -> Result<(), Status> {
+    /// `close` and `abort` by id, from any thread. What is left of a connection
+    /// that waited lingers, as of a served one.
+    pub fn end(&self, server: &Server, id: u64, how: Ended) -> Result<(), Status> {
         let ends = |seat: &Arc<Seat>| seat.end(id, how);
         if self.seats.iter().any(ends) || lock(&self.refusing).iter().any(ends) {
             return Ok(());
@@ -185,14 +187,22 @@ impl Pool {
         let found = state.queue.iter().position(|w| w.arrival.id == id).ok_or(Status::Closed)?;
         let waiting = state.queue.remove(found);
         let reason = match how {
-            Ended::Aborted => crate::error::CloseReason::Abort,
-            _ => crate::error::CloseReason::Handler,
+            Ended::Aborted => CloseReason::Abort,
+            _ => CloseReason::Handler,
         };
         self.lobby.counters.closed[reason as usize].add(1);
         self.make_room(&state);
         drop(state);
-        if let Some(w) = waiting.filter(|_| how == Ended::Aborted) {
-            crate::sys::reset_on_close(std::os::fd::AsRawFd::as_raw_fd(&w.arrival.fd));
+        let Some(Waiting { arrival: Arrival { id, fd, peer }, .. }) = waiting else {
+            return Ok(());
+        };
+        let mut conn = Conn::open(self.lobby.clone(), id, fd, peer);
+        if how == Ended::Aborted {
+            conn.abort();
+        }
+        let until = conn.linger_until();
+        if let Some(remains) = conn.end(until) {
+            self.linger(server, remains);
         }
         Ok(())
     }

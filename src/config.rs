@@ -72,7 +72,8 @@ pub struct Config {
     /// default 30 s.
     pub write_timeout: Option<Duration>,
     /// How long a closed connection's input is discarded while the peer has
-    /// not closed; default 1 s, zero for none.
+    /// not closed, and how long a worker's or a detached one goes on to send
+    /// what is unsent; default 1 s, zero for none.
     pub linger_timeout: Duration,
     /// How long a stop lets handlers finish and bytes leave; default 5 s.
     pub drain_timeout: Duration,

@@ -204,7 +204,7 @@ pub(crate) mod flag {
 
     /// Goes along where the program takes the connection out.
     pub const KEPT: u32 =
-        EOF | RD_SHUT | WR_SHUT | FIN_SENT | TLS | GOODBYE | BACKLOG | SEND_FAILED;
+        EOF | RD_SHUT | WR_SHUT | FIN_SENT | TLS | GOODBYE | BACKLOG | DRAINED | SEND_FAILED;
     /// If any of these is set, an input event takes the slow path.
     pub const UNUSUAL: u32 =
         OVER | PAUSED | THROTTLED | TLS | EOF | HINT | SEND_FAILED | BACKLOG | NOT_OPEN;

@@ -107,15 +107,15 @@ impl Shared {
         Ok(())
     }
 
-    /// An id with a free slot; `open` for calls by it at once.
-    fn allocate(&self, entrance: &mut Entrance, open: bool) -> Option<u64> {
+    /// An id with a free slot.
+    fn allocate(&self, entrance: &mut Entrance) -> Option<u64> {
         loop {
             let slot = entrance.free.pop().or_else(|| {
                 let slot = entrance.next;
                 entrance.next += u32::from(slot < IdTable::SLOTS);
                 (slot < IdTable::SLOTS).then_some(slot)
             })?;
-            if let Some(id) = self.env.ids.give(self.env.index, slot, open) {
+            if let Some(id) = self.env.ids.give(self.env.index, slot) {
                 return Some(id);
             }
         }
@@ -128,8 +128,8 @@ impl Shared {
 
     /// Puts a connection into the loop from another thread: complete before
     /// its first event is handled, since the loop looks among the arrivals
-    /// under the lock that is held here. On failure `source` is given back
-    /// with nothing done.
+    /// under the lock that is held here. `open`: its id takes calls immediately.
+    /// On failure `source` is given back with nothing done.
     fn put<T>(
         &self,
         source: T,
@@ -145,7 +145,7 @@ impl Shared {
         // looks for the connection only where there are arrivals, and then
         // under this lock.
         self.has_arrivals.store(true, Ordering::SeqCst);
-        let Some(id) = self.allocate(&mut entrance, false) else {
+        let Some(id) = self.allocate(&mut entrance) else {
             return Err((Error::new(Status::NoMemory, "no connection slot is left"), source));
         };
         let registered = match (&entrance.poller, fd(&source)) {
@@ -361,7 +361,6 @@ impl Loops {
             conn.move_to(shared.env.clone());
             conn.id = id;
             conn.begin_deadlines();
-            conn.clear(flag::DRAINED);
             conn.set(flag::ATTACHED | flag::ARM);
             shared.env.ids.queued(id, conn.queued());
             shared.env.counters.attached.add(1);
@@ -388,7 +387,6 @@ impl Loops {
         &self,
         from: &Shared,
         index: usize,
-        open: bool,
         fd: OwnedFd,
         peer: Option<SocketAddr>,
     ) -> Result<(), Error> {
@@ -397,7 +395,7 @@ impl Loops {
             from.env.counters.accepted.add(1);
             Conn::open(shared.env.clone(), id, fd, peer)
         };
-        let put = shared.put((fd, peer), open, |(fd, _)| Some(fd.as_fd()), make);
+        let put = shared.put((fd, peer), false, |(fd, _)| Some(fd.as_fd()), make);
         put.map(drop).map_err(|(error, _)| error)
     }
 }

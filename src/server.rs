@@ -387,7 +387,7 @@ impl Server {
     fn end(&self, id: ConnId, how: Ended) -> Result<(), Error> {
         let running = self.running().ok_or(Status::Closed)?;
         match (&running.engine, how) {
-            (Engine::Pool(pool), how) => pool.end(id.get(), how)?,
+            (Engine::Pool(pool), how) => pool.end(self, id.get(), how)?,
             (Engine::Loops(loops), Ended::Aborted) => loops.abort(id)?,
             (Engine::Loops(loops), _) => loops.close(id)?,
         }

@@ -116,8 +116,9 @@ impl ShutdownPort {
             server.request_stop();
         }
         conn.reason = CloseReason::Handler;
-        let crowded = lock(&self.seat.env().rivals).as_ref().is_some_and(|others| others());
-        let until = match crowded {
+        // In a stop nobody waits any more, although the listeners say so.
+        let others_wait = || lock(&self.seat.env().rivals).as_ref().is_some_and(|wait| wait());
+        let until = match !server.is_stopping() && others_wait() {
             true => conn.linger_until().min(timer::after_millis(LINGER)),
             false => conn.linger_until(),
         };

@@ -298,7 +298,7 @@ impl Pool {
         }
     }
 
-    fn linger(&self, server: &Server, fd: Remains) {
+    pub(super) fn linger(&self, server: &Server, fd: Remains) {
         let _ = self.lingering.send(fd);
         server.wake_control();
     }

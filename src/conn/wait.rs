@@ -258,7 +258,8 @@ impl Conn {
         if self.has(flag::BROKEN | flag::ABORT) || self.reason == CloseReason::Abort {
             return;
         }
-        self.timer_at = until;
+        // A refusal has an earlier end of its own.
+        self.timer_at = if self.timer_at == 0 { until } else { self.timer_at.min(until) };
         self.send_close_notify();
         self.set(flag::GOODBYE);
         while self.has(flag::BACKLOG) {

@@ -482,3 +482,29 @@ fn a_stop_with_bytes_held_back() {
         }
     });
 }
+
+/// 2.2: the one bound of a refusal holds for a close, too, that cannot send what is queued.
+#[test]
+fn a_refusal_has_one_bound() {
+    isolated(|| {
+        let (gate, (log, took)) = (Gate::new(), events());
+        let (inside, tls) = (gate.clone(), tls());
+        let hooks = Hooks::new(move |_, _| Ok(inside.wait())).on_exception(move |_, socket, _| {
+            let socket = socket.expect("a socket");
+            socket.starttls(&tls, &[])?;
+            while socket.send(&pattern(BULK)).is_ok() {}
+            let clock = Stopwatch::start();
+            socket.close();
+            Ok(log.add(clock.elapsed()))
+        });
+        let config = blocking(2).max_retry(0).linger_timeout(SOON);
+        let server = start_plain(config, hooks);
+        let busy: Vec<_> = (0..2).map(|_| raw(&server)).collect();
+        gate.reached_by(2);
+        let tcp = raw(&server);
+        let _session = shake_hands(&tcp, b"");
+        assert!(took.next() < ms(1000));
+        gate.open();
+        drop((busy, tcp));
+    });
+}

@@ -125,6 +125,28 @@ fn attach_long_after_the_write_timeout() {
     });
 }
 
+/// 2.3, 2.4: `on_drain` comes for what was accepted by id, although it left with the detach.
+#[test]
+fn a_queue_that_left_with_the_detach_is_told() {
+    isolated(|| {
+        let (log, results) = events();
+        let (drain_log, drains) = events();
+        let hooks = Hooks::new(move |server: &Server, socket| {
+            text(socket)?;
+            server.send(socket.id(), b"by id")?;
+            let owned = server.detach(socket)?;
+            Ok(log.add(server.attach(owned).map_err(|failed| failed.error)))
+        })
+        .on_drain(move |_, _| drain_log.add(()));
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::connect(&server).saying("x");
+        client.expect("by id");
+        results.next().unwrap();
+        drains.next();
+        drains.none();
+    });
+}
+
 /// 2.4, 2.9: the deadlines of a connection count from `attach` on, where nothing can be read or
 /// written that would wake the loop.
 #[test]

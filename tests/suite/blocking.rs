@@ -408,14 +408,43 @@ fn a_close_by_id_makes_room() {
         let busy = [Client::connect(&server), Client::connect(&server)];
         let last = ids.take(2).into_iter().map(ConnId::get).max().unwrap();
         gate.reached_by(2);
-        let waiting = Client::connect(&server);
+        let mut waiting = Client::connect(&server).saying("not read");
         eventually("one waits", || server.stats().waiting == 1);
         let mut next = Client::connect(&server);
         steadily("it is not accepted", || server.stats().accepted == 3);
         server.close(ConnId::from_u64(last + 1).unwrap()).unwrap();
         eventually("the next one is accepted", || server.stats().accepted == 4);
+        waiting.expect_gone();
         gate.open();
         next.expect_last("served");
         drop((busy, waiting));
+    });
+}
+
+/// 2.0, 2.11: such a close is in order, although what it has said is not read.
+#[test]
+fn a_close_by_id_of_one_that_waits_is_in_order() {
+    isolated(|| {
+        let gate = Gate::new();
+        let inside = gate.clone();
+        let (hooks, ids) = Hooks::new(move |_, _| Ok(inside.wait())).telling_ids();
+        let server = start(blocking(2).retry_interval(SOON), hooks);
+        let busy = [Client::connect(&server), Client::connect(&server)];
+        let last = ids.take(2).into_iter().map(ConnId::get).max().unwrap();
+        for (id, abort) in [(last + 1, false), (last + 2, true)] {
+            let mut waiting = Client::plain(("127.0.0.1", server.port())).saying("not read");
+            eventually("one waits", || server.stats().waiting == 1);
+            let id = ConnId::from_u64(id).unwrap();
+            match abort {
+                true => server.abort(id).unwrap(),
+                false => server.close(id).unwrap(),
+            }
+            match abort {
+                true => waiting.expect_reset(),
+                false => waiting.expect_end(),
+            }
+        }
+        gate.open();
+        drop(busy);
     });
 }
