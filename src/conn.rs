@@ -285,6 +285,8 @@ struct Extra {
     failure: Option<crate::Error>,
     /// This connection's own `io_timeout` in ms, 0 for off.
     io_timeout: Option<u64>,
+    /// A wake was on its way when it was detached: for the loop that gets it.
+    woken: bool,
 }
 
 /// A connection. A loop keeps its connections in slots that never move; a
@@ -635,6 +637,14 @@ impl Conn {
     pub fn take_failure(&mut self, status: Status) -> Option<crate::Error> {
         let failure = &mut self.extra.as_mut()?.failure;
         failure.take_if(|error| error.status() == status)
+    }
+
+    /// Notes whether a loop is to run `on_wake`; what was noted before.
+    pub fn set_woken(&mut self, woken: bool) -> bool {
+        match &mut self.extra {
+            None if !woken => false,
+            extra => std::mem::replace(&mut extra.get_or_insert_default().woken, woken),
+        }
     }
 
     pub fn set_io_timeout(&mut self, millis: u64) {

@@ -320,7 +320,7 @@ impl Loops {
             // Not watched any more, should it have been shut already.
             let _ = poller.remove(fd);
         }
-        let aborted = ids.release(conn.id);
+        let (aborted, woken) = ids.release(conn.id);
         let mut stub = Conn::vacant(conn.env.clone());
         stub.id = conn.id;
         stub.set_phase(conn.phase());
@@ -332,6 +332,7 @@ impl Loops {
         taken.armed = crate::timer::NEVER;
         taken.flags &= flag::KEPT;
         taken.move_to(owner);
+        taken.set_woken(woken);
         if aborted {
             // By id, in the last moment.
             taken.abort();
@@ -356,11 +357,13 @@ impl Loops {
             return Err((Error::from_os(Status::Io, "cannot attach the socket", &e), socket));
         }
         let shared = &self.loops[index];
+        let mut woken = false;
         let id = shared.put(socket, true, OwnedSocket::fd, |socket, id| {
             let mut conn = socket.take();
             conn.move_to(shared.env.clone());
             conn.id = id;
             conn.begin_deadlines();
+            woken = conn.set_woken(false);
             conn.set(flag::ATTACHED | flag::ARM);
             shared.env.ids.queued(id, conn.queued());
             shared.env.counters.attached.add(1);
@@ -371,6 +374,9 @@ impl Loops {
                 // Its registration makes no event where nothing can be read
                 // or written; its deadlines count all the same.
                 shared.wake.signal();
+                if woken && shared.env.ids.wake(id) == Ok(true) {
+                    shared.post(Mail::Wake(id));
+                }
                 Ok(id)
             }
             Err((error, mut socket)) => {

@@ -244,10 +244,10 @@ impl IdTable {
         Ok(before & ABORTED == 0)
     }
 
-    /// The connection is gone; `true` where an abort was on its way.
-    pub fn release(&self, id: u64) -> bool {
-        let before = self.update(id, |word| Ok(word & !(STATE | PENDING)));
-        before.is_ok_and(|before| before & ABORTED != 0)
+    /// The connection is gone. What was on its way to it: an abort, a wake.
+    pub fn release(&self, id: u64) -> (bool, bool) {
+        let before = self.update(id, |word| Ok(word & !(STATE | PENDING))).unwrap_or(0);
+        (before & ABORTED != 0, before & WOKEN != 0)
     }
 
     #[cfg(test)]

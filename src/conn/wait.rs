@@ -259,7 +259,8 @@ impl Conn {
             return;
         }
         // A refusal has an earlier end of its own.
-        self.timer_at = if self.timer_at == 0 { until } else { self.timer_at.min(until) };
+        let until = if self.timer_at == 0 { until } else { self.timer_at.min(until) };
+        self.timer_at = until;
         self.send_close_notify();
         self.set(flag::GOODBYE);
         while self.has(flag::BACKLOG) {

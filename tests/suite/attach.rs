@@ -125,6 +125,27 @@ fn attach_long_after_the_write_timeout() {
     });
 }
 
+/// 2.4, 2.11: a wake that was accepted comes, although the connection was detached before.
+#[test]
+fn a_wake_goes_along() {
+    isolated(|| {
+        let (log, results) = events();
+        let (wake_log, wakes) = events();
+        let hooks = Hooks::new(move |server: &Server, socket| {
+            text(socket)?;
+            server.wake(socket.id())?;
+            let owned = server.detach(socket)?;
+            Ok(log.add(server.attach(owned).map_err(|failed| failed.error)))
+        })
+        .on_wake(move |_, socket| wake_log.add(socket.id()));
+        let server = start(non_blocking(1), hooks);
+        let _client = Client::connect(&server).saying("x");
+        let id = results.next().unwrap();
+        assert_eq!(wakes.next(), id);
+        wakes.none();
+    });
+}
+
 /// 2.3, 2.4: `on_drain` comes for what was accepted by id, although it left with the detach.
 #[test]
 fn a_queue_that_left_with_the_detach_is_told() {
