@@ -17,6 +17,9 @@ const READS: usize = 16;
 impl Loop {
     /// The program closed it: what is queued leaves first.
     pub(super) fn begin_close(&mut self, slot: u32, reason: CloseReason) {
+        if self.close_after_handshake(slot, reason) {
+            return;
+        }
         self.leave_handshake(slot);
         let Some(conn) = self.slab.get(slot) else { return };
         if conn.holds_plaintext() {
@@ -42,6 +45,27 @@ impl Loop {
         }
         self.watch_writable(slot);
         self.arm(slot);
+    }
+
+    /// What was accepted before the end of a handshake in mid-stream leaves
+    /// behind that: `true` where the close waits for it.
+    fn close_after_handshake(&mut self, slot: u32, reason: CloseReason) -> bool {
+        let Some(conn) = self.slab.get(slot) else { return false };
+        let upgrading = conn.has(flag::STARTTLS) || conn.phase().is_handshake();
+        if !upgrading || !conn.holds_plaintext() || conn.has(flag::SEND_FAILED) {
+            return false;
+        }
+        if !conn.has(flag::CLOSE) {
+            conn.close_because(reason);
+        }
+        conn.timer_at = 0;
+        conn.collect();
+        if conn.has(flag::STARTTLS) {
+            self.begin_starttls(slot);
+        } else {
+            self.arm(slot);
+        }
+        true
     }
 
     /// Everything has left: closes at once if the peer has closed, else
@@ -214,8 +238,10 @@ impl Loop {
     fn end_in_order(&mut self, slot: u32, reason: CloseReason) {
         let Some(conn) = self.slab.get(slot) else { return };
         conn.collect();
-        if conn.has(flag::SEND_FAILED) || conn.holds_plaintext() {
+        if conn.has(flag::SEND_FAILED) {
             self.finish(slot, reason_of_loss(reason));
+        } else if conn.holds_plaintext() {
+            self.begin_close(slot, reason);
         } else if !conn.has(flag::BACKLOG) && (conn.peer_ended() || conn.is_quiet()) {
             // The look may have met a reset.
             let lost = conn.has(flag::SEND_FAILED);
@@ -232,7 +258,7 @@ impl Loop {
     pub(super) fn end_by_deadline(&mut self, slot: u32, reason: CloseReason) {
         let Some(conn) = self.slab.get(slot) else { return };
         conn.collect();
-        match conn.has(flag::BACKLOG) {
+        match conn.has(flag::BACKLOG) || conn.holds_plaintext() {
             true => self.finish(slot, reason),
             false => self.end_in_order(slot, reason),
         }

@@ -106,6 +106,17 @@ fn waits(slab: &mut Slab, id: u64) -> bool {
     slab.of(id).is_some_and(|conn| conn.phase() == Phase::Waiting)
 }
 
+fn is_upgrade(slab: &mut Slab, id: u64) -> bool {
+    slab.of(id).is_some_and(|conn| !conn.has(flag::UNOPENED))
+}
+
+/// Its handshake cannot come to an end any more.
+fn has_left(conn: &Conn) -> bool {
+    conn.has(flag::HINT) && conn.fd().is_some_and(sys::has_ended)
+}
+
+const LEFT: &str = "the TLS handshake failed: the peer closed the connection";
+
 /// What has come of a client's first record.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Hello {
@@ -155,10 +166,11 @@ impl Loop {
 
     /// Input came in one of the phases of a handshake.
     pub(super) fn handshake(&mut self, slot: u32) {
-        if self.stopping() {
+        let stopping = self.stopping();
+        let Some(conn) = self.slab.get(slot) else { return };
+        if stopping && conn.has(flag::UNOPENED) {
             return;
         }
-        let Some(conn) = self.slab.get(slot) else { return };
         match conn.phase() {
             Phase::Hello if conn.has(flag::READY) => {
                 match look_for_hello(conn, &mut self.scratch) {
@@ -167,9 +179,14 @@ impl Loop {
                     Hello::None => self.refuse_handshake(slot),
                 }
             }
+            Phase::Waiting if has_left(conn) => self.left_while_waiting(slot),
             Phase::Handshake => self.go_on(slot),
             _ => {}
         }
+    }
+
+    fn left_while_waiting(&mut self, slot: u32) {
+        self.handshake_failed(slot, Error::new(Status::Handshake, LEFT));
     }
 
     /// What came is no ClientHello: the session says so by its alert.
@@ -185,6 +202,10 @@ impl Loop {
     fn wait_for_place(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
         conn.set_phase(Phase::Waiting);
+        if has_left(conn) {
+            self.left_while_waiting(slot);
+            return;
+        }
         let id = conn.id;
         self.handshakes.wait(id, self.live, &mut self.slab);
     }
@@ -193,7 +214,8 @@ impl Loop {
     /// silent while others wait. Once in each turn.
     pub(super) fn give_places(&mut self) {
         if self.stopping() {
-            self.handshakes.waiting.clear();
+            // Upgrades in mid-stream go on, for what is to leave behind them.
+            self.handshakes.waiting.retain(|id| is_upgrade(&mut self.slab, *id));
         }
         // Who comes to wait meanwhile has the next turn.
         let mut left = self.handshakes.waiting.len();
@@ -283,7 +305,7 @@ impl Loop {
             return;
         }
         let woken = conn.tls.as_mut().is_some_and(|tls| std::mem::take(&mut tls.woken));
-        if woken {
+        if woken && !conn.is_over() {
             self.run_on_wake(slot);
         } else {
             self.settle(slot);

@@ -346,6 +346,32 @@ fn the_silent_give_their_places_up() {
     });
 }
 
+/// 2.10: those who waited and have gone end nobody's handshake.
+#[test]
+fn the_gone_end_nobodys_handshake() {
+    isolated(|| {
+        let (hooks, told) = telling();
+        let server = start(capped(1), hooks);
+        let (mut session, hello) = by_hand();
+        let slow = raw_saying(&server, &hello);
+        under_way(&slow);
+        for reset in [false, true].into_iter().cycle().take(20) {
+            let gone = raw_saying(&server, &hello);
+            if reset {
+                socket2::SockRef::from(&gone).set_linger(Some(ms(0))).unwrap();
+            }
+        }
+        eventually("they have gone", || server.stats().open == 1);
+        // Longer than the silent may keep a place while others wait.
+        let_pass(ms(2300));
+        assert!(told.drain().iter().all(|(_, status)| *status != Status::Timeout));
+        finish_by_hand(&mut session, &slow, b"at last");
+        assert_eq!(receive_by_hand(&mut session, &slow, 7), b"at last");
+        drop(slow);
+        wait_idle(&server);
+    });
+}
+
 /// 2.10: who waits longest is next, also where others come in the same turn of the loop.
 #[test]
 fn places_go_to_those_who_waited_longest() {

@@ -248,3 +248,93 @@ fn bad_material() {
     assert_eq!(status(settings.add_cert_pem(Some("a b"), CHAIN, KEY)), Status::Invalid);
     assert_eq!(status(settings.set_alpn(&[b""])), Status::Invalid);
 }
+
+/// A certificate and its key in DER, as a chain of arrays; what is not there is told.
+#[test]
+fn certificates_in_der() {
+    use rustls::pki_types::PrivateKeyDer;
+    isolated(|| {
+        let key = |pem: &[u8]| PrivateKeyDer::from_pem_slice(pem).unwrap();
+        let settings = TlsConfig::new();
+        let chain: Vec<_> =
+            CertificateDer::pem_slice_iter(CHAIN).map(|part| part.unwrap()).collect();
+        let chain: Vec<&[u8]> = chain.iter().map(|part| part.as_ref()).collect();
+        settings.add_cert_der(None, &chain, key(KEY).secret_der()).unwrap();
+        let (hooks, _infos) = informing();
+        let server = start(non_blocking(1).tls(settings.clone()), hooks);
+        assert_eq!(visit(&server, client_config(), "localhost"), certificate(CHAIN));
+
+        let other = TlsConfig::new();
+        for (chain, secret) in [
+            (&[][..], key(KEY).secret_der()),
+            (&chain[..], key(SECOND_KEY).secret_der()),
+            (&chain[..], b"no key".as_slice()),
+            (&[b"no certificate".as_slice()][..], key(KEY).secret_der()),
+        ] {
+            let error = other.add_cert_der(None, chain, secret).expect_err("accepted");
+            assert_eq!(error.status(), Status::Certificate, "{error}");
+        }
+        assert_eq!(
+            status(settings.add_cert_der(None, &chain, key(KEY).secret_der())),
+            Status::State
+        );
+    });
+}
+
+/// A client that comes twice; whether its session was resumed.
+fn resumes(settings: TlsConfig, old: bool) -> bool {
+    let (hooks, infos) = informing();
+    let server = start(non_blocking(1).tls(settings), hooks);
+    let config = client_config_of(old, AUTHORITY, None);
+    visit(&server, config.clone(), "localhost");
+    assert!(!infos.next().resumed);
+    visit(&server, config, "localhost");
+    infos.next().resumed
+}
+
+/// Sessions resume by tickets; without them from the cache, where there is one.
+#[test]
+fn tickets_and_the_cache() {
+    isolated(|| {
+        for old in [false, true] {
+            for (tickets, sessions) in [(true, 0), (false, 100), (false, 0)] {
+                let settings = tls();
+                settings.set_tickets(tickets).unwrap();
+                settings.set_session_cache(sessions).unwrap();
+                assert_eq!(resumes(settings, old), tickets || sessions > 0, "{old} {tickets}");
+            }
+        }
+    });
+}
+
+/// The cache has a bound, and what is beyond it leaves the settings as they were.
+#[test]
+fn the_cache_has_a_bound() {
+    let settings = tls();
+    settings.set_session_cache(1 << 20).unwrap();
+    assert_eq!(status(settings.set_session_cache((1 << 20) + 1)), Status::Invalid);
+    assert_eq!(status(settings.set_session_cache(usize::MAX)), Status::Invalid);
+    assert!(Server::with_config("0", Hooks::new(echo), Config::new().tls(settings)).is_ok());
+}
+
+/// Key material that was given where a name or a path belongs is in no message, whatever it says.
+#[test]
+fn key_material_in_the_wrong_place() {
+    let key = String::from_utf8_lossy(KEY).into_owned();
+    let lines: Vec<_> = key.lines().filter(|line| !line.starts_with('-')).collect();
+    let settings = TlsConfig::new();
+    let errors = [
+        settings.add_cert_file(None, &key, &key).expect_err("no path"),
+        settings.add_cert_pem(Some(&key), CHAIN, KEY).expect_err("no name"),
+        settings.set_client_ca_file(&key, true).expect_err("no path"),
+        Server::new(&key, Hooks::new(echo)).map(drop).expect_err("no service"),
+        Server::with_config("0", Hooks::new(echo), Config::new().shutdown_port(key.clone()))
+            .map(drop)
+            .expect_err("no service"),
+    ];
+    for error in errors {
+        let message = error.message();
+        assert!(!lines.iter().any(|line| message.contains(line)), "{message}");
+        assert!(!message.contains('\n') && message.len() < 300, "{message}");
+    }
+}

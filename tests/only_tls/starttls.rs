@@ -375,7 +375,8 @@ fn events_during_the_handshake() {
     });
 }
 
-/// 2.0: a close while bytes wait for the handshake's end cannot send them: the peer sees a reset.
+/// 2.0: a close while bytes wait for a handshake that does not come cannot send them: the peer sees
+/// a reset.
 #[test]
 fn a_close_with_bytes_held_back() {
     isolated(|| {
@@ -387,7 +388,7 @@ fn a_close_with_bytes_held_back() {
             socket.send(b"for later")?;
             Ok(log.add(socket.id()))
         });
-        let server = start_plain(non_blocking(1), hooks);
+        let server = start_plain(non_blocking(1).handshake_timeout(ms(200)), hooks);
         let mut tcp = raw_saying(&server, b"x");
         server.close(ids.next()).unwrap();
         let error = tcp.read(&mut [0]).expect_err("an orderly end");
@@ -471,7 +472,7 @@ fn a_stop_with_bytes_held_back() {
                 Ok(log.add(()))
             });
             let (hooks, reasons) = hooks.telling_reasons();
-            let server = start_plain(non_blocking(1), hooks);
+            let server = start_plain(non_blocking(1).drain_timeout(ms(200)), hooks);
             let mut tcp = raw_saying(&server, b"x");
             asked.next();
             server.stop().unwrap();
@@ -511,5 +512,44 @@ fn a_refusal_has_one_bound() {
         assert!(took.next() < ms(1000));
         gate.open();
         drop((busy, tcp));
+    });
+}
+
+/// 2.0: bytes that wait for the end of an upgrade leave before a close and, until its deadline, in
+/// a stop.
+#[test]
+fn an_end_with_bytes_held_back() {
+    isolated(|| {
+        for how in ["close", "by id", "stop"] {
+            let tls = tls();
+            let (log, asked) = events();
+            let hooks = Hooks::new(move |_, socket| {
+                text(socket)?;
+                socket.starttls(&tls, b"")?;
+                socket.send(b"for later")?;
+                if how == "close" {
+                    socket.close();
+                }
+                Ok(log.add(socket.id()))
+            });
+            let (hooks, reasons) = hooks.telling_reasons();
+            let server = start_plain(non_blocking(1).drain_timeout(SOON), hooks);
+            let tcp = raw_saying(&server, b"x");
+            let id = asked.next();
+            match how {
+                "by id" => server.close(id).unwrap(),
+                "stop" => server.request_stop(),
+                _ => {}
+            }
+            let_pass(ms(50));
+            let mut session = shake_hands(&tcp, b"");
+            let mut got = Vec::new();
+            rustls::Stream::new(&mut session, &mut &tcp).read_to_end(&mut got).expect("an end");
+            assert_eq!(got, b"for later");
+            drop((session, tcp));
+            let stopped = how == "stop";
+            let expected = if stopped { CloseReason::Stop } else { CloseReason::Handler };
+            assert_eq!(reasons.next(), expected);
+        }
     });
 }

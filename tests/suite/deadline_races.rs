@@ -261,3 +261,30 @@ fn few_descriptors_wake_one_worker() {
         assert!(each < 12, "{each} for each client");
     });
 }
+
+/// 2.9: a start whose listener cannot be watched fails, and leaves nothing behind.
+#[test]
+fn a_listener_that_cannot_be_watched() {
+    isolated(|| {
+        for loops in [1, 2] {
+            let before = Inventory::take();
+            // Descriptors are given in order: the next server's listener has the same number.
+            let first = start(non_blocking(loops), Hooks::new(echo));
+            let [listener] = listening_sockets()[..] else { panic!("one listener") };
+            first.stop().unwrap();
+            drop(first);
+            let server = unstarted(non_blocking(loops), Hooks::new(echo));
+            std::thread::scope(|scope| {
+                let start = scope.spawn(|| {
+                    faults::refuse_call(libc::SYS_epoll_ctl, 2, listener, libc::ENOSPC);
+                    server.start_background().expect_err("started")
+                });
+                let error = start.join().unwrap();
+                assert_eq!((error.status(), error.os_code()), (Status::Listen, libc::ENOSPC));
+            });
+            assert_eq!(server.state(), State::New);
+            drop(server);
+            before.assert_restored();
+        }
+    });
+}

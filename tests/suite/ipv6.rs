@@ -178,7 +178,7 @@ fn a_name_with_an_address_that_the_host_lacks() {
 #[test]
 fn a_host_without_ipv6() {
     isolated(|| {
-        refuse_ipv6_sockets();
+        faults::refuse_call(libc::SYS_socket, 0, libc::AF_INET6, libc::EAFNOSUPPORT);
         for config in both_modes() {
             let server = started("0", config.use_ipv6(true), tell_addresses());
             expect_addresses(Client::to(("127.0.0.1", server.port())));
@@ -186,25 +186,17 @@ fn a_host_without_ipv6() {
     });
 }
 
-/// From now on socket(AF_INET6, …) fails in this process with EAFNOSUPPORT.
-fn refuse_ipv6_sockets() {
-    use libc::{sock_filter, BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
-    let step = |code, jt, jf, k| sock_filter { code: code as u16, jt, jf, k };
-    // Of struct seccomp_data: the number of the system call, and its first argument.
-    let (number, argument) = (0, 16);
-    let mut program = [
-        step(BPF_LD | BPF_W | BPF_ABS, 0, 0, number),
-        step(BPF_JMP | BPF_JEQ | BPF_K, 0, 3, libc::SYS_socket as u32),
-        step(BPF_LD | BPF_W | BPF_ABS, 0, 0, argument),
-        step(BPF_JMP | BPF_JEQ | BPF_K, 0, 1, libc::AF_INET6 as u32),
-        step(BPF_RET | BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EAFNOSUPPORT as u32),
-        step(BPF_RET | BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: the filter is valid during the call, which copies it.
-    let installed = unsafe {
-        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &filter) == 0
-    };
-    assert!(installed, "{}", std::io::Error::last_os_error());
+/// 2.6, 2.7: the shutdown port serves IPv6, too, where it is asked for.
+#[test]
+fn the_shutdown_port_in_both_families() {
+    isolated(|| {
+        for config in both_modes() {
+            for (service, host) in [("0", "127.0.0.1"), ("[::1]:0", "::1"), ("[::]:0", "::1")] {
+                let config = config.clone().use_ipv6(true).shutdown_port(service);
+                let server = started("0", config, Hooks::new(echo));
+                drop(Client::to((host, server.shutdown_port())));
+                server.wait(Some(SOON)).unwrap();
+            }
+        }
+    });
 }

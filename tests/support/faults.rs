@@ -45,6 +45,30 @@ pub fn limit_threads(count: Option<usize>) {
     THREADS_LEFT.store(count.map_or(-1, |count| count as isize), Ordering::SeqCst);
 }
 
+/// From now on this thread, and those that it starts, cannot make the system call `number` with
+/// `value` as its argument `at`: it fails with `errno`.
+pub fn refuse_call(number: libc::c_long, at: u32, value: c_int, errno: i32) {
+    use libc::{sock_filter, BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
+    let step = |code, jt, jf, k| sock_filter { code: code as u16, jt, jf, k };
+    // Of struct seccomp_data: the number of the system call, and its arguments of 8 bytes.
+    let (number_at, argument_at) = (0, 16 + 8 * at);
+    let mut program = [
+        step(BPF_LD | BPF_W | BPF_ABS, 0, 0, number_at),
+        step(BPF_JMP | BPF_JEQ | BPF_K, 0, 3, number as u32),
+        step(BPF_LD | BPF_W | BPF_ABS, 0, 0, argument_at),
+        step(BPF_JMP | BPF_JEQ | BPF_K, 0, 1, value as u32),
+        step(BPF_RET | BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
+        step(BPF_RET | BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: the filter is valid during the call, which copies it.
+    let installed = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &filter) == 0
+    };
+    assert!(installed, "{}", std::io::Error::last_os_error());
+}
+
 fn failed(error: i32) -> c_int {
     // SAFETY: errno is this thread's.
     unsafe { *libc::__errno_location() = error };
