@@ -52,11 +52,14 @@ impl Inbox {
     /// the loop is to be woken.
     pub fn put(&self, ids: &IdTable, id: u64, bytes: &Bytes<'_>) -> Result<bool, Refused> {
         let mut state = lock(&self.state);
-        ids.add(id, bytes.len())?;
-        if bytes.len() == 0 {
-            return Ok(false);
-        }
+        // Before they are accepted: who shuts the connection behind that, and
+        // then looks for them, is to wait for the lock.
         ids.set_direct(false);
+        let added = ids.add(id, bytes.len());
+        if added.is_err() || bytes.len() == 0 {
+            ids.set_direct(state.order.is_empty());
+            return added.map(|()| false);
+        }
         let State { order, queues } = &mut *state;
         let first = order.is_empty();
         let queue = queues.entry(id).or_insert_with(|| {
