@@ -42,11 +42,14 @@ pub(crate) struct OutBuf {
     len: usize,
     /// When bytes were last written or the queue began, for `write_timeout`.
     pub progress_at: u64,
+    /// How much the peer had not acknowledged then. The kernel takes nothing
+    /// for a long time while a slow peer goes on.
+    pub unacknowledged: usize,
 }
 
 impl OutBuf {
-    pub fn begun_at(now: u64) -> OutBuf {
-        OutBuf { progress_at: now, ..OutBuf::default() }
+    pub fn begun_at(now: u64, unacknowledged: usize) -> OutBuf {
+        OutBuf { progress_at: now, unacknowledged, ..OutBuf::default() }
     }
 
     pub fn len(&self) -> usize {

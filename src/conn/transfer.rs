@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use std::io::{self, IoSlice};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 
 use super::{flag, Conn, Ended};
@@ -265,7 +265,7 @@ impl Conn {
         self.usable()?;
         self.may_send()?;
         if !self.has(flag::LOOP) {
-            self.may_wait()?;
+            self.may_wait().inspect_err(|_| self.wants_more())?;
             return match self.has(flag::TLS) {
                 true => self.send_tls(buf),
                 false => self.send_wait(buf),
@@ -429,7 +429,24 @@ impl Conn {
         if !self.has(flag::BACKLOG) {
             self.set(flag::BACKLOG | flag::ARM);
         }
-        self.out.get_or_insert_with(|| Box::new(OutBuf::begun_at(timer::now())))
+        let fd = self.fd.as_ref().map(AsRawFd::as_raw_fd);
+        self.out.get_or_insert_with(|| {
+            Box::new(OutBuf::begun_at(timer::now(), fd.map_or(0, sys::unsent)))
+        })
+    }
+
+    /// The peer has acknowledged some, although the kernel takes no more: that
+    /// is progress too.
+    pub fn peer_goes_on(&mut self) -> bool {
+        let unacknowledged = sys::unsent(self.raw_fd());
+        let Some(out) = &mut self.out else { return false };
+        let goes_on = unacknowledged < out.unacknowledged;
+        if goes_on {
+            out.unacknowledged = unacknowledged;
+            out.progress_at = timer::now();
+            self.active_at = out.progress_at;
+        }
+        goes_on
     }
 
     /// What is queued is the caller's, to be written or given up.
@@ -450,9 +467,11 @@ impl Conn {
     pub fn flush_queue(&mut self) -> Result<bool, Status> {
         let Some(mut out) = self.take_queue() else { return Ok(true) };
         let Some(fd) = self.fd() else { return Err(Status::Closed) };
+        let raw = fd.as_raw_fd();
         match out.write_to(fd) {
             Ok(n) => {
                 out.progress_at = timer::now();
+                out.unacknowledged = sys::unsent(raw);
                 self.env.ids.sub(self.id, n);
                 self.sent(n);
             }

@@ -430,3 +430,30 @@ fn a_timer_in_blocking_mode() {
         assert_eq!(results.next(), Status::NotNonBlocking);
     });
 }
+
+/// 2.9: a slow peer that reads all the time goes on, although the kernel, which has much of it,
+/// takes no more for longer than the deadline.
+#[test]
+fn a_slow_reader_makes_progress() {
+    isolated(|| {
+        for limit in ["write", "idle"] {
+            let config = non_blocking(1);
+            let config = match limit {
+                "write" => config.write_timeout(ms(300)),
+                _ => config.idle_timeout(ms(300)).write_timeout(None),
+            };
+            let (hooks, reasons) = Hooks::new(bulk).telling_reasons();
+            let server = start(config, hooks);
+            let mut client = Client::small(&server).saying("x");
+            let mut got = Vec::new();
+            for _ in 0..60 {
+                got.extend(client.receive(8_000));
+                let_pass(ms(20));
+            }
+            got.extend(client.receive(BULK - got.len()));
+            assert!(got == pattern(BULK));
+            drop(client);
+            reasons.next();
+        }
+    });
+}
