@@ -494,8 +494,10 @@ ns_status ns_server_start(ns_server *server, uint32_t flags, ns_error **err);
 
 /**
  * Stops and returns when the server has stopped: no handler starts any more,
- * running ones may finish until the config's `drain_timeout`, then what is left
- * is cut, for as long as that ends connections. 0, also if it was never started
+ * running ones may finish and queued bytes leave until the config's
+ * `drain_timeout`, then what is left is cut, for as long as that ends
+ * connections. `on_drain` is still called, and may send more; `on_wake` and
+ * `on_timeout` are not. 0, also if it was never started
  * or has stopped; NS_ERR_TIMEOUT if a handler or `on_start` does not return (it
  * goes on stopping). In a callback it only asks for the stop and returns 0
  * immediately. [any] [blocks]
@@ -694,10 +696,11 @@ ns_status ns_config_set_io_timeout_ms(ns_config *config, uint32_t time);
 uint32_t ns_config_io_timeout_ms(const ns_config *config);
 
 /**
- * A connection whose queued bytes make no progress for so long is closed:
- * milliseconds, 1 to 2^31 - 1, 0 is off, default 30000. [setup]
+ * A connection whose queued bytes make no progress for so long is closed; it is
+ * progress when the kernel takes some, or the peer acknowledges some: milliseconds, 1 to 2^31 - 1, 0 is off, default 30000. [setup]
  */
-ns_status ns_config_set_write_timeout_ms(ns_config *config, uint32_t time);
+ns_status ns_config_set_write_timeout_ms(ns_config *config,
+                                         uint32_t time);
 
 /** The setting, in milliseconds; 0 is off. [any] */
 uint32_t ns_config_write_timeout_ms(const ns_config *config);
@@ -835,8 +838,9 @@ ns_status ns_config_set_on_close(ns_config *config,
                                  ns_drop_fn drop);
 
 /**
- * Non-blocking mode: called when all queued bytes of a connection have left.
- * [setup] [blocks]
+ * Non-blocking mode: called when all queued bytes of a connection have left; in
+ * a stop, too: what it sends is the rest of an answer, and the connection is
+ * closed when it sends no more. [setup] [blocks]
  */
 ns_status ns_config_set_on_drain(ns_config *config,
                                  ns_event_fn function,

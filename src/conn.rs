@@ -62,8 +62,6 @@ pub(crate) struct Env {
     /// A worker's connection is in its TLS handshake, which a stop does not
     /// wait for.
     pub handshaking: AtomicBool,
-    /// A worker's connection goes through TLS.
-    pub secure: AtomicBool,
     /// A worker waits until it can send ([`Sending`]).
     pub sending: AtomicU8,
     /// A worker has sent its end: who ends the connection must not shut its
@@ -109,7 +107,6 @@ impl Env {
             counters: Counters::default(),
             ended: AtomicU8::new(Ended::No as u8),
             handshaking: AtomicBool::new(false),
-            secure: AtomicBool::new(false),
             sending: AtomicU8::new(Sending::No as u8),
             fin_sent: AtomicBool::new(false),
             rivals: Mutex::new(None),
@@ -503,9 +500,13 @@ impl Conn {
     /// A queue has left, and `on_drain` is still to say so.
     #[inline]
     pub fn drain_is_due(&self) -> bool {
-        let upgrading = self.phase.is_handshake() && !self.has(flag::UNOPENED);
-        self.flags & (flag::DRAINED | flag::BACKLOG) == flag::DRAINED
-            && (self.phase == Phase::Open || upgrading)
+        self.flags & (flag::DRAINED | flag::BACKLOG) == flag::DRAINED && self.phase == Phase::Open
+    }
+
+    /// Bytes are on their way to the kernel, or `on_drain` is to say that they
+    /// were.
+    pub fn is_sending_out(&self) -> bool {
+        !self.has(flag::SEND_FAILED) && (self.has(flag::BACKLOG) || self.drain_is_due())
     }
 
     /// Nothing is unread, and the peer has acknowledged all that was sent: an
@@ -519,7 +520,7 @@ impl Conn {
 
     /// Bytes were accepted that the end of the TLS handshake would have sent.
     pub fn holds_plaintext(&self) -> bool {
-        self.tls.as_ref().is_some_and(|tls| tls.held > 0)
+        self.tls.as_ref().is_some_and(|tls| !tls.held.is_empty())
     }
 
     /// After a failed send: no input is left that the program may still read.

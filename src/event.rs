@@ -364,6 +364,9 @@ impl Loops {
             conn.id = id;
             conn.begin_deadlines();
             woken = conn.set_woken(false);
+            if woken {
+                shared.env.ids.bring_wake(id);
+            }
             conn.set(flag::ATTACHED | flag::ARM);
             shared.env.ids.queued(id, conn.queued());
             shared.env.counters.attached.add(1);
@@ -374,7 +377,7 @@ impl Loops {
                 // Its registration makes no event where nothing can be read
                 // or written; its deadlines count all the same.
                 shared.wake.signal();
-                if woken && shared.env.ids.wake(id) == Ok(true) {
+                if woken {
                     shared.post(Mail::Wake(id));
                 }
                 Ok(id)

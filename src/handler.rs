@@ -52,7 +52,9 @@ pub trait Handler: Send + Sync + 'static {
         let _ = (server, socket, reason);
     }
 
-    /// The outbound queue is empty again. Non-blocking mode.
+    /// The outbound queue is empty again. Non-blocking mode. In a stop, too:
+    /// what is sent here is the rest of an answer, and the connection is
+    /// closed when nothing more is.
     fn on_drain(&self, server: &Server, socket: &mut Socket<'_>) {
         let _ = (server, socket);
     }

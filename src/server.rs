@@ -332,7 +332,10 @@ impl Server {
     /// [`Status::Closed`]; the socket comes back with them.
     pub fn attach(&self, socket: OwnedSocket) -> Result<ConnId, AttachError> {
         let failed = |status, socket| Err(AttachError { error: Error::from(status), socket });
-        let Some(running) = self.running() else { return failed(Status::State, socket) };
+        let Some(running) = self.running() else {
+            let text = format!("cannot attach the socket: the server is {}", self.state().name());
+            return Err(AttachError { error: Error::new(Status::State, text), socket });
+        };
         let Engine::Loops(loops) = &running.engine else {
             return failed(Status::NotNonBlocking, socket);
         };

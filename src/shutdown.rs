@@ -116,15 +116,16 @@ impl ShutdownPort {
             server.request_stop();
         }
         conn.reason = CloseReason::Handler;
-        // In a stop nobody waits any more, although the listeners say so.
-        let others_wait = || lock(&self.seat.env().rivals).as_ref().is_some_and(|wait| wait());
-        let until = match !server.is_stopping() && others_wait() {
-            true => conn.linger_until().min(timer::after_millis(LINGER)),
-            false => conn.linger_until(),
-        };
+        let until = conn.linger_until();
         conn.say_goodbye(until);
         if conn.ended().is_ok() {
-            conn.see_off(until);
+            // In a stop nobody waits any more, although the listeners say so.
+            let rivals = &self.seat.env().rivals;
+            let others_wait = || lock(rivals).as_ref().is_some_and(|others_wait| others_wait());
+            let enough = timer::after_millis(LINGER);
+            conn.see_off(until, |_| {
+                timer::now() < enough || server.is_stopping() || !others_wait()
+            });
         }
         self.seat.retract();
         let _ = conn.ended();

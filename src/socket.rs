@@ -6,7 +6,6 @@ use std::any::Any;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::config::MAX_TIME;
@@ -169,7 +168,7 @@ impl<'a> Socket<'a> {
 
     /// Bytes in the outbound queue.
     pub fn queued(&self) -> usize {
-        self.conn.queued() + self.conn.tls.as_ref().map_or(0, |tls| tls.held)
+        self.conn.queued() + self.conn.tls.as_ref().map_or(0, |tls| tls.held.len())
     }
 
     /// The descriptor, −1 when there is none any more; it stays the
@@ -269,7 +268,6 @@ impl<'a> Socket<'a> {
         let result = self.conn.handshake_wait();
         if result.is_ok() {
             self.conn.env.counters.handshakes.add(1);
-            self.conn.env.secure.store(true, Ordering::SeqCst);
         } else {
             self.conn.env.counters.handshake_failures.add(1);
             self.conn.set(flag::GOODBYE);
@@ -395,7 +393,7 @@ impl Drop for OwnedSocket {
         }
         let until = self.conn.linger_until();
         if let Some(fd) = self.conn.end(until) {
-            fd.discard(until, || true);
+            fd.discard(until, |_| true);
         }
     }
 }

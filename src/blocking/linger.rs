@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::sys::{self, PollFlags, Poller, RecvFlags};
 use crate::timer::{self, NEVER};
@@ -16,6 +16,9 @@ const READS: usize = 64;
 
 /// How often to look whether the peer has acknowledged all, in ms.
 const LOOK: u64 = 5;
+
+/// How often to ask whether to go on, in ms.
+const STEP: u64 = 20;
 
 /// A connection of which nothing is left to do but to discard its input.
 pub(crate) struct Remains {
@@ -58,10 +61,10 @@ fn discard_some(fd: &OwnedFd) -> Left {
 impl Remains {
     /// Lingers on the calling thread, until the given time and while it
     /// `goes_on`; gives the descriptor back, and whether the peer has ended.
-    pub fn discard(self, until: u64, goes_on: impl Fn() -> bool) -> (OwnedFd, bool) {
+    pub fn discard(self, until: u64, goes_on: impl Fn(BorrowedFd<'_>) -> bool) -> (OwnedFd, bool) {
         let Remains { fd, ends_later } = self;
         let mut ended = !ends_later;
-        while timer::now() < until && goes_on() {
+        while timer::now() < until && goes_on(fd.as_fd()) {
             if !ended && sys::unsent(fd.as_raw_fd()) == 0 {
                 send_end(&fd);
                 ended = true;
@@ -72,10 +75,11 @@ impl Remains {
                 Left::Again => {}
                 Left::Wait => {
                     // Of input that was shut here poll(2) tells its end alone.
-                    let (events, end) = match ends_later {
-                        true => (PollFlags::empty(), until.min(timer::after_millis(LOOK))),
-                        false => (PollFlags::IN, until),
+                    let (events, step) = match ends_later {
+                        true => (PollFlags::empty(), LOOK),
+                        false => (PollFlags::IN, STEP),
                     };
+                    let end = until.min(timer::after_millis(step));
                     let _ = sys::poll(fd.as_fd(), events, timer::poll_timeout(end));
                 }
             }
@@ -174,6 +178,15 @@ impl Lingering {
                 self.entries.remove(&token);
             }
         }
+    }
+
+    /// In a stop: of whom the peer has acknowledged all, nothing can be lost.
+    pub fn end_acknowledged(&mut self) {
+        let unended = &self.unended;
+        self.entries.retain(|token, fd| {
+            let end = usize::from(!unended.contains(token));
+            sys::unsent(fd.as_raw_fd()) > end
+        });
     }
 
     pub fn clear(&mut self) {

@@ -39,7 +39,6 @@ impl Seat {
     pub fn publish(&self, id: u64, fd: RawFd) {
         let mut published = lock(&self.published);
         self.env.ended.store(Ended::No as u8, Ordering::SeqCst);
-        self.env.secure.store(false, Ordering::SeqCst);
         self.env.fin_sent.store(false, Ordering::SeqCst);
         *published = Some((id, fd));
     }
@@ -87,9 +86,6 @@ impl Seat {
             Ended::Closed if sending == Sending::Message as u8 => reset(fd),
             Ended::Cut if sending != Sending::No as u8 => reset(fd),
             Ended::Aborted => reset(fd),
-            Ended::Cut if !self.env.secure.load(Ordering::SeqCst) => {
-                sys::shutdown(fd, Shutdown::Both)
-            }
             // It looks by itself.
             Ended::Closed if self.env.fin_sent.load(Ordering::SeqCst) => {}
             // A `recv` that waits returns. The worker sends the end, behind

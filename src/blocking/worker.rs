@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use crate::conn::{flag, Conn, Ended, Env, Kind};
 use crate::error::{CloseReason, Error, Status};
 use crate::listener::{accept_until, lost, wait_ready, Accepted, Listener, Refusal};
 use crate::server::Server;
+use crate::sys::{self, PollFlags};
 use crate::timer::{self, NEVER};
 
 /// What a thread may do that wants to accept.
@@ -325,7 +326,7 @@ impl Pool {
         let stopping = server.is_stopping();
         let mut reason = reason(&mut conn, seat, failed, stopping);
         // A stop says that nothing was lost only where that is so.
-        if reason == CloseReason::Stop && !conn.see_off(until) {
+        if reason == CloseReason::Stop && !conn.see_off(until, may_lose) {
             reason = CloseReason::Cut;
             conn.reason = reason;
         }
@@ -347,6 +348,13 @@ impl Pool {
             self.linger(server, fd);
         }
     }
+}
+
+/// The peer has not acknowledged all (the end may be the last of it), or input
+/// is unread: to close now could lose what was sent.
+fn may_lose(fd: BorrowedFd<'_>) -> bool {
+    let unread = sys::poll(fd, PollFlags::IN, 0).is_ok_and(|found| !found.is_empty());
+    unread || sys::unsent(fd.as_raw_fd()) > 1
 }
 
 /// Why a served connection ends, noted in it too.
@@ -390,7 +398,6 @@ fn shake_hands(server: &Server, conn: &mut Conn) -> bool {
     }
     let Err(error) = result else {
         conn.env.counters.handshakes.add(1);
-        conn.env.secure.store(true, Ordering::SeqCst);
         return true;
     };
     conn.env.counters.handshake_failures.add(1);

@@ -264,6 +264,11 @@ impl IdTable {
         Ok(before & WOKEN == 0)
     }
 
+    /// A wake came along with an attached connection.
+    pub fn bring_wake(&self, id: u64) {
+        let _ = self.update(id, |word| Ok(word | WOKEN));
+    }
+
     /// The wake arrived.
     pub fn woken(&self, id: u64) {
         let _ = self.update(id, |word| Ok(word & !WOKEN));

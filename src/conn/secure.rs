@@ -153,12 +153,20 @@ impl Conn {
     /// Sends what the session has to be sent.
     pub fn push_tls(&mut self) -> Result<(), Status> {
         let Some(mut tls) = self.tls.take() else { return Ok(()) };
-        if tls.held > 0 && !tls.is_handshaking() {
-            // From here on it is in the queue.
-            self.env.ids.sub(self.id, std::mem::take(&mut tls.held));
+        let mut held = Vec::new();
+        if !tls.held.is_empty() && !tls.is_handshaking() {
+            // From here on it is in the queue, also where the kernel takes it.
+            held = std::mem::take(&mut tls.held);
+            self.env.ids.sub(self.id, held.len());
+            self.set(flag::DRAINED);
         }
         let mut sink = Sink { conn: self, failed: None };
         tls.write_to(&mut sink);
+        for piece in held.chunks(PIECE) {
+            // A session that is broken says so to who reads.
+            let _ = tls.write(piece);
+            tls.write_to(&mut sink);
+        }
         let failed = sink.failed;
         self.tls = Some(tls);
         failed.map_or(Ok(()), Err)
@@ -178,14 +186,17 @@ impl Conn {
     fn send_piece(&mut self, plain: &[u8]) -> Result<(), Status> {
         let on_loop = self.has(flag::LOOP);
         let Some(tls) = &mut self.tls else { return Err(Status::Closed) };
-        if tls.write(plain).is_err() {
-            // Of a handshake that failed in the callback the loop tells.
-            return if self.has(flag::STARTTLS) { Ok(()) } else { Err(Status::Tls) };
-        }
         if on_loop && tls.is_handshaking() {
-            tls.held += plain.len();
-            self.env.ids.queued(self.id, plain.len());
+            if tls.error().is_none() {
+                tls.held.extend_from_slice(plain);
+                self.env.ids.queued(self.id, plain.len());
+            } else if !self.has(flag::STARTTLS) {
+                // Of a handshake that failed in the callback the loop tells.
+                return Err(Status::Tls);
+            }
+            return self.push_tls();
         }
+        tls.write(plain).map_err(|_| Status::Tls)?;
         self.push_tls()
     }
 

@@ -99,6 +99,14 @@ impl Conn {
         }
     }
 
+    /// The program goes on to send: where a stop's cut is why it cannot, no
+    /// clean end may follow.
+    pub(super) fn wants_more(&mut self) {
+        if self.env.ended.load(Ordering::SeqCst) == Ended::Cut as u8 {
+            self.set(flag::ABORT);
+        }
+    }
+
     /// Another thread ended this worker's connection: it is closed, whatever
     /// the call said.
     pub fn ended(&mut self) -> Result<(), Status> {
@@ -307,14 +315,15 @@ impl Conn {
         Some(Remains { fd: self.take_fd()?, ends_later: !self.has(flag::FIN_SENT) })
     }
 
-    /// Lingers here, until the given time or a cut, before the program is told
-    /// of the end: `true` where nothing that was sent is lost.
-    pub fn see_off(&mut self, until: u64) -> bool {
+    /// Lingers here, until the given time or a cut and while it `goes_on`,
+    /// before the program is told of the end: `true` where nothing that was sent
+    /// is lost.
+    pub fn see_off(&mut self, until: u64, goes_on: impl Fn(BorrowedFd<'_>) -> bool) -> bool {
         if self.must_linger() {
             let Some(remains) = self.half_close() else { return false };
             let env = self.env.clone();
-            let goes_on = || env.ended.load(Ordering::SeqCst) != Ended::Cut as u8;
-            let (fd, ended) = remains.discard(until, goes_on);
+            let is_cut = || env.ended.load(Ordering::SeqCst) == Ended::Cut as u8;
+            let (fd, ended) = remains.discard(until, |fd| !is_cut() && goes_on(fd));
             self.fd = Some(fd);
             if ended {
                 self.set(flag::EOF);
@@ -336,7 +345,9 @@ impl Conn {
         // A client in its handshake is still sending, and is to read the alert.
         let refused = self.reason == CloseReason::Handshake;
         let unread = refused || decrypted || self.has_unread();
-        let unsent = |fd: BorrowedFd<'_>| sys::unsent(fd.as_raw_fd()) > 0;
+        // An end that was sent counts as a byte, and nothing comes behind it.
+        let end = usize::from(self.has(flag::FIN_SENT));
+        let unsent = |fd: BorrowedFd<'_>| sys::unsent(fd.as_raw_fd()) > end;
         !self.has(flag::SEND_FAILED) && (unread || self.fd().is_some_and(unsent))
     }
 }

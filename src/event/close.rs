@@ -11,6 +11,8 @@ use crate::error::CloseReason;
 use crate::sys::{self, RecvFlags};
 use crate::timer::{self, NEVER};
 
+/// How often a stop looks whether peers have acknowledged all, in ms.
+const LOOK: u64 = 20;
 /// Reads of a lingering connection before others have their turn.
 const READS: usize = 16;
 
@@ -108,12 +110,13 @@ impl Loop {
                     conn.clear(flag::READY);
                     return;
                 }
-                Ok(_) => {
+                Ok(_) if !conn.has(flag::SEND_FAILED) => {
                     let reason = conn.reason;
                     self.finish(slot, reason);
                     return;
                 }
-                Err(_) => {
+                // Reset; an event may have taken the error.
+                _ => {
                     self.end_lingering(slot);
                     return;
                 }
@@ -212,14 +215,26 @@ impl Loop {
     }
 
     /// A stop closes a connection: immediately where nothing is unsent, unread
-    /// or not acknowledged.
+    /// or not acknowledged; else when its queue has left, and `on_drain` has
+    /// sent no more.
     pub(super) fn drain_one(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
         match conn.phase() {
             phase if phase.is_handshake() && conn.has(flag::UNOPENED) => {
                 self.finish(slot, CloseReason::Stop)
             }
-            Phase::Open | Phase::Hello | Phase::Waiting | Phase::Handshake => {
+            Phase::Open => {
+                conn.collect();
+                if !conn.is_sending_out() {
+                    self.end_in_order(slot, CloseReason::Stop);
+                    return;
+                }
+                // `on_drain` may have more of the same answer; nobody else.
+                conn.env.ids.shut(conn.id);
+                conn.timer_at = 0;
+                self.settle(slot);
+            }
+            Phase::Hello | Phase::Waiting | Phase::Handshake => {
                 self.end_in_order(slot, CloseReason::Stop)
             }
             Phase::Lingering => {
@@ -235,7 +250,7 @@ impl Loop {
     /// Ends an open connection that nobody closed. What is queued leaves, and
     /// no late input destroys it; where there is nothing to wait for it is over
     /// immediately.
-    fn end_in_order(&mut self, slot: u32, reason: CloseReason) {
+    pub(super) fn end_in_order(&mut self, slot: u32, reason: CloseReason) {
         let Some(conn) = self.slab.get(slot) else { return };
         conn.collect();
         if conn.has(flag::SEND_FAILED) {
@@ -271,6 +286,19 @@ impl Loop {
         let lost = conn.reason == CloseReason::Stop && !conn.is_quiet();
         let reason = if lost { CloseReason::Cut } else { conn.reason };
         self.finish(slot, reason);
+    }
+
+    /// In a stop, now and then: ends those that linger although their peers
+    /// have acknowledged all, which makes no event.
+    pub(super) fn end_acknowledged(&mut self) {
+        self.look_at = timer::after_millis(LOOK);
+        for slot in 0..self.slab.end() {
+            let Some(conn) = self.slab.get(slot) else { continue };
+            if conn.phase() == Phase::Lingering && conn.is_quiet() {
+                let reason = conn.reason;
+                self.finish(slot, reason);
+            }
+        }
     }
 
     /// The stop's deadline has passed.

@@ -41,6 +41,10 @@ impl Loop {
     /// Input is there, or was: has the handler read it if it may.
     pub(super) fn input(&mut self, id: u64, slot: u32) {
         if self.stopping() {
+            if self.stop_at.is_some() {
+                // It may have been a failure.
+                self.settle(slot);
+            }
             return;
         }
         let Some(conn) = self.slab.get(slot) else { return };
@@ -99,6 +103,10 @@ impl Loop {
             self.begin_close(slot, reason);
             return;
         }
+        if self.stop_at.is_some() && phase == Phase::Open && !conn.is_sending_out() {
+            self.end_in_order(slot, CloseReason::Stop);
+            return;
+        }
         if conn.has(flag::SEND_FAILED) && conn.nothing_is_left() {
             self.finish(slot, CloseReason::Reset);
             return;
@@ -154,11 +162,9 @@ impl Loop {
     }
 
     /// A queue has left. The callback may lead to the next one, which is told
-    /// in a later turn.
+    /// in a later turn; in a stop, too, for an answer that is sent in pieces
+    /// is not to end in the middle as if it were whole.
     pub(super) fn run_on_drain(&mut self, slot: u32) {
-        if self.stopping() {
-            return;
-        }
         let Some(conn) = self.slab.get(slot) else { return };
         conn.clear(flag::DRAINED);
         let result = callback::call(&self.server, conn, |handler, server, socket| {
@@ -171,6 +177,8 @@ impl Loop {
         let stopping = self.stopping();
         let Some(conn) = self.slab.get(slot) else { return };
         match (conn.phase(), reason) {
+            (Phase::Open | Phase::Flushing, CloseReason::WriteTimeout | CloseReason::Idle)
+                if conn.peer_goes_on() => {}
             (
                 Phase::Open | Phase::Hello | Phase::Waiting | Phase::Handshake,
                 CloseReason::Timer,

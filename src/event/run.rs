@@ -30,6 +30,8 @@ pub(crate) struct Loop {
     pub(super) slab: Slab,
     /// The deadline of a stop.
     pub(super) stop_at: Option<u64>,
+    /// When a stop looks again at those that linger.
+    pub(super) look_at: u64,
     /// Connections whose handler is to be called again without an event.
     pub(super) ready: VecDeque<u64>,
     pub(super) timers: Timers,
@@ -76,6 +78,7 @@ impl Loop {
             opening: VecDeque::new(),
             scratch: Vec::new(),
             stop_at: None,
+            look_at: 0,
             woken: None,
         }
     }
@@ -172,7 +175,8 @@ impl Loop {
         if work || self.accept_at == 0 {
             return 0;
         }
-        let next = self.timers.next().min(self.stop_at.unwrap_or(NEVER)).min(self.accept_at);
+        let stop = self.stop_at.map_or(NEVER, |deadline| deadline.min(self.look_at));
+        let next = self.timers.next().min(stop).min(self.accept_at);
         timer::poll_timeout(next.min(self.handshakes.next_deadline()))
     }
 
@@ -196,6 +200,9 @@ impl Loop {
             self.expire();
         }
         self.give_places();
+        if self.look_at <= timer::now() && self.stop_at.is_some() {
+            self.end_acknowledged();
+        }
         if self.stop_at.is_some_and(|deadline| deadline <= timer::now()) {
             self.cut();
         }

@@ -154,8 +154,9 @@ pub unsafe extern "C" fn ns_config_set_on_close(
     unsafe { set(config, |c| &mut c.close, function, user_data, drop) }
 }
 
-/// Non-blocking mode: called when all queued bytes of a connection have left.
-/// [setup] [blocks]
+/// Non-blocking mode: called when all queued bytes of a connection have left; in
+/// a stop, too: what it sends is the rest of an answer, and the connection is
+/// closed when it sends no more. [setup] [blocks]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_set_on_drain(
     config: *mut ns_config,

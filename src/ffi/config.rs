@@ -396,8 +396,8 @@ pub unsafe extern "C" fn ns_config_io_timeout_ms(config: *const ns_config) -> u3
     unsafe { get(config, |c| in_ms(c.io_timeout)) }
 }
 
-/// A connection whose queued bytes make no progress for so long is closed:
-/// milliseconds, 1 to 2^31 - 1, 0 is off, default 30000. [setup]
+/// A connection whose queued bytes make no progress for so long is closed; it is
+/// progress when the kernel takes some, or the peer acknowledges some: milliseconds, 1 to 2^31 - 1, 0 is off, default 30000. [setup]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_set_write_timeout_ms(
     config: *mut ns_config,

@@ -24,6 +24,8 @@ use crate::timer::{self, NEVER};
 
 const WAKE: u64 = u64::MAX;
 const EVENTS: usize = 256;
+/// How often a stop looks whether peers have acknowledged all, in ms.
+const LOOK: u64 = 20;
 
 pub(super) struct Control {
     server: Server,
@@ -146,7 +148,12 @@ impl Control {
         let mut cut = false;
         // What the last worker gave to linger may be all that is left.
         while self.any_alive() || !self.arrivals.1.is_empty() || !self.lingering.is_empty() {
-            self.turn(events, if cut { NEVER } else { deadline });
+            let look_at = match self.lingering.is_empty() {
+                true => NEVER,
+                false => timer::after_millis(LOOK),
+            };
+            self.turn(events, look_at.min(if cut { NEVER } else { deadline }));
+            self.lingering.end_acknowledged();
             let sooner = self.server.begin_stopping();
             if sooner < deadline {
                 deadline = sooner;

@@ -30,8 +30,8 @@ pub(crate) struct Session {
     /// broken rule, a failed transport, or an end without close_notify, so
     /// that something may be missing (RFC 8446, 6.1).
     error: Option<Error>,
-    /// Plaintext that waits for the end of the handshake, in bytes; a loop's.
-    pub held: usize,
+    /// Plaintext that waits for the end of the handshake; a loop's.
+    pub held: Vec<u8>,
     /// A wake came during the handshake; a loop's.
     pub woken: bool,
     /// When something was last received of the handshake; a loop's.
@@ -72,7 +72,7 @@ impl Session {
             ahead: Vec::new(),
             taken: 0,
             error: None,
-            held: 0,
+            held: Vec::new(),
             woken: false,
             heard_at: 0,
             dead: false,

@@ -466,7 +466,9 @@ fn a_mixed_crowd() {
             let stats = server.stats();
             let (opened, closed) = *opens.lock().unwrap();
             assert_eq!((opened, closed, stats.handshakes), (15, 15, 15));
-            assert_eq!(stats.handshakes + stats.handshake_failures, stats.accepted);
+            // On a machine that is busy enough a worker may not come free in time.
+            let accounted = stats.handshakes + stats.handshake_failures + stats.refused;
+            assert_eq!(accounted, stats.accepted);
             assert_settled(&server);
         }
     });

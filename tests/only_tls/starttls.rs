@@ -317,8 +317,8 @@ fn detaching_with_the_handshake_to_come() {
     });
 }
 
-/// 2.3, 2.10: what happens during the handshake is not lost: the timer and `on_drain`, of what was
-/// queued before, come in it, a wake after it.
+/// 2.3, 2.10: what happens during the handshake is not lost: the timer comes in it, a wake and
+/// `on_drain`, of what was queued before, after it.
 #[test]
 fn events_during_the_handshake() {
     isolated(|| {
@@ -342,7 +342,7 @@ fn events_during_the_handshake() {
                 woken.add("woken");
             })
             .on_drain(move |_, socket| {
-                assert!(socket.tls_info().is_none());
+                assert!(socket.tls_info().is_some());
                 drained.add("drained");
             })
             .on_timeout(move |server: &Server, socket| {
@@ -362,10 +362,9 @@ fn events_during_the_handshake() {
                 assert_eq!(seen.next(), "timed out");
             }
             assert!(read(&tcp, BULK) == pattern(BULK));
-            assert_eq!(seen.next(), "drained");
             seen.none();
             let session = shake_hands(&tcp, b"");
-            assert_eq!(seen.next(), "woken");
+            assert_eq!(seen.take(2), ["woken", "drained"]);
             seen.none();
             server.wake(id).unwrap();
             assert_eq!(seen.next(), "woken");
@@ -550,6 +549,47 @@ fn an_end_with_bytes_held_back() {
             let stopped = how == "stop";
             let expected = if stopped { CloseReason::Stop } else { CloseReason::Handler };
             assert_eq!(reasons.next(), expected);
+        }
+    });
+}
+
+/// 2.3: `on_drain` comes after an upgrade, for what had been queued before it and for what waited
+/// for its end.
+#[test]
+fn on_drain_comes_after_an_upgrade() {
+    isolated(|| {
+        for how in ["before", "by id", "direct"] {
+            let tls = tls();
+            let (log, drains) = events();
+            let (asked, upgrading) = events();
+            let hooks = Hooks::new(move |server: &Server, socket| {
+                text(socket)?;
+                if how == "before" {
+                    socket.send(&pattern(BULK))?;
+                    assert!(socket.queued() > 0);
+                }
+                socket.starttls(&tls, b"")?;
+                asked.add(());
+                match how {
+                    "before" => Ok(()),
+                    "by id" => server.send(socket.id(), b"later"),
+                    _ => socket.send(b"later"),
+                }
+            })
+            .on_drain(move |_, socket| log.add((socket.tls_info().is_some(), socket.queued())));
+            let server = start_plain(non_blocking(1), hooks);
+            let tcp = raw_saying(&server, b"x");
+            upgrading.next();
+            if how == "before" {
+                assert!(read(&tcp, BULK) == pattern(BULK));
+            }
+            drains.none();
+            let mut session = shake_hands(&tcp, b"");
+            if how != "before" {
+                assert_eq!(receive_by_hand(&mut session, &tcp, 5), b"later");
+            }
+            assert_eq!(drains.next(), (true, 0));
+            drains.none();
         }
     });
 }

@@ -146,6 +146,37 @@ fn a_wake_goes_along() {
     });
 }
 
+/// 2.4, 2.11: however soon it is detached again.
+#[test]
+fn a_wake_goes_along_twice() {
+    isolated(|| {
+        let (log, owned) = events();
+        let (wake_log, wakes) = events();
+        let hooks = Hooks::new(move |server: &Server, socket| {
+            match text(socket)?.as_str() {
+                "" => return Ok(socket.close()),
+                "wake" => server.wake(socket.id())?,
+                _ => {}
+            }
+            Ok(log.add(server.detach(socket)?))
+        })
+        .on_wake(move |_, _| wake_log.add(()));
+        let server = start(non_blocking(1), hooks);
+        for _ in 0..200 {
+            let mut client = Client::connect(&server).saying("wake");
+            let socket = owned.next();
+            // Its handler detaches it as soon as the loop has it.
+            client.send("again");
+            let_pass(ms(1));
+            server.attach(socket).unwrap();
+            server.attach(owned.next()).unwrap();
+            wakes.next();
+            drop(client);
+        }
+        wakes.none();
+    });
+}
+
 /// 2.3, 2.4: `on_drain` comes for what was accepted by id, although it left with the detach.
 #[test]
 fn a_queue_that_left_with_the_detach_is_told() {

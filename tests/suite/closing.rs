@@ -196,3 +196,29 @@ fn close_in_on_open() {
         assert!(calls.drain().is_empty());
     });
 }
+
+/// 2.2: where all is acknowledged and nothing unread, a close keeps nothing, and a stop need not
+/// wait, although the peer does not close.
+#[test]
+fn a_close_with_nothing_to_wait_for() {
+    isolated(|| {
+        for closes in [true, false] {
+            let hooks = Hooks::new(move |_, socket| {
+                text(socket)?;
+                socket.send(b"answer")?;
+                let_pass(ms(60));
+                if closes {
+                    socket.close();
+                }
+                Ok(())
+            });
+            let server = start(blocking(2).linger_timeout(SOON).drain_timeout(SOON), hooks);
+            let mut client = Client::connect(&server).saying("x");
+            client.expect_last("answer");
+            let clock = Stopwatch::start();
+            server.stop().unwrap();
+            clock.at_once();
+            drop(client);
+        }
+    });
+}

@@ -132,7 +132,7 @@ fn ending_slowly(
 #[test]
 fn a_stop_waits_while_connections_end() {
     isolated(|| {
-        let (server, clients) = ending_slowly(non_blocking(1), || let_pass(ms(40)));
+        let (server, clients) = ending_slowly(non_blocking(1), || let_pass(ms(20)));
         server.stop_within(ms(0)).unwrap();
         assert_settled(&server);
         drop(clients);

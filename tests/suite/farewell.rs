@@ -438,3 +438,43 @@ fn a_refused_client_holds_nobody_up() {
         drop(silent);
     });
 }
+
+/// A stop's cut of a handler that is still sending ends in a reset, for half an answer is not to be
+/// taken for a whole one; one that waits for input has sent all that it had to say.
+#[test]
+fn a_cut_answer_is_a_reset() {
+    isolated(|| {
+        for sends in [true, false] {
+            let (log, results) = events();
+            let hooks = Hooks::new(move |_, socket| {
+                text(socket)?;
+                let result = loop {
+                    let result = match sends {
+                        true => socket.send(b"a line\n"),
+                        false => socket.recv(&mut [0]).map(drop),
+                    };
+                    if result.is_err() {
+                        break result;
+                    }
+                    let_pass(ms(5));
+                };
+                log.add(status(result));
+                Ok(())
+            });
+            let (hooks, reasons) = hooks.telling_reasons();
+            let server = start(blocking(2), hooks);
+            let mut client = Client::connect(&server).saying("go");
+            if sends {
+                client.expect("a line\n");
+            } else {
+                let_pass(ms(50));
+            }
+            std::thread::scope(|scope| {
+                scope.spawn(|| server.stop_within(ms(100)).unwrap());
+                assert_eq!(client.drain().is_err(), sends);
+            });
+            assert_eq!(results.next(), Status::Closed);
+            assert_eq!(reasons.next(), CloseReason::Cut);
+        }
+    });
+}

@@ -332,3 +332,26 @@ fn a_stop_cuts_its_farewell() {
         assert!(clock.elapsed() < ms(100) + LATE, "{:?}", clock.elapsed());
     });
 }
+
+/// 2.6: a peer that was answered and stays does not hold the port, whoever comes when.
+#[test]
+fn an_answered_peer_does_not_hold_it() {
+    isolated(|| {
+        let (log, called) = events();
+        let hooks = Hooks::new(echo).on_shutdown(move |_, socket| {
+            let mut byte = [0];
+            socket.recv(&mut byte)?;
+            log.add(());
+            Ok(&byte == b"s")
+        });
+        let server = start(blocking(1).shutdown_port("0").linger_timeout(SOON), hooks);
+        let _stays = knock(&server).saying("not all of it is read");
+        called.next();
+        let_pass(ms(200));
+        let clock = Stopwatch::start();
+        let _operator = knock(&server).saying("stop");
+        called.next();
+        clock.at_once();
+        server.wait(Some(SOON)).unwrap();
+    });
+}

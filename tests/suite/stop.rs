@@ -407,3 +407,112 @@ fn on_stop_by(config: crate::api::Config, route: &str) {
     drop(server);
     assert_eq!(calls.drain(), ["on_close", "on_stop"], "{route}");
 }
+
+/// 2.1, 2.3: an answer that is sent in pieces, the next one in each `on_drain`, is whole after a
+/// stop in its middle; one without end is cut at the deadline, and ends in a reset.
+#[test]
+fn an_answer_in_pieces() {
+    isolated(|| {
+        for whole in [true, false] {
+            let pieces = if whole { 5 } else { usize::MAX };
+            let (log, drains) = events();
+            let hooks = Hooks::new(|_, socket| {
+                text(socket)?;
+                socket.set_user_data(1_usize);
+                socket.send(&pattern(BULK))
+            })
+            .on_drain(move |_, socket| {
+                log.add(());
+                let Some(sent) = socket.user_data::<usize>().copied() else { return };
+                if sent < pieces {
+                    socket.set_user_data(sent + 1);
+                    socket.send(&pattern(BULK)).unwrap();
+                }
+            });
+            let (hooks, reasons) = hooks.telling_reasons();
+            let drain = if whole { SOON } else { ms(300) };
+            let server = start(non_blocking(1).linger_timeout(SOON).drain_timeout(drain), hooks);
+            let mut client = Client::small(&server).saying("go");
+            assert!(client.receive(BULK) == pattern(BULK));
+            drains.next();
+            std::thread::scope(|scope| {
+                let stop = scope.spawn(|| server.stop());
+                eventually("it is stopping", || server.state() == State::Stopping);
+                if whole {
+                    for _ in 1..pieces {
+                        assert!(client.receive(BULK) == pattern(BULK));
+                    }
+                    client.expect_end();
+                    drop(client);
+                    assert_eq!(drains.take(pieces - 1).len(), pieces - 1);
+                } else {
+                    assert!(client.drain().is_err(), "a reset");
+                }
+                stop.join().unwrap().unwrap();
+            });
+            let expected = if whole { CloseReason::Stop } else { CloseReason::Cut };
+            assert_eq!(reasons.next(), expected);
+        }
+    });
+}
+
+/// 2.1: a stop does not wait for peers that have acknowledged all, whatever they do then.
+#[test]
+fn a_stop_ends_with_the_acknowledgement() {
+    isolated(|| {
+        for config in both_modes() {
+            let gate = Gate::new();
+            let inside = gate.clone();
+            let hooks = Hooks::new(move |_, socket| {
+                text(socket)?;
+                socket.send(&pattern(500_000))?;
+                Ok(inside.wait())
+            });
+            let (hooks, reasons) = hooks.telling_reasons();
+            let server = start(config.linger_timeout(SOON).drain_timeout(SOON), hooks);
+            let mut client = Client::connect(&server).saying("request");
+            gate.reached_by(1);
+            std::thread::scope(|scope| {
+                let stop = scope.spawn(|| server.stop());
+                eventually("it is stopping", || server.state() == State::Stopping);
+                gate.open();
+                let_pass(ms(50));
+                assert!(client.receive(500_000) == pattern(500_000));
+                let clock = Stopwatch::start();
+                stop.join().unwrap().unwrap();
+                clock.at_once();
+            });
+            assert_eq!(reasons.next(), CloseReason::Stop);
+            drop(client);
+        }
+    });
+}
+
+/// 2.1, 2.0: what a peer's reset destroyed in a stop is lost.
+#[test]
+fn a_reset_in_a_stop() {
+    isolated(|| {
+        for config in both_modes() {
+            let gate = Gate::new();
+            let inside = gate.clone();
+            let hooks = Hooks::new(move |_, socket| {
+                text(socket)?;
+                socket.send(&pattern(500_000))?;
+                Ok(inside.wait())
+            });
+            let (hooks, reasons) = hooks.telling_reasons();
+            let server = start(config.linger_timeout(SOON).drain_timeout(SOON), hooks);
+            let client = Client::connect(&server).saying("request");
+            gate.reached_by(1);
+            std::thread::scope(|scope| {
+                let stop = scope.spawn(|| server.stop());
+                eventually("it is stopping", || server.state() == State::Stopping);
+                gate.open();
+                let_pass(ms(50));
+                client.reset();
+                stop.join().unwrap().unwrap();
+            });
+            assert_eq!(reasons.next(), CloseReason::Cut);
+        }
+    });
+}
