@@ -100,9 +100,9 @@ pub struct Stats {
     pub drained: u64,
     /// Connections that a stop ended at its deadline.
     pub cut: u64,
-    /// Bytes received.
+    /// Bytes received, as they came: over TLS the encrypted ones.
     pub bytes_in: u64,
-    /// Bytes given to the kernel.
+    /// Bytes that the kernel took, as they left: over TLS the encrypted ones.
     pub bytes_out: u64,
     /// Failed handlers, hooks and exception handlers.
     pub handler_errors: u64,

@@ -216,7 +216,7 @@ impl Conn {
 
     /// Waits in `body` until the given time at the latest, however many system
     /// calls it makes, and no longer than without this bound.
-    fn bounded<T>(&mut self, until: u64, body: impl FnOnce(&mut Conn) -> T) -> T {
+    pub(super) fn bounded<T>(&mut self, until: u64, body: impl FnOnce(&mut Conn) -> T) -> T {
         let whole = self.timer_at;
         let bound = if whole == 0 { until } else { until.min(whole) };
         self.timer_at = if bound == NEVER { 0 } else { bound };

@@ -502,6 +502,10 @@ impl Conn {
             // Before the mark: the FIN leaves as soon as the queue has.
             self.send_close_notify();
         }
+        if self.has(flag::BACKLOG) && !self.has(flag::LOOP) {
+            let until = self.linger_until();
+            let _ = self.bounded(until, |conn| conn.send_wait(&[]));
+        }
         self.set(flag::WR_SHUT);
         if ends_now {
             self.end_sending();

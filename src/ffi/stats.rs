@@ -42,9 +42,9 @@ pub struct ns_stats {
     pub drained: u64,
     /// Connections that a stop cut.
     pub cut: u64,
-    /// Bytes received.
+    /// Bytes received, as they came: over TLS the encrypted ones.
     pub bytes_in: u64,
-    /// Bytes sent.
+    /// Bytes that the kernel took, as they left: over TLS the encrypted ones.
     pub bytes_out: u64,
     /// Failures of handlers and of exception handlers.
     pub handler_errors: u64,

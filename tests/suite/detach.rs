@@ -357,6 +357,26 @@ fn no_detach_after_a_close_by_id() {
     });
 }
 
+/// 2.3, 2.4: a half-close of a detached socket has what is queued leave, and then the end.
+#[test]
+fn a_half_close_behind_the_queue() {
+    isolated(|| {
+        let (server, owned) = detaching_after(bulk);
+        let mut client = Client::small(&server).saying("go");
+        let mut socket = owned.next();
+        std::thread::scope(|scope| {
+            let half_close = scope.spawn(move || {
+                socket.socket().shutdown(std::net::Shutdown::Write).unwrap();
+                socket
+            });
+            assert!(client.rest() == pattern(BULK));
+            let mut socket = half_close.join().unwrap();
+            client.send("still open");
+            assert_eq!(text(&mut socket.socket()).unwrap(), "still open");
+        });
+    });
+}
+
 /// 2.4: with unsent bytes the descriptor is not given away, and the caller still owns the socket.
 #[test]
 fn no_release_with_buffered_bytes() {
