@@ -342,8 +342,9 @@ typedef int32_t (*ns_start_fn)(ns_server *server, void *user_data);
 typedef void (*ns_stop_fn)(ns_server *server, void *user_data);
 
 /**
- * A connection was accepted, over TLS: its handshake is over. A negative return closes it immediately, after the
- * exception handler; NS_ERR_WOULD_BLOCK is no failure.
+ * A connection was accepted, and over TLS its handshake is over. A negative
+ * return closes it immediately, after the exception handler; NS_ERR_WOULD_BLOCK
+ * is no failure.
  */
 typedef int32_t (*ns_open_fn)(ns_server *server, ns_socket *socket, void *user_data);
 
@@ -497,10 +498,10 @@ ns_status ns_server_start(ns_server *server, uint32_t flags, ns_error **err);
  * running ones may finish and queued bytes leave until the config's
  * `drain_timeout`, then what is left is cut, for as long as that ends
  * connections. `on_drain` is still called, and may send more; `on_wake` and
- * `on_timeout` are not. 0, also if it was never started
- * or has stopped; NS_ERR_TIMEOUT if a handler or `on_start` does not return within
- * 80 ms of the cut (it goes on stopping). In a callback it only asks for the stop and returns 0
- * immediately. [any] [blocks]
+ * `on_timeout` are not. 0, also if it was never started or has stopped;
+ * NS_ERR_TIMEOUT if a handler or `on_start` does not return within 80 ms of the
+ * cut (it goes on stopping). In a callback it only asks for the stop and returns
+ * 0 immediately. [any] [blocks]
  */
 ns_status ns_server_stop(ns_server *server);
 

@@ -172,10 +172,10 @@ pub unsafe extern "C" fn ns_server_start(
 /// running ones may finish and queued bytes leave until the config's
 /// `drain_timeout`, then what is left is cut, for as long as that ends
 /// connections. `on_drain` is still called, and may send more; `on_wake` and
-/// `on_timeout` are not. 0, also if it was never started
-/// or has stopped; NS_ERR_TIMEOUT if a handler or `on_start` does not return within
-/// 80 ms of the cut (it goes on stopping). In a callback it only asks for the stop and returns 0
-/// immediately. [any] [blocks]
+/// `on_timeout` are not. 0, also if it was never started or has stopped;
+/// NS_ERR_TIMEOUT if a handler or `on_start` does not return within 80 ms of the
+/// cut (it goes on stopping). In a callback it only asks for the stop and returns
+/// 0 immediately. [any] [blocks]
 #[no_mangle]
 pub unsafe extern "C" fn ns_server_stop(server: *mut ns_server) -> ns_status {
     status(|| {

@@ -125,8 +125,9 @@ pub type ns_start_fn =
 pub type ns_stop_fn =
     Option<unsafe extern "C-unwind" fn(server: *mut ns_server, user_data: *mut c_void)>;
 
-/// A connection was accepted, over TLS: its handshake is over. A negative return closes it immediately, after the
-/// exception handler; NS_ERR_WOULD_BLOCK is no failure.
+/// A connection was accepted, and over TLS its handshake is over. A negative
+/// return closes it immediately, after the exception handler; NS_ERR_WOULD_BLOCK
+/// is no failure.
 pub type ns_open_fn = Option<
     unsafe extern "C-unwind" fn(
         server: *mut ns_server,
