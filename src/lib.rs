@@ -2,26 +2,13 @@
 //! and it does the listening, the threads, the event loops, the limits, the
 //! deadlines and the shutdown.
 //!
-//! ```
-//! use net_server::{Config, Error, Server, Socket};
+//! An echo server, in either mode: any second argument selects the
+//! non-blocking one. In blocking mode `recv` waits for data. In non-blocking
+//! mode it returns `WouldBlock` when nothing can be read now, and a handler may
+//! return that.
 //!
-//! // Echo, in either mode: in blocking mode `recv` waits, in non-blocking
-//! // mode it answers `WouldBlock`, which a handler may simply return.
-//! fn echo(_: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
-//!     let mut buffer = [0; 4096];
-//!     loop {
-//!         match socket.recv(&mut buffer)? {
-//!             0 => return Ok(socket.close()),
-//!             n => socket.send(&buffer[..n])?,
-//!         }
-//!     }
-//! }
-//!
-//! let server = Server::with_config("127.0.0.1:0", echo, Config::new().non_blocking(true))?;
-//! server.start_background()?;
-//! println!("echoing on port {}", server.port());
-//! server.stop()?;
-//! # Ok::<(), Error>(())
+//! ```no_run
+#![doc = include_str!("../examples/hello_echo.rs")]
 //! ```
 //!
 //! # The two modes
