@@ -12,26 +12,26 @@
 
 #![forbid(unsafe_code)]
 
-mod linger;
 mod seat;
 mod worker;
 
-pub(crate) use linger::{Lingering, Remains};
 pub(crate) use seat::Seat;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use crossbeam_channel::Sender;
 
 use crate::config::{Config, Limits};
 use crate::conn::{Conn, Ended, Env, Kind};
 use crate::error::{CloseReason, Status};
+use crate::linger::Remains;
 use crate::listener::{Backoff, Listener};
 use crate::server::Server;
+use crate::sync::lock;
 use crate::timer::{self, NEVER};
 
 /// A connection that was accepted and is not served yet.
@@ -237,10 +237,4 @@ impl State {
     fn head_deadline(&self) -> u64 {
         self.queue.front().map_or(NEVER, |waiting| waiting.until)
     }
-}
-
-/// The library's own code does not panic while it holds a lock, and the
-/// program's never runs under one.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -9,7 +9,7 @@ mod transfer;
 mod wait;
 
 use std::any::Any;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU8};
 use std::sync::{Arc, Mutex};
@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
+use crate::address::{canonical, Peer};
 use crate::config::Limits;
 use crate::error::{CloseReason, Status};
 use crate::outbuf::OutBuf;
@@ -238,39 +239,6 @@ impl Phase {
     }
 }
 
-/// A peer's address in 24 bytes; IPv4 is kept as IPv4-mapped.
-#[derive(Clone, Copy, Default)]
-struct Peer {
-    ip: [u8; 16],
-    scope: u32,
-    port: u16,
-    known: bool,
-}
-
-impl Peer {
-    fn new(address: Option<SocketAddr>) -> Peer {
-        let Some(address) = address else { return Peer::default() };
-        let (ip, scope) = match address {
-            SocketAddr::V4(v4) => (v4.ip().to_ipv6_mapped(), 0),
-            SocketAddr::V6(v6) => (*v6.ip(), v6.scope_id()),
-        };
-        Peer { ip: ip.octets(), scope, port: address.port(), known: true }
-    }
-
-    fn address(self) -> Option<SocketAddr> {
-        let ip = Ipv6Addr::from(self.ip);
-        self.known.then(|| match ip.to_canonical() {
-            IpAddr::V4(v4) => SocketAddr::new(v4.into(), self.port),
-            IpAddr::V6(v6) => SocketAddrV6::new(v6, self.port, 0, self.scope).into(),
-        })
-    }
-}
-
-/// An address as it is shown: an IPv4-mapped one as IPv4.
-pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
-    Peer::new(Some(address)).address().unwrap_or(address)
-}
-
 /// What few connections have.
 #[derive(Default)]
 struct Extra {
@@ -430,6 +398,10 @@ impl Conn {
 
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.fd.as_ref().map(AsFd::as_fd)
+    }
+
+    pub fn set_nonblocking(&self, nonblocking: bool) -> std::io::Result<()> {
+        self.fd.as_ref().map_or(Ok(()), |fd| SockRef::from(fd).set_nonblocking(nonblocking))
     }
 
     pub fn take_fd(&mut self) -> Option<OwnedFd> {
@@ -713,13 +685,5 @@ mod tests {
     fn an_idle_connection_is_small() {
         assert!(size_of::<Conn>() <= 128, "{}", size_of::<Conn>());
         assert!(std::mem::offset_of!(Conn, tls) <= 64);
-    }
-
-    #[test]
-    fn a_mapped_peer_is_shown_as_ipv4() {
-        let mapped: SocketAddr = "[::ffff:192.0.2.1]:80".parse().unwrap();
-        assert_eq!(canonical(mapped).to_string(), "192.0.2.1:80");
-        let six: SocketAddr = "[2001:db8::1]:80".parse().unwrap();
-        assert_eq!(canonical(six), six);
     }
 }

@@ -27,13 +27,11 @@ use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use crate::blocking::lock;
 use crate::config::{Config, Limits};
 use crate::conn::{flag, Bytes, Conn, ConnId, Env, IdTable, Kind, Refused};
 use crate::error::{Error, Status};
 use crate::outbuf::{self, OutBuf};
-use crate::server::Server;
-use crate::socket::OwnedSocket;
+use crate::sync::lock;
 use crate::sys::{self, Bits, Event, Poller};
 
 /// A connection's token is its id. Those of this module's own descriptors are
@@ -311,8 +309,7 @@ impl Loops {
             return Err(Error::from(Status::Closed));
         }
         conn.collect();
-        let blocking = conn.fd().map(|fd| socket2::SockRef::from(&fd).set_nonblocking(false));
-        if let Some(Err(e)) = blocking {
+        if let Err(e) = conn.set_nonblocking(false) {
             ids.open(conn.id, !conn.has(flag::UNSENDABLE));
             return Err(Error::from_os(Status::Io, "cannot detach the socket", &e));
         }
@@ -340,26 +337,20 @@ impl Loops {
         Ok(taken)
     }
 
-    /// Gives an owned socket to the loop it came from, or to the least busy.
-    pub fn attach(
-        &self,
-        server: &Server,
-        mut socket: OwnedSocket,
-    ) -> Result<u64, (Error, OwnedSocket)> {
-        let conn = socket.conn_mut();
+    /// Gives a connection of the program's to the loop it came from, where
+    /// that was one of the server with this number, or to the least busy.
+    pub fn attach(&self, server: u64, conn: Conn) -> Result<u64, (Error, Conn)> {
         if conn.is_over() || conn.fd().is_none() {
-            return Err((Error::from(Status::Closed), socket));
+            return Err((Error::from(Status::Closed), conn));
         }
-        let former = conn.env.server == server.number() && conn.env.index < self.loops.len();
+        let former = conn.env.server == server && conn.env.index < self.loops.len();
         let index = if former { conn.env.index } else { self.least_busy(0) };
-        let nonblocking = conn.fd().map(|fd| socket2::SockRef::from(&fd).set_nonblocking(true));
-        if let Some(Err(e)) = nonblocking {
-            return Err((Error::from_os(Status::Io, "cannot attach the socket", &e), socket));
+        if let Err(e) = conn.set_nonblocking(true) {
+            return Err((Error::from_os(Status::Io, "cannot attach the socket", &e), conn));
         }
         let shared = &self.loops[index];
         let mut woken = false;
-        let id = shared.put(socket, true, OwnedSocket::fd, |socket, id| {
-            let mut conn = socket.take();
+        let id = shared.put(conn, true, Conn::fd, |mut conn, id| {
             conn.move_to(shared.env.clone());
             conn.id = id;
             conn.begin_deadlines();
@@ -382,11 +373,9 @@ impl Loops {
                 }
                 Ok(id)
             }
-            Err((error, mut socket)) => {
-                if let Some(fd) = socket.conn_mut().fd() {
-                    let _ = socket2::SockRef::from(&fd).set_nonblocking(false);
-                }
-                Err((error, socket))
+            Err((error, conn)) => {
+                let _ = conn.set_nonblocking(false);
+                Err((error, conn))
             }
         }
     }
@@ -420,7 +409,7 @@ fn refused(why: Refused) -> Status {
 mod tests {
     use super::*;
     use crate::error::CloseReason;
-    use crate::{Handler, Socket};
+    use crate::{Handler, Server, Socket};
     use std::io::Read;
     use std::net::TcpStream;
     use std::time::Duration;

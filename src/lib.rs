@@ -31,6 +31,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("net-server runs on Linux; other systems are not supported yet");
 
+mod address;
 mod blocking;
 mod callback;
 mod config;
@@ -38,13 +39,16 @@ mod conn;
 mod error;
 mod event;
 mod handler;
+mod linger;
 mod listener;
 mod outbuf;
 mod server;
 mod service;
 mod shutdown;
 mod socket;
+mod state;
 mod stats;
+mod sync;
 mod sys;
 mod timer;
 mod tls;
@@ -57,8 +61,9 @@ pub use config::{Config, MAX_THREADS, MAX_TIME};
 pub use conn::ConnId;
 pub use error::{CloseReason, Error, Status};
 pub use handler::Handler;
-pub use server::{AttachError, Server, State};
+pub use server::{AttachError, Server};
 pub use socket::{OwnedSocket, Socket};
+pub use state::State;
 pub use stats::{Stats, ThreadStats};
 pub use tls::{TlsConfig, TlsInfo, TlsVersion, MAX_SESSIONS};
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
+use crate::address::canonical;
 use crate::config::Config;
-use crate::conn::canonical;
 use crate::error::{quoted, Error, Status};
 use crate::service::Service;
 use crate::sys::{self, PollFd, PollFlags, Shutdown};

@@ -23,41 +23,11 @@ use crate::handler::Handler;
 use crate::service::Service;
 use crate::shutdown::ShutdownPort;
 use crate::socket::{OwnedSocket, Socket};
+use crate::state::State;
 use crate::stats::{self, Stats, ThreadStats};
 use crate::tls::TlsConfig;
 
 use lifecycle::Life;
-
-/// Where a server stands. It goes through these once, in this order; a
-/// failed start leads back to `New`.
-#[repr(i32)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum State {
-    /// Not started.
-    #[default]
-    New = 0,
-    /// Binding, starting threads, in `on_start`.
-    Starting = 1,
-    /// Accepting.
-    Running = 2,
-    /// Draining.
-    Stopping = 3,
-    /// Over.
-    Stopped = 4,
-}
-
-impl State {
-    /// The state in a word.
-    pub fn name(self) -> &'static str {
-        match self {
-            State::New => "new",
-            State::Starting => "starting",
-            State::Running => "running",
-            State::Stopping => "stopping",
-            State::Stopped => "stopped",
-        }
-    }
-}
 
 /// A server: a service, a handler and a configuration.
 ///
@@ -339,9 +309,9 @@ impl Server {
         let Engine::Loops(loops) = &running.engine else {
             return failed(Status::NotNonBlocking, socket);
         };
-        match loops.attach(self, socket) {
+        match loops.attach(self.inner.number, socket.take()) {
             Ok(id) => Ok(ConnId::from_u64(id).expect("an id is never 0")),
-            Err((error, socket)) => Err(AttachError { error, socket }),
+            Err((error, conn)) => Err(AttachError { error, socket: OwnedSocket::new(conn) }),
         }
     }
 

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::blocking::{lock, Seat};
+use crate::blocking::Seat;
 use crate::callback;
 use crate::config::{Config, Limits};
 use crate::conn::{Conn, ConnId, Ended, Env, Kind};
@@ -16,6 +16,7 @@ use crate::error::{CloseReason, Error, Status};
 use crate::listener::{self, Accepted, Backoff, Listener, Refusal};
 use crate::server::Server;
 use crate::service::Service;
+use crate::sync::lock;
 use crate::sys::{self, PollFlags};
 use crate::timer::{self, NEVER};
 

@@ -5,7 +5,7 @@
 use std::any::Any;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::time::Duration;
 
 use crate::config::MAX_TIME;
@@ -347,14 +347,6 @@ impl OwnedSocket {
     /// The socket, to use.
     pub fn socket(&mut self) -> Socket<'_> {
         Socket::of(&mut self.conn)
-    }
-
-    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.conn.fd()
-    }
-
-    pub(crate) fn conn_mut(&mut self) -> &mut Conn {
-        &mut self.conn
     }
 
     /// The bare descriptor, in blocking mode. An error, with the socket,

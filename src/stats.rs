@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::error::CloseReason;
-use crate::server::State;
+use crate::state::State;
 
 /// A counter that one thread writes and all may read: a load and a store,
 /// no locked instruction.

@@ -21,8 +21,8 @@ use rustls::server::{
 };
 use rustls::{RootCertStore, ServerConfig};
 
-use crate::blocking::lock;
 use crate::error::{Error, Status};
+use crate::sync::lock;
 
 use cert::Resolver;
 use resume::Valid;

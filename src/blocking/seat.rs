@@ -7,8 +7,8 @@ use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::lock;
 use crate::conn::{Conn, Ended, Env, Sending};
+use crate::sync::lock;
 use crate::sys::{self, Shutdown};
 
 pub(crate) struct Seat {

@@ -8,12 +8,14 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
-use super::{lock, Arrival, Gate, Pool, Remains, Seat, State, Waiting, REFUSAL};
+use super::{Arrival, Gate, Pool, Seat, State, Waiting, REFUSAL};
 use crate::callback;
 use crate::conn::{flag, Conn, Ended, Env, Kind};
 use crate::error::{CloseReason, Error, Status};
+use crate::linger::Remains;
 use crate::listener::{accept_until, lost, wait_ready, Accepted, Listener, Refusal};
 use crate::server::Server;
+use crate::sync::lock;
 use crate::sys::{self, PollFlags};
 use crate::timer::{self, NEVER};
 

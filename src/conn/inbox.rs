@@ -13,8 +13,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use super::{IdTable, Refused};
-use crate::blocking::lock;
 use crate::outbuf::OutBuf;
+use crate::sync::lock;
 
 /// What is accepted for the connections of a loop and not taken yet.
 #[derive(Default)]

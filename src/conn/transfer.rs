@@ -538,7 +538,7 @@ impl Conn {
 
     /// Another thread ended this worker's connection and may have shut its
     /// input: then the end is sent last, when the peer has acknowledged all
-    /// ([`Remains`](crate::blocking::Remains)). Else nobody shuts it any more.
+    /// ([`Remains`](crate::linger::Remains)). Else nobody shuts it any more.
     fn input_was_shut(&self) -> bool {
         if self.has(flag::LOOP | flag::OWNED) {
             return false;

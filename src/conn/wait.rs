@@ -8,8 +8,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 
 use super::{flag, Conn, Ended, Phase, Sending};
-use crate::blocking::{lock, Remains};
 use crate::error::{CloseReason, Status};
+use crate::linger::Remains;
+use crate::sync::lock;
 use crate::sys::{self, PollFlags, RecvFlags, SendFlags};
 use crate::timer::{self, NEVER};
 

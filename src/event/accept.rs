@@ -8,11 +8,11 @@ use std::sync::atomic::Ordering;
 
 use super::run::Loop;
 use super::{INPUT, LISTENERS};
-use crate::blocking::lock;
 use crate::callback;
 use crate::conn::{flag, ConnId};
 use crate::error::{CloseReason, Error, Status};
 use crate::listener::{lost, Backoff, Listener, Refusal};
+use crate::sync::lock;
 use crate::sys::{self, Poller};
 use crate::timer::{self, NEVER};
 

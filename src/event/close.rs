@@ -8,6 +8,7 @@ use super::run::{Loop, SCRATCH};
 use crate::callback;
 use crate::conn::{flag, Phase};
 use crate::error::CloseReason;
+use crate::sync::lock;
 use crate::sys::{self, RecvFlags};
 use crate::timer::{self, NEVER};
 
@@ -209,7 +210,7 @@ impl Loop {
     }
 
     pub(super) fn stop_accepting(&mut self) {
-        crate::blocking::lock(&self.shared.entrance).poller = None;
+        lock(&self.shared.entrance).poller = None;
         self.acceptor = None;
         self.accept_at = NEVER;
     }

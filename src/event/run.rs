@@ -11,11 +11,11 @@ use super::accept::Acceptor;
 use super::handshake::Handshakes;
 use super::slab::Slab;
 use super::{dispatch, Loops, Shared, CONTROL, LISTENERS, WAKE};
-use crate::blocking::lock;
 use crate::callback;
 use crate::conn::{flag, ConnId, Phase};
 use crate::error::{CloseReason, Error, Status};
 use crate::server::Server;
+use crate::sync::lock;
 use crate::sys::{Bits, Event, Events, Poller, OUTPUT, SPECIAL};
 use crate::timer::{self, Timers, NEVER};
 

@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use crate::blocking::lock;
+use crate::sync::lock;
 
 /// What the waiting thread will find.
 enum Place<T> {

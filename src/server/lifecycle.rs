@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use super::control::Control;
 use super::handover::handover;
 use super::{Running, Server, State};
-use crate::blocking::lock;
 use crate::error::{Error, Status};
+use crate::sync::lock;
 use crate::sys::Event;
 use crate::timer::{self, NEVER};
 
