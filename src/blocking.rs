@@ -25,14 +25,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use crossbeam_channel::Sender;
 
+use crate::clock::{self, NEVER};
 use crate::config::{Config, Limits};
-use crate::conn::{Conn, Ended, Env, Kind};
+use crate::conn::{Conn, Ended, Kind, ThreadContext};
 use crate::error::{CloseReason, Status};
 use crate::linger::Remains;
 use crate::listener::{Backoff, Listener};
 use crate::server::Server;
 use crate::sync::lock;
-use crate::timer::{self, NEVER};
 
 /// A connection that was accepted and is not served yet.
 struct Arrival {
@@ -69,7 +69,7 @@ pub(crate) struct Pool {
     seats: Vec<Arc<Seat>>,
     /// Counts what no seat does: connections accepted and refused, failures
     /// to accept. Written under the lock.
-    lobby: Arc<Env>,
+    lobby: Arc<ThreadContext>,
     state: Mutex<State>,
     changed: Condvar,
     listeners: Mutex<Arc<[Listener]>>,
@@ -111,10 +111,11 @@ impl Pool {
         let patience = u64::from(config.max_retry) * config.retry_interval.as_millis() as u64;
         let seats = config.max_thread as usize;
         let lobby_limits = Limits { idle: 0, ..limits.clone() };
-        let seat = |i| Arc::new(Seat::new(Env::new(Kind::Worker, server, i, limits.clone())));
+        let seat =
+            |i| Arc::new(Seat::new(ThreadContext::new(Kind::Worker, server, i, limits.clone())));
         Pool {
             seats: (0..seats).map(seat).collect(),
-            lobby: Arc::new(Env::new(Kind::Worker, server, seats, lobby_limits)),
+            lobby: Arc::new(ThreadContext::new(Kind::Worker, server, seats, lobby_limits)),
             state: Mutex::new(State {
                 gate: Gate::Shut,
                 free: (0..seats.min(max_connections)).rev().collect(),
@@ -158,12 +159,12 @@ impl Pool {
     /// Nothing more is accepted or begun; what waits is refused.
     pub fn begin_stop(&self) {
         self.state().gate = Gate::Stopping;
-        self.refuse_until.store(timer::after_millis(REFUSAL), Ordering::SeqCst);
+        self.refuse_until.store(clock::after_millis(REFUSAL), Ordering::SeqCst);
         self.changed.notify_all();
         let mut listeners = lock(&self.listeners);
         listeners.iter().for_each(Listener::shut);
         *listeners = Arc::new([]);
-        for seat in self.seats.iter().filter(|s| s.env().handshaking.load(Ordering::SeqCst)) {
+        for seat in self.seats.iter().filter(|s| s.context().handshaking.load(Ordering::SeqCst)) {
             seat.end_any(Ended::Closed);
         }
     }
@@ -207,12 +208,12 @@ impl Pool {
         Ok(())
     }
 
-    pub fn envs(&self) -> impl Iterator<Item = &Arc<Env>> {
-        self.seats.iter().map(|seat| seat.env())
+    pub fn contexts(&self) -> impl Iterator<Item = &Arc<ThreadContext>> {
+        self.seats.iter().map(|seat| seat.context())
     }
 
     /// Counters of no seat, and how many wait, at one moment.
-    pub fn lobby<T>(&self, look: impl FnOnce(&Env, u64) -> T) -> T {
+    pub fn lobby<T>(&self, look: impl FnOnce(&ThreadContext, u64) -> T) -> T {
         let state = self.state();
         look(&self.lobby, state.queue.len() as u64)
     }

@@ -98,7 +98,7 @@ pub(crate) fn outcome(result: Result<Result<(), Error>, Error>) -> Option<Error>
 /// handler. After a panic the connection closes whatever that one does, and
 /// so it does where the exception handler itself fails.
 pub(crate) fn failed(server: &Server, conn: &mut Conn, error: Error) {
-    let errors = |conn: &Conn| conn.env.counters.handler_errors.add(1);
+    let errors = |conn: &Conn| conn.context.counters.handler_errors.add(1);
     errors(conn);
     let detached = conn.has(flag::DETACHED);
     let told = call(server, conn, |handler, server, socket| {
@@ -124,7 +124,7 @@ pub(crate) fn told(server: &Server, conn: &mut Conn, error: Error) {
         handler.on_exception(server, Some(socket), &error)
     });
     let told = outcome(told);
-    conn.env.counters.handler_errors.add(u64::from(told.is_some()));
+    conn.context.counters.handler_errors.add(u64::from(told.is_some()));
     contain_drop((told, error));
 }
 
@@ -141,7 +141,7 @@ pub(crate) fn closed(server: &Server, conn: &mut Conn, reason: CloseReason) {
         handler.on_close(server, socket, reason);
     });
     if result.is_err() {
-        conn.env.counters.handler_errors.add(1);
+        conn.context.counters.handler_errors.add(1);
     }
     contain_drop(conn.replace_user_data(None));
 }

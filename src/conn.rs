@@ -4,7 +4,7 @@
 
 mod ids;
 mod inbox;
-mod secure;
+mod tls;
 mod transfer;
 mod wait;
 
@@ -18,18 +18,18 @@ use std::time::Duration;
 use socket2::SockRef;
 
 use crate::address::{canonical, Peer};
+use crate::clock::{self, NEVER};
 use crate::config::Limits;
 use crate::error::{CloseReason, Status};
 use crate::outbuf::OutBuf;
 use crate::stats::Counters;
 use crate::sys;
-use crate::timer::{self, NEVER};
 use crate::tls::Session;
 
 pub use ids::ConnId;
 pub(crate) use ids::{IdTable, Refused};
 pub(crate) use inbox::{Bytes, Inbox};
-pub(crate) use secure::handshake_timeout;
+pub(crate) use tls::handshake_timeout;
 #[cfg(feature = "capi")]
 pub(crate) use transfer::Answer;
 pub(crate) use transfer::{READS, SHARE};
@@ -47,7 +47,7 @@ pub(crate) enum Kind {
 }
 
 /// What all connections of a thread share with it and with each other.
-pub(crate) struct Env {
+pub(crate) struct ThreadContext {
     pub kind: Kind,
     /// The server's number in this process and the thread's in the server:
     /// where a detached socket came from.
@@ -96,9 +96,9 @@ pub(crate) enum Ended {
     Cut = 3,
 }
 
-impl Env {
-    pub fn new(kind: Kind, server: u64, index: usize, limits: Limits) -> Env {
-        Env {
+impl ThreadContext {
+    pub fn new(kind: Kind, server: u64, index: usize, limits: Limits) -> ThreadContext {
+        ThreadContext {
             kind,
             server,
             index,
@@ -172,7 +172,7 @@ pub(crate) mod flag {
 
     /// A callback of this connection is running.
     pub const IN_CALLBACK: u32 = 1 << 19;
-    /// A loop's: calls never wait. The kind of the `Env`, where it is at hand.
+    /// A loop's: calls never wait. The kind of the `ThreadContext`, where it is at hand.
     pub const LOOP: u32 = 1 << 20;
     /// Detached, the program's own; likewise.
     pub const OWNED: u32 = 1 << 21;
@@ -192,7 +192,7 @@ pub(crate) mod flag {
     pub const ENOUGH: u32 = 1 << 27;
     /// In another phase than `Open`.
     pub const NOT_OPEN: u32 = 1 << 28;
-    /// Has an idle timeout: the time of each byte counts. Of the `Env`.
+    /// Has an idle timeout: the time of each byte counts. Of the `ThreadContext`.
     pub const TIMED: u32 = 1 << 29;
     /// Beside `EOF`: the program reads no more, the peer's end was not seen.
     pub const RD_SHUT: u32 = 1 << 30;
@@ -263,7 +263,7 @@ struct Extra {
 #[repr(C, align(64))]
 pub(crate) struct Conn {
     pub id: u64,
-    pub env: Arc<Env>,
+    pub context: Arc<ThreadContext>,
     /// `flag::BACKLOG` says whether there is one.
     out: Option<Box<OutBuf>>,
     pub flags: u32,
@@ -288,12 +288,12 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
-    /// A free place for a connection of `env`'s thread.
-    pub fn vacant(env: Arc<Env>) -> Conn {
+    /// A free place for a connection of the thread of `context`.
+    pub fn vacant(context: Arc<ThreadContext>) -> Conn {
         Conn {
             id: 0,
-            flags: env.flags() | flag::NOT_OPEN,
-            env,
+            flags: context.flags() | flag::NOT_OPEN,
+            context,
             out: None,
             tls: None,
             extra: None,
@@ -311,8 +311,13 @@ impl Conn {
     }
 
     /// A new connection.
-    pub fn open(env: Arc<Env>, id: u64, fd: OwnedFd, peer: Option<SocketAddr>) -> Conn {
-        let mut conn = Conn::vacant(env);
+    pub fn open(
+        context: Arc<ThreadContext>,
+        id: u64,
+        fd: OwnedFd,
+        peer: Option<SocketAddr>,
+    ) -> Conn {
+        let mut conn = Conn::vacant(context);
         conn.begin(id, fd, peer);
         conn
     }
@@ -321,7 +326,7 @@ impl Conn {
     pub fn begin(&mut self, id: u64, fd: OwnedFd, peer: Option<SocketAddr>) {
         debug_assert!(self.phase() == Phase::Vacant);
         if self.has(flag::TIMED) {
-            self.active_at = timer::now();
+            self.active_at = clock::now();
         }
         self.id = id;
         self.share = 0;
@@ -340,7 +345,7 @@ impl Conn {
         self.extra = None;
         self.user_data = None;
         self.id = 0;
-        self.flags = self.env.flags();
+        self.flags = self.context.flags();
         self.set_phase(Phase::Vacant);
         self.active_at = 0;
         self.timer_at = 0;
@@ -355,15 +360,15 @@ impl Conn {
     }
 
     /// Gives the connection to another thread's, or to the program.
-    pub fn move_to(&mut self, env: Arc<Env>) {
+    pub fn move_to(&mut self, context: Arc<ThreadContext>) {
         self.clear(flag::LOOP | flag::OWNED | flag::TIMED);
-        self.set(env.flags());
-        self.env = env;
+        self.set(context.flags());
+        self.context = context;
     }
 
     /// A loop has it from now on: its deadlines count anew.
     pub fn begin_deadlines(&mut self) {
-        self.active_at = timer::now();
+        self.active_at = clock::now();
         if let Some(out) = &mut self.out {
             out.progress_at = self.active_at;
         }
@@ -520,7 +525,7 @@ impl Conn {
         };
         self.set(flag::CLOSE);
         // What is sent by id from now on is refused.
-        self.env.ids.shut(self.id);
+        self.context.ids.shut(self.id);
         if !self.has(flag::LOOP) {
             self.shut_now();
         }
@@ -569,7 +574,7 @@ impl Conn {
         if !self.has(flag::SEND_FAILED) {
             self.os_error = error.raw_os_error().unwrap_or(0);
             self.set(flag::SEND_FAILED | flag::READY | flag::HINT | flag::AGAIN);
-            self.env.ids.shut_sending(self.id);
+            self.context.ids.shut_sending(self.id);
         }
         self.drop_queue();
         self.clear(flag::THROTTLED | flag::DRAINED);
@@ -626,7 +631,7 @@ impl Conn {
 
     fn io_timeout(&self) -> u64 {
         let own = self.extra.as_ref().and_then(|e| e.io_timeout);
-        own.unwrap_or(self.env.limits.io)
+        own.unwrap_or(self.context.limits.io)
     }
 
     pub fn user_data(&self) -> Option<&(dyn Any + Send)> {
@@ -646,7 +651,7 @@ impl Conn {
 
     /// What is due next by the connection's own settings, or `NEVER`.
     pub fn next_deadline(&self) -> (u64, CloseReason) {
-        let limits = &self.env.limits;
+        let limits = &self.context.limits;
         let mut next = (NEVER, CloseReason::Timer);
         let mut consider = |due: u64, reason| {
             if due < next.0 {

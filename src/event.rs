@@ -28,11 +28,11 @@ use std::sync::{Arc, Mutex};
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::config::{Config, Limits};
-use crate::conn::{flag, Bytes, Conn, ConnId, Env, IdTable, Kind, Refused};
+use crate::conn::{flag, Bytes, Conn, ConnId, IdTable, Kind, Refused, ThreadContext};
 use crate::error::{Error, Status};
 use crate::outbuf::{self, OutBuf};
 use crate::sync::lock;
-use crate::sys::{self, Bits, Event, Poller};
+use crate::sys::{self, Bits, Poller, Waker};
 
 /// A connection's token is its id. Those of this module's own descriptors are
 /// above all ids, because slots end before their bits do.
@@ -46,7 +46,7 @@ const INPUT: Bits = sys::INPUT.union(Bits::PRI);
 const BOTH: Bits = INPUT.union(sys::OUTPUT);
 
 /// The slots of a loop that are free, and what was put into it from outside.
-struct Entrance {
+struct Intake {
     /// The loop's poller; none before it runs and after it ended.
     poller: Option<Poller>,
     free: Vec<u32>,
@@ -55,23 +55,23 @@ struct Entrance {
 }
 
 /// The outside of a loop.
-pub(crate) struct Shared {
-    pub env: Arc<Env>,
-    entrance: Mutex<Entrance>,
+pub(crate) struct LoopHandle {
+    pub context: Arc<ThreadContext>,
+    intake: Mutex<Intake>,
     has_arrivals: AtomicBool,
     mail: (Sender<Mail>, Receiver<Mail>),
     /// A wake-up is on its way: further mail needs none.
     awake: AtomicBool,
-    wake: Event,
+    wake: Waker,
 }
 
-impl Shared {
-    fn new(env: Env, poller: &Poller) -> std::io::Result<Shared> {
-        let wake = Event::new()?;
+impl LoopHandle {
+    fn new(context: ThreadContext, poller: &Poller) -> std::io::Result<LoopHandle> {
+        let wake = Waker::new()?;
         wake.watch(poller, WAKE)?;
-        Ok(Shared {
-            env: Arc::new(env),
-            entrance: Mutex::new(Entrance {
+        Ok(LoopHandle {
+            context: Arc::new(context),
+            intake: Mutex::new(Intake {
                 poller: Some(poller.clone()),
                 free: Vec::new(),
                 next: 0,
@@ -99,29 +99,29 @@ impl Shared {
 
     /// Accepts bytes for a connection of this loop, or refuses all of them.
     fn send(&self, id: u64, bytes: &Bytes<'_>) -> Result<(), Refused> {
-        if self.env.inbox.put(&self.env.ids, id, bytes)? {
+        if self.context.inbox.put(&self.context.ids, id, bytes)? {
             self.wake_up();
         }
         Ok(())
     }
 
     /// An id with a free slot.
-    fn allocate(&self, entrance: &mut Entrance) -> Option<u64> {
+    fn allocate(&self, intake: &mut Intake) -> Option<u64> {
         loop {
-            let slot = entrance.free.pop().or_else(|| {
-                let slot = entrance.next;
-                entrance.next += u32::from(slot < IdTable::SLOTS);
+            let slot = intake.free.pop().or_else(|| {
+                let slot = intake.next;
+                intake.next += u32::from(slot < IdTable::SLOTS);
                 (slot < IdTable::SLOTS).then_some(slot)
             })?;
-            if let Some(id) = self.env.ids.give(self.env.index, slot) {
+            if let Some(id) = self.context.ids.give(self.context.index, slot) {
                 return Some(id);
             }
         }
     }
 
     fn free(&self, id: u64) {
-        self.env.ids.release(id);
-        lock(&self.entrance).free.push(ConnId::slot(id));
+        self.context.ids.release(id);
+        lock(&self.intake).free.push(ConnId::slot(id));
     }
 
     /// Puts a connection into the loop from another thread: complete before
@@ -135,60 +135,60 @@ impl Shared {
         fd: impl Fn(&T) -> Option<BorrowedFd<'_>>,
         make: impl FnOnce(T, u64) -> Conn,
     ) -> Result<u64, (Error, T)> {
-        let mut entrance = lock(&self.entrance);
-        if entrance.poller.is_none() {
+        let mut intake = lock(&self.intake);
+        if intake.poller.is_none() {
             return Err((Error::new(Status::State, "the server is not running"), source));
         }
         // Said before the id can be used and the first event can come: the loop
         // looks for the connection only where there are arrivals, and then
         // under this lock.
         self.has_arrivals.store(true, Ordering::SeqCst);
-        let Some(id) = self.allocate(&mut entrance) else {
+        let Some(id) = self.allocate(&mut intake) else {
             return Err((Error::new(Status::NoMemory, "no connection slot is left"), source));
         };
-        let registered = match (&entrance.poller, fd(&source)) {
+        let registered = match (&intake.poller, fd(&source)) {
             (Some(poller), Some(fd)) => poller.add(fd, id, BOTH),
             _ => Ok(()),
         };
         if let Err(e) = registered {
-            self.env.ids.release(id);
-            entrance.free.push(ConnId::slot(id));
+            self.context.ids.release(id);
+            intake.free.push(ConnId::slot(id));
             return Err((Error::from_os(Status::Io, "cannot watch the socket", &e), source));
         }
         let mut conn = make(source, id);
         conn.set(flag::WRITABLE);
         if open {
-            self.env.ids.open(id, !conn.has(flag::UNSENDABLE));
+            self.context.ids.open(id, !conn.has(flag::UNSENDABLE));
         }
-        entrance.arrivals.push(conn);
-        self.env.counters.open.add(1);
+        intake.arrivals.push(conn);
+        self.context.counters.open.add(1);
         Ok(id)
     }
 }
 
 /// The loops of a server.
-pub(crate) struct Loops {
-    loops: Vec<Arc<Shared>>,
+pub(crate) struct LoopGroup {
+    loops: Vec<Arc<LoopHandle>>,
     max_connections: u64,
     /// Accepting waits for a connection to close.
     paused: AtomicBool,
 }
 
-impl Loops {
+impl LoopGroup {
     pub fn new(
         config: &Config,
         server: u64,
         max_connections: usize,
-    ) -> std::io::Result<(Loops, Vec<Poller>)> {
+    ) -> std::io::Result<(LoopGroup, Vec<Poller>)> {
         let mut loops = Vec::new();
         let mut pollers = Vec::new();
         for index in 0..config.max_thread as usize {
             let poller = Poller::new()?;
-            let env = Env::new(Kind::Loop, server, index, Limits::of(config));
-            loops.push(Arc::new(Shared::new(env, &poller)?));
+            let context = ThreadContext::new(Kind::Loop, server, index, Limits::of(config));
+            loops.push(Arc::new(LoopHandle::new(context, &poller)?));
             pollers.push(poller);
         }
-        let loops = Loops {
+        let loops = LoopGroup {
             loops,
             max_connections: max_connections as u64,
             paused: AtomicBool::new(false),
@@ -196,8 +196,8 @@ impl Loops {
         Ok((loops, pollers))
     }
 
-    pub fn envs(&self) -> impl Iterator<Item = &Arc<Env>> {
-        self.loops.iter().map(|shared| &shared.env)
+    pub fn contexts(&self) -> impl Iterator<Item = &Arc<ThreadContext>> {
+        self.loops.iter().map(|handle| &handle.context)
     }
 
     #[cfg(test)]
@@ -207,8 +207,8 @@ impl Loops {
 
     /// Lets the loops close their connections until `deadline`, then cut.
     pub fn begin_stop(&self, deadline: u64) {
-        for shared in &self.loops {
-            shared.post(Mail::Stop(deadline));
+        for handle in &self.loops {
+            handle.post(Mail::Stop(deadline));
         }
     }
 
@@ -218,7 +218,7 @@ impl Loops {
 
     /// The loop with the fewest connections; ties stay with `first`.
     fn least_busy(&self, first: usize) -> usize {
-        let open = |i: usize| self.loops[i].env.counters.open.get();
+        let open = |i: usize| self.loops[i].context.counters.open.get();
         let mut best = (first, open(first));
         for i in 0..self.loops.len() {
             let n = if i == first { best.1 } else { open(i) };
@@ -230,7 +230,7 @@ impl Loops {
     }
 
     fn is_full(&self) -> bool {
-        let open: u64 = self.envs().map(|env| env.counters.open.get()).sum();
+        let open: u64 = self.contexts().map(|context| context.counters.open.get()).sum();
         open >= self.max_connections
     }
 
@@ -241,17 +241,17 @@ impl Loops {
         }
     }
 
-    fn of(&self, id: ConnId) -> Result<&Shared, Status> {
-        let shared = self.loops.get(ConnId::loop_index(id.get()));
-        shared.map(Arc::as_ref).ok_or(Status::Closed)
+    fn of(&self, id: ConnId) -> Result<&LoopHandle, Status> {
+        let handle = self.loops.get(ConnId::loop_index(id.get()));
+        handle.map(Arc::as_ref).ok_or(Status::Closed)
     }
 
     pub fn send(&self, id: ConnId, bytes: &[u8]) -> Result<(), Status> {
-        let shared = self.of(id)?;
+        let handle = self.of(id)?;
         // Much is copied before the inbox is locked.
         let sent = match bytes.len() >= outbuf::SHARED {
-            true => shared.send(id.get(), &Bytes::Shared(&OutBuf::shared(bytes))),
-            false => shared.send(id.get(), &Bytes::Own(bytes)),
+            true => handle.send(id.get(), &Bytes::Shared(&OutBuf::shared(bytes))),
+            false => handle.send(id.get(), &Bytes::Own(bytes)),
         };
         sent.map_err(refused)
     }
@@ -261,49 +261,49 @@ impl Loops {
         let pieces = OutBuf::shared(bytes);
         let bytes = Bytes::Shared(&pieces);
         let accepts = |id: &&ConnId| {
-            let shared = self.of(**id);
-            shared.is_ok_and(|shared| shared.send(id.get(), &bytes).is_ok())
+            let handle = self.of(**id);
+            handle.is_ok_and(|handle| handle.send(id.get(), &bytes).is_ok())
         };
         ids.iter().filter(accepts).count()
     }
 
     pub fn close(&self, id: ConnId) -> Result<(), Status> {
-        let shared = self.of(id)?;
+        let handle = self.of(id)?;
         // What is sent from now on is refused.
-        if !shared.env.ids.shut(id.get()) {
+        if !handle.context.ids.shut(id.get()) {
             return Err(Status::Closed);
         }
-        shared.post(Mail::Close(id.get()));
+        handle.post(Mail::Close(id.get()));
         Ok(())
     }
 
     pub fn abort(&self, id: ConnId) -> Result<(), Status> {
-        let shared = self.of(id)?;
-        if shared.env.ids.abort(id.get()).map_err(refused)? {
-            shared.post(Mail::Abort(id.get()));
+        let handle = self.of(id)?;
+        if handle.context.ids.abort(id.get()).map_err(refused)? {
+            handle.post(Mail::Abort(id.get()));
         }
         Ok(())
     }
 
     pub fn wake(&self, id: ConnId) -> Result<(), Status> {
-        let shared = self.of(id)?;
-        if shared.env.ids.wake(id.get()).map_err(refused)? {
-            shared.post(Mail::Wake(id.get()));
+        let handle = self.of(id)?;
+        if handle.context.ids.wake(id.get()).map_err(refused)? {
+            handle.post(Mail::Wake(id.get()));
         }
         Ok(())
     }
 
     pub fn connections(&self) -> Vec<ConnId> {
-        let lists = self.loops.iter().map(|s| s.env.ids.open_ids(s.env.index));
+        let lists = self.loops.iter().map(|s| s.context.ids.open_ids(s.context.index));
         lists.flatten().collect()
     }
 
     /// Takes the connection of a running callback out of its loop. It never
     /// waits: the descriptor becomes blocking when all that was accepted by id
     /// is taken over. That is the last step that can fail.
-    pub fn detach(&self, conn: &mut Conn, owner: Arc<Env>) -> Result<Conn, Error> {
-        let shared = &self.loops[conn.env.index];
-        let ids = &shared.env.ids;
+    pub fn detach(&self, conn: &mut Conn, owner: Arc<ThreadContext>) -> Result<Conn, Error> {
+        let handle = &self.loops[conn.context.index];
+        let ids = &handle.context.ids;
         if !ids.shut(conn.id) {
             // By id, what is to be done when the callback is over.
             return Err(Error::from(Status::Closed));
@@ -313,12 +313,12 @@ impl Loops {
             ids.open(conn.id, !conn.has(flag::UNSENDABLE));
             return Err(Error::from_os(Status::Io, "cannot detach the socket", &e));
         }
-        if let (Some(poller), Some(fd)) = (&lock(&shared.entrance).poller, conn.fd()) {
+        if let (Some(poller), Some(fd)) = (&lock(&handle.intake).poller, conn.fd()) {
             // Not watched any more, should it have been shut already.
             let _ = poller.remove(fd);
         }
         let (aborted, woken) = ids.release(conn.id);
-        let mut stub = Conn::vacant(conn.env.clone());
+        let mut stub = Conn::vacant(conn.context.clone());
         stub.id = conn.id;
         stub.set_phase(conn.phase());
         // Its slot's queue entry and timer are still there.
@@ -326,7 +326,7 @@ impl Loops {
         stub.set(flag::DETACHED | flag::IN_CALLBACK | conn.flags & flag::QUEUED);
         let mut taken = conn.replace(stub);
         taken.timer_at = 0;
-        taken.armed = crate::timer::NEVER;
+        taken.armed = crate::clock::NEVER;
         taken.flags &= flag::KEPT;
         taken.move_to(owner);
         taken.set_woken(woken);
@@ -343,33 +343,33 @@ impl Loops {
         if conn.is_over() || conn.fd().is_none() {
             return Err((Error::from(Status::Closed), conn));
         }
-        let former = conn.env.server == server && conn.env.index < self.loops.len();
-        let index = if former { conn.env.index } else { self.least_busy(0) };
+        let former = conn.context.server == server && conn.context.index < self.loops.len();
+        let index = if former { conn.context.index } else { self.least_busy(0) };
         if let Err(e) = conn.set_nonblocking(true) {
             return Err((Error::from_os(Status::Io, "cannot attach the socket", &e), conn));
         }
-        let shared = &self.loops[index];
+        let handle = &self.loops[index];
         let mut woken = false;
-        let id = shared.put(conn, true, Conn::fd, |mut conn, id| {
-            conn.move_to(shared.env.clone());
+        let id = handle.put(conn, true, Conn::fd, |mut conn, id| {
+            conn.move_to(handle.context.clone());
             conn.id = id;
             conn.begin_deadlines();
             woken = conn.set_woken(false);
             if woken {
-                shared.env.ids.bring_wake(id);
+                handle.context.ids.bring_wake(id);
             }
             conn.set(flag::ATTACHED | flag::ARM);
-            shared.env.ids.queued(id, conn.queued());
-            shared.env.counters.attached.add(1);
+            handle.context.ids.queued(id, conn.queued());
+            handle.context.counters.attached.add(1);
             conn
         });
         match id {
             Ok(id) => {
                 // Its registration makes no event where nothing can be read
                 // or written; its deadlines count all the same.
-                shared.wake.signal();
+                handle.wake.signal();
                 if woken {
-                    shared.post(Mail::Wake(id));
+                    handle.post(Mail::Wake(id));
                 }
                 Ok(id)
             }
@@ -383,17 +383,17 @@ impl Loops {
     /// Hands a connection that the loop `from` accepted to another one.
     fn pass(
         &self,
-        from: &Shared,
+        from: &LoopHandle,
         index: usize,
         fd: OwnedFd,
         peer: Option<SocketAddr>,
     ) -> Result<(), Error> {
-        let shared = &self.loops[index];
+        let handle = &self.loops[index];
         let make = |(fd, peer), id| {
-            from.env.counters.accepted.add(1);
-            Conn::open(shared.env.clone(), id, fd, peer)
+            from.context.counters.accepted.add(1);
+            Conn::open(handle.context.clone(), id, fd, peer)
         };
-        let put = shared.put((fd, peer), false, |(fd, _)| Some(fd.as_fd()), make);
+        let put = handle.put((fd, peer), false, |(fd, _)| Some(fd.as_fd()), make);
         put.map(drop).map_err(|(error, _)| error)
     }
 }

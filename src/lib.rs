@@ -34,6 +34,7 @@ compile_error!("net-server runs on Linux; other systems are not supported yet");
 mod address;
 mod blocking;
 mod callback;
+mod clock;
 mod config;
 mod conn;
 mod error;
@@ -50,7 +51,7 @@ mod state;
 mod stats;
 mod sync;
 mod sys;
-mod timer;
+mod timers;
 mod tls;
 
 #[cfg(feature = "capi")]

@@ -7,8 +7,8 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use crate::clock::{self, NEVER};
 use crate::sys::{self, PollFlags, Poller, RecvFlags};
-use crate::timer::{self, NEVER};
 
 const BUFFER: usize = 16 << 10;
 /// Reads of one connection before others have their turn.
@@ -64,7 +64,7 @@ impl Remains {
     pub fn discard(self, until: u64, goes_on: impl Fn(BorrowedFd<'_>) -> bool) -> (OwnedFd, bool) {
         let Remains { fd, ends_later } = self;
         let mut ended = !ends_later;
-        while timer::now() < until && goes_on(fd.as_fd()) {
+        while clock::now() < until && goes_on(fd.as_fd()) {
             if !ended && sys::unsent(fd.as_raw_fd()) == 0 {
                 send_end(&fd);
                 ended = true;
@@ -79,8 +79,8 @@ impl Remains {
                         true => (PollFlags::empty(), LOOK),
                         false => (PollFlags::IN, STEP),
                     };
-                    let end = until.min(timer::after_millis(step));
-                    let _ = sys::poll(fd.as_fd(), events, timer::poll_timeout(end));
+                    let end = until.min(clock::after_millis(step));
+                    let _ = sys::poll(fd.as_fd(), events, clock::poll_timeout(end));
                 }
             }
         }
@@ -125,7 +125,7 @@ impl Lingering {
         if !self.again.is_empty() {
             return 0;
         }
-        let look = if self.unended.is_empty() { NEVER } else { timer::after_millis(LOOK) };
+        let look = if self.unended.is_empty() { NEVER } else { clock::after_millis(LOOK) };
         self.ends.front().map_or(NEVER, |(end, _)| *end).min(look)
     }
 
@@ -142,7 +142,7 @@ impl Lingering {
         if ends_later {
             self.unended.push(token);
         }
-        self.ends.push_back((timer::after_millis(self.linger), token));
+        self.ends.push_back((clock::after_millis(self.linger), token));
     }
 
     pub fn readable(&mut self, token: u64) {
@@ -168,7 +168,7 @@ impl Lingering {
             }
             waits
         });
-        let now = timer::now();
+        let now = clock::now();
         while self
             .ends
             .front()

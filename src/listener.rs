@@ -11,11 +11,11 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::address::canonical;
+use crate::clock::{self, NEVER};
 use crate::config::Config;
 use crate::error::{quoted, Error, Status};
 use crate::service::Service;
 use crate::sys::{self, PollFd, PollFlags, Shutdown};
-use crate::timer::{self, NEVER};
 
 /// A bound socket that listens. Options set here are inherited by what it
 /// accepts (Linux), which spares the calls per connection.
@@ -232,7 +232,7 @@ pub(crate) fn wait_ready(listeners: &[Listener], until: u64) -> Result<Vec<&List
         return Err(Refusal::Shut);
     }
     let mut entries: Vec<_> = there.iter().map(|l| PollFd::new(*l, PollFlags::IN)).collect();
-    match sys::poll_many(&mut entries, timer::poll_timeout(until)) {
+    match sys::poll_many(&mut entries, clock::poll_timeout(until)) {
         Ok(0) => Err(Refusal::Empty),
         Ok(_) => {
             let ready = there.iter().zip(&entries).filter(|(_, e)| !e.revents().is_empty());
@@ -278,7 +278,7 @@ impl Backoff {
     /// The milliseconds to wait, and the error where it is to be reported.
     pub fn exhausted(&mut self, error: &io::Error) -> (u64, Option<Error>) {
         self.wait = (self.wait * 2).clamp(Backoff::FIRST, Backoff::MOST);
-        let now = timer::now();
+        let now = clock::now();
         if self.reported_at != 0 && now < self.reported_at + Backoff::REPORT_EVERY {
             return (self.wait, None);
         }

@@ -16,9 +16,9 @@ use once_cell::sync::OnceCell;
 use crate::blocking::Pool;
 use crate::callback;
 use crate::config::{Config, Limits};
-use crate::conn::{flag, ConnId, Ended, Env, Kind};
+use crate::conn::{flag, ConnId, Ended, Kind, ThreadContext};
 use crate::error::{quoted, Error, Status};
-use crate::event::Loops;
+use crate::event::LoopGroup;
 use crate::handler::Handler;
 use crate::service::Service;
 use crate::shutdown::ShutdownPort;
@@ -74,7 +74,7 @@ pub(crate) struct Running {
 
 pub(crate) enum Engine {
     Pool(Box<Pool>),
-    Loops(Arc<Loops>),
+    Loops(Arc<LoopGroup>),
 }
 
 /// [`Server::attach`] failed: why, and the socket, still the caller's.
@@ -216,16 +216,16 @@ impl Server {
         stats.port = running.port;
         stats.shutdown_port = running.shutdown.as_ref().map_or(0, ShutdownPort::port);
         stats.uptime = *running.uptime.get().unwrap_or(&running.started.elapsed());
-        for env in running.engine.envs() {
-            stats.add(&env.counters);
-            stats.active_threads += u32::from(env.counters.open.get() > 0);
+        for context in running.engine.contexts() {
+            stats.add(&context.counters);
+            stats.active_threads += u32::from(context.counters.open.get() > 0);
         }
         if let Engine::Pool(pool) = &running.engine {
-            pool.lobby(|env, waiting| {
-                stats.add(&env.counters);
+            pool.lobby(|context, waiting| {
+                stats.add(&context.counters);
                 stats.waiting = waiting;
                 // A seat counts what it serves of them.
-                stats.accepted = env.counters.accepted.get();
+                stats.accepted = context.counters.accepted.get();
             });
         }
         let shutdown_errors = running.shutdown.as_ref().map_or(0, ShutdownPort::handler_errors);
@@ -237,16 +237,16 @@ impl Server {
     /// that is none, and before `start`.
     pub fn thread_stats(&self, index: usize) -> Option<ThreadStats> {
         let running = self.running()?;
-        let env = running.engine.envs().into_iter().nth(index)?;
-        Some(ThreadStats::of(index, &env.counters))
+        let context = running.engine.contexts().into_iter().nth(index)?;
+        Some(ThreadStats::of(index, &context.counters))
     }
 
     /// The status in text, for people.
     pub fn report(&self) -> String {
         let threads: Vec<_> = match self.running() {
             Some(running) => {
-                let envs = running.engine.envs().into_iter().enumerate();
-                envs.map(|(i, env)| ThreadStats::of(i, &env.counters)).collect()
+                let contexts = running.engine.contexts().into_iter().enumerate();
+                contexts.map(|(i, context)| ThreadStats::of(i, &context.counters)).collect()
             }
             None => Vec::new(),
         };
@@ -270,7 +270,7 @@ impl Server {
             return Err(Error::from(Status::NotNonBlocking));
         }
         let conn = socket.conn();
-        if conn.env.kind != Kind::Loop || conn.env.server != self.inner.number {
+        if conn.context.kind != Kind::Loop || conn.context.server != self.inner.number {
             return Err(Error::from(Status::NotInHandler));
         }
         conn.usable()?;
@@ -288,7 +288,7 @@ impl Server {
             return Err(Error::from(Status::NotNonBlocking));
         };
         let limits = Limits::of(&self.inner.config);
-        let owner = Env::new(Kind::Owned, self.inner.number, conn.env.index, limits);
+        let owner = ThreadContext::new(Kind::Owned, self.inner.number, conn.context.index, limits);
         loops.detach(conn, Arc::new(owner)).map(OwnedSocket::new)
     }
 
@@ -375,7 +375,7 @@ impl Server {
         }
     }
 
-    fn loops<T>(&self, call: impl FnOnce(&Loops) -> Result<T, Status>) -> Result<T, Status> {
+    fn loops<T>(&self, call: impl FnOnce(&LoopGroup) -> Result<T, Status>) -> Result<T, Status> {
         if !self.inner.config.non_blocking {
             return Err(Status::NotNonBlocking);
         }
@@ -394,10 +394,10 @@ impl Engine {
         }
     }
 
-    fn envs(&self) -> Vec<&Arc<Env>> {
+    fn contexts(&self) -> Vec<&Arc<ThreadContext>> {
         match self {
-            Engine::Pool(pool) => pool.envs().collect(),
-            Engine::Loops(loops) => loops.envs().collect(),
+            Engine::Pool(pool) => pool.contexts().collect(),
+            Engine::Loops(loops) => loops.contexts().collect(),
         }
     }
 }

@@ -10,15 +10,15 @@ use std::sync::{Arc, Mutex};
 
 use crate::blocking::Seat;
 use crate::callback;
+use crate::clock::{self, NEVER};
 use crate::config::{Config, Limits};
-use crate::conn::{Conn, ConnId, Ended, Env, Kind};
+use crate::conn::{Conn, ConnId, Ended, Kind, ThreadContext};
 use crate::error::{CloseReason, Error, Status};
 use crate::listener::{self, Accepted, Backoff, Listener, Refusal};
 use crate::server::Server;
 use crate::service::Service;
 use crate::sync::lock;
 use crate::sys::{self, PollFlags};
-use crate::timer::{self, NEVER};
 
 /// How long one peer may take, in ms, whatever it sends.
 const PATIENCE: u64 = 5000;
@@ -48,7 +48,7 @@ impl ShutdownPort {
         Ok(ShutdownPort {
             port: listeners.first().map_or(0, |l| l.address().port()),
             listeners: Mutex::new(listeners.into()),
-            seat: Seat::new(Env::new(Kind::Worker, server, 0, limits)),
+            seat: Seat::new(ThreadContext::new(Kind::Worker, server, 0, limits)),
             answered: AtomicBool::new(false),
         })
     }
@@ -59,7 +59,7 @@ impl ShutdownPort {
 
     /// The handler's calls there that failed.
     pub fn handler_errors(&self) -> u64 {
-        self.seat.env().counters.handler_errors.get()
+        self.seat.context().counters.handler_errors.get()
     }
 
     /// Ends [`ShutdownPort::work`], also while a handler serves a peer.
@@ -83,7 +83,7 @@ impl ShutdownPort {
         let crowded = crowd.clone();
         let others_wait =
             move || crowded.load(Ordering::SeqCst) || listener::wait_ready(&watched, 0).is_ok();
-        *lock(&self.seat.env().rivals) = Some(Box::new(others_wait));
+        *lock(&self.seat.context().rivals) = Some(Box::new(others_wait));
         let mut peers = Peers { waiting: VecDeque::new(), backoff: Backoff::default() };
         let mut count = 0;
         while !server.is_stopping() && peers.accept(server, &listeners) {
@@ -92,7 +92,7 @@ impl ShutdownPort {
             self.serve(server, ConnId::of_shutdown(count), fd, peer);
             count += 1;
         }
-        *lock(&self.seat.env().rivals) = None;
+        *lock(&self.seat.context().rivals) = None;
     }
 
     fn serve(&self, server: &Server, id: u64, fd: OwnedFd, peer: Option<SocketAddr>) {
@@ -101,9 +101,9 @@ impl ShutdownPort {
         if server.is_stopping() {
             self.seat.end_any(Ended::Cut);
         }
-        let former = conn.replace(Conn::open(self.seat.env().clone(), id, fd, peer));
+        let former = conn.replace(Conn::open(self.seat.context().clone(), id, fd, peer));
         drop(former);
-        conn.timer_at = timer::after_millis(PATIENCE);
+        conn.timer_at = clock::after_millis(PATIENCE);
         let answer = callback::call(server, &mut conn, |handler, server, socket| {
             handler.on_shutdown(server, socket)
         });
@@ -121,16 +121,16 @@ impl ShutdownPort {
         conn.say_goodbye(until);
         if conn.ended().is_ok() {
             // In a stop nobody waits any more, although the listeners say so.
-            let rivals = &self.seat.env().rivals;
+            let rivals = &self.seat.context().rivals;
             let others_wait = || lock(rivals).as_ref().is_some_and(|others_wait| others_wait());
-            let enough = timer::after_millis(LINGER);
+            let enough = clock::after_millis(LINGER);
             conn.see_off(until, |_| {
-                timer::now() < enough || server.is_stopping() || !others_wait()
+                clock::now() < enough || server.is_stopping() || !others_wait()
             });
         }
         self.seat.retract();
         let _ = conn.ended();
-        drop(conn.end(timer::now()));
+        drop(conn.end(clock::now()));
         self.answered.store(false, Ordering::SeqCst);
     }
 }

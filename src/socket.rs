@@ -8,10 +8,10 @@ use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{OwnedFd, RawFd};
 use std::time::Duration;
 
+use crate::clock;
 use crate::config::MAX_TIME;
 use crate::conn::{flag, Conn, ConnId, Kind};
 use crate::error::{CloseReason, Error, Status};
-use crate::timer;
 use crate::tls::{TlsConfig, TlsInfo};
 
 /// A connection as its callbacks see it, or an [`OwnedSocket`] in use.
@@ -187,7 +187,7 @@ impl<'a> Socket<'a> {
     pub fn set_timer(&mut self, time: Option<Duration>) -> Result<(), Error> {
         check_time(time)?;
         self.on_loop(|conn| {
-            conn.timer_at = time.map_or(0, timer::after);
+            conn.timer_at = time.map_or(0, clock::after);
             conn.set(flag::ARM);
         })
     }
@@ -197,7 +197,7 @@ impl<'a> Socket<'a> {
     pub fn set_io_timeout(&mut self, time: Option<Duration>) -> Result<(), Error> {
         check_time(time)?;
         self.try_call(|conn| {
-            if conn.env.kind == Kind::Loop {
+            if conn.context.kind == Kind::Loop {
                 return Err(Status::Unsupported);
             }
             conn.set_io_timeout(time.map_or(0, |t| t.as_millis().max(1) as u64));
@@ -223,7 +223,7 @@ impl<'a> Socket<'a> {
 
     fn on_loop(&mut self, change: impl FnOnce(&mut Conn)) -> Result<(), Error> {
         self.try_call(|conn| {
-            if conn.env.kind != Kind::Loop {
+            if conn.context.kind != Kind::Loop {
                 return Err(Status::NotNonBlocking);
             }
             if conn.is_over() {
@@ -259,7 +259,7 @@ impl<'a> Socket<'a> {
         if self.conn.is_over() {
             return Err(Error::from(Status::Closed));
         }
-        let millis = self.conn.env.limits.handshake;
+        let millis = self.conn.context.limits.handshake;
         self.conn.begin_tls(tls.server_config()?, ahead, millis)?;
         if self.conn.has(flag::LOOP) {
             self.conn.set(flag::STARTTLS);
@@ -267,9 +267,9 @@ impl<'a> Socket<'a> {
         }
         let result = self.conn.handshake_wait();
         if result.is_ok() {
-            self.conn.env.counters.handshakes.add(1);
+            self.conn.context.counters.handshakes.add(1);
         } else {
-            self.conn.env.counters.handshake_failures.add(1);
+            self.conn.context.counters.handshake_failures.add(1);
             self.conn.set(flag::GOODBYE);
             self.conn.close_because(CloseReason::Handshake);
         }
@@ -373,7 +373,7 @@ impl OwnedSocket {
     }
 
     pub(crate) fn take(mut self) -> Conn {
-        let rest = Conn::vacant(self.conn.env.clone());
+        let rest = Conn::vacant(self.conn.context.clone());
         self.conn.replace(rest)
     }
 }

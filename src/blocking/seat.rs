@@ -7,12 +7,12 @@ use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::conn::{Conn, Ended, Env, Sending};
+use crate::conn::{Conn, Ended, Sending, ThreadContext};
 use crate::sync::lock;
 use crate::sys::{self, Shutdown};
 
 pub(crate) struct Seat {
-    env: Arc<Env>,
+    context: Arc<ThreadContext>,
     /// Held by the thread that serves; in one place as long as the server
     /// lives, since the C layer hands its address out.
     conn: Mutex<Conn>,
@@ -23,13 +23,17 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
-    pub fn new(env: Env) -> Seat {
-        let env = Arc::new(env);
-        Seat { conn: Mutex::new(Conn::vacant(env.clone())), env, published: Mutex::new(None) }
+    pub fn new(context: ThreadContext) -> Seat {
+        let context = Arc::new(context);
+        Seat {
+            conn: Mutex::new(Conn::vacant(context.clone())),
+            context,
+            published: Mutex::new(None),
+        }
     }
 
-    pub fn env(&self) -> &Arc<Env> {
-        &self.env
+    pub fn context(&self) -> &Arc<ThreadContext> {
+        &self.context
     }
 
     pub fn conn(&self) -> MutexGuard<'_, Conn> {
@@ -38,8 +42,8 @@ impl Seat {
 
     pub fn publish(&self, id: u64, fd: RawFd) {
         let mut published = lock(&self.published);
-        self.env.ended.store(Ended::No as u8, Ordering::SeqCst);
-        self.env.fin_sent.store(false, Ordering::SeqCst);
+        self.context.ended.store(Ended::No as u8, Ordering::SeqCst);
+        self.context.fin_sent.store(false, Ordering::SeqCst);
         *published = Some((id, fd));
     }
 
@@ -77,17 +81,17 @@ impl Seat {
     /// The mark before the looks at `sending` and `fin_sent`, which the worker
     /// does the other way round.
     fn shut(&self, fd: RawFd, how: Ended) {
-        if self.env.ended.swap(how as u8, Ordering::SeqCst) == Ended::Aborted as u8 {
-            self.env.ended.store(Ended::Aborted as u8, Ordering::SeqCst);
+        if self.context.ended.swap(how as u8, Ordering::SeqCst) == Ended::Aborted as u8 {
+            self.context.ended.store(Ended::Aborted as u8, Ordering::SeqCst);
         }
-        let sending = self.env.sending.load(Ordering::SeqCst);
+        let sending = self.context.sending.load(Ordering::SeqCst);
         match how {
             // The rest of what it sends is lost: the peer is to know.
             Ended::Closed if sending == Sending::Message as u8 => reset(fd),
             Ended::Cut if sending != Sending::No as u8 => reset(fd),
             Ended::Aborted => reset(fd),
             // It looks by itself.
-            Ended::Closed if self.env.fin_sent.load(Ordering::SeqCst) => {}
+            Ended::Closed if self.context.fin_sent.load(Ordering::SeqCst) => {}
             // A `recv` that waits returns. The worker sends the end, behind
             // what is queued and TLS's close_notify.
             _ => sys::shutdown(fd, Shutdown::Read),

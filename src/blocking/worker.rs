@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use super::{Arrival, Gate, Pool, Seat, State, Waiting, REFUSAL};
 use crate::callback;
-use crate::conn::{flag, Conn, Ended, Env, Kind};
+use crate::clock::{self, NEVER};
+use crate::conn::{flag, Conn, Ended, Kind, ThreadContext};
 use crate::error::{CloseReason, Error, Status};
 use crate::linger::Remains;
 use crate::listener::{accept_until, lost, wait_ready, Accepted, Listener, Refusal};
 use crate::server::Server;
 use crate::sync::lock;
 use crate::sys::{self, PollFlags};
-use crate::timer::{self, NEVER};
 
 /// What a thread may do that wants to accept.
 struct Room {
@@ -89,7 +89,7 @@ impl Pool {
                     }
                 }
             }
-            self.refuse_waiting(server, |waiting| waiting.until <= timer::now());
+            self.refuse_waiting(server, |waiting| waiting.until <= clock::now());
         }
     }
 
@@ -111,7 +111,7 @@ impl Pool {
             wait_ready(listeners, until)?;
             let state = self.state();
             if state.gate == Gate::Open {
-                let rest = self.rest.min(until.saturating_sub(timer::now()));
+                let rest = self.rest.min(until.saturating_sub(clock::now()));
                 drop(self.changed.wait_timeout(state, Duration::from_millis(rest)));
             }
         }
@@ -129,7 +129,7 @@ impl Pool {
             }
             let until = state.head_deadline();
             let is_full = self.held(&state) >= self.max_connections;
-            if !is_full || (until != NEVER && until <= timer::now()) {
+            if !is_full || (until != NEVER && until <= clock::now()) {
                 state.accepting += usize::from(!is_full);
                 return Some(Room { until, has_seat: !state.free.is_empty(), is_full });
             }
@@ -137,7 +137,7 @@ impl Pool {
             state = match until {
                 NEVER => self.changed.wait(state).ok()?,
                 _ => {
-                    let time = Duration::from_millis(until.saturating_sub(timer::now()));
+                    let time = Duration::from_millis(until.saturating_sub(clock::now()));
                     self.changed.wait_timeout(state, time).ok()?.0
                 }
             };
@@ -197,7 +197,7 @@ impl Pool {
             return Some((number, arrival));
         }
         if self.patience > 0 && state.queue.len() < self.max_waiting {
-            let until = timer::after_millis(self.patience);
+            let until = clock::after_millis(self.patience);
             state.queue.push_back(Waiting { arrival, until });
             return None;
         }
@@ -258,8 +258,9 @@ impl Pool {
     fn refuse(&self, server: &Server, arrival: Arrival) {
         let Arrival { id, fd, peer } = arrival;
         let lobby = &self.lobby;
-        let env = Env::new(Kind::Worker, lobby.server, lobby.index, lobby.limits.clone());
-        let seat = Arc::new(Seat::new(env));
+        let context =
+            ThreadContext::new(Kind::Worker, lobby.server, lobby.index, lobby.limits.clone());
+        let seat = Arc::new(Seat::new(context));
         lock(&self.refusing).push(seat.clone());
         let mut conn = seat.conn();
         seat.publish(id, fd.as_raw_fd());
@@ -267,7 +268,7 @@ impl Pool {
             seat.end_any(Ended::Cut);
         }
         conn.begin(id, fd, peer);
-        let until = self.refuse_until.load(Ordering::SeqCst).min(timer::after_millis(REFUSAL));
+        let until = self.refuse_until.load(Ordering::SeqCst).min(clock::after_millis(REFUSAL));
         conn.timer_at = until;
         if server.is_tls() {
             // Nothing is said in the clear, and there is no session.
@@ -281,13 +282,13 @@ impl Pool {
         conn.say_goodbye(until);
         seat.retract();
         lock(&self.refusing).retain(|other| !Arc::ptr_eq(other, &seat));
-        let ended = seat.env().ended.load(Ordering::SeqCst);
+        let ended = seat.context().ended.load(Ordering::SeqCst);
         if ended != Ended::No as u8 {
             conn.end_as(ended);
         }
         {
             let _state = self.state();
-            let (counters, own) = (&lobby.counters, &seat.env().counters);
+            let (counters, own) = (&lobby.counters, &seat.context().counters);
             counters.refused.add(1);
             counters.handler_errors.add(u64::from(told.is_some()));
             counters.closed[CloseReason::Rejected as usize].add(1);
@@ -316,7 +317,7 @@ impl Pool {
             seat.end_any(Ended::Cut);
         }
         conn.begin(id, fd, peer);
-        let counters = &seat.env().counters;
+        let counters = &seat.context().counters;
         counters.accepted.add(1);
         counters.open.add(1);
 
@@ -361,7 +362,7 @@ fn may_lose(fd: BorrowedFd<'_>) -> bool {
 
 /// Why a served connection ends, noted in it too.
 fn reason(conn: &mut Conn, seat: &Seat, failed: bool, stopping: bool) -> CloseReason {
-    let ended = seat.env().ended.load(Ordering::SeqCst);
+    let ended = seat.context().ended.load(Ordering::SeqCst);
     let reason = match () {
         () if ended == Ended::Cut as u8 => CloseReason::Cut,
         () if ended == Ended::Aborted as u8 => CloseReason::Abort,
@@ -384,12 +385,12 @@ fn shake_hands(server: &Server, conn: &mut Conn) -> bool {
     let Some(tls) = server.tls() else { return true };
     let millis = server.config().handshake_timeout.as_millis() as u64;
     // Said before the look at the stop, which looks the other way round.
-    conn.env.handshaking.store(true, Ordering::SeqCst);
+    conn.context.handshaking.store(true, Ordering::SeqCst);
     let result = match server.is_stopping() {
         true => Err(Error::from(Status::Closed)),
         false => conn.begin_tls(tls, &[], millis).and_then(|()| conn.handshake_wait()),
     };
-    conn.env.handshaking.store(false, Ordering::SeqCst);
+    conn.context.handshaking.store(false, Ordering::SeqCst);
     if server.is_stopping() || conn.ended().is_err() {
         conn.set(flag::UNOPENED);
         conn.close_because(CloseReason::Stop);
@@ -399,10 +400,10 @@ fn shake_hands(server: &Server, conn: &mut Conn) -> bool {
         return false;
     }
     let Err(error) = result else {
-        conn.env.counters.handshakes.add(1);
+        conn.context.counters.handshakes.add(1);
         return true;
     };
-    conn.env.counters.handshake_failures.add(1);
+    conn.context.counters.handshake_failures.add(1);
     conn.set(flag::UNOPENED | flag::GOODBYE);
     callback::told(server, conn, error);
     conn.close_because(CloseReason::Handshake);
@@ -426,7 +427,7 @@ fn run_handler(server: &Server, conn: &mut Conn) -> bool {
     if conn.is_over() {
         return false;
     }
-    conn.env.counters.calls.add(1);
+    conn.context.counters.calls.add(1);
     let handled =
         callback::call(server, conn, |handler, server, socket| handler.handle(server, socket));
     match callback::outcome(handled) {

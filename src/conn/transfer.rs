@@ -8,10 +8,10 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 
 use super::{flag, Conn, Ended};
+use crate::clock;
 use crate::error::Status;
 use crate::outbuf::OutBuf;
 use crate::sys::{self, Errno, PollFlags, RecvFlags, SendFlags};
-use crate::timer;
 
 /// Bytes that one handler call may read before other connections have their
 /// turn, and reads: each of them costs a part of it at least.
@@ -79,7 +79,7 @@ impl Conn {
             // It used the input up, and what arrives later makes a new event.
             Ok(n) if n > 0 && n < buf.len() => {
                 self.clear(flag::READY | flag::AGAIN);
-                self.env.counters.bytes_in.add(n as u64);
+                self.context.counters.bytes_in.add(n as u64);
                 Ok(n)
             }
             result => Err(Answer::of(result)),
@@ -144,7 +144,7 @@ impl Conn {
     /// This call of the handler may read on, and its outbound queue is not
     /// above the high-water mark.
     pub(super) fn may_read(&self) -> bool {
-        !self.has(flag::ENOUGH) && self.queued() <= self.env.limits.high_water
+        !self.has(flag::ENOUGH) && self.queued() <= self.context.limits.high_water
     }
 
     /// The handler read: it is called again if there is more.
@@ -213,19 +213,19 @@ impl Conn {
 
     pub(super) fn count_in(&mut self, n: usize) {
         if n > 0 {
-            self.env.counters.bytes_in.add(n as u64);
+            self.context.counters.bytes_in.add(n as u64);
             self.touch();
         }
     }
 
     pub(super) fn sent(&mut self, n: usize) {
-        self.env.counters.bytes_out.add(n as u64);
+        self.context.counters.bytes_out.add(n as u64);
         self.touch();
     }
 
     fn touch(&mut self) {
         if self.has(flag::TIMED) {
-            self.active_at = timer::now();
+            self.active_at = clock::now();
         }
     }
 
@@ -243,7 +243,7 @@ impl Conn {
     /// before it.
     #[inline(always)]
     pub fn can_send_now(&self, len: usize) -> bool {
-        self.flags & OUTPUT_STATE == LOOP_CALL && (1..=self.env.ids.direct()).contains(&len)
+        self.flags & OUTPUT_STATE == LOOP_CALL && (1..=self.context.ids.direct()).contains(&len)
     }
 
     /// Sends all of it, where [`Conn::can_send_now`]; any other answer is for
@@ -253,7 +253,7 @@ impl Conn {
         let Some(fd) = self.fd() else { return Err(Answer::CLOSED) };
         match sys::send_once(fd, buf, SendFlags::empty()) {
             Ok(n) if n == buf.len() => {
-                self.env.counters.bytes_out.add(n as u64);
+                self.context.counters.bytes_out.add(n as u64);
                 Ok(())
             }
             result => Err(Answer::of(result)),
@@ -308,7 +308,7 @@ impl Conn {
         if rest.is_empty() {
             return;
         }
-        self.env.ids.queued(self.id, rest.len());
+        self.context.ids.queued(self.id, rest.len());
         self.queue().push(rest);
     }
 
@@ -365,10 +365,10 @@ impl Conn {
     /// A loop's connection takes over what was accepted for it by id. This
     /// comes before whatever is sent next, and before a close.
     pub fn collect(&mut self) {
-        if self.env.ids.direct() != 0 {
+        if self.context.ids.direct() != 0 {
             return;
         }
-        if let Some(queue) = self.env.inbox.take(self.id) {
+        if let Some(queue) = self.context.inbox.take(self.id) {
             self.send_accepted(queue);
         }
     }
@@ -379,11 +379,11 @@ impl Conn {
     pub fn send_accepted(&mut self, bytes: OutBuf) {
         let len = bytes.len();
         if len == 0 || self.has(flag::UNSENDABLE) {
-            self.env.ids.sub(self.id, len);
+            self.context.ids.sub(self.id, len);
             return;
         }
         if self.has(flag::TLS) {
-            self.env.ids.sub(self.id, len);
+            self.context.ids.sub(self.id, len);
             for piece in bytes.pieces() {
                 let _ = self.send_tls(piece);
             }
@@ -395,7 +395,7 @@ impl Conn {
     }
 
     fn admit(&self, n: usize) -> Result<(), Status> {
-        match self.env.ids.has_room(self.id, n) {
+        match self.context.ids.has_room(self.id, n) {
             true => Ok(()),
             false => Err(Status::BufferFull),
         }
@@ -431,7 +431,7 @@ impl Conn {
         }
         let fd = self.fd.as_ref().map(AsRawFd::as_raw_fd);
         self.out.get_or_insert_with(|| {
-            Box::new(OutBuf::begun_at(timer::now(), fd.map_or(0, sys::unsent)))
+            Box::new(OutBuf::begun_at(clock::now(), fd.map_or(0, sys::unsent)))
         })
     }
 
@@ -443,7 +443,7 @@ impl Conn {
         let goes_on = unacknowledged < out.unacknowledged;
         if goes_on {
             out.unacknowledged = unacknowledged;
-            out.progress_at = timer::now();
+            out.progress_at = clock::now();
             self.active_at = out.progress_at;
         }
         goes_on
@@ -458,7 +458,7 @@ impl Conn {
     /// What is queued is lost.
     pub(super) fn drop_queue(&mut self) {
         if let Some(out) = self.take_queue() {
-            self.env.ids.sub(self.id, out.len());
+            self.context.ids.sub(self.id, out.len());
         }
     }
 
@@ -470,14 +470,14 @@ impl Conn {
         let raw = fd.as_raw_fd();
         match out.write_to(fd) {
             Ok(n) => {
-                out.progress_at = timer::now();
+                out.progress_at = clock::now();
                 out.unacknowledged = sys::unsent(raw);
-                self.env.ids.sub(self.id, n);
+                self.context.ids.sub(self.id, n);
                 self.sent(n);
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             Err(e) => {
-                self.env.ids.sub(self.id, out.len());
+                self.context.ids.sub(self.id, out.len());
                 return Err(self.fail_send(&e));
             }
         }
@@ -495,7 +495,7 @@ impl Conn {
 
     /// Shuts the sending side once the queue is empty.
     pub fn shut_write(&mut self) {
-        self.env.ids.shut_sending(self.id);
+        self.context.ids.shut_sending(self.id);
         self.collect();
         let ends_now = !self.is_upgrading();
         if ends_now {
@@ -543,10 +543,10 @@ impl Conn {
         if self.has(flag::LOOP | flag::OWNED) {
             return false;
         }
-        self.env.fin_sent.store(true, Ordering::SeqCst);
-        let ended = self.env.ended.load(Ordering::SeqCst) != Ended::No as u8;
+        self.context.fin_sent.store(true, Ordering::SeqCst);
+        let ended = self.context.ended.load(Ordering::SeqCst) != Ended::No as u8;
         if ended {
-            self.env.fin_sent.store(false, Ordering::SeqCst);
+            self.context.fin_sent.store(false, Ordering::SeqCst);
         }
         ended
     }

@@ -8,11 +8,11 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 
 use super::{flag, Conn, Ended, Phase, Sending};
+use crate::clock::{self, NEVER};
 use crate::error::{CloseReason, Status};
 use crate::linger::Remains;
 use crate::sync::lock;
 use crate::sys::{self, PollFlags, RecvFlags, SendFlags};
-use crate::timer::{self, NEVER};
 
 /// How long a silent peer is waited for where others wait for their turn, in ms.
 const SILENCE: u64 = 500;
@@ -103,7 +103,7 @@ impl Conn {
     /// The program goes on to send: where a stop's cut is why it cannot, no
     /// clean end may follow.
     pub(super) fn wants_more(&mut self) {
-        if self.env.ended.load(Ordering::SeqCst) == Ended::Cut as u8 {
+        if self.context.ended.load(Ordering::SeqCst) == Ended::Cut as u8 {
             self.set(flag::ABORT);
         }
     }
@@ -111,7 +111,7 @@ impl Conn {
     /// Another thread ended this worker's connection: it is closed, whatever
     /// the call said.
     pub fn ended(&mut self) -> Result<(), Status> {
-        let ended = self.env.ended.load(Ordering::SeqCst);
+        let ended = self.context.ended.load(Ordering::SeqCst);
         if ended == Ended::No as u8 {
             return Ok(());
         }
@@ -137,7 +137,7 @@ impl Conn {
         let io = match self.io_timeout() {
             0 => NEVER,
             _ if self.phase() == Phase::Handshake => NEVER,
-            millis => timer::after_millis(millis),
+            millis => clock::after_millis(millis),
         };
         let whole = if self.timer_at != 0 { self.timer_at } else { NEVER };
         io.min(whole)
@@ -146,7 +146,7 @@ impl Conn {
     /// The end of all waiting has not passed: nothing goes on after it, not
     /// what could be done without waiting either.
     fn check_whole(&self) -> Result<(), Status> {
-        match self.timer_at != 0 && self.timer_at <= timer::now() {
+        match self.timer_at != 0 && self.timer_at <= clock::now() {
             true => Err(Status::Timeout),
             false => Ok(()),
         }
@@ -154,11 +154,11 @@ impl Conn {
 
     /// A call that begins now may give up: it must not wait in the kernel.
     fn may_give_up(&self, until: u64) -> bool {
-        until != NEVER || self.env.limits.idle != 0
+        until != NEVER || self.context.limits.idle != 0
     }
 
     fn idle_until(&self) -> u64 {
-        match self.env.limits.idle {
+        match self.context.limits.idle {
             0 => NEVER,
             _ if self.phase() == Phase::Handshake => NEVER,
             idle => self.active_at + idle + 1,
@@ -172,8 +172,8 @@ impl Conn {
     fn wait_to_send(&mut self, until: u64) -> Result<(), Status> {
         let goodbye = self.has(flag::GOODBYE);
         let what = if goodbye { Sending::Goodbye } else { Sending::Message };
-        self.env.sending.store(what as u8, Ordering::SeqCst);
-        let ended = self.env.ended.load(Ordering::SeqCst);
+        self.context.sending.store(what as u8, Ordering::SeqCst);
+        let ended = self.context.ended.load(Ordering::SeqCst);
         let goes_on = ended == Ended::No as u8 || (goodbye && ended == Ended::Closed as u8);
         let result = match goes_on {
             true => self.wait(PollFlags::OUT, until),
@@ -183,15 +183,15 @@ impl Conn {
                 Err(Status::Closed)
             }
         };
-        self.env.sending.store(Sending::No as u8, Ordering::SeqCst);
+        self.context.sending.store(Sending::No as u8, Ordering::SeqCst);
         result
     }
 
     /// Waits for `events`; queued bytes leave meanwhile. Every byte puts the
     /// end of idling off.
     fn wait(&mut self, events: PollFlags, until: u64) -> Result<(), Status> {
-        let mut look_at = match lock(&self.env.rivals).is_some() {
-            true => timer::after_millis(SILENCE),
+        let mut look_at = match lock(&self.context.rivals).is_some() {
+            true => clock::after_millis(SILENCE),
             false => NEVER,
         };
         loop {
@@ -206,23 +206,24 @@ impl Conn {
                 false => self.idle_until(),
             };
             let end = until.min(idle);
-            let step = if self.has(flag::FIN_SENT) { timer::after_millis(LOOK) } else { look_at };
-            match sys::poll(fd, events | writing, timer::poll_timeout(end.min(step))) {
-                Ok(none) if none.is_empty() && timer::now() >= end => {
-                    if timer::now() >= idle {
+            let step = if self.has(flag::FIN_SENT) { clock::after_millis(LOOK) } else { look_at };
+            match sys::poll(fd, events | writing, clock::poll_timeout(end.min(step))) {
+                Ok(none) if none.is_empty() && clock::now() >= end => {
+                    if clock::now() >= idle {
                         self.idle_for_too_long(events | writing);
                     }
                     #[cfg(feature = "capi")]
                     self.set_failure(Status::Timeout.into());
                     return Err(Status::Timeout);
                 }
-                Ok(none) if none.is_empty() && timer::now() >= look_at => {
-                    if lock(&self.env.rivals).as_ref().is_some_and(|others_wait| others_wait()) {
+                Ok(none) if none.is_empty() && clock::now() >= look_at => {
+                    if lock(&self.context.rivals).as_ref().is_some_and(|others_wait| others_wait())
+                    {
                         // Nothing goes on after this.
                         self.timer_at = 1;
                         return Err(Status::Timeout);
                     }
-                    look_at = timer::after_millis(SILENCE / 10);
+                    look_at = clock::after_millis(SILENCE / 10);
                 }
                 Ok(none) if none.is_empty() && events == PollFlags::IN => self.ended()?,
                 Ok(found) => {
@@ -286,7 +287,7 @@ impl Conn {
 
     /// When a goodbye that begins now gives up.
     pub fn linger_until(&self) -> u64 {
-        timer::after_millis(self.env.limits.linger)
+        clock::after_millis(self.context.limits.linger)
     }
 
     /// The end of a connection that no loop has, until the given time: what is
@@ -322,8 +323,8 @@ impl Conn {
     pub fn see_off(&mut self, until: u64, goes_on: impl Fn(BorrowedFd<'_>) -> bool) -> bool {
         if self.must_linger() {
             let Some(remains) = self.half_close() else { return false };
-            let env = self.env.clone();
-            let is_cut = || env.ended.load(Ordering::SeqCst) == Ended::Cut as u8;
+            let context = self.context.clone();
+            let is_cut = || context.ended.load(Ordering::SeqCst) == Ended::Cut as u8;
             let (fd, ended) = remains.discard(until, |fd| !is_cut() && goes_on(fd));
             self.fd = Some(fd);
             if ended {
@@ -339,7 +340,7 @@ impl Conn {
             return false;
         }
         // A stop's deadline has passed.
-        if self.reason == CloseReason::Cut || self.env.limits.linger == 0 {
+        if self.reason == CloseReason::Cut || self.context.limits.linger == 0 {
             return false;
         }
         let decrypted = self.tls.as_mut().is_some_and(|tls| tls.has_plain());

@@ -9,12 +9,12 @@ use std::sync::atomic::Ordering;
 use super::run::Loop;
 use super::{INPUT, LISTENERS};
 use crate::callback;
+use crate::clock::{self, NEVER};
 use crate::conn::{flag, ConnId};
 use crate::error::{CloseReason, Error, Status};
 use crate::listener::{lost, Backoff, Listener, Refusal};
 use crate::sync::lock;
 use crate::sys::{self, Poller};
-use crate::timer::{self, NEVER};
 
 /// Connections accepted before the open ones have their turn.
 const PER_TURN: usize = 64;
@@ -87,7 +87,7 @@ impl Loop {
 
     /// Accepts some of the connections that wait.
     pub(super) fn accept(&mut self) {
-        if (self.accept_at > 0 && self.accept_at > timer::now()) || self.stopping() {
+        if (self.accept_at > 0 && self.accept_at > clock::now()) || self.stopping() {
             return;
         }
         if let Some(mut acceptor) = self.acceptor.take() {
@@ -125,7 +125,7 @@ impl Loop {
                 Err(Refusal::Next) => acceptor.ready[i] = !acceptor.listeners[i].is_lost(),
                 Err(Refusal::Lost(e)) => {
                     acceptor.ready[i] = false;
-                    self.shared.env.counters.accept_errors.add(1);
+                    self.handle.context.counters.accept_errors.add(1);
                     self.report(&lost(&e));
                     if acceptor.listeners.iter().all(Listener::is_lost) {
                         self.server.request_stop();
@@ -133,10 +133,10 @@ impl Loop {
                 }
                 Err(Refusal::Exhausted(e)) => {
                     let (wait, report) = acceptor.backoff.exhausted(&e);
-                    acceptor.resume_at = timer::after_millis(wait);
+                    acceptor.resume_at = clock::after_millis(wait);
                     // The next connection to close lets us try at once.
                     self.loops.paused.store(true, Ordering::SeqCst);
-                    self.shared.env.counters.accept_errors.add(1);
+                    self.handle.context.counters.accept_errors.add(1);
                     if let Some(error) = report {
                         self.report(&error);
                     }
@@ -148,36 +148,36 @@ impl Loop {
 
     pub(super) fn report(&mut self, error: &Error) {
         if callback::failed_without_socket(&self.server, error).is_some() {
-            self.shared.env.counters.handler_errors.add(1);
+            self.handle.context.counters.handler_errors.add(1);
         }
     }
 
     /// A new connection goes to the loop with the fewest.
     fn begin(&mut self, fd: OwnedFd, peer: Option<SocketAddr>) {
-        let index = self.loops.least_busy(self.shared.env.index);
-        let begun = if index == self.shared.env.index {
+        let index = self.loops.least_busy(self.handle.context.index);
+        let begun = if index == self.handle.context.index {
             self.keep(fd, peer)
         } else {
-            self.loops.pass(&self.shared, index, fd, peer)
+            self.loops.pass(&self.handle, index, fd, peer)
         };
         // A loop that stops already takes none; neither will this one.
         if let Err(error) = begun.or_else(unless_stopping) {
-            self.shared.env.counters.accept_errors.add(1);
+            self.handle.context.counters.accept_errors.add(1);
             self.report(&error);
         }
     }
 
     fn keep(&mut self, fd: OwnedFd, peer: Option<SocketAddr>) -> Result<(), Error> {
         let no_slot = || Error::new(Status::NoMemory, "no connection slot is left");
-        let id = self.shared.allocate(&mut lock(&self.shared.entrance)).ok_or_else(no_slot)?;
+        let id = self.handle.allocate(&mut lock(&self.handle.intake)).ok_or_else(no_slot)?;
         if let Err(e) = self.poller.add(fd.as_fd(), id, INPUT) {
-            self.shared.free(id);
+            self.handle.free(id);
             return Err(Error::from_os(Status::Io, "cannot watch the socket", &e));
         }
         self.slab.place(ConnId::slot(id)).begin(id, fd, peer);
         self.live += 1;
-        self.shared.env.counters.accepted.add(1);
-        self.shared.env.counters.open.add(1);
+        self.handle.context.counters.accepted.add(1);
+        self.handle.context.counters.open.add(1);
         self.opened(id);
         Ok(())
     }
@@ -211,13 +211,13 @@ impl Loop {
         }
         // The program may give the id away now. Who lists the connections sees
         // it when `on_open` has taken it.
-        conn.env.ids.begin(id);
+        conn.context.ids.begin(id);
         let result = callback::call(&self.server, conn, |handler, server, socket| {
             handler.on_open(server, socket)
         });
         let failure = callback::outcome(result);
         if failure.is_none() {
-            self.shared.env.ids.list(id);
+            self.handle.context.ids.list(id);
         }
         if self.after(slot, failure) {
             // Whatever the exception handler did with it.
@@ -226,7 +226,7 @@ impl Loop {
                 self.settle(slot);
             }
         }
-        if self.shared.env.limits.idle != 0 {
+        if self.handle.context.limits.idle != 0 {
             self.arm(slot);
         }
     }

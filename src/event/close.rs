@@ -6,11 +6,11 @@ use std::io;
 
 use super::run::{Loop, SCRATCH};
 use crate::callback;
+use crate::clock::{self, NEVER};
 use crate::conn::{flag, Phase};
 use crate::error::CloseReason;
 use crate::sync::lock;
 use crate::sys::{self, RecvFlags};
-use crate::timer::{self, NEVER};
 
 /// How often a stop looks whether peers have acknowledged all, in ms.
 const LOOK: u64 = 20;
@@ -33,7 +33,7 @@ impl Loop {
         conn.reason = reason;
         conn.timer_at = 0;
         // All that was ever accepted by id is there, and no more comes.
-        conn.env.ids.shut(conn.id);
+        conn.context.ids.shut(conn.id);
         conn.collect();
         let lost = conn.has(flag::SEND_FAILED);
         conn.send_close_notify();
@@ -76,7 +76,7 @@ impl Loop {
     /// would make the kernel send a reset, which may destroy what was sent.
     pub(super) fn flushed(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
-        let linger = conn.env.limits.linger;
+        let linger = conn.context.limits.linger;
         if conn.peer_ended() {
             let reason = conn.reason;
             self.finish(slot, reason);
@@ -88,7 +88,7 @@ impl Loop {
             return;
         }
         conn.shut_write();
-        conn.timer_at = timer::after_millis(linger);
+        conn.timer_at = clock::after_millis(linger);
         if let Some(stop_at) = self.stop_at {
             conn.timer_at = conn.timer_at.min(stop_at.max(1));
         }
@@ -141,7 +141,7 @@ impl Loop {
         let lingered = conn.phase() == Phase::Lingering;
         let id = conn.id;
         // From now on the id is stale, in `on_close` too.
-        conn.env.ids.shut(id);
+        conn.context.ids.shut(id);
         conn.collect();
         // An orderly end says that all has left.
         let lost = conn.has(flag::BACKLOG | flag::SEND_FAILED) || conn.holds_plaintext();
@@ -149,14 +149,14 @@ impl Loop {
             conn.send_close_notify();
         }
         let lost = lost || conn.has(flag::BACKLOG);
-        conn.env.ids.release(id);
+        conn.context.ids.release(id);
         conn.set_phase(Phase::Flushing);
         if conn.has(flag::UNOPENED) {
             callback::contain_drop(conn.replace_user_data(None));
         } else {
             callback::closed(&self.server, conn, reason);
         }
-        let counters = &self.shared.env.counters;
+        let counters = &self.handle.context.counters;
         counters.closed[reason as usize].add(1);
         match (reason, self.stop_at) {
             (CloseReason::Cut, _) => counters.cut.add(1),
@@ -176,7 +176,7 @@ impl Loop {
     pub(super) fn take_out(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
         let id = conn.id;
-        self.shared.env.counters.detached.add(1);
+        self.handle.context.counters.detached.add(1);
         self.vacate(slot, id);
     }
 
@@ -188,8 +188,8 @@ impl Loop {
         conn.vacate();
         self.disarm(armed);
         self.live -= 1;
-        self.shared.env.counters.open.sub(1);
-        self.shared.free(id);
+        self.handle.context.counters.open.sub(1);
+        self.handle.free(id);
         self.loops.gone();
     }
 
@@ -210,7 +210,7 @@ impl Loop {
     }
 
     pub(super) fn stop_accepting(&mut self) {
-        lock(&self.shared.entrance).poller = None;
+        lock(&self.handle.intake).poller = None;
         self.acceptor = None;
         self.accept_at = NEVER;
     }
@@ -231,7 +231,7 @@ impl Loop {
                     return;
                 }
                 // `on_drain` may have more of the same answer; nobody else.
-                conn.env.ids.shut(conn.id);
+                conn.context.ids.shut(conn.id);
                 conn.timer_at = 0;
                 self.settle(slot);
             }
@@ -292,7 +292,7 @@ impl Loop {
     /// In a stop, now and then: ends those that linger although their peers
     /// have acknowledged all, which makes no event.
     pub(super) fn end_acknowledged(&mut self) {
-        self.look_at = timer::after_millis(LOOK);
+        self.look_at = clock::after_millis(LOOK);
         for slot in 0..self.slab.end() {
             let Some(conn) = self.slab.get(slot) else { continue };
             if conn.phase() == Phase::Lingering && conn.is_quiet() {

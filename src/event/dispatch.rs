@@ -13,7 +13,7 @@ use crate::server::Server;
 /// [`Loop::after`] is to look at, where there is anything.
 #[inline]
 pub(super) fn handle(server: &Server, conn: &mut Conn, flags: u32) -> Option<Option<Error>> {
-    conn.env.counters.calls.add(1);
+    conn.context.counters.calls.add(1);
     conn.share = SHARE;
     conn.clear(flag::AGAIN | flag::ENOUGH);
     conn.set(flags);
@@ -132,7 +132,7 @@ impl Loop {
         if conn.phase() != Phase::Open {
             return;
         }
-        let (queued, high) = (conn.queued(), conn.env.limits.high_water);
+        let (queued, high) = (conn.queued(), conn.context.limits.high_water);
         if queued > high {
             conn.set(flag::THROTTLED);
         } else if conn.has(flag::THROTTLED) && queued * 2 < high {

@@ -16,10 +16,10 @@ use std::io;
 use super::run::{Loop, SCRATCH};
 use super::slab::Slab;
 use crate::callback;
+use crate::clock::{self, NEVER};
 use crate::conn::{flag, handshake_timeout, Conn, ConnId, Phase};
 use crate::error::{CloseReason, Error, Status};
 use crate::sys::{self, RecvFlags};
-use crate::timer::{self, NEVER};
 
 /// While others wait for a place, a handshake may be silent for so long, in ms.
 const SILENCE: u64 = 2000;
@@ -57,7 +57,7 @@ impl Handshakes {
 
     fn take(&mut self, id: u64, live: usize, slab: &mut Slab) {
         self.taken += 1;
-        self.silent.push(Reverse((timer::now(), id)));
+        self.silent.push(Reverse((clock::now(), id)));
         if self.silent.len() > 2 * live + 64 {
             self.silent.retain(|Reverse((_, id))| has_place(slab, *id));
         }
@@ -88,7 +88,7 @@ impl Handshakes {
             let heard_at = slab.of(id).filter(|conn| conn.phase() == Phase::Handshake);
             let heard_at = heard_at.and_then(|conn| conn.tls.as_ref()).map(|tls| tls.heard_at);
             if heard_at.is_some_and(|at| at <= noted) {
-                return (noted + SILENCE < timer::now()).then_some(id);
+                return (noted + SILENCE < clock::now()).then_some(id);
             }
             self.silent.pop();
             if let Some(at) = heard_at {
@@ -160,7 +160,7 @@ impl Loop {
         let Some(conn) = self.slab.get(slot) else { return };
         conn.set_phase(Phase::Hello);
         conn.set(flag::UNOPENED);
-        conn.timer_at = timer::after(self.server.config().handshake_timeout);
+        conn.timer_at = clock::after(self.server.config().handshake_timeout);
         self.arm(slot);
     }
 
@@ -239,7 +239,7 @@ impl Loop {
         self.handshakes.take(id, self.live, &mut self.slab);
         let Some(conn) = self.slab.get(slot) else { return };
         if !conn.has(flag::TLS) {
-            let left = conn.timer_at.saturating_sub(timer::now());
+            let left = conn.timer_at.saturating_sub(clock::now());
             let begun = self.server.tls().map(|tls| conn.begin_tls(tls, &[], left));
             if let Some(Err(error)) = begun {
                 self.handshake_failed(slot, error);
@@ -253,7 +253,7 @@ impl Loop {
     fn go_on(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
         if let Some(tls) = &mut conn.tls {
-            tls.heard_at = timer::now();
+            tls.heard_at = clock::now();
         }
         match conn.handshake_step() {
             Ok(false) if conn.has(flag::BACKLOG) => {
@@ -286,7 +286,7 @@ impl Loop {
     }
 
     fn handshake_done(&mut self, slot: u32) {
-        self.shared.env.counters.handshakes.add(1);
+        self.handle.context.counters.handshakes.add(1);
         self.leave_handshake(slot);
         let Some(conn) = self.slab.get(slot) else { return };
         conn.set_phase(Phase::Open);
@@ -317,7 +317,7 @@ impl Loop {
     }
 
     pub(super) fn handshake_failed(&mut self, slot: u32, error: Error) {
-        self.shared.env.counters.handshake_failures.add(1);
+        self.handle.context.counters.handshake_failures.add(1);
         self.leave_handshake(slot);
         let Some(conn) = self.slab.get(slot) else { return };
         let unheard =

@@ -36,10 +36,10 @@ impl Loop {
     pub(super) fn drain_mail(&mut self) {
         // First the flag, then the box: what is posted after the box was
         // seen empty signals again.
-        self.shared.awake.swap(false, Ordering::SeqCst);
+        self.handle.awake.swap(false, Ordering::SeqCst);
         for _ in 0..PER_TURN {
             let delivered = self.deliver_next();
-            let mail = self.shared.mail.1.try_recv().ok();
+            let mail = self.handle.mail.1.try_recv().ok();
             if mail.is_none() && !delivered {
                 return;
             }
@@ -66,15 +66,15 @@ impl Loop {
     /// Delivers what was accepted for one connection; `false` where there is
     /// nothing.
     fn deliver_next(&mut self) -> bool {
-        if self.shared.env.inbox.is_empty(&self.shared.env.ids) {
+        if self.handle.context.inbox.is_empty(&self.handle.context.ids) {
             return false;
         }
         // First the callbacks of the new ones: whose bytes are taken out below
         // is there then, and nothing of the program's runs before they are
         // delivered.
         self.take_in_arrivals();
-        let env = &self.shared.env;
-        let Some((id, bytes)) = env.inbox.next(&env.ids) else { return false };
+        let context = &self.handle.context;
+        let Some((id, bytes)) = context.inbox.next(&context.ids) else { return false };
         if let Some(conn) = self.slab.of(id).filter(|_| bytes.len() > 0) {
             conn.send_accepted(bytes);
             self.settle(ConnId::slot(id));
@@ -108,7 +108,7 @@ impl Loop {
     pub(super) fn run_on_wake(&mut self, slot: u32) {
         let stopping = self.stopping();
         let Some(conn) = self.slab.get(slot) else { return };
-        conn.env.ids.woken(conn.id);
+        conn.context.ids.woken(conn.id);
         if stopping || conn.phase() != Phase::Open || conn.is_over() {
             return;
         }

@@ -10,14 +10,15 @@ use std::sync::Arc;
 use super::accept::Acceptor;
 use super::handshake::Handshakes;
 use super::slab::Slab;
-use super::{dispatch, Loops, Shared, CONTROL, LISTENERS, WAKE};
+use super::{dispatch, LoopGroup, LoopHandle, CONTROL, LISTENERS, WAKE};
 use crate::callback;
+use crate::clock::{self, NEVER};
 use crate::conn::{flag, ConnId, Phase};
 use crate::error::{CloseReason, Error, Status};
 use crate::server::Server;
 use crate::sync::lock;
-use crate::sys::{Bits, Event, Events, Poller, OUTPUT, SPECIAL};
-use crate::timer::{self, Timers, NEVER};
+use crate::sys::{Bits, Events, Poller, Waker, OUTPUT, SPECIAL};
+use crate::timers::Timers;
 
 const EVENTS: usize = 1024;
 /// Input that is discarded is read into this.
@@ -40,8 +41,8 @@ pub(crate) struct Loop {
     pub(super) mail_left: bool,
     pub(super) acceptor: Option<Acceptor>,
     pub(super) server: Server,
-    pub(super) loops: Arc<Loops>,
-    pub(super) shared: Arc<Shared>,
+    pub(super) loops: Arc<LoopGroup>,
+    pub(super) handle: Arc<LoopHandle>,
     pub(super) poller: Poller,
     /// Connections in use, those that linger among them.
     pub(super) live: usize,
@@ -55,8 +56,8 @@ pub(crate) struct Loop {
 }
 
 impl Loop {
-    pub fn new(server: Server, loops: Arc<Loops>, index: usize, poller: Poller) -> Loop {
-        let shared = loops.loops[index].clone();
+    pub fn new(server: Server, loops: Arc<LoopGroup>, index: usize, poller: Poller) -> Loop {
+        let handle = loops.loops[index].clone();
         let config = server.config();
         let most_handshakes = match config.max_handshakes {
             0 => usize::MAX,
@@ -64,9 +65,9 @@ impl Loop {
         };
         Loop {
             server,
-            slab: Slab::new(shared.env.clone()),
+            slab: Slab::new(handle.context.clone()),
             loops,
-            shared,
+            handle,
             poller,
             live: 0,
             ready: VecDeque::new(),
@@ -87,7 +88,7 @@ impl Loop {
     /// signalled.
     pub fn watch_control(
         &mut self,
-        wake: &Event,
+        wake: &Waker,
         woken: Box<dyn FnMut() + Send>,
     ) -> Result<(), Error> {
         wake.watch(&self.poller, CONTROL)
@@ -101,7 +102,7 @@ impl Loop {
         if let Err(panic) = callback::contain(|| self.take_turns()) {
             self.die(&panic);
         }
-        self.shared.wake.close();
+        self.handle.wake.close();
     }
 
     /// What is nearly always all of a turn, the wait and the events, is in
@@ -166,7 +167,7 @@ impl Loop {
     }
 
     fn finished(&self) -> bool {
-        self.stop_at.is_some() && self.live == 0 && !self.shared.has_arrivals()
+        self.stop_at.is_some() && self.live == 0 && !self.handle.has_arrivals()
     }
 
     /// How long to wait for events, in ms, −1 for ever.
@@ -177,7 +178,7 @@ impl Loop {
         }
         let stop = self.stop_at.map_or(NEVER, |deadline| deadline.min(self.look_at));
         let next = self.timers.next().min(stop).min(self.accept_at);
-        timer::poll_timeout(next.min(self.handshakes.next_deadline()))
+        clock::poll_timeout(next.min(self.handshakes.next_deadline()))
     }
 
     /// What is to be done besides events. `again` connections are ready from
@@ -200,10 +201,10 @@ impl Loop {
             self.expire();
         }
         self.give_places();
-        if self.look_at <= timer::now() && self.stop_at.is_some() {
+        if self.look_at <= clock::now() && self.stop_at.is_some() {
             self.end_acknowledged();
         }
-        if self.stop_at.is_some_and(|deadline| deadline <= timer::now()) {
+        if self.stop_at.is_some_and(|deadline| deadline <= clock::now()) {
             self.cut();
         }
     }
@@ -307,7 +308,7 @@ impl Loop {
     /// callbacks, one after the other: what a callback leads to never comes
     /// here again.
     pub(super) fn take_in_arrivals(&mut self) {
-        if !self.shared.has_arrivals() {
+        if !self.handle.has_arrivals() {
             return;
         }
         self.install_arrivals();
@@ -318,9 +319,9 @@ impl Loop {
 
     fn install_arrivals(&mut self) {
         let arrivals = {
-            let mut entrance = lock(&self.shared.entrance);
-            self.shared.has_arrivals.store(false, Ordering::Release);
-            std::mem::take(&mut entrance.arrivals)
+            let mut intake = lock(&self.handle.intake);
+            self.handle.has_arrivals.store(false, Ordering::Release);
+            std::mem::take(&mut intake.arrivals)
         };
         for conn in arrivals {
             self.live += 1;
@@ -332,7 +333,7 @@ impl Loop {
 
     /// Re-reads deadlines that may have passed.
     fn expire(&mut self) {
-        let now = timer::now();
+        let now = clock::now();
         while let Some((due, slot)) = self.timers.expired(now) {
             let Some(conn) = self.slab.get(slot) else { continue };
             if conn.phase() == Phase::Vacant || conn.armed != due {
@@ -386,7 +387,7 @@ impl Loop {
     }
 }
 
-impl Shared {
+impl LoopHandle {
     pub(super) fn has_arrivals(&self) -> bool {
         self.has_arrivals.load(Ordering::Acquire)
     }

@@ -5,18 +5,18 @@
 
 use std::sync::Arc;
 
-use crate::conn::{Conn, ConnId, Env};
+use crate::conn::{Conn, ConnId, ThreadContext};
 
 const CHUNK: usize = 256;
 
 pub(super) struct Slab {
-    env: Arc<Env>,
+    context: Arc<ThreadContext>,
     chunks: Vec<Box<[Conn; CHUNK]>>,
 }
 
 impl Slab {
-    pub fn new(env: Arc<Env>) -> Slab {
-        Slab { env, chunks: Vec::new() }
+    pub fn new(context: Arc<ThreadContext>) -> Slab {
+        Slab { context, chunks: Vec::new() }
     }
 
     #[inline]
@@ -35,7 +35,7 @@ impl Slab {
     /// A slot that may not have been used yet.
     pub fn place(&mut self, slot: u32) -> &mut Conn {
         while self.chunks.len() <= slot as usize / CHUNK {
-            let vacant = || Conn::vacant(self.env.clone());
+            let vacant = || Conn::vacant(self.context.clone());
             let chunk: Box<[Conn]> = (0..CHUNK).map(|_| vacant()).collect();
             self.chunks.extend(chunk.try_into());
         }

@@ -505,7 +505,7 @@ impl Taken {
         }
         // SAFETY: an owned one is a Box, see `ns_detach`.
         let mut place = unsafe { Box::from_raw(conn) };
-        let nothing = Conn::vacant(place.env.clone());
+        let nothing = Conn::vacant(place.context.clone());
         let socket = OwnedSocket::new(place.replace(nothing));
         Ok((Taken(place), socket))
     }

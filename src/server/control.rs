@@ -15,12 +15,12 @@ use super::handover::{handover, Giver, Taker};
 use super::start::cannot_spawn;
 use super::{Engine, Running, Server};
 use crate::callback::{self, Inside};
+use crate::clock::{self, NEVER};
 use crate::error::{Error, Status};
 use crate::event::Loop;
 use crate::linger::{Lingering, Remains};
 use crate::shutdown::ShutdownPort;
 use crate::sys::{self, Events, Poller};
-use crate::timer::{self, NEVER};
 
 const WAKE: u64 = u64::MAX;
 const EVENTS: usize = 256;
@@ -150,7 +150,7 @@ impl Control {
         while self.any_alive() || !self.arrivals.1.is_empty() || !self.lingering.is_empty() {
             let look_at = match self.lingering.is_empty() {
                 true => NEVER,
-                false => timer::after_millis(LOOK),
+                false => clock::after_millis(LOOK),
             };
             self.turn(events, look_at.min(if cut { NEVER } else { deadline }));
             self.lingering.end_acknowledged();
@@ -161,7 +161,7 @@ impl Control {
                     loops.begin_stop(deadline);
                 }
             }
-            if deadline <= timer::now() {
+            if deadline <= clock::now() {
                 self.lingering.clear();
                 if !cut {
                     cut = true;
@@ -179,7 +179,7 @@ impl Control {
     /// Waits for something to do, at most until a deadline, and lingers.
     fn turn(&mut self, events: &mut Events, deadline: u64) {
         let until = deadline.min(self.lingering.next_deadline());
-        if self.poller.wait(events, timer::poll_timeout(until)).is_err() {
+        if self.poller.wait(events, clock::poll_timeout(until)).is_err() {
             // Interrupted: in the foreground the program's signals come here.
             return;
         }

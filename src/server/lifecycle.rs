@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use super::control::Control;
 use super::handover::handover;
 use super::{Running, Server, State};
+use crate::clock::{self, NEVER};
 use crate::error::{Error, Status};
 use crate::sync::lock;
-use crate::sys::Event;
-use crate::timer::{self, NEVER};
+use crate::sys::Waker;
 
 /// How long `stop` waits beyond the deadline for the next connection to end, in
 /// ms: as long as the cut ends some, no handler hangs. And how often it looks.
@@ -26,7 +26,7 @@ pub(super) struct Life {
     changed: Condvar,
     /// A stop was requested, perhaps by a signal handler.
     requested: AtomicBool,
-    pub wake: Event,
+    pub wake: Waker,
     /// Threads of the engine and the shutdown port that have not ended.
     pub alive: AtomicUsize,
     /// The control thread of a server in the background. Its own lock: who
@@ -50,7 +50,7 @@ impl Life {
             now: Mutex::new(Now { state: State::New, drain: None, deadline: NEVER, latest: NEVER }),
             changed: Condvar::new(),
             requested: AtomicBool::new(false),
-            wake: Event::new()?,
+            wake: Waker::new()?,
             alive: AtomicUsize::new(0),
             control: Mutex::new(None),
         })
@@ -169,11 +169,11 @@ impl Server {
             if let Some(drain) = drain {
                 now.drain = Some(now.drain.map_or(drain, |earlier| earlier.min(drain)));
                 if now.state == State::Stopping {
-                    now.deadline = now.deadline.min(timer::after(drain));
+                    now.deadline = now.deadline.min(clock::after(drain));
                 }
             }
             let drain = drain.or(now.drain).unwrap_or(self.inner.config.drain_timeout);
-            let until = timer::after(drain).min(now.deadline);
+            let until = clock::after(drain).min(now.deadline);
             if now.state == State::Starting {
                 now.latest = now.latest.min(until);
             }
@@ -194,21 +194,21 @@ impl Server {
     /// cut ends connections.
     fn wait_for_stop(&self, until: u64) -> Result<(), Error> {
         // A start that is under way sees the request when it has finished.
-        let limit = (until + GRACE).saturating_sub(timer::now());
+        let limit = (until + GRACE).saturating_sub(clock::now());
         self.wait_while(Some(Duration::from_millis(limit)), |state| state == State::Starting)?;
         if self.state() == State::Running {
             // Not only when the control thread comes to it, which may be in a
             // handler.
             self.begin_stopping();
         }
-        let mut last = (self.progress(), timer::now());
+        let mut last = (self.progress(), clock::now());
         loop {
-            let began = timer::now();
+            let began = clock::now();
             let cut_at = until.min(self.inner.life.now().deadline);
             let time = Duration::from_millis(cut_at.saturating_sub(began).max(LOOK));
             let goes_on = |state| matches!(state, State::Running | State::Stopping);
             let stopped = self.wait_while(Some(time), goes_on);
-            let (progress, now) = (self.progress(), timer::now());
+            let (progress, now) = (self.progress(), clock::now());
             match stopped {
                 Ok(()) => return Ok(()),
                 Err(_) if began < cut_at || progress != last.0 => last = (progress, now),
@@ -317,7 +317,7 @@ impl Server {
         if now.deadline == NEVER && matches!(now.state, State::Running | State::Starting) {
             let drain = now.drain.unwrap_or(self.inner.config.drain_timeout);
             now.state = State::Stopping;
-            now.deadline = timer::after(drain).min(now.latest);
+            now.deadline = clock::after(drain).min(now.latest);
             life.changed.notify_all();
         }
         now.deadline

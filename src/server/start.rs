@@ -14,7 +14,7 @@ use super::{Engine, Running, Server};
 use crate::blocking::Pool;
 use crate::callback::{self, Inside};
 use crate::error::{Error, Status};
-use crate::event::{Loop, Loops};
+use crate::event::{Loop, LoopGroup};
 use crate::listener::{self, Listener};
 use crate::shutdown::ShutdownPort;
 use crate::sys::{self, Poller};
@@ -69,7 +69,7 @@ impl Server {
                 listener.set_nonblocking().map_err(|e| cannot_watch(&e))?;
             }
             let (loops, made) =
-                Loops::new(config, inner.number, most).map_err(|e| cannot_watch(&e))?;
+                LoopGroup::new(config, inner.number, most).map_err(|e| cannot_watch(&e))?;
             crate::event::watch(&made[0], &listeners)?;
             pollers = made;
             Engine::Loops(Arc::new(loops))

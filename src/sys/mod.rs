@@ -9,20 +9,20 @@
 
 #[cfg(feature = "capi")]
 mod cancel;
-mod event;
 mod poller;
 mod resolve;
 mod thread;
+mod waker;
 
 #[cfg(feature = "capi")]
 pub(crate) use cancel::Uncancelled;
-pub(crate) use event::Event;
 pub(crate) use poller::{Bits, Events, Poller, INPUT, OUTPUT, SPECIAL};
 pub(crate) use resolve::resolve;
 pub(crate) use rustix::event::{PollFd, PollFlags};
 pub(crate) use rustix::io::Errno;
 pub(crate) use rustix::net::{RecvFlags, SendFlags, Shutdown};
 pub(crate) use thread::spawn;
+pub(crate) use waker::Waker;
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -119,7 +119,7 @@ pub(crate) fn descriptor_limit() -> u64 {
 }
 
 /// A descriptor that another thread uses and the caller knows to be open.
-fn open<'a>(fd: RawFd) -> BorrowedFd<'a> {
+fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
     // SAFETY: the caller's knowledge: each function that calls this asks for it.
     unsafe { BorrowedFd::borrow_raw(fd) }
 }
@@ -129,7 +129,7 @@ fn open<'a>(fd: RawFd) -> BorrowedFd<'a> {
 /// or received and poll(2) returns. Some kernels refuse it while a thread
 /// waits in recv(2) on it.
 pub(crate) fn disconnect(fd: RawFd) {
-    let _ = rustix::net::connect_unspec(open(fd));
+    let _ = rustix::net::connect_unspec(borrow(fd));
 }
 
 /// Has the peer ended its side, or the connection?
@@ -168,11 +168,11 @@ pub(crate) fn unsent(fd: RawFd) -> usize {
 /// accept on it, accept then fails with `EINVAL`) or a connection that another
 /// thread serves.
 pub(crate) fn shutdown(fd: RawFd, how: Shutdown) {
-    let _ = rustix::net::shutdown(open(fd), how);
+    let _ = rustix::net::shutdown(borrow(fd), how);
 }
 
 /// Makes close(2) of a descriptor known to be open send a reset (`SO_LINGER`
 /// with a time of zero, socket(7)).
 pub(crate) fn reset_on_close(fd: RawFd) {
-    let _ = rustix::net::sockopt::set_socket_linger(open(fd), Some(Duration::ZERO));
+    let _ = rustix::net::sockopt::set_socket_linger(borrow(fd), Some(Duration::ZERO));
 }

@@ -8,7 +8,7 @@ use super::{Poller, INPUT};
 
 /// An eventfd(2) that can be closed while others may still signal it. It is
 /// waited for edge-triggered: each signal is an event, and nobody reads it.
-pub(crate) struct Event {
+pub(crate) struct Waker {
     fd: AtomicI32,
     closed: AtomicBool,
     /// Calls of the two on their way; the descriptor is not closed (and so
@@ -16,14 +16,14 @@ pub(crate) struct Event {
     users: AtomicUsize,
 }
 
-impl Event {
-    pub fn new() -> io::Result<Event> {
+impl Waker {
+    pub fn new() -> io::Result<Waker> {
         // SAFETY: no pointers are passed.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(Event {
+        Ok(Waker {
             fd: AtomicI32::new(fd),
             closed: AtomicBool::new(false),
             users: AtomicUsize::new(0),
@@ -80,7 +80,7 @@ impl Event {
     }
 }
 
-impl Drop for Event {
+impl Drop for Waker {
     fn drop(&mut self) {
         self.close();
     }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 
 use super::{flag, Conn, Phase};
+use crate::clock::{self, NEVER};
 use crate::error::{CloseReason, Error, Status};
-use crate::timer::{self, NEVER};
 use crate::tls::{Plain, Session, TlsInfo};
 
 /// Ciphertext is read into this, of which each thread has one: an idle
@@ -33,9 +33,9 @@ impl Conn {
         ahead: &[u8],
         millis: u64,
     ) -> Result<(), Error> {
-        let mut session = Session::new(config, timer::after_millis(millis))?;
+        let mut session = Session::new(config, clock::after_millis(millis))?;
         if !ahead.is_empty() {
-            session.heard_at = timer::now();
+            session.heard_at = clock::now();
         }
         session.feed(ahead);
         self.tls = Some(Box::new(session));
@@ -157,7 +157,7 @@ impl Conn {
         if !tls.held.is_empty() && !tls.is_handshaking() {
             // From here on it is in the queue, also where the kernel takes it.
             held = std::mem::take(&mut tls.held);
-            self.env.ids.sub(self.id, held.len());
+            self.context.ids.sub(self.id, held.len());
             self.set(flag::DRAINED);
         }
         let mut sink = Sink { conn: self, failed: None };
@@ -189,7 +189,7 @@ impl Conn {
         if on_loop && tls.is_handshaking() {
             if tls.error().is_none() {
                 tls.held.extend_from_slice(plain);
-                self.env.ids.queued(self.id, plain.len());
+                self.context.ids.queued(self.id, plain.len());
             } else if !self.has(flag::STARTTLS) {
                 // Of a handshake that failed in the callback the loop tells.
                 return Err(Status::Tls);
@@ -210,7 +210,7 @@ impl Conn {
             tls.send_close_notify();
         }
         // Where calls wait, not for a peer that does not read.
-        let until = timer::after_millis(self.env.limits.linger);
+        let until = clock::after_millis(self.context.limits.linger);
         let _ = self.bounded(until, Conn::push_tls);
     }
 
