@@ -27,7 +27,7 @@ use crossbeam_channel::Sender;
 
 use crate::clock::{self, NEVER};
 use crate::config::{Config, Limits};
-use crate::conn::{Conn, Ended, Kind, ThreadContext};
+use crate::conn::{Conn, Ended, Owner, ThreadContext};
 use crate::error::{CloseReason, Status};
 use crate::linger::Remains;
 use crate::listener::{Backoff, Listener};
@@ -112,10 +112,10 @@ impl Pool {
         let seats = config.max_thread as usize;
         let lobby_limits = Limits { idle: 0, ..limits.clone() };
         let seat =
-            |i| Arc::new(Seat::new(ThreadContext::new(Kind::Worker, server, i, limits.clone())));
+            |i| Arc::new(Seat::new(ThreadContext::new(Owner::Worker, server, i, limits.clone())));
         Pool {
             seats: (0..seats).map(seat).collect(),
-            lobby: Arc::new(ThreadContext::new(Kind::Worker, server, seats, lobby_limits)),
+            lobby: Arc::new(ThreadContext::new(Owner::Worker, server, seats, lobby_limits)),
             state: Mutex::new(State {
                 gate: Gate::Shut,
                 free: (0..seats.min(max_connections)).rev().collect(),

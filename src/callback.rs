@@ -23,16 +23,16 @@ thread_local! {
 }
 
 /// While it lives, this thread counts as inside the server's callbacks.
-pub(crate) struct Inside(());
+pub(crate) struct CallbackScope(());
 
-impl Inside {
-    pub fn enter(server: u64) -> Inside {
+impl CallbackScope {
+    pub fn enter(server: u64) -> CallbackScope {
         INSIDE.with(|list| list.borrow_mut().push(server));
-        Inside(())
+        CallbackScope(())
     }
 }
 
-impl Drop for Inside {
+impl Drop for CallbackScope {
     fn drop(&mut self) {
         INSIDE.with(|list| {
             let mut list = list.borrow_mut();
@@ -97,7 +97,7 @@ pub(crate) fn outcome(result: Result<Result<(), Error>, Error>) -> Option<Error>
 /// A handler of this connection failed: counts it and tells the exception
 /// handler. After a panic the connection closes whatever that one does, and
 /// so it does where the exception handler itself fails.
-pub(crate) fn failed(server: &Server, conn: &mut Conn, error: Error) {
+pub(crate) fn report_failure(server: &Server, conn: &mut Conn, error: Error) {
     let errors = |conn: &Conn| conn.context.counters.handler_errors.add(1);
     errors(conn);
     let detached = conn.has(flag::DETACHED);
@@ -119,7 +119,7 @@ pub(crate) fn failed(server: &Server, conn: &mut Conn, error: Error) {
 
 /// Tells the exception handler of a connection that failed before its handler
 /// had it, and that the caller closes whatever that one does.
-pub(crate) fn told(server: &Server, conn: &mut Conn, error: Error) {
+pub(crate) fn report_handshake_failure(server: &Server, conn: &mut Conn, error: Error) {
     let told = call(server, conn, |handler, server, socket| {
         handler.on_exception(server, Some(socket), &error)
     });
@@ -130,13 +130,13 @@ pub(crate) fn told(server: &Server, conn: &mut Conn, error: Error) {
 
 /// Tells the exception handler of a failure that is no connection's; returns
 /// what that one failed of.
-pub(crate) fn failed_without_socket(server: &Server, error: &Error) -> Option<Error> {
+pub(crate) fn report_without_socket(server: &Server, error: &Error) -> Option<Error> {
     outcome(contain(|| server.handler().on_exception(server, None, error)))
 }
 
 /// The last callback of a connection, and the end of its user data.
-pub(crate) fn closed(server: &Server, conn: &mut Conn, reason: CloseReason) {
-    conn.set(flag::LAST);
+pub(crate) fn run_on_close(server: &Server, conn: &mut Conn, reason: CloseReason) {
+    conn.set(flag::IN_ON_CLOSE);
     let result = call(server, conn, |handler, server, socket| {
         handler.on_close(server, socket, reason);
     });

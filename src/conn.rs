@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod flag;
 mod ids;
 mod inbox;
 mod tls;
@@ -32,23 +33,23 @@ pub(crate) use inbox::{Bytes, Inbox};
 pub(crate) use tls::handshake_timeout;
 #[cfg(feature = "capi")]
 pub(crate) use transfer::Answer;
-pub(crate) use transfer::{READS, SHARE};
+pub(crate) use transfer::{READS, READ_BUDGET};
 
 /// What a connection's thread does with it; decides how `recv` and `send`
 /// wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum Owner {
     /// An event loop's: never waits.
     Loop,
     /// A worker's, or the shutdown port's: waits.
     Worker,
     /// Detached, the program's own: waits.
-    Owned,
+    Program,
 }
 
 /// What all connections of a thread share with it and with each other.
 pub(crate) struct ThreadContext {
-    pub kind: Kind,
+    pub owner: Owner,
     /// The server's number in this process and the thread's in the server:
     /// where a detached socket came from.
     pub server: u64,
@@ -97,9 +98,9 @@ pub(crate) enum Ended {
 }
 
 impl ThreadContext {
-    pub fn new(kind: Kind, server: u64, index: usize, limits: Limits) -> ThreadContext {
+    pub fn new(owner: Owner, server: u64, index: usize, limits: Limits) -> ThreadContext {
         ThreadContext {
-            kind,
+            owner,
             server,
             index,
             ids: IdTable::new(limits.send_limit),
@@ -116,101 +117,13 @@ impl ThreadContext {
 
     /// What connections have for flags because they are this thread's.
     fn flags(&self) -> u32 {
-        let kind = match self.kind {
-            Kind::Loop => flag::LOOP,
-            Kind::Worker => 0,
-            Kind::Owned => flag::OWNED,
+        let kind = match self.owner {
+            Owner::Loop => flag::LOOP,
+            Owner::Worker => 0,
+            Owner::Program => flag::OWNED,
         };
         kind | if self.limits.idle == 0 { 0 } else { flag::TIMED }
     }
-}
-
-/// One bit each of what a connection is going through.
-pub(crate) mod flag {
-    /// The kernel may have input (edge-triggered readiness, remembered).
-    pub const READY: u32 = 1;
-    /// The last event told more than plain input (end of stream, error,
-    /// urgent data): a short read is then no sign that the input is used up.
-    pub const HINT: u32 = 1 << 1;
-    /// Sending failed, with the `errno` that the connection keeps: nothing is
-    /// sent any more. What has arrived is still to be read.
-    pub const SEND_FAILED: u32 = 1 << 2;
-    /// End of stream was read, or reading was shut (`RD_SHUT`).
-    pub const EOF: u32 = 1 << 3;
-    /// The handler is to be called again: it made progress, or reading was
-    /// resumed, while `READY`.
-    pub const AGAIN: u32 = 1 << 4;
-    /// In the loop's queue of ready connections.
-    pub const QUEUED: u32 = 1 << 5;
-    /// The program paused reading.
-    pub const PAUSED: u32 = 1 << 6;
-    /// Above the high-water mark, not read.
-    pub const THROTTLED: u32 = 1 << 7;
-    /// Closing was asked for; `reason` says why.
-    pub const CLOSE: u32 = 1 << 8;
-    /// Closing by a reset was asked for.
-    pub const ABORT: u32 = 1 << 9;
-    /// The transport failed, and all that had arrived was read.
-    pub const BROKEN: u32 = 1 << 10;
-    /// The sending side is shut, or to be shut when the queue is empty.
-    pub const WR_SHUT: u32 = 1 << 11;
-    /// The sending side is shut.
-    pub const FIN_SENT: u32 = 1 << 12;
-    /// Taken out by the program.
-    pub const DETACHED: u32 = 1 << 13;
-    /// The loop has something to arm: a timer, a queue that began.
-    pub const ARM: u32 = 1 << 14;
-    /// Registered for writability too.
-    pub const WRITABLE: u32 = 1 << 15;
-    /// In the last, `on_close` callback.
-    pub const LAST: u32 = 1 << 16;
-    /// Came by attach: no second `on_open`.
-    pub const ATTACHED: u32 = 1 << 17;
-
-    /// A stop came before `on_open`: no `on_close` either.
-    pub const UNOPENED: u32 = 1 << 18;
-
-    /// A callback of this connection is running.
-    pub const IN_CALLBACK: u32 = 1 << 19;
-    /// A loop's: calls never wait. The kind of the `ThreadContext`, where it is at hand.
-    pub const LOOP: u32 = 1 << 20;
-    /// Detached, the program's own; likewise.
-    pub const OWNED: u32 = 1 << 21;
-
-    /// Goes through TLS.
-    pub const TLS: u32 = 1 << 22;
-    /// Decrypted bytes, or an end, wait to be read.
-    pub const PLAIN: u32 = 1 << 23;
-    /// TLS's close_notify was sent.
-    pub const GOODBYE: u32 = 1 << 24;
-    /// A TLS handshake was asked for in mid-stream.
-    pub const STARTTLS: u32 = 1 << 25;
-
-    /// Bytes are queued to be sent.
-    pub const BACKLOG: u32 = 1 << 26;
-    /// This call of the handler has read its share.
-    pub const ENOUGH: u32 = 1 << 27;
-    /// In another phase than `Open`.
-    pub const NOT_OPEN: u32 = 1 << 28;
-    /// Has an idle timeout: the time of each byte counts. Of the `ThreadContext`.
-    pub const TIMED: u32 = 1 << 29;
-    /// Beside `EOF`: the program reads no more, the peer's end was not seen.
-    pub const RD_SHUT: u32 = 1 << 30;
-
-    /// A queue has left: `on_drain` is to be called.
-    pub const DRAINED: u32 = 1 << 31;
-
-    /// Goes along where the program takes the connection out.
-    pub const KEPT: u32 =
-        EOF | RD_SHUT | WR_SHUT | FIN_SENT | TLS | GOODBYE | BACKLOG | DRAINED | SEND_FAILED;
-    /// If any of these is set, an input event takes the slow path.
-    pub const UNUSUAL: u32 =
-        OVER | PAUSED | THROTTLED | TLS | EOF | HINT | SEND_FAILED | BACKLOG | NOT_OPEN;
-    /// The program's part is over or nothing can be sent: what was accepted by
-    /// id is dropped.
-    pub const UNSENDABLE: u32 = ABORT | BROKEN | SEND_FAILED | WR_SHUT | LAST;
-    /// Nothing can be sent or received any more.
-    pub const OVER: u32 = CLOSE | ABORT | BROKEN | DETACHED | LAST;
 }
 
 /// Where a connection stands between accept and close.
@@ -269,7 +182,7 @@ pub(crate) struct Conn {
     pub flags: u32,
     fd: Option<OwnedFd>,
     /// Bytes the current handler call may still read.
-    pub share: u32,
+    pub read_budget: u32,
     /// `flag::NOT_OPEN` says whether it is another one than `Open`.
     phase: Phase,
     /// When a byte last went either way; kept only with `idle_timeout`.
@@ -304,7 +217,7 @@ impl Conn {
             peer: Peer::default(),
             fd: None,
             os_error: 0,
-            share: 0,
+            read_budget: 0,
             phase: Phase::Vacant,
             reason: CloseReason::Handler,
         }
@@ -329,8 +242,8 @@ impl Conn {
             self.active_at = clock::now();
         }
         self.id = id;
-        self.share = 0;
-        self.set(flag::ENOUGH);
+        self.read_budget = 0;
+        self.set(flag::BUDGET_SPENT);
         self.peer = Peer::new(peer);
         self.fd = Some(fd);
         self.set_phase(Phase::Open);
@@ -464,14 +377,13 @@ impl Conn {
     /// A callback left nothing to be done.
     #[inline]
     pub fn is_settled(&self) -> bool {
-        const ASKS: u32 = flag::ARM | flag::THROTTLED | flag::STARTTLS | flag::DRAINED;
-        !self.has(flag::OVER | flag::AGAIN | flag::BACKLOG | flag::SEND_FAILED | ASKS)
+        !self.has(flag::UNSETTLED)
     }
 
     /// The handler read some and there may be more.
     #[inline]
     pub fn has_more(&self) -> bool {
-        self.has(flag::AGAIN) && self.has(flag::READY | flag::PLAIN)
+        self.has(flag::CALL_AGAIN) && self.has(flag::READY | flag::DECRYPTED)
     }
 
     /// A queue has left, and `on_drain` is still to say so.
@@ -504,7 +416,9 @@ impl Conn {
     pub fn nothing_is_left(&mut self) -> bool {
         match self.phase {
             Phase::Open if self.has(flag::EOF) => true,
-            Phase::Open if self.has(flag::PAUSED) => !self.has(flag::PLAIN) && !self.has_unread(),
+            Phase::Open if self.has(flag::PAUSED) => {
+                !self.has(flag::DECRYPTED) && !self.has_unread()
+            }
             Phase::Flushing => true,
             _ => false,
         }
@@ -533,7 +447,7 @@ impl Conn {
 
     /// Asks for a reset instead of an orderly end.
     pub fn abort(&mut self) {
-        if self.has(flag::DETACHED | flag::LAST | flag::ABORT) {
+        if self.has(flag::DETACHED | flag::IN_ON_CLOSE | flag::ABORT) {
             return;
         }
         self.reason = CloseReason::Abort;
@@ -573,7 +487,7 @@ impl Conn {
     pub fn fail_send(&mut self, error: &std::io::Error) -> Status {
         if !self.has(flag::SEND_FAILED) {
             self.os_error = error.raw_os_error().unwrap_or(0);
-            self.set(flag::SEND_FAILED | flag::READY | flag::HINT | flag::AGAIN);
+            self.set(flag::SEND_FAILED | flag::READY | flag::SPECIAL | flag::CALL_AGAIN);
             self.context.ids.shut_sending(self.id);
         }
         self.drop_queue();

@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex};
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::config::{Config, Limits};
-use crate::conn::{flag, Bytes, Conn, ConnId, IdTable, Kind, Refused, ThreadContext};
+use crate::conn::{flag, Bytes, Conn, ConnId, IdTable, Owner, Refused, ThreadContext};
 use crate::error::{Error, Status};
 use crate::outbuf::{self, OutBuf};
 use crate::sync::lock;
@@ -128,7 +128,7 @@ impl LoopHandle {
     /// its first event is handled, since the loop looks among the arrivals
     /// under the lock that is held here. `open`: its id takes calls immediately.
     /// On failure `source` is given back with nothing done.
-    fn put<T>(
+    fn insert_remote<T>(
         &self,
         source: T,
         open: bool,
@@ -184,7 +184,7 @@ impl LoopGroup {
         let mut pollers = Vec::new();
         for index in 0..config.max_thread as usize {
             let poller = Poller::new()?;
-            let context = ThreadContext::new(Kind::Loop, server, index, Limits::of(config));
+            let context = ThreadContext::new(Owner::Loop, server, index, Limits::of(config));
             loops.push(Arc::new(LoopHandle::new(context, &poller)?));
             pollers.push(poller);
         }
@@ -235,7 +235,7 @@ impl LoopGroup {
     }
 
     /// A connection is gone, and counted so: accepting may go on.
-    fn gone(&self) {
+    fn note_closed(&self) {
         if self.paused.load(Ordering::SeqCst) && self.paused.swap(false, Ordering::SeqCst) {
             self.loops[0].post(Mail::Accept);
         }
@@ -323,11 +323,11 @@ impl LoopGroup {
         stub.set_phase(conn.phase());
         // Its slot's queue entry and timer are still there.
         stub.armed = conn.armed;
-        stub.set(flag::DETACHED | flag::IN_CALLBACK | conn.flags & flag::QUEUED);
+        stub.set(flag::DETACHED | flag::IN_CALLBACK | conn.flags & flag::IN_READY_QUEUE);
         let mut taken = conn.replace(stub);
         taken.timer_at = 0;
         taken.armed = crate::clock::NEVER;
-        taken.flags &= flag::KEPT;
+        taken.flags &= flag::SURVIVES_DETACH;
         taken.move_to(owner);
         taken.set_woken(woken);
         if aborted {
@@ -350,7 +350,7 @@ impl LoopGroup {
         }
         let handle = &self.loops[index];
         let mut woken = false;
-        let id = handle.put(conn, true, Conn::fd, |mut conn, id| {
+        let id = handle.insert_remote(conn, true, Conn::fd, |mut conn, id| {
             conn.move_to(handle.context.clone());
             conn.id = id;
             conn.begin_deadlines();
@@ -381,7 +381,7 @@ impl LoopGroup {
     }
 
     /// Hands a connection that the loop `from` accepted to another one.
-    fn pass(
+    fn hand_over(
         &self,
         from: &LoopHandle,
         index: usize,
@@ -393,7 +393,7 @@ impl LoopGroup {
             from.context.counters.accepted.add(1);
             Conn::open(handle.context.clone(), id, fd, peer)
         };
-        let put = handle.put((fd, peer), false, |(fd, _)| Some(fd.as_fd()), make);
+        let put = handle.insert_remote((fd, peer), false, |(fd, _)| Some(fd.as_fd()), make);
         put.map(drop).map_err(|(error, _)| error)
     }
 }

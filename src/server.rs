@@ -16,7 +16,7 @@ use once_cell::sync::OnceCell;
 use crate::blocking::Pool;
 use crate::callback;
 use crate::config::{Config, Limits};
-use crate::conn::{flag, ConnId, Ended, Kind, ThreadContext};
+use crate::conn::{flag, ConnId, Ended, Owner, ThreadContext};
 use crate::error::{quoted, Error, Status};
 use crate::event::LoopGroup;
 use crate::handler::Handler;
@@ -38,12 +38,12 @@ use lifecycle::Life;
 pub struct Server {
     inner: Arc<Inner>,
     /// Only the program's own handles have it.
-    _owner: Option<Arc<Owner>>,
+    _owner: Option<Arc<StopOnDrop>>,
 }
 
-struct Owner(Arc<Inner>);
+struct StopOnDrop(Arc<Inner>);
 
-impl Drop for Owner {
+impl Drop for StopOnDrop {
     fn drop(&mut self) {
         let server = Server { inner: self.0.clone(), _owner: None };
         let _ = server.stop();
@@ -135,7 +135,7 @@ impl Server {
                 .map_err(|e| Error::from_os(Status::Io, "cannot make an event", &e))?,
             running: RwLock::new(None),
         });
-        Ok(Server { _owner: Some(Arc::new(Owner(inner.clone()))), inner })
+        Ok(Server { _owner: Some(Arc::new(StopOnDrop(inner.clone()))), inner })
     }
 
     /// The handle that the library's threads and callbacks use.
@@ -270,11 +270,11 @@ impl Server {
             return Err(Error::from(Status::NotNonBlocking));
         }
         let conn = socket.conn();
-        if conn.context.kind != Kind::Loop || conn.context.server != self.inner.number {
+        if conn.context.owner != Owner::Loop || conn.context.server != self.inner.number {
             return Err(Error::from(Status::NotInHandler));
         }
         conn.usable()?;
-        if conn.has(flag::LAST) {
+        if conn.has(flag::IN_ON_CLOSE) {
             return Err(Error::from(Status::NotInHandler));
         }
         if conn.has(flag::STARTTLS) || conn.phase().is_handshake() {
@@ -288,8 +288,9 @@ impl Server {
             return Err(Error::from(Status::NotNonBlocking));
         };
         let limits = Limits::of(&self.inner.config);
-        let owner = ThreadContext::new(Kind::Owned, self.inner.number, conn.context.index, limits);
-        loops.detach(conn, Arc::new(owner)).map(OwnedSocket::new)
+        let context =
+            ThreadContext::new(Owner::Program, self.inner.number, conn.context.index, limits);
+        loops.detach(conn, Arc::new(context)).map(OwnedSocket::new)
     }
 
     /// Gives a detached socket to this non-blocking server: to the loop it

@@ -12,7 +12,7 @@ use crate::blocking::Seat;
 use crate::callback;
 use crate::clock::{self, NEVER};
 use crate::config::{Config, Limits};
-use crate::conn::{Conn, ConnId, Ended, Kind, ThreadContext};
+use crate::conn::{Conn, ConnId, Ended, Owner, ThreadContext};
 use crate::error::{CloseReason, Error, Status};
 use crate::listener::{self, Accepted, Backoff, Listener, Refusal};
 use crate::server::Server;
@@ -48,7 +48,7 @@ impl ShutdownPort {
         Ok(ShutdownPort {
             port: listeners.first().map_or(0, |l| l.address().port()),
             listeners: Mutex::new(listeners.into()),
-            seat: Seat::new(ThreadContext::new(Kind::Worker, server, 0, limits)),
+            seat: Seat::new(ThreadContext::new(Owner::Worker, server, 0, limits)),
             answered: AtomicBool::new(false),
         })
     }
@@ -108,7 +108,7 @@ impl ShutdownPort {
             handler.on_shutdown(server, socket)
         });
         let stop = answer.and_then(|answer| answer).unwrap_or_else(|error| {
-            callback::failed(server, &mut conn, error);
+            callback::report_failure(server, &mut conn, error);
             false
         });
         callback::contain_drop(conn.replace_user_data(None));
@@ -161,7 +161,7 @@ impl Peers {
                 Err(Refusal::Exhausted(e)) => {
                     let (wait, report) = self.backoff.exhausted(&e);
                     if let Some(error) = report {
-                        let _ = callback::failed_without_socket(server, &error);
+                        let _ = callback::report_without_socket(server, &error);
                     }
                     if !self.waiting.is_empty() {
                         return true;
@@ -169,7 +169,7 @@ impl Peers {
                     let _ = sys::poll_many(&mut [], wait as i32);
                 }
                 Err(Refusal::Lost(e)) if !server.is_stopping() => {
-                    let _ = callback::failed_without_socket(server, &listener::lost(&e));
+                    let _ = callback::report_without_socket(server, &listener::lost(&e));
                 }
                 Err(Refusal::Shut | Refusal::Lost(_)) => return false,
                 Err(Refusal::Empty) => return true,

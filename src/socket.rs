@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::config::MAX_TIME;
-use crate::conn::{flag, Conn, ConnId, Kind};
+use crate::conn::{flag, Conn, ConnId, Owner};
 use crate::error::{CloseReason, Error, Status};
 use crate::tls::{TlsConfig, TlsInfo};
 
@@ -197,7 +197,7 @@ impl<'a> Socket<'a> {
     pub fn set_io_timeout(&mut self, time: Option<Duration>) -> Result<(), Error> {
         check_time(time)?;
         self.try_call(|conn| {
-            if conn.context.kind == Kind::Loop {
+            if conn.context.owner == Owner::Loop {
                 return Err(Status::Unsupported);
             }
             conn.set_io_timeout(time.map_or(0, |t| t.as_millis().max(1) as u64));
@@ -216,14 +216,14 @@ impl<'a> Socket<'a> {
         self.on_loop(|conn| {
             if conn.has(flag::PAUSED) {
                 conn.clear(flag::PAUSED);
-                conn.set(flag::AGAIN);
+                conn.set(flag::CALL_AGAIN);
             }
         })
     }
 
     fn on_loop(&mut self, change: impl FnOnce(&mut Conn)) -> Result<(), Error> {
         self.try_call(|conn| {
-            if conn.context.kind != Kind::Loop {
+            if conn.context.owner != Owner::Loop {
                 return Err(Status::NotNonBlocking);
             }
             if conn.is_over() {
@@ -270,7 +270,7 @@ impl<'a> Socket<'a> {
             self.conn.context.counters.handshakes.add(1);
         } else {
             self.conn.context.counters.handshake_failures.add(1);
-            self.conn.set(flag::GOODBYE);
+            self.conn.set(flag::CLOSE_NOTIFY_SENT);
             self.conn.close_because(CloseReason::Handshake);
         }
         result

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::{Arrival, Gate, Pool, Seat, State, Waiting, REFUSAL};
 use crate::callback;
 use crate::clock::{self, NEVER};
-use crate::conn::{flag, Conn, Ended, Kind, ThreadContext};
+use crate::conn::{flag, Conn, Ended, Owner, ThreadContext};
 use crate::error::{CloseReason, Error, Status};
 use crate::linger::Remains;
 use crate::listener::{accept_until, lost, wait_ready, Accepted, Listener, Refusal};
@@ -175,7 +175,7 @@ impl Pool {
 
     /// Tells the exception handler of what is no connection's.
     fn report(&self, server: &Server, error: &Error) {
-        if callback::failed_without_socket(server, error).is_some() {
+        if callback::report_without_socket(server, error).is_some() {
             let _state = self.state();
             self.lobby.counters.handler_errors.add(1);
         }
@@ -259,7 +259,7 @@ impl Pool {
         let Arrival { id, fd, peer } = arrival;
         let lobby = &self.lobby;
         let context =
-            ThreadContext::new(Kind::Worker, lobby.server, lobby.index, lobby.limits.clone());
+            ThreadContext::new(Owner::Worker, lobby.server, lobby.index, lobby.limits.clone());
         let seat = Arc::new(Seat::new(context));
         lock(&self.refusing).push(seat.clone());
         let mut conn = seat.conn();
@@ -336,7 +336,7 @@ impl Pool {
         if conn.has(flag::UNOPENED) {
             callback::contain_drop(conn.replace_user_data(None));
         } else {
-            callback::closed(server, &mut conn, reason);
+            callback::run_on_close(server, &mut conn, reason);
         }
 
         counters.closed[reason as usize].add(1);
@@ -404,8 +404,8 @@ fn shake_hands(server: &Server, conn: &mut Conn) -> bool {
         return true;
     };
     conn.context.counters.handshake_failures.add(1);
-    conn.set(flag::UNOPENED | flag::GOODBYE);
-    callback::told(server, conn, error);
+    conn.set(flag::UNOPENED | flag::CLOSE_NOTIFY_SENT);
+    callback::report_handshake_failure(server, conn, error);
     conn.close_because(CloseReason::Handshake);
     if conn.reason != CloseReason::Abort {
         conn.reason = CloseReason::Handshake;
@@ -421,7 +421,7 @@ fn run_handler(server: &Server, conn: &mut Conn) -> bool {
     let opened =
         callback::call(server, conn, |handler, server, socket| handler.on_open(server, socket));
     if let Some(error) = callback::outcome(opened) {
-        callback::failed(server, conn, error);
+        callback::report_failure(server, conn, error);
         return true;
     }
     if conn.is_over() {
@@ -433,7 +433,7 @@ fn run_handler(server: &Server, conn: &mut Conn) -> bool {
     match callback::outcome(handled) {
         None => false,
         Some(error) => {
-            callback::failed(server, conn, error);
+            callback::report_failure(server, conn, error);
             true
         }
     }

@@ -71,18 +71,18 @@ impl Conn {
             match plain {
                 Ok(Plain::None) => self.pull()?,
                 Ok(Plain::Bytes(n)) => {
-                    self.used(n);
+                    self.charge_budget(n);
                     self.look_for_plain();
                     return Ok(n);
                 }
                 Ok(Plain::End) => {
-                    self.used(0);
-                    self.clear(flag::PLAIN);
+                    self.charge_budget(0);
+                    self.clear(flag::DECRYPTED);
                     self.set(flag::EOF);
                     return Ok(0);
                 }
                 Err(status) => {
-                    self.clear(flag::PLAIN);
+                    self.clear(flag::DECRYPTED);
                     self.set(flag::BROKEN);
                     self.reason = CloseReason::Reset;
                     return Err(status);
@@ -94,8 +94,8 @@ impl Conn {
     /// Notes whether there is plaintext to be read.
     pub fn look_for_plain(&mut self) {
         match self.tls.as_mut().is_some_and(|tls| tls.has_plain()) {
-            true => self.set(flag::PLAIN),
-            false => self.clear(flag::PLAIN),
+            true => self.set(flag::DECRYPTED),
+            false => self.clear(flag::DECRYPTED),
         }
     }
 
@@ -104,14 +104,14 @@ impl Conn {
     pub fn pump(&mut self) {
         for _ in 0..super::READS {
             self.look_for_plain();
-            if self.has(flag::PLAIN) || !self.has(flag::READY) || self.pull().is_err() {
+            if self.has(flag::DECRYPTED) || !self.has(flag::READY) || self.pull().is_err() {
                 break;
             }
         }
         self.look_for_plain();
-        if !self.has(flag::PLAIN) && self.has(flag::READY) {
+        if !self.has(flag::DECRYPTED) && self.has(flag::READY) {
             // Fragments without end: after the others.
-            self.set(flag::AGAIN);
+            self.set(flag::CALL_AGAIN);
         }
     }
 
@@ -129,8 +129,8 @@ impl Conn {
 
     fn pull_into(&mut self, scratch: &mut [u8]) -> Result<(), Status> {
         let got = match self.has(flag::LOOP) {
-            true => self.raw_now(scratch),
-            false => self.raw_wait(scratch),
+            true => self.read_nonblocking(scratch),
+            false => self.read_waiting(scratch),
         };
         let kept = self.has(flag::BROKEN) && self.has(flag::LOOP);
         let os_error = self.os_error;
@@ -202,10 +202,10 @@ impl Conn {
 
     /// Tells the peer that the stream ends here, once.
     pub fn send_close_notify(&mut self) {
-        if !self.has(flag::TLS) || self.has(flag::BROKEN | flag::ABORT | flag::GOODBYE) {
+        if !self.has(flag::TLS) || self.has(flag::BROKEN | flag::ABORT | flag::CLOSE_NOTIFY_SENT) {
             return;
         }
-        self.set(flag::GOODBYE);
+        self.set(flag::CLOSE_NOTIFY_SENT);
         if let Some(tls) = &mut self.tls {
             tls.send_close_notify();
         }

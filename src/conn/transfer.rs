@@ -15,16 +15,8 @@ use crate::sys::{self, Errno, PollFlags, RecvFlags, SendFlags};
 
 /// Bytes that one handler call may read before other connections have their
 /// turn, and reads: each of them costs a part of it at least.
-pub(crate) const SHARE: u32 = 256 << 10;
+pub(crate) const READ_BUDGET: u32 = 256 << 10;
 pub(crate) const READS: u32 = 16;
-
-/// The flags that decide what `recv` does, and what `send` does.
-const INPUT_STATE: u32 = LOOP_CALL | UNUSUAL | flag::EOF | flag::HINT | flag::ENOUGH | flag::READY;
-const OUTPUT_STATE: u32 = LOOP_CALL | UNUSUAL | flag::WR_SHUT | flag::SEND_FAILED;
-/// What a connection in a callback on its loop has.
-const LOOP_CALL: u32 = flag::LOOP | flag::IN_CALLBACK;
-/// And nearly always has not.
-const UNUSUAL: u32 = flag::OVER | flag::TLS | flag::BACKLOG | flag::TIMED;
 
 /// What the kernel answered where that is not what it nearly always is: a count
 /// or a negative `errno`. A plain number, to stay in a register.
@@ -61,24 +53,24 @@ impl Conn {
         if !self.can_recv_now() || buf.is_empty() {
             return self.recv_any(buf);
         }
-        self.recv_now(buf).or_else(|answer| self.received(answer, buf))
+        self.recv_now(buf).or_else(|answer| self.recv_slow(answer, buf))
     }
 
     /// As it is nearly always: on a loop, in the clear, and input is there.
     #[inline(always)]
     pub fn can_recv_now(&self) -> bool {
-        self.flags & INPUT_STATE == LOOP_CALL | flag::READY
+        self.flags & flag::RECV_STATE == flag::LOOP_CALL | flag::READY
     }
 
     /// Receives, where [`Conn::can_recv_now`], all there is and more than
-    /// nothing; any other answer is for [`Conn::received`].
+    /// nothing; any other answer is for [`Conn::recv_slow`].
     #[inline(always)]
     pub fn recv_now(&mut self, buf: &mut [u8]) -> Result<usize, Answer> {
         let Some(fd) = self.fd() else { return Err(Answer::CLOSED) };
         match sys::recv_once(fd, buf, RecvFlags::empty()) {
             // It used the input up, and what arrives later makes a new event.
             Ok(n) if n > 0 && n < buf.len() => {
-                self.clear(flag::READY | flag::AGAIN);
+                self.clear(flag::READY | flag::CALL_AGAIN);
                 self.context.counters.bytes_in.add(n as u64);
                 Ok(n)
             }
@@ -91,7 +83,7 @@ impl Conn {
     #[cfg(feature = "capi")]
     #[inline(always)]
     pub fn is_drained(&self) -> bool {
-        self.flags & INPUT_STATE == LOOP_CALL
+        self.flags & flag::RECV_STATE == flag::LOOP_CALL
     }
 
     /// [`Conn::recv`] in any state.
@@ -115,49 +107,49 @@ impl Conn {
             return self.recv_tls(buf);
         }
         if !self.has(flag::LOOP) {
-            let n = self.raw_wait(buf)?;
-            return Ok(self.ended_or(n));
+            let n = self.read_waiting(buf)?;
+            return Ok(self.mark_eof(n));
         }
         if !self.may_read() {
             return Err(Status::WouldBlock);
         }
-        let n = self.raw_now(buf)?;
-        Ok(self.taken(n))
+        let n = self.read_nonblocking(buf)?;
+        Ok(self.finish_read(n))
     }
 
     /// The rest of [`Conn::recv_now`].
-    pub fn received(&mut self, answer: Answer, buf: &mut [u8]) -> Result<usize, Status> {
+    pub fn recv_slow(&mut self, answer: Answer, buf: &mut [u8]) -> Result<usize, Status> {
         let Some(result) = answer.result() else { return self.recv_any(buf) };
-        let n = self.arrived(result, buf.len())?;
-        Ok(self.taken(n))
+        let n = self.note_read(result, buf.len())?;
+        Ok(self.finish_read(n))
     }
 
     /// A short read has used the input up: it costs nothing of the share, and
     /// the handler is not called again for it.
-    fn taken(&mut self, n: usize) -> usize {
+    fn finish_read(&mut self, n: usize) -> usize {
         if self.has(flag::READY) {
-            self.used(n);
+            self.charge_budget(n);
         }
-        self.ended_or(n)
+        self.mark_eof(n)
     }
 
     /// This call of the handler may read on, and its outbound queue is not
     /// above the high-water mark.
     pub(super) fn may_read(&self) -> bool {
-        !self.has(flag::ENOUGH) && self.queued() <= self.context.limits.high_water
+        !self.has(flag::BUDGET_SPENT) && self.queued() <= self.context.limits.high_water
     }
 
     /// The handler read: it is called again if there is more.
-    pub(super) fn used(&mut self, n: usize) {
-        self.set(flag::AGAIN);
-        let cost = (n as u64).clamp(u64::from(SHARE / READS), u64::from(SHARE));
-        self.share = self.share.saturating_sub(cost as u32);
-        if self.share == 0 {
-            self.set(flag::ENOUGH);
+    pub(super) fn charge_budget(&mut self, n: usize) {
+        self.set(flag::CALL_AGAIN);
+        let cost = (n as u64).clamp(u64::from(READ_BUDGET / READS), u64::from(READ_BUDGET));
+        self.read_budget = self.read_budget.saturating_sub(cost as u32);
+        if self.read_budget == 0 {
+            self.set(flag::BUDGET_SPENT);
         }
     }
 
-    fn ended_or(&mut self, n: usize) -> usize {
+    fn mark_eof(&mut self, n: usize) -> usize {
         if n == 0 {
             self.set(flag::EOF);
         }
@@ -165,29 +157,29 @@ impl Conn {
     }
 
     /// What the kernel has now, 0 at the end.
-    pub(super) fn raw_now(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
+    pub(super) fn read_nonblocking(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
         if !self.has(flag::READY) {
             return Err(Status::WouldBlock);
         }
         let Some(fd) = self.fd() else { return Err(Status::Closed) };
         let result = sys::recv(fd, buf, RecvFlags::empty());
-        self.arrived(result, buf.len())
+        self.note_read(result, buf.len())
     }
 
-    fn arrived(&mut self, result: io::Result<usize>, room: usize) -> Result<usize, Status> {
+    fn note_read(&mut self, result: io::Result<usize>, room: usize) -> Result<usize, Status> {
         match result {
             Ok(0) if self.is_cut_off() => Err(self.cut_off()),
             Ok(n) => {
                 // As in `recv_now`; but urgent data cuts reads short, and an
                 // end of stream or an error is still to be read.
-                if n < room && !self.has(flag::HINT) {
+                if n < room && !self.has(flag::SPECIAL) {
                     self.clear(flag::READY);
                 }
                 self.count_in(n);
                 Ok(n)
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                self.clear(flag::READY | flag::HINT);
+                self.clear(flag::READY | flag::SPECIAL);
                 Err(Status::WouldBlock)
             }
             Err(e) => Err(self.fail(&e)),
@@ -236,18 +228,19 @@ impl Conn {
         if !self.can_send_now(buf.len()) {
             return self.send_any(buf);
         }
-        self.send_now(buf).or_else(|answer| self.sent_some(answer, buf))
+        self.send_now(buf).or_else(|answer| self.send_slow(answer, buf))
     }
 
     /// As it is nearly always: on a loop, in the clear, and nothing is queued
     /// before it.
     #[inline(always)]
     pub fn can_send_now(&self, len: usize) -> bool {
-        self.flags & OUTPUT_STATE == LOOP_CALL && (1..=self.context.ids.direct()).contains(&len)
+        self.flags & flag::SEND_STATE == flag::LOOP_CALL
+            && (1..=self.context.ids.direct()).contains(&len)
     }
 
     /// Sends all of it, where [`Conn::can_send_now`]; any other answer is for
-    /// [`Conn::sent_some`].
+    /// [`Conn::send_slow`].
     #[inline(always)]
     pub fn send_now(&mut self, buf: &[u8]) -> Result<(), Answer> {
         let Some(fd) = self.fd() else { return Err(Answer::CLOSED) };
@@ -297,9 +290,9 @@ impl Conn {
     }
 
     /// The rest of [`Conn::send_now`].
-    pub fn sent_some(&mut self, answer: Answer, buf: &[u8]) -> Result<(), Status> {
+    pub fn send_slow(&mut self, answer: Answer, buf: &[u8]) -> Result<(), Status> {
         let Some(result) = answer.result() else { return self.send_any(buf) };
-        let written = self.written(result)?;
+        let written = self.note_write(result)?;
         self.enqueue(&buf[written..]);
         Ok(())
     }
@@ -411,10 +404,10 @@ impl Conn {
         }
         let Some(fd) = self.fd() else { return Err(Status::Closed) };
         let result = write(fd);
-        self.written(result)
+        self.note_write(result)
     }
 
-    fn written(&mut self, result: io::Result<usize>) -> Result<usize, Status> {
+    fn note_write(&mut self, result: io::Result<usize>) -> Result<usize, Status> {
         match result {
             Ok(n) => {
                 self.sent(n);

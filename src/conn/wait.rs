@@ -21,7 +21,7 @@ const LOOK: u64 = 20;
 
 impl Conn {
     /// What arrives, 0 at the end.
-    pub(super) fn raw_wait(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
+    pub(super) fn read_waiting(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
         self.check_whole()?;
         let until = self.wait_until();
         let bounded = self.may_give_up(until) || self.has(flag::BACKLOG | flag::FIN_SENT);
@@ -170,7 +170,7 @@ impl Conn {
     /// The mark before the look at `ended`, which the other does the other way
     /// round.
     fn wait_to_send(&mut self, until: u64) -> Result<(), Status> {
-        let goodbye = self.has(flag::GOODBYE);
+        let goodbye = self.has(flag::CLOSE_NOTIFY_SENT);
         let what = if goodbye { Sending::Goodbye } else { Sending::Message };
         self.context.sending.store(what as u8, Ordering::SeqCst);
         let ended = self.context.ended.load(Ordering::SeqCst);
@@ -201,7 +201,7 @@ impl Conn {
                 false => PollFlags::empty(),
             };
             // A goodbye has its own bound.
-            let idle = match events == PollFlags::OUT && self.has(flag::GOODBYE) {
+            let idle = match events == PollFlags::OUT && self.has(flag::CLOSE_NOTIFY_SENT) {
                 true => NEVER,
                 false => self.idle_until(),
             };
@@ -272,7 +272,7 @@ impl Conn {
         let until = if self.timer_at == 0 { until } else { self.timer_at.min(until) };
         self.timer_at = until;
         self.send_close_notify();
-        self.set(flag::GOODBYE);
+        self.set(flag::CLOSE_NOTIFY_SENT);
         while self.has(flag::BACKLOG) {
             match self.flush_queue() {
                 Ok(false) if self.wait_to_send(until).is_ok() => {}

@@ -147,7 +147,7 @@ impl Loop {
     }
 
     pub(super) fn report(&mut self, error: &Error) {
-        if callback::failed_without_socket(&self.server, error).is_some() {
+        if callback::report_without_socket(&self.server, error).is_some() {
             self.handle.context.counters.handler_errors.add(1);
         }
     }
@@ -156,9 +156,9 @@ impl Loop {
     fn begin(&mut self, fd: OwnedFd, peer: Option<SocketAddr>) {
         let index = self.loops.least_busy(self.handle.context.index);
         let begun = if index == self.handle.context.index {
-            self.keep(fd, peer)
+            self.adopt(fd, peer)
         } else {
-            self.loops.pass(&self.handle, index, fd, peer)
+            self.loops.hand_over(&self.handle, index, fd, peer)
         };
         // A loop that stops already takes none; neither will this one.
         if let Err(error) = begun.or_else(unless_stopping) {
@@ -167,7 +167,7 @@ impl Loop {
         }
     }
 
-    fn keep(&mut self, fd: OwnedFd, peer: Option<SocketAddr>) -> Result<(), Error> {
+    fn adopt(&mut self, fd: OwnedFd, peer: Option<SocketAddr>) -> Result<(), Error> {
         let no_slot = || Error::new(Status::NoMemory, "no connection slot is left");
         let id = self.handle.allocate(&mut lock(&self.handle.intake)).ok_or_else(no_slot)?;
         if let Err(e) = self.poller.add(fd.as_fd(), id, INPUT) {
@@ -178,12 +178,12 @@ impl Loop {
         self.live += 1;
         self.handle.context.counters.accepted.add(1);
         self.handle.context.counters.open.add(1);
-        self.opened(id);
+        self.on_opened(id);
         Ok(())
     }
 
     /// The first callback, unless the connection was attached.
-    pub(super) fn opened(&mut self, id: u64) {
+    pub(super) fn on_opened(&mut self, id: u64) {
         let slot = ConnId::slot(id);
         let Some(conn) = self.slab.get(slot).filter(|conn| conn.id == id) else { return };
         if self.stop_at.is_some() {
@@ -197,10 +197,10 @@ impl Loop {
             conn.clear(flag::ATTACHED);
             if conn.has(flag::TLS) {
                 conn.look_for_plain();
-                conn.set(flag::AGAIN);
+                conn.set(flag::CALL_AGAIN);
             }
             if conn.has(flag::SEND_FAILED) {
-                conn.set(flag::READY | flag::HINT | flag::AGAIN);
+                conn.set(flag::READY | flag::SPECIAL | flag::CALL_AGAIN);
             }
             self.settle(slot);
             return;
@@ -219,7 +219,7 @@ impl Loop {
         if failure.is_none() {
             self.handle.context.ids.list(id);
         }
-        if self.after(slot, failure) {
+        if self.after_callback(slot, failure) {
             // Whatever the exception handler did with it.
             if let Some(conn) = self.slab.of(id) {
                 conn.close_because(CloseReason::Error);

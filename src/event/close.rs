@@ -123,8 +123,8 @@ impl Loop {
                 }
             }
         }
-        if !conn.has(flag::QUEUED) {
-            conn.set(flag::QUEUED);
+        if !conn.has(flag::IN_READY_QUEUE) {
+            conn.set(flag::IN_READY_QUEUE);
             let id = conn.id;
             self.ready.push_back(id);
         }
@@ -154,7 +154,7 @@ impl Loop {
         if conn.has(flag::UNOPENED) {
             callback::contain_drop(conn.replace_user_data(None));
         } else {
-            callback::closed(&self.server, conn, reason);
+            callback::run_on_close(&self.server, conn, reason);
         }
         let counters = &self.handle.context.counters;
         counters.closed[reason as usize].add(1);
@@ -190,7 +190,7 @@ impl Loop {
         self.live -= 1;
         self.handle.context.counters.open.sub(1);
         self.handle.free(id);
-        self.loops.gone();
+        self.loops.note_closed();
     }
 
     /// Stops accepting and closes what can be closed. Asked again with an

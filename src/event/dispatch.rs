@@ -5,17 +5,17 @@
 
 use super::run::Loop;
 use crate::callback;
-use crate::conn::{flag, Conn, Phase, SHARE};
+use crate::conn::{flag, Conn, Phase, READ_BUDGET};
 use crate::error::{CloseReason, Error};
 use crate::server::Server;
 
 /// Calls the handler, for input; `flags` are set before. Answers what
-/// [`Loop::after`] is to look at, where there is anything.
+/// [`Loop::after_callback`] is to look at, where there is anything.
 #[inline]
 pub(super) fn handle(server: &Server, conn: &mut Conn, flags: u32) -> Option<Option<Error>> {
     conn.context.counters.calls.add(1);
-    conn.share = SHARE;
-    conn.clear(flag::AGAIN | flag::ENOUGH);
+    conn.read_budget = READ_BUDGET;
+    conn.clear(flag::CALL_AGAIN | flag::BUDGET_SPENT);
     conn.set(flags);
     let result =
         callback::call(server, conn, |handler, server, socket| handler.handle(server, socket));
@@ -30,7 +30,7 @@ pub(super) fn handle(server: &Server, conn: &mut Conn, flags: u32) -> Option<Opt
 fn unsettled(conn: &mut Conn, result: Result<Result<(), Error>, Error>) -> Option<Error> {
     // The failure is read after the input; a handler that reads nothing has
     // had its turn.
-    if conn.has(flag::SEND_FAILED) && !conn.has(flag::AGAIN | flag::OVER | flag::PAUSED) {
+    if conn.has(flag::SEND_FAILED) && !conn.has(flag::CALL_AGAIN | flag::OVER | flag::PAUSED) {
         conn.set(flag::BROKEN);
         conn.reason = CloseReason::Reset;
     }
@@ -39,7 +39,7 @@ fn unsettled(conn: &mut Conn, result: Result<Result<(), Error>, Error>) -> Optio
 
 impl Loop {
     /// Input is there, or was: has the handler read it if it may.
-    pub(super) fn input(&mut self, id: u64, slot: u32) {
+    pub(super) fn deliver_input(&mut self, id: u64, slot: u32) {
         if self.stopping() {
             if self.stop_at.is_some() {
                 // It may have been a failure.
@@ -59,26 +59,26 @@ impl Loop {
             // The handler is called for decrypted bytes, not for a record's
             // first part.
             conn.pump();
-            if !conn.has(flag::PLAIN) {
+            if !conn.has(flag::DECRYPTED) {
                 self.settle(slot);
                 return;
             }
         }
-        if !conn.has(flag::READY | flag::PLAIN) || conn.has(flag::EOF) {
+        if !conn.has(flag::READY | flag::DECRYPTED) || conn.has(flag::EOF) {
             self.settle(slot);
             return;
         }
         if let Some(error) = handle(&self.server, conn, 0) {
-            self.after(slot, error);
+            self.after_callback(slot, error);
         }
     }
 
     /// After a callback: its failure, if it is one (then `true`), and the
     /// flags.
-    pub(super) fn after(&mut self, slot: u32, error: Option<Error>) -> bool {
+    pub(super) fn after_callback(&mut self, slot: u32, error: Option<Error>) -> bool {
         let failed = error.is_some();
         if let (Some(error), Some(conn)) = (error, self.slab.get(slot)) {
-            callback::failed(&self.server, conn, error);
+            callback::report_failure(&self.server, conn, error);
         }
         self.settle(slot);
         failed
@@ -137,11 +137,11 @@ impl Loop {
             conn.set(flag::THROTTLED);
         } else if conn.has(flag::THROTTLED) && queued * 2 < high {
             conn.clear(flag::THROTTLED);
-            conn.set(flag::AGAIN);
+            conn.set(flag::CALL_AGAIN);
         }
         let reads = conn.has_more() && !conn.has(flag::EOF | flag::PAUSED | flag::THROTTLED);
-        if (reads || conn.drain_is_due()) && !conn.has(flag::QUEUED) {
-            conn.set(flag::QUEUED);
+        if (reads || conn.drain_is_due()) && !conn.has(flag::IN_READY_QUEUE) {
+            conn.set(flag::IN_READY_QUEUE);
             self.ready.push_back(conn.id);
         }
     }
@@ -170,7 +170,7 @@ impl Loop {
         let result = callback::call(&self.server, conn, |handler, server, socket| {
             handler.on_drain(server, socket);
         });
-        self.after(slot, result.err());
+        self.after_callback(slot, result.err());
     }
 
     pub(super) fn timed_out(&mut self, slot: u32, reason: CloseReason) {
@@ -193,7 +193,7 @@ impl Loop {
                 if conn.reason == CloseReason::Timer && conn.has(flag::CLOSE) {
                     self.end_by_deadline(slot, CloseReason::Timer);
                 } else {
-                    self.after(slot, result.err());
+                    self.after_callback(slot, result.err());
                 }
             }
             (Phase::Hello | Phase::Waiting | Phase::Handshake, _) => self.handshake_timed_out(slot),

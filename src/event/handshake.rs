@@ -112,7 +112,7 @@ fn is_upgrade(slab: &mut Slab, id: u64) -> bool {
 
 /// Its handshake cannot come to an end any more.
 fn has_left(conn: &Conn) -> bool {
-    conn.has(flag::HINT) && conn.fd().is_some_and(sys::has_ended)
+    conn.has(flag::SPECIAL) && conn.fd().is_some_and(sys::has_ended)
 }
 
 const LEFT: &str = "the TLS handshake failed: the peer closed the connection";
@@ -135,7 +135,7 @@ fn look_for_hello(conn: &Conn, scratch: &mut Vec<u8>) -> Hello {
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => &[],
         Err(_) => return Hello::None,
     };
-    let part = || match conn.has(flag::HINT) && sys::has_ended(fd) {
+    let part = || match conn.has(flag::SPECIAL) && sys::has_ended(fd) {
         true => Hello::None,
         false => Hello::Part,
     };
@@ -296,12 +296,12 @@ impl Loop {
             conn.clear(flag::UNOPENED | flag::DRAINED);
         }
         conn.look_for_plain();
-        conn.set(flag::AGAIN | flag::ARM);
+        conn.set(flag::CALL_AGAIN | flag::ARM);
         if conn.has(flag::WR_SHUT) {
             conn.end_sending();
         }
         if is_new {
-            self.opened(id);
+            self.on_opened(id);
             return;
         }
         let woken = conn.tls.as_mut().is_some_and(|tls| std::mem::take(&mut tls.woken));
@@ -324,9 +324,9 @@ impl Loop {
             conn.has(flag::BROKEN | flag::SEND_FAILED) || error.status() == Status::Timeout;
         // No close_notify for a session that never was, the alert has left or
         // is queued; and nothing of the program's, least of all in the clear.
-        conn.set(flag::GOODBYE);
+        conn.set(flag::CLOSE_NOTIFY_SENT);
         conn.close_because(CloseReason::Handshake);
-        callback::told(&self.server, conn, error);
+        callback::report_handshake_failure(&self.server, conn, error);
         if unheard || conn.has(flag::ABORT) {
             self.finish(slot, CloseReason::Handshake);
         } else {

@@ -52,9 +52,9 @@ impl Loop {
 
     fn handle(&mut self, mail: Mail) {
         match mail {
-            Mail::Close(id) => self.change(id, |conn| conn.close_because(CloseReason::Handler)),
-            Mail::Abort(id) => self.change(id, Conn::abort),
-            Mail::Wake(id) => self.wake_mail(id),
+            Mail::Close(id) => self.with_conn(id, |conn| conn.close_because(CloseReason::Handler)),
+            Mail::Abort(id) => self.with_conn(id, Conn::abort),
+            Mail::Wake(id) => self.on_wake_mail(id),
             Mail::Listen(listeners) => self.listen(listeners),
             Mail::Accept => self.accept_again(),
             Mail::Stop(deadline) => self.begin_stop(deadline),
@@ -84,14 +84,14 @@ impl Loop {
 
     /// Changes a connection as a callback of it might. It may have arrived
     /// without an event yet.
-    fn change(&mut self, id: u64, change: impl FnOnce(&mut Conn)) {
+    fn with_conn(&mut self, id: u64, change: impl FnOnce(&mut Conn)) {
         self.take_in_arrivals();
         let Some(conn) = self.slab.of(id) else { return };
         change(conn);
         self.settle(ConnId::slot(id));
     }
 
-    fn wake_mail(&mut self, id: u64) {
+    fn on_wake_mail(&mut self, id: u64) {
         self.take_in_arrivals();
         let Some(conn) = self.slab.of(id) else { return };
         match conn.phase() {
@@ -115,6 +115,6 @@ impl Loop {
         let result = callback::call(&self.server, conn, |handler, server, socket| {
             handler.on_wake(server, socket);
         });
-        self.after(slot, result.err());
+        self.after_callback(slot, result.err());
     }
 }

@@ -120,7 +120,7 @@ impl Loop {
             let stopping = self.stop_at.is_some();
             for (token, bits) in events.iter() {
                 if stopping || !self.plain_input(&server, token, bits) {
-                    self.event(token, bits);
+                    self.on_event(token, bits);
                 }
             }
             if self.is_idle() {
@@ -222,9 +222,9 @@ impl Loop {
             return false;
         }
         match self.slab.of(token) {
-            Some(conn) if !conn.has(flag::UNUSUAL) => {
+            Some(conn) if !conn.has(flag::SLOW_EVENT) => {
                 if let Some(error) = dispatch::handle(server, conn, flag::READY) {
-                    self.after(ConnId::slot(token), error);
+                    self.after_callback(ConnId::slot(token), error);
                 }
                 true
             }
@@ -234,7 +234,7 @@ impl Loop {
 
     #[cold]
     #[inline(never)]
-    fn event(&mut self, token: u64, bits: Bits) {
+    fn on_event(&mut self, token: u64, bits: Bits) {
         match token {
             WAKE => self.mail_left = true,
             CONTROL => {
@@ -243,11 +243,11 @@ impl Loop {
                 }
             }
             LISTENERS.. => self.listener_ready((token - LISTENERS) as usize),
-            id => self.connection(id, bits),
+            id => self.on_conn_event(id, bits),
         }
     }
 
-    fn connection(&mut self, id: u64, bits: Bits) {
+    fn on_conn_event(&mut self, id: u64, bits: Bits) {
         if self.slab.of(id).is_none() {
             self.take_in_arrivals();
         }
@@ -262,7 +262,7 @@ impl Loop {
             conn.set(flag::READY);
         }
         if hint {
-            conn.set(flag::HINT);
+            conn.set(flag::SPECIAL);
         }
         if bits.contains(Bits::ERR) {
             conn.note_error();
@@ -273,7 +273,7 @@ impl Loop {
         }
         let Some(conn) = self.slab.of(id) else { return };
         match conn.phase() {
-            Phase::Open if input => self.input(id, slot),
+            Phase::Open if input => self.deliver_input(id, slot),
             Phase::Lingering if input => self.discard(slot),
             phase if phase.is_handshake() && input => self.handshake(slot),
             Phase::Flushing => self.settle(slot),
@@ -284,7 +284,7 @@ impl Loop {
     /// A connection of the ready queue.
     fn run_again(&mut self, id: u64) {
         let Some(conn) = self.slab.of(id) else { return };
-        conn.clear(flag::QUEUED);
+        conn.clear(flag::IN_READY_QUEUE);
         let slot = ConnId::slot(id);
         match conn.phase() {
             Phase::Open if conn.drain_is_due() => self.run_on_drain(slot),
@@ -296,7 +296,7 @@ impl Loop {
                 if conn.has(flag::READY) && !sure && !conn.has_input() {
                     conn.clear(flag::READY);
                 }
-                self.input(id, slot);
+                self.deliver_input(id, slot);
             }
             Phase::Lingering => self.discard(slot),
             Phase::Hello | Phase::Waiting | Phase::Handshake => self.handshake(slot),
@@ -313,7 +313,7 @@ impl Loop {
         }
         self.install_arrivals();
         while let Some(id) = self.opening.pop_front() {
-            self.opened(id);
+            self.on_opened(id);
         }
     }
 

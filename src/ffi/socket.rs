@@ -143,7 +143,7 @@ pub unsafe extern "C" fn ns_socket_recv(
     match conn.recv_now(unsafe { slice::from_raw_parts_mut(buf.cast(), len) }) {
         Ok(n) => n as i64,
         // SAFETY: the caller's contract.
-        Err(answer) => unsafe { received(conn, buf, len, answer) },
+        Err(answer) => unsafe { recv_slow(conn, buf, len, answer) },
     }
 }
 
@@ -175,7 +175,7 @@ pub unsafe extern "C" fn ns_socket_send(
     match conn.send_now(unsafe { slice::from_raw_parts(buf.cast(), len) }) {
         Ok(()) => 0,
         // SAFETY: the caller's contract.
-        Err(answer) => unsafe { sent_some(conn, buf, len, answer) },
+        Err(answer) => unsafe { send_slow(conn, buf, len, answer) },
     }
 }
 
@@ -191,14 +191,14 @@ unsafe extern "C" fn recv_any(socket: *mut ns_socket, buf: *mut c_void, len: usi
 
 #[cold]
 #[inline(never)]
-unsafe extern "C" fn received(
+unsafe extern "C" fn recv_slow(
     conn: &mut Conn,
     buf: *mut c_void,
     len: usize,
     answer: Answer,
 ) -> i64 {
     // SAFETY: the caller's promise.
-    counted(|| conn.received(answer, unsafe { room(buf, len) }?))
+    counted(|| conn.recv_slow(answer, unsafe { room(buf, len) }?))
 }
 
 #[cold]
@@ -210,14 +210,14 @@ unsafe extern "C" fn send_any(socket: *mut ns_socket, buf: *const c_void, len: u
 
 #[cold]
 #[inline(never)]
-unsafe extern "C" fn sent_some(
+unsafe extern "C" fn send_slow(
     conn: &mut Conn,
     buf: *const c_void,
     len: usize,
     answer: Answer,
 ) -> ns_status {
     // SAFETY: the caller's promise.
-    status(|| conn.sent_some(answer, unsafe { bytes(buf, len) }?))
+    status(|| conn.send_slow(answer, unsafe { bytes(buf, len) }?))
 }
 
 fn counted(call: impl FnOnce() -> Result<usize, Status>) -> i64 {

@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, Sender};
 use super::handover::{handover, Giver, Taker};
 use super::start::cannot_spawn;
 use super::{Engine, Running, Server};
-use crate::callback::{self, Inside};
+use crate::callback::{self, CallbackScope};
 use crate::clock::{self, NEVER};
 use crate::error::{Error, Status};
 use crate::event::Loop;
@@ -83,7 +83,7 @@ impl Control {
         let ending = Ending(self.server.clone());
         let thread = sys::spawn(name, move || {
             let ending = ending;
-            let _inside = Inside::enter(number);
+            let _inside = CallbackScope::enter(number);
             if callback::contain(body).is_err() {
                 // A defect of the library: end in good order.
                 ending.0.request_stop();
@@ -134,7 +134,7 @@ impl Control {
     /// The only loop's whole life.
     fn run_loop(&mut self) {
         let Some(event_loop) = self.event_loop.take() else { return };
-        let _inside = Inside::enter(self.server.number());
+        let _inside = CallbackScope::enter(self.server.number());
         if callback::contain(|| event_loop.run()).is_err() {
             // A defect of the library: end in good order.
             self.server.request_stop();
@@ -199,7 +199,7 @@ impl Control {
     }
 
     fn run_stop_hook(&self) {
-        let _inside = Inside::enter(self.server.number());
+        let _inside = CallbackScope::enter(self.server.number());
         let _ = callback::contain(|| self.server.handler().on_stop(&self.server));
     }
 }

@@ -12,7 +12,7 @@ use once_cell::sync::OnceCell;
 use super::control::Control;
 use super::{Engine, Running, Server};
 use crate::blocking::Pool;
-use crate::callback::{self, Inside};
+use crate::callback::{self, CallbackScope};
 use crate::error::{Error, Status};
 use crate::event::{Loop, LoopGroup};
 use crate::listener::{self, Listener};
@@ -158,14 +158,14 @@ impl Server {
         let is_loop = config.non_blocking && config.max_thread == 1;
         let name = if is_loop { "ns-loop-0" } else { "ns-control" };
         let handle = sys::spawn(name.into(), move || {
-            let _inside = Inside::enter(number);
+            let _inside = CallbackScope::enter(number);
             body();
         });
         handle.map_err(|e| cannot_spawn(&e))
     }
 
     fn run_start_hook(&self) -> Result<(), Error> {
-        let _inside = Inside::enter(self.inner.number);
+        let _inside = CallbackScope::enter(self.inner.number);
         let view = self.view();
         match callback::contain(|| view.handler().on_start(&view)) {
             Ok(Ok(())) => Ok(()),
