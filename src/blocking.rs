@@ -27,7 +27,7 @@ use crossbeam_channel::Sender;
 
 use crate::clock::{self, NEVER};
 use crate::config::{Config, Limits};
-use crate::conn::{Conn, Ended, Owner, ThreadContext};
+use crate::conn::{Conn, ForcedEnd, Owner, ThreadContext};
 use crate::error::{CloseReason, Status};
 use crate::linger::Remains;
 use crate::listener::{Backoff, Listener};
@@ -75,15 +75,15 @@ pub(crate) struct Pool {
     listeners: Mutex<Arc<[Listener]>>,
     next_id: AtomicU64,
     /// The connections that are being refused.
-    refusing: Mutex<Vec<Arc<Seat>>>,
+    rejecting: Mutex<Vec<Arc<Seat>>>,
     /// When the refusals of a stop must be over.
-    refuse_until: AtomicU64,
+    reject_until: AtomicU64,
     /// The stop's deadline has passed: what is still begun is cut too.
     cut: AtomicBool,
     /// How long a connection waits for a seat, in ms, and how long it may
     /// be left in the backlog before.
-    patience: u64,
-    rest: u64,
+    max_wait_ms: u64,
+    rest_ms: u64,
     max_waiting: usize,
     max_connections: usize,
     /// Whose turn it is among the listeners.
@@ -108,7 +108,7 @@ impl Pool {
             }
         }
         let limits = Limits::of(config);
-        let patience = u64::from(config.max_retry) * config.retry_interval.as_millis() as u64;
+        let max_wait_ms = u64::from(config.max_retry) * config.retry_interval.as_millis() as u64;
         let seats = config.max_thread as usize;
         let lobby_limits = Limits { idle: 0, ..limits.clone() };
         let seat =
@@ -127,11 +127,11 @@ impl Pool {
             changed: Condvar::new(),
             listeners: Mutex::new(listeners.into()),
             next_id: AtomicU64::new(1),
-            refusing: Mutex::new(Vec::new()),
-            refuse_until: AtomicU64::new(NEVER),
+            rejecting: Mutex::new(Vec::new()),
+            reject_until: AtomicU64::new(NEVER),
             cut: AtomicBool::new(false),
-            patience,
-            rest: (patience / 8).min(MOST_REST),
+            max_wait_ms,
+            rest_ms: (max_wait_ms / 8).min(MAX_REST_MS),
             max_waiting: config.max_waiting as usize,
             max_connections,
             turn: AtomicUsize::new(0),
@@ -157,38 +157,38 @@ impl Pool {
     }
 
     /// Nothing more is accepted or begun; what waits is refused.
-    pub fn begin_stop(&self) {
+    pub fn begin_drain(&self) {
         self.state().gate = Gate::Stopping;
-        self.refuse_until.store(clock::after_millis(REFUSAL), Ordering::SeqCst);
+        self.reject_until.store(clock::after_millis(REJECTION_MS), Ordering::SeqCst);
         self.changed.notify_all();
         let mut listeners = lock(&self.listeners);
         listeners.iter().for_each(Listener::shut);
         *listeners = Arc::new([]);
         for seat in self.seats.iter().filter(|s| s.context().handshaking.load(Ordering::SeqCst)) {
-            seat.end_any(Ended::Closed);
+            seat.force_end_any(ForcedEnd::Close);
         }
     }
 
     /// Ends every connection that is still served.
     pub fn cut(&self) {
         self.cut.store(true, Ordering::SeqCst);
-        for seat in self.seats.iter().chain(lock(&self.refusing).iter()) {
-            seat.end_any(Ended::Cut);
+        for seat in self.seats.iter().chain(lock(&self.rejecting).iter()) {
+            seat.force_end_any(ForcedEnd::Cut);
         }
     }
 
     /// `close` and `abort` by id, from any thread. What is left of a connection
     /// that waited lingers, as of a served one.
-    pub fn end(&self, server: &Server, id: u64, how: Ended) -> Result<(), Status> {
-        let ends = |seat: &Arc<Seat>| seat.end(id, how);
-        if self.seats.iter().any(ends) || lock(&self.refusing).iter().any(ends) {
+    pub fn force_end(&self, server: &Server, id: u64, how: ForcedEnd) -> Result<(), Status> {
+        let ends = |seat: &Arc<Seat>| seat.force_end(id, how);
+        if self.seats.iter().any(ends) || lock(&self.rejecting).iter().any(ends) {
             return Ok(());
         }
         let mut state = self.state();
         let found = state.queue.iter().position(|w| w.arrival.id == id).ok_or(Status::Closed)?;
         let waiting = state.queue.remove(found);
         let reason = match how {
-            Ended::Aborted => CloseReason::Abort,
+            ForcedEnd::Abort => CloseReason::Abort,
             _ => CloseReason::Handler,
         };
         self.lobby.counters.closed[reason as usize].add(1);
@@ -198,11 +198,11 @@ impl Pool {
             return Ok(());
         };
         let mut conn = Conn::open(self.lobby.clone(), id, fd, peer);
-        if how == Ended::Aborted {
+        if how == ForcedEnd::Abort {
             conn.abort();
         }
         let until = conn.linger_until();
-        if let Some(remains) = conn.end(until) {
+        if let Some(remains) = conn.close_waiting(until) {
             self.linger(server, remains);
         }
         Ok(())
@@ -229,10 +229,10 @@ impl Pool {
 
 /// How long a full server leaves clients in the backlog, in ms. They may wait
 /// so much longer than `max_retry` times `retry_interval` says.
-const MOST_REST: u64 = 20;
+const MAX_REST_MS: u64 = 20;
 /// How long the exception handler may talk to a refused peer, in ms, all in
 /// all: it runs on the thread that accepts. In a stop, how long to all of them.
-const REFUSAL: u64 = 250;
+const REJECTION_MS: u64 = 250;
 
 impl State {
     fn head_deadline(&self) -> u64 {

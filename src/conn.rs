@@ -12,7 +12,7 @@ mod wait;
 use std::any::Any;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicU8};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ use crate::sys;
 use crate::tls::Session;
 
 pub use ids::ConnId;
-pub(crate) use ids::{IdTable, Refused};
+pub(crate) use ids::{IdTable, SendError};
 pub(crate) use inbox::{Bytes, Inbox};
 pub(crate) use tls::handshake_timeout;
 #[cfg(feature = "capi")]
@@ -59,8 +59,8 @@ pub(crate) struct ThreadContext {
     /// The ids of a loop's connections, and what was accepted by id.
     pub ids: IdTable,
     pub inbox: Inbox,
-    /// A worker's connection was ended from another thread ([`Ended`]).
-    pub ended: AtomicU8,
+    /// How another thread has ended a worker's connection ([`ForcedEnd`]).
+    forced_end: AtomicU8,
     /// A worker's connection is in its TLS handshake, which a stop does not
     /// wait for.
     pub handshaking: AtomicBool,
@@ -87,14 +87,26 @@ pub(crate) enum Sending {
     Goodbye = 2,
 }
 
-/// How another thread ended a worker's connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How another thread has ended a worker's connection. A stronger end replaces a
+/// weaker one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-pub(crate) enum Ended {
-    No = 0,
-    Closed = 1,
-    Aborted = 2,
-    Cut = 3,
+pub(crate) enum ForcedEnd {
+    None = 0,
+    Close = 1,
+    Cut = 2,
+    Abort = 3,
+}
+
+impl ForcedEnd {
+    fn of(value: u8) -> ForcedEnd {
+        match value {
+            0 => ForcedEnd::None,
+            1 => ForcedEnd::Close,
+            2 => ForcedEnd::Cut,
+            _ => ForcedEnd::Abort,
+        }
+    }
 }
 
 impl ThreadContext {
@@ -107,12 +119,28 @@ impl ThreadContext {
             inbox: Inbox::default(),
             limits,
             counters: Counters::default(),
-            ended: AtomicU8::new(Ended::No as u8),
+            forced_end: AtomicU8::new(ForcedEnd::None as u8),
             handshaking: AtomicBool::new(false),
             sending: AtomicU8::new(Sending::No as u8),
             fin_sent: AtomicBool::new(false),
             rivals: Mutex::new(None),
         }
+    }
+
+    /// How another thread has ended the worker's connection.
+    pub fn forced_end(&self) -> ForcedEnd {
+        ForcedEnd::of(self.forced_end.load(Ordering::SeqCst))
+    }
+
+    /// Ends the worker's connection; returns the strongest end asked for so far.
+    pub fn force_end(&self, how: ForcedEnd) -> ForcedEnd {
+        how.max(ForcedEnd::of(self.forced_end.fetch_max(how as u8, Ordering::SeqCst)))
+    }
+
+    /// The worker has another connection.
+    pub fn forget_forced_end(&self) {
+        self.forced_end.store(ForcedEnd::None as u8, Ordering::SeqCst);
+        self.fin_sent.store(false, Ordering::SeqCst);
     }
 
     /// What connections have for flags because they are this thread's.

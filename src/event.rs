@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex};
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::config::{Config, Limits};
-use crate::conn::{flag, Bytes, Conn, ConnId, IdTable, Owner, Refused, ThreadContext};
+use crate::conn::{flag, Bytes, Conn, ConnId, IdTable, Owner, SendError, ThreadContext};
 use crate::error::{Error, Status};
 use crate::outbuf::{self, OutBuf};
 use crate::sync::lock;
@@ -98,7 +98,7 @@ impl LoopHandle {
     }
 
     /// Accepts bytes for a connection of this loop, or refuses all of them.
-    fn send(&self, id: u64, bytes: &Bytes<'_>) -> Result<(), Refused> {
+    fn send(&self, id: u64, bytes: &Bytes<'_>) -> Result<(), SendError> {
         if self.context.inbox.put(&self.context.ids, id, bytes)? {
             self.wake_up();
         }
@@ -206,7 +206,7 @@ impl LoopGroup {
     }
 
     /// Lets the loops close their connections until `deadline`, then cut.
-    pub fn begin_stop(&self, deadline: u64) {
+    pub fn begin_drain(&self, deadline: u64) {
         for handle in &self.loops {
             handle.post(Mail::Stop(deadline));
         }
@@ -253,7 +253,7 @@ impl LoopGroup {
             true => handle.send(id.get(), &Bytes::Shared(&OutBuf::shared(bytes))),
             false => handle.send(id.get(), &Bytes::Own(bytes)),
         };
-        sent.map_err(refused)
+        sent.map_err(send_status)
     }
 
     /// One copy of the bytes for all; returns how many accepted it.
@@ -279,7 +279,7 @@ impl LoopGroup {
 
     pub fn abort(&self, id: ConnId) -> Result<(), Status> {
         let handle = self.of(id)?;
-        if handle.context.ids.abort(id.get()).map_err(refused)? {
+        if handle.context.ids.abort(id.get()).map_err(send_status)? {
             handle.post(Mail::Abort(id.get()));
         }
         Ok(())
@@ -287,7 +287,7 @@ impl LoopGroup {
 
     pub fn wake(&self, id: ConnId) -> Result<(), Status> {
         let handle = self.of(id)?;
-        if handle.context.ids.wake(id.get()).map_err(refused)? {
+        if handle.context.ids.wake(id.get()).map_err(send_status)? {
             handle.post(Mail::Wake(id.get()));
         }
         Ok(())
@@ -398,10 +398,10 @@ impl LoopGroup {
     }
 }
 
-fn refused(why: Refused) -> Status {
+fn send_status(why: SendError) -> Status {
     match why {
-        Refused::Gone => Status::Closed,
-        Refused::Full => Status::BufferFull,
+        SendError::Gone => Status::Closed,
+        SendError::Full => Status::BufferFull,
     }
 }
 

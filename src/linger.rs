@@ -91,7 +91,7 @@ impl Remains {
 /// The lingering connections of a blocking server, on its control thread.
 pub(crate) struct Lingering {
     linger: u64,
-    most: usize,
+    max: usize,
     entries: HashMap<u64, OwnedFd>,
     /// Ends in order: every connection lingers for the same time.
     ends: VecDeque<(u64, u64)>,
@@ -102,12 +102,12 @@ pub(crate) struct Lingering {
 }
 
 impl Lingering {
-    /// `linger` in ms; at most `most` connections, beyond which the oldest
+    /// `linger` in ms; at most `max` connections, beyond which the oldest
     /// are closed: they had the most time.
-    pub fn new(linger: u64, most: usize) -> Lingering {
+    pub fn new(linger: u64, max: usize) -> Lingering {
         Lingering {
             linger,
-            most,
+            max,
             entries: HashMap::new(),
             ends: VecDeque::new(),
             again: Vec::new(),
@@ -130,7 +130,7 @@ impl Lingering {
     }
 
     pub fn add(&mut self, poller: &Poller, Remains { fd, ends_later }: Remains) {
-        while self.entries.len() >= self.most {
+        while self.entries.len() >= self.max {
             let Some((_, oldest)) = self.ends.pop_front() else { break };
             self.entries.remove(&oldest);
         }

@@ -27,7 +27,7 @@ pub(crate) struct Listener {
 }
 
 /// Why accept gave no connection.
-pub(crate) enum Refusal {
+pub(crate) enum AcceptError {
     /// None is waiting.
     Empty,
     /// That connection is gone already; the next may do.
@@ -47,18 +47,18 @@ impl Listener {
     }
 
     /// The next waiting connection.
-    pub fn accept(&self, non_blocking: bool) -> Result<Accepted, Refusal> {
+    pub fn accept(&self, non_blocking: bool) -> Result<Accepted, AcceptError> {
         sys::accept(self.socket.as_fd(), non_blocking).map_err(|e| match e.raw_os_error() {
-            Some(libc::EAGAIN) => Refusal::Empty,
+            Some(libc::EAGAIN) => AcceptError::Empty,
             Some(libc::EINVAL | libc::EBADF | libc::ENOTSOCK) => {
                 match self.lost.swap(true, Ordering::SeqCst) {
-                    false => Refusal::Lost(e),
-                    true => Refusal::Next,
+                    false => AcceptError::Lost(e),
+                    true => AcceptError::Next,
                 }
             }
-            _ if is_transient(&e) => Refusal::Next,
+            _ if is_transient(&e) => AcceptError::Next,
             // Whatever it is, it may be there for good (a filter's EPERM).
-            _ => Refusal::Exhausted(e),
+            _ => AcceptError::Exhausted(e),
         })
     }
 
@@ -214,10 +214,10 @@ pub(crate) fn accept_until(
     listeners: &[Listener],
     until: u64,
     turn: usize,
-) -> Result<Accepted, Refusal> {
+) -> Result<Accepted, AcceptError> {
     if let ([listener], NEVER) = (listeners, until) {
         return match listener.is_lost() {
-            true => Err(Refusal::Shut),
+            true => Err(AcceptError::Shut),
             false => listener.accept(false),
         };
     }
@@ -226,27 +226,30 @@ pub(crate) fn accept_until(
 
 /// Waits until listeners may have connections, or until a time: those that
 /// may. One that is lost takes no part.
-pub(crate) fn wait_ready(listeners: &[Listener], until: u64) -> Result<Vec<&Listener>, Refusal> {
+pub(crate) fn wait_ready(
+    listeners: &[Listener],
+    until: u64,
+) -> Result<Vec<&Listener>, AcceptError> {
     let there: Vec<_> = listeners.iter().filter(|l| !l.is_lost()).collect();
     if there.is_empty() {
-        return Err(Refusal::Shut);
+        return Err(AcceptError::Shut);
     }
     let mut entries: Vec<_> = there.iter().map(|l| PollFd::new(*l, PollFlags::IN)).collect();
     match sys::poll_many(&mut entries, clock::poll_timeout(until)) {
-        Ok(0) => Err(Refusal::Empty),
+        Ok(0) => Err(AcceptError::Empty),
         Ok(_) => {
             let ready = there.iter().zip(&entries).filter(|(_, e)| !e.revents().is_empty());
             Ok(ready.map(|(listener, _)| *listener).collect())
         }
-        Err(_) => Err(Refusal::Next),
+        Err(_) => Err(AcceptError::Next),
     }
 }
 
 /// Accepts from one of the listeners that [`wait_ready`] found, each in its
 /// turn.
-pub(crate) fn accept_from(ready: &[&Listener], turn: usize) -> Result<Accepted, Refusal> {
+pub(crate) fn accept_from(ready: &[&Listener], turn: usize) -> Result<Accepted, AcceptError> {
     match ready {
-        [] => Err(Refusal::Empty),
+        [] => Err(AcceptError::Empty),
         _ => ready[turn % ready.len()].accept(false),
     }
 }

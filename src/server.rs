@@ -16,7 +16,7 @@ use once_cell::sync::OnceCell;
 use crate::blocking::Pool;
 use crate::callback;
 use crate::config::{Config, Limits};
-use crate::conn::{flag, ConnId, Ended, Owner, ThreadContext};
+use crate::conn::{flag, ConnId, ForcedEnd, Owner, ThreadContext};
 use crate::error::{quoted, Error, Status};
 use crate::event::LoopGroup;
 use crate::handler::Handler;
@@ -350,19 +350,19 @@ impl Server {
     /// Closes a connection: queued bytes leave first. On a blocking server
     /// its `recv` and `send` answer `Closed` from now on.
     pub fn close(&self, id: ConnId) -> Result<(), Error> {
-        self.end(id, Ended::Closed)
+        self.force_end(id, ForcedEnd::Close)
     }
 
     /// Ends a connection with a reset.
     pub fn abort(&self, id: ConnId) -> Result<(), Error> {
-        self.end(id, Ended::Aborted)
+        self.force_end(id, ForcedEnd::Abort)
     }
 
-    fn end(&self, id: ConnId, how: Ended) -> Result<(), Error> {
+    fn force_end(&self, id: ConnId, how: ForcedEnd) -> Result<(), Error> {
         let running = self.running().ok_or(Status::Closed)?;
         match (&running.engine, how) {
-            (Engine::Pool(pool), how) => pool.end(self, id.get(), how)?,
-            (Engine::Loops(loops), Ended::Aborted) => loops.abort(id)?,
+            (Engine::Pool(pool), how) => pool.force_end(self, id.get(), how)?,
+            (Engine::Loops(loops), ForcedEnd::Abort) => loops.abort(id)?,
             (Engine::Loops(loops), _) => loops.close(id)?,
         }
         Ok(())

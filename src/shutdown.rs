@@ -12,9 +12,9 @@ use crate::blocking::Seat;
 use crate::callback;
 use crate::clock::{self, NEVER};
 use crate::config::{Config, Limits};
-use crate::conn::{Conn, ConnId, Ended, Owner, ThreadContext};
+use crate::conn::{Conn, ConnId, ForcedEnd, Owner, ThreadContext};
 use crate::error::{CloseReason, Error, Status};
-use crate::listener::{self, Accepted, Backoff, Listener, Refusal};
+use crate::listener::{self, AcceptError, Accepted, Backoff, Listener};
 use crate::server::Server;
 use crate::service::Service;
 use crate::sync::lock;
@@ -73,7 +73,7 @@ impl ShutdownPort {
 
     /// Ends the peer that is served, whatever it waits for.
     pub fn cut(&self) {
-        self.seat.end_any(Ended::Cut);
+        self.seat.force_end_any(ForcedEnd::Cut);
     }
 
     /// The thread's whole life.
@@ -99,7 +99,7 @@ impl ShutdownPort {
         let mut conn = self.seat.conn();
         self.seat.publish(id, fd.as_raw_fd());
         if server.is_stopping() {
-            self.seat.end_any(Ended::Cut);
+            self.seat.force_end_any(ForcedEnd::Cut);
         }
         let former = conn.replace(Conn::open(self.seat.context().clone(), id, fd, peer));
         drop(former);
@@ -119,7 +119,7 @@ impl ShutdownPort {
         conn.reason = CloseReason::Handler;
         let until = conn.linger_until();
         conn.say_goodbye(until);
-        if conn.ended().is_ok() {
+        if conn.check_forced_end().is_ok() {
             // In a stop nobody waits any more, although the listeners say so.
             let rivals = &self.seat.context().rivals;
             let others_wait = || lock(rivals).as_ref().is_some_and(|others_wait| others_wait());
@@ -129,8 +129,8 @@ impl ShutdownPort {
             });
         }
         self.seat.retract();
-        let _ = conn.ended();
-        drop(conn.end(clock::now()));
+        let _ = conn.check_forced_end();
+        drop(conn.close_waiting(clock::now()));
         self.answered.store(false, Ordering::SeqCst);
     }
 }
@@ -158,7 +158,7 @@ impl Peers {
                     }
                     self.waiting.push_back(peer);
                 }
-                Err(Refusal::Exhausted(e)) => {
+                Err(AcceptError::Exhausted(e)) => {
                     let (wait, report) = self.backoff.exhausted(&e);
                     if let Some(error) = report {
                         let _ = callback::report_without_socket(server, &error);
@@ -168,12 +168,12 @@ impl Peers {
                     }
                     let _ = sys::poll_many(&mut [], wait as i32);
                 }
-                Err(Refusal::Lost(e)) if !server.is_stopping() => {
+                Err(AcceptError::Lost(e)) if !server.is_stopping() => {
                     let _ = callback::report_without_socket(server, &listener::lost(&e));
                 }
-                Err(Refusal::Shut | Refusal::Lost(_)) => return false,
-                Err(Refusal::Empty) => return true,
-                Err(Refusal::Next) => {}
+                Err(AcceptError::Shut | AcceptError::Lost(_)) => return false,
+                Err(AcceptError::Empty) => return true,
+                Err(AcceptError::Next) => {}
             }
             if server.is_stopping() {
                 return true;

@@ -384,7 +384,7 @@ impl Drop for OwnedSocket {
             return;
         }
         let until = self.conn.linger_until();
-        if let Some(fd) = self.conn.end(until) {
+        if let Some(fd) = self.conn.close_waiting(until) {
             fd.discard(until, |_| true);
         }
     }

@@ -7,7 +7,7 @@ use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::conn::{Conn, Ended, Sending, ThreadContext};
+use crate::conn::{Conn, ForcedEnd, Sending, ThreadContext};
 use crate::sync::lock;
 use crate::sys::{self, Shutdown};
 
@@ -42,12 +42,11 @@ impl Seat {
 
     pub fn publish(&self, id: u64, fd: RawFd) {
         let mut published = lock(&self.published);
-        self.context.ended.store(Ended::No as u8, Ordering::SeqCst);
-        self.context.fin_sent.store(false, Ordering::SeqCst);
+        self.context.forget_forced_end();
         *published = Some((id, fd));
     }
 
-    /// From now on only [`Seat::end_any`] ends it.
+    /// From now on only [`Seat::force_end_any`] ends it.
     pub fn forget_id(&self) {
         if let Some((id, _)) = &mut *lock(&self.published) {
             *id = 0;
@@ -59,7 +58,7 @@ impl Seat {
     }
 
     /// Ends the connection if it is the one of this id.
-    pub fn end(&self, id: u64, how: Ended) -> bool {
+    pub fn force_end(&self, id: u64, how: ForcedEnd) -> bool {
         let published = lock(&self.published);
         match *published {
             Some((served, fd)) if served == id => {
@@ -71,7 +70,7 @@ impl Seat {
     }
 
     /// Ends whatever connection there is.
-    pub fn end_any(&self, how: Ended) {
+    pub fn force_end_any(&self, how: ForcedEnd) {
         let published = lock(&self.published);
         if let Some((_, fd)) = *published {
             self.shut(fd, how);
@@ -80,18 +79,16 @@ impl Seat {
 
     /// The mark before the looks at `sending` and `fin_sent`, which the worker
     /// does the other way round.
-    fn shut(&self, fd: RawFd, how: Ended) {
-        if self.context.ended.swap(how as u8, Ordering::SeqCst) == Ended::Aborted as u8 {
-            self.context.ended.store(Ended::Aborted as u8, Ordering::SeqCst);
-        }
+    fn shut(&self, fd: RawFd, how: ForcedEnd) {
+        let how = self.context.force_end(how);
         let sending = self.context.sending.load(Ordering::SeqCst);
         match how {
             // The rest of what it sends is lost: the peer is to know.
-            Ended::Closed if sending == Sending::Message as u8 => reset(fd),
-            Ended::Cut if sending != Sending::No as u8 => reset(fd),
-            Ended::Aborted => reset(fd),
+            ForcedEnd::Close if sending == Sending::Message as u8 => reset(fd),
+            ForcedEnd::Cut if sending != Sending::No as u8 => reset(fd),
+            ForcedEnd::Abort => reset(fd),
             // It looks by itself.
-            Ended::Closed if self.context.fin_sent.load(Ordering::SeqCst) => {}
+            ForcedEnd::Close if self.context.fin_sent.load(Ordering::SeqCst) => {}
             // A `recv` that waits returns. The worker sends the end, behind
             // what is queued and TLS's close_notify.
             _ => sys::shutdown(fd, Shutdown::Read),

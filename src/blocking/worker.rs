@@ -8,13 +8,13 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
-use super::{Arrival, Gate, Pool, Seat, State, Waiting, REFUSAL};
+use super::{Arrival, Gate, Pool, Seat, State, Waiting, REJECTION_MS};
 use crate::callback;
 use crate::clock::{self, NEVER};
-use crate::conn::{flag, Conn, Ended, Owner, ThreadContext};
+use crate::conn::{flag, Conn, ForcedEnd, Owner, ThreadContext};
 use crate::error::{CloseReason, Error, Status};
 use crate::linger::Remains;
-use crate::listener::{accept_until, lost, wait_ready, Accepted, Listener, Refusal};
+use crate::listener::{accept_until, lost, wait_ready, AcceptError, Accepted, Listener};
 use crate::server::Server;
 use crate::sync::lock;
 use crate::sys::{self, PollFlags};
@@ -42,7 +42,7 @@ impl Pool {
                 arrival = self.finished(server, number);
             }
         }
-        self.refuse_waiting(server, |_| true);
+        self.reject_waiting(server, |_| true);
     }
 
     fn wait_for_gate(&self) -> bool {
@@ -57,8 +57,8 @@ impl Pool {
         let mut queued = false;
         loop {
             let room = self.wait_for_room()?;
-            let accepted = match room.has_seat || self.rest == 0 {
-                _ if room.is_full => Err(Refusal::Empty),
+            let accepted = match room.has_seat || self.rest_ms == 0 {
+                _ if room.is_full => Err(AcceptError::Empty),
                 true => self.accept(listeners, room.until),
                 false => self.accept_for_later(listeners, room.until, queued),
             };
@@ -75,25 +75,25 @@ impl Pool {
                     }
                     queued = true;
                 }
-                Err(refusal) => {
+                Err(error) => {
                     // Not for those who back off: they would wake each other.
-                    if self.held(&state) + 1 == self.max_connections {
+                    if self.occupied(&state) + 1 == self.max_connections {
                         self.make_room(&state);
                     }
                     drop(state);
-                    match refusal {
-                        Refusal::Empty | Refusal::Next => {}
-                        Refusal::Lost(e) => self.lost(server, listeners, &e),
-                        Refusal::Shut => return None,
-                        Refusal::Exhausted(e) => self.back_off(server, &e),
+                    match error {
+                        AcceptError::Empty | AcceptError::Next => {}
+                        AcceptError::Lost(e) => self.lost(server, listeners, &e),
+                        AcceptError::Shut => return None,
+                        AcceptError::Exhausted(e) => self.back_off(server, &e),
                     }
                 }
             }
-            self.refuse_waiting(server, |waiting| waiting.until <= clock::now());
+            self.reject_waiting(server, |waiting| waiting.until <= clock::now());
         }
     }
 
-    fn accept(&self, listeners: &[Listener], until: u64) -> Result<Accepted, Refusal> {
+    fn accept(&self, listeners: &[Listener], until: u64) -> Result<Accepted, AcceptError> {
         accept_until(listeners, until, self.turn.fetch_add(1, Ordering::Relaxed))
     }
 
@@ -106,12 +106,12 @@ impl Pool {
         listeners: &[Listener],
         until: u64,
         queued: bool,
-    ) -> Result<Accepted, Refusal> {
+    ) -> Result<Accepted, AcceptError> {
         if !queued {
             wait_ready(listeners, until)?;
             let state = self.state();
             if state.gate == Gate::Open {
-                let rest = self.rest.min(until.saturating_sub(clock::now()));
+                let rest = self.rest_ms.min(until.saturating_sub(clock::now()));
                 drop(self.changed.wait_timeout(state, Duration::from_millis(rest)));
             }
         }
@@ -128,7 +128,7 @@ impl Pool {
                 return None;
             }
             let until = state.head_deadline();
-            let is_full = self.held(&state) >= self.max_connections;
+            let is_full = self.occupied(&state) >= self.max_connections;
             if !is_full || (until != NEVER && until <= clock::now()) {
                 state.accepting += usize::from(!is_full);
                 return Some(Room { until, has_seat: !state.free.is_empty(), is_full });
@@ -146,7 +146,7 @@ impl Pool {
     }
 
     /// Connections served and waiting, and room for those to come.
-    fn held(&self, state: &State) -> usize {
+    fn occupied(&self, state: &State) -> usize {
         let seats = self.seats.len().min(self.max_connections);
         seats - state.free.len() + state.queue.len() + state.accepting
     }
@@ -196,13 +196,13 @@ impl Pool {
         if let Some(number) = state.free.pop() {
             return Some((number, arrival));
         }
-        if self.patience > 0 && state.queue.len() < self.max_waiting {
-            let until = clock::after_millis(self.patience);
+        if self.max_wait_ms > 0 && state.queue.len() < self.max_waiting {
+            let until = clock::after_millis(self.max_wait_ms);
             state.queue.push_back(Waiting { arrival, until });
             return None;
         }
         drop(state);
-        self.refuse(server, arrival);
+        self.reject(server, arrival);
         None
     }
 
@@ -241,7 +241,7 @@ impl Pool {
     }
 
     /// Refuses connections from the head of the queue.
-    fn refuse_waiting(&self, server: &Server, which: impl Fn(&Waiting) -> bool) {
+    fn reject_waiting(&self, server: &Server, which: impl Fn(&Waiting) -> bool) {
         loop {
             let mut state = self.state();
             if !state.queue.front().is_some_and(&which) {
@@ -249,26 +249,26 @@ impl Pool {
             }
             let Some(waiting) = state.queue.pop_front() else { return };
             drop(state);
-            self.refuse(server, waiting.arrival);
+            self.reject(server, waiting.arrival);
         }
     }
 
     /// No seat came free in time: the exception handler may talk to the
     /// peer, then it is closed. A seat of its own lets others end it.
-    fn refuse(&self, server: &Server, arrival: Arrival) {
+    fn reject(&self, server: &Server, arrival: Arrival) {
         let Arrival { id, fd, peer } = arrival;
         let lobby = &self.lobby;
         let context =
             ThreadContext::new(Owner::Worker, lobby.server, lobby.index, lobby.limits.clone());
         let seat = Arc::new(Seat::new(context));
-        lock(&self.refusing).push(seat.clone());
+        lock(&self.rejecting).push(seat.clone());
         let mut conn = seat.conn();
         seat.publish(id, fd.as_raw_fd());
         if self.cut.load(Ordering::SeqCst) {
-            seat.end_any(Ended::Cut);
+            seat.force_end_any(ForcedEnd::Cut);
         }
         conn.begin(id, fd, peer);
-        let until = self.refuse_until.load(Ordering::SeqCst).min(clock::after_millis(REFUSAL));
+        let until = self.reject_until.load(Ordering::SeqCst).min(clock::after_millis(REJECTION_MS));
         conn.timer_at = until;
         if server.is_tls() {
             // Nothing is said in the clear, and there is no session.
@@ -281,10 +281,10 @@ impl Pool {
         let told = callback::outcome(told);
         conn.say_goodbye(until);
         seat.retract();
-        lock(&self.refusing).retain(|other| !Arc::ptr_eq(other, &seat));
-        let ended = seat.context().ended.load(Ordering::SeqCst);
-        if ended != Ended::No as u8 {
-            conn.end_as(ended);
+        lock(&self.rejecting).retain(|other| !Arc::ptr_eq(other, &seat));
+        let ended = seat.context().forced_end();
+        if ended != ForcedEnd::None {
+            conn.note_forced_end(ended);
         }
         {
             let _state = self.state();
@@ -297,7 +297,7 @@ impl Pool {
         }
         callback::contain_drop(told);
         callback::contain_drop(conn.replace_user_data(None));
-        if let Some(fd) = conn.end(until) {
+        if let Some(fd) = conn.close_waiting(until) {
             self.linger(server, fd);
         }
     }
@@ -314,7 +314,7 @@ impl Pool {
         let mut conn = seat.conn();
         seat.publish(id, fd.as_raw_fd());
         if self.cut.load(Ordering::SeqCst) {
-            seat.end_any(Ended::Cut);
+            seat.force_end_any(ForcedEnd::Cut);
         }
         conn.begin(id, fd, peer);
         let counters = &seat.context().counters;
@@ -344,7 +344,7 @@ impl Pool {
         counters.drained.add(u64::from(stopping && reason != CloseReason::Cut));
         counters.open.sub(1);
         seat.retract();
-        let rest = conn.end(until);
+        let rest = conn.close_waiting(until);
         conn.vacate();
         drop(conn);
         if let Some(fd) = rest {
@@ -362,10 +362,10 @@ fn may_lose(fd: BorrowedFd<'_>) -> bool {
 
 /// Why a served connection ends, noted in it too.
 fn reason(conn: &mut Conn, seat: &Seat, failed: bool, stopping: bool) -> CloseReason {
-    let ended = seat.context().ended.load(Ordering::SeqCst);
+    let ended = seat.context().forced_end();
     let reason = match () {
-        () if ended == Ended::Cut as u8 => CloseReason::Cut,
-        () if ended == Ended::Aborted as u8 => CloseReason::Abort,
+        () if ended == ForcedEnd::Cut => CloseReason::Cut,
+        () if ended == ForcedEnd::Abort => CloseReason::Abort,
         () if conn.is_over() => conn.reason,
         () if conn.has(flag::SEND_FAILED) => CloseReason::Reset,
         () if failed => CloseReason::Error,
@@ -373,8 +373,8 @@ fn reason(conn: &mut Conn, seat: &Seat, failed: bool, stopping: bool) -> CloseRe
         () if conn.peer_ended() => CloseReason::Peer,
         () => CloseReason::Handler,
     };
-    if ended != Ended::No as u8 {
-        conn.end_as(ended);
+    if ended != ForcedEnd::None {
+        conn.note_forced_end(ended);
     }
     conn.reason = reason;
     reason
@@ -391,7 +391,7 @@ fn shake_hands(server: &Server, conn: &mut Conn) -> bool {
         false => conn.begin_tls(tls, &[], millis).and_then(|()| conn.handshake_wait()),
     };
     conn.context.handshaking.store(false, Ordering::SeqCst);
-    if server.is_stopping() || conn.ended().is_err() {
+    if server.is_stopping() || conn.check_forced_end().is_err() {
         conn.set(flag::UNOPENED);
         conn.close_because(CloseReason::Stop);
         if server.is_stopping() {

@@ -78,7 +78,7 @@ const CHUNKS: usize = 18;
 
 /// Why a call by id was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refused {
+pub(crate) enum SendError {
     Gone,
     Full,
 }
@@ -137,13 +137,13 @@ impl IdTable {
     fn update(
         &self,
         id: u64,
-        change: impl Fn(u64) -> Result<u64, Refused>,
-    ) -> Result<u64, Refused> {
-        let entry = self.entry(ConnId::slot(id)).ok_or(Refused::Gone)?;
+        change: impl Fn(u64) -> Result<u64, SendError>,
+    ) -> Result<u64, SendError> {
+        let entry = self.entry(ConnId::slot(id)).ok_or(SendError::Gone)?;
         let mut word = entry.load(Ordering::Acquire);
         loop {
             if word >> GENERATION_SHIFT != ConnId::generation(id) || word & ALIVE == 0 {
-                return Err(Refused::Gone);
+                return Err(SendError::Gone);
             }
             let new = change(word)?;
             match entry.compare_exchange_weak(word, new, Ordering::AcqRel, Ordering::Acquire) {
@@ -154,14 +154,14 @@ impl IdTable {
     }
 
     /// Counts `n` more pending bytes if the connection takes them.
-    pub(super) fn add(&self, id: u64, n: usize) -> Result<(), Refused> {
+    pub(super) fn add(&self, id: u64, n: usize) -> Result<(), SendError> {
         let added = self.update(id, |word| {
             if word & SENDABLE == 0 {
-                return Err(Refused::Gone);
+                return Err(SendError::Gone);
             }
             match (word & PENDING).saturating_add(n as u64) <= self.limit as u64 {
                 true => Ok(word + n as u64),
-                false => Err(Refused::Full),
+                false => Err(SendError::Full),
             }
         });
         added.map(drop)
@@ -239,7 +239,7 @@ impl IdTable {
     }
 
     /// Asks for an abort; `true` where none was on its way already.
-    pub fn abort(&self, id: u64) -> Result<bool, Refused> {
+    pub fn abort(&self, id: u64) -> Result<bool, SendError> {
         let before = self.update(id, |word| Ok(word & !CALLABLE | ABORTED))?;
         Ok(before & ABORTED == 0)
     }
@@ -256,9 +256,9 @@ impl IdTable {
     }
 
     /// Asks for a wake; `true` where none was on its way already.
-    pub fn wake(&self, id: u64) -> Result<bool, Refused> {
+    pub fn wake(&self, id: u64) -> Result<bool, SendError> {
         let before = self.update(id, |word| match word & CALLABLE {
-            0 => Err(Refused::Gone),
+            0 => Err(SendError::Gone),
             _ => Ok(word | WOKEN),
         })?;
         Ok(before & WOKEN == 0)
@@ -321,7 +321,7 @@ mod tests {
         table.release(first);
         let second = opened(&table, 7, 3);
         assert_ne!(first, second);
-        assert_eq!(table.add(first, 1), Err(Refused::Gone));
+        assert_eq!(table.add(first, 1), Err(SendError::Gone));
         assert!(table.is_alive(second) && !table.is_alive(first));
     }
 
@@ -342,15 +342,15 @@ mod tests {
         let table = IdTable::new(10);
         let id = opened(&table, 0, 0);
         assert_eq!(table.add(id, 10), Ok(()));
-        assert_eq!(table.add(id, 1), Err(Refused::Full));
+        assert_eq!(table.add(id, 1), Err(SendError::Full));
         table.sub(id, 4);
         assert_eq!(table.pending(id), 6);
         assert!(table.shut(id) && !table.shut(id));
-        assert_eq!(table.add(id, 1), Err(Refused::Gone));
+        assert_eq!(table.add(id, 1), Err(SendError::Gone));
         assert!(table.is_alive(id));
         assert_eq!((table.abort(id), table.abort(id)), (Ok(true), Ok(false)));
         table.release(id);
-        assert_eq!(table.abort(id), Err(Refused::Gone));
+        assert_eq!(table.abort(id), Err(SendError::Gone));
         let next = opened(&table, 0, 0);
         assert_eq!(table.pending(next), 0);
     }
@@ -373,7 +373,7 @@ mod tests {
         let table = IdTable::new(10);
         let id = opened(&table, 0, 0);
         table.shut_sending(id);
-        assert_eq!(table.add(id, 1), Err(Refused::Gone));
+        assert_eq!(table.add(id, 1), Err(SendError::Gone));
         assert_eq!((table.wake(id), table.open_ids(0).len()), (Ok(true), 1));
         assert!(table.shut(id));
     }
@@ -383,8 +383,8 @@ mod tests {
         let table = IdTable::new(10);
         let id = table.give(0, 0).unwrap();
         assert!(table.is_alive(id) && table.open_ids(0).is_empty());
-        assert_eq!(table.add(id, 1), Err(Refused::Gone));
-        assert_eq!(table.wake(id), Err(Refused::Gone));
+        assert_eq!(table.add(id, 1), Err(SendError::Gone));
+        assert_eq!(table.wake(id), Err(SendError::Gone));
         table.open(id, true);
         assert_eq!((table.add(id, 1), table.open_ids(0).len()), (Ok(()), 1));
     }

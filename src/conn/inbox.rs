@@ -12,7 +12,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
-use super::{IdTable, Refused};
+use super::{IdTable, SendError};
 use crate::outbuf::OutBuf;
 use crate::sync::lock;
 
@@ -50,7 +50,7 @@ impl Bytes<'_> {
 impl Inbox {
     /// Accepts bytes for a connection, or refuses all of them. `true` where
     /// the loop is to be woken.
-    pub fn put(&self, ids: &IdTable, id: u64, bytes: &Bytes<'_>) -> Result<bool, Refused> {
+    pub fn put(&self, ids: &IdTable, id: u64, bytes: &Bytes<'_>) -> Result<bool, SendError> {
         let mut state = lock(&self.state);
         // Before they are accepted: who shuts the connection behind that, and
         // then looks for them, is to wait for the lock.

@@ -7,7 +7,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 
-use super::{flag, Conn, Ended};
+use super::{flag, Conn, ForcedEnd};
 use crate::clock;
 use crate::error::Status;
 use crate::outbuf::OutBuf;
@@ -537,7 +537,7 @@ impl Conn {
             return false;
         }
         self.context.fin_sent.store(true, Ordering::SeqCst);
-        let ended = self.context.ended.load(Ordering::SeqCst) != Ended::No as u8;
+        let ended = self.context.forced_end() != ForcedEnd::None;
         if ended {
             self.context.fin_sent.store(false, Ordering::SeqCst);
         }

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 
-use super::{flag, Conn, Ended, Phase, Sending};
+use super::{flag, Conn, ForcedEnd, Phase, Sending};
 use crate::clock::{self, NEVER};
 use crate::error::{CloseReason, Status};
 use crate::linger::Remains;
@@ -40,7 +40,7 @@ impl Conn {
                 // The end of the stream, or of a connection that another
                 // thread ended under our feet.
                 ended => {
-                    self.ended()?;
+                    self.check_forced_end()?;
                     return match ended {
                         Ok(_) if self.is_cut_off() => Err(self.cut_off()),
                         Ok(_) => Ok(0),
@@ -77,7 +77,7 @@ impl Conn {
                     self.wait_to_send(until)?;
                 }
                 Err(e) => {
-                    let ended = self.ended();
+                    let ended = self.check_forced_end();
                     if ended.is_err() && *sent > 0 {
                         // A part of it has left: no clean end may follow.
                         self.set(flag::ABORT);
@@ -93,7 +93,7 @@ impl Conn {
     /// A call of the program's that may wait: not where another thread ended
     /// the connection, nor after a handshake that failed.
     pub(super) fn may_wait(&mut self) -> Result<(), Status> {
-        self.ended()?;
+        self.check_forced_end()?;
         match self.phase() {
             Phase::Handshake => Err(Status::Closed),
             _ => Ok(()),
@@ -103,28 +103,28 @@ impl Conn {
     /// The program goes on to send: where a stop's cut is why it cannot, no
     /// clean end may follow.
     pub(super) fn wants_more(&mut self) {
-        if self.context.ended.load(Ordering::SeqCst) == Ended::Cut as u8 {
+        if self.context.forced_end() == ForcedEnd::Cut {
             self.set(flag::ABORT);
         }
     }
 
     /// Another thread ended this worker's connection: it is closed, whatever
     /// the call said.
-    pub fn ended(&mut self) -> Result<(), Status> {
-        let ended = self.context.ended.load(Ordering::SeqCst);
-        if ended == Ended::No as u8 {
+    pub fn check_forced_end(&mut self) -> Result<(), Status> {
+        let ended = self.context.forced_end();
+        if ended == ForcedEnd::None {
             return Ok(());
         }
-        self.end_as(ended);
+        self.note_forced_end(ended);
         Err(Status::Closed)
     }
 
     /// Notes how another thread ended the connection. One that was closed may
     /// still be told so, by TLS's close_notify.
-    pub fn end_as(&mut self, ended: u8) {
+    pub fn note_forced_end(&mut self, ended: ForcedEnd) {
         let (asked, reason) = match ended {
-            e if e == Ended::Aborted as u8 => (flag::ABORT, CloseReason::Abort),
-            e if e == Ended::Cut as u8 => (flag::CLOSE, CloseReason::Cut),
+            ForcedEnd::Abort => (flag::ABORT, CloseReason::Abort),
+            ForcedEnd::Cut => (flag::CLOSE, CloseReason::Cut),
             _ => (flag::CLOSE, CloseReason::Handler),
         };
         self.set(asked);
@@ -173,12 +173,12 @@ impl Conn {
         let goodbye = self.has(flag::CLOSE_NOTIFY_SENT);
         let what = if goodbye { Sending::Goodbye } else { Sending::Message };
         self.context.sending.store(what as u8, Ordering::SeqCst);
-        let ended = self.context.ended.load(Ordering::SeqCst);
-        let goes_on = ended == Ended::No as u8 || (goodbye && ended == Ended::Closed as u8);
+        let ended = self.context.forced_end();
+        let goes_on = ended == ForcedEnd::None || (goodbye && ended == ForcedEnd::Close);
         let result = match goes_on {
             true => self.wait(PollFlags::OUT, until),
             false => {
-                self.end_as(ended);
+                self.note_forced_end(ended);
                 self.set(flag::ABORT);
                 Err(Status::Closed)
             }
@@ -225,7 +225,9 @@ impl Conn {
                     }
                     look_at = clock::after_millis(SILENCE / 10);
                 }
-                Ok(none) if none.is_empty() && events == PollFlags::IN => self.ended()?,
+                Ok(none) if none.is_empty() && events == PollFlags::IN => {
+                    self.check_forced_end()?
+                }
                 Ok(found) => {
                     if writing.intersects(found) && self.flush_queue().is_err() {
                         // What has arrived is still to be read.
@@ -296,7 +298,7 @@ impl Conn {
     /// input is to be discarded before it is closed: close(2) with unread
     /// input makes the kernel send a reset (RFC 2525, 2.17), and so does input
     /// that comes after it; that can destroy the reply on its way.
-    pub fn end(&mut self, until: u64) -> Option<Remains> {
+    pub fn close_waiting(&mut self, until: u64) -> Option<Remains> {
         self.say_goodbye(until);
         if self.has(flag::ABORT) || self.reason == CloseReason::Abort {
             self.reset();
@@ -324,7 +326,7 @@ impl Conn {
         if self.must_linger() {
             let Some(remains) = self.half_close() else { return false };
             let context = self.context.clone();
-            let is_cut = || context.ended.load(Ordering::SeqCst) == Ended::Cut as u8;
+            let is_cut = || context.forced_end() == ForcedEnd::Cut;
             let (fd, ended) = remains.discard(until, |fd| !is_cut() && goes_on(fd));
             self.fd = Some(fd);
             if ended {

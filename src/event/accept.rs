@@ -12,7 +12,7 @@ use crate::callback;
 use crate::clock::{self, NEVER};
 use crate::conn::{flag, ConnId};
 use crate::error::{CloseReason, Error, Status};
-use crate::listener::{lost, Backoff, Listener, Refusal};
+use crate::listener::{lost, AcceptError, Backoff, Listener};
 use crate::sync::lock;
 use crate::sys::{self, Poller};
 
@@ -121,9 +121,9 @@ impl Loop {
                     acceptor.resume_at = 0;
                     self.begin(fd, peer);
                 }
-                Err(Refusal::Empty | Refusal::Shut) => acceptor.ready[i] = false,
-                Err(Refusal::Next) => acceptor.ready[i] = !acceptor.listeners[i].is_lost(),
-                Err(Refusal::Lost(e)) => {
+                Err(AcceptError::Empty | AcceptError::Shut) => acceptor.ready[i] = false,
+                Err(AcceptError::Next) => acceptor.ready[i] = !acceptor.listeners[i].is_lost(),
+                Err(AcceptError::Lost(e)) => {
                     acceptor.ready[i] = false;
                     self.handle.context.counters.accept_errors.add(1);
                     self.report(&lost(&e));
@@ -131,7 +131,7 @@ impl Loop {
                         self.server.request_stop();
                     }
                 }
-                Err(Refusal::Exhausted(e)) => {
+                Err(AcceptError::Exhausted(e)) => {
                     let (wait, report) = acceptor.backoff.exhausted(&e);
                     acceptor.resume_at = clock::after_millis(wait);
                     // The next connection to close lets us try at once.

@@ -26,7 +26,7 @@ impl Loop {
         self.leave_handshake(slot);
         let Some(conn) = self.slab.get(slot) else { return };
         if conn.holds_plaintext() {
-            self.finish(slot, reason);
+            self.finish_conn(slot, reason);
             return;
         }
         conn.set_phase(Phase::Flushing);
@@ -39,7 +39,7 @@ impl Loop {
         conn.send_close_notify();
         if conn.has(flag::SEND_FAILED) {
             let reason = if lost { reason_of_loss(reason) } else { reason };
-            self.finish(slot, reason);
+            self.finish_conn(slot, reason);
             return;
         }
         if !conn.has(flag::BACKLOG) {
@@ -79,7 +79,7 @@ impl Loop {
         let linger = conn.context.limits.linger;
         if conn.peer_ended() {
             let reason = conn.reason;
-            self.finish(slot, reason);
+            self.finish_conn(slot, reason);
             return;
         }
         conn.set_phase(Phase::Lingering);
@@ -113,7 +113,7 @@ impl Loop {
                 }
                 Ok(_) if !conn.has(flag::SEND_FAILED) => {
                     let reason = conn.reason;
-                    self.finish(slot, reason);
+                    self.finish_conn(slot, reason);
                     return;
                 }
                 // Reset; an event may have taken the error.
@@ -131,7 +131,7 @@ impl Loop {
     }
 
     /// The last step of every connection that was not detached.
-    pub(super) fn finish(&mut self, slot: u32, reason: CloseReason) {
+    pub(super) fn finish_conn(&mut self, slot: u32, reason: CloseReason) {
         let Some(conn) = self.slab.get(slot) else { return };
         if conn.phase() == Phase::Vacant {
             return;
@@ -195,7 +195,7 @@ impl Loop {
 
     /// Stops accepting and closes what can be closed. Asked again with an
     /// earlier deadline it takes that one.
-    pub(super) fn begin_stop(&mut self, deadline: u64) {
+    pub(super) fn begin_drain(&mut self, deadline: u64) {
         let deadline = deadline.max(1);
         if let Some(earlier) = self.stop_at {
             self.stop_at = Some(earlier.min(deadline));
@@ -222,7 +222,7 @@ impl Loop {
         let Some(conn) = self.slab.get(slot) else { return };
         match conn.phase() {
             phase if phase.is_handshake() && conn.has(flag::UNOPENED) => {
-                self.finish(slot, CloseReason::Stop)
+                self.finish_conn(slot, CloseReason::Stop)
             }
             Phase::Open => {
                 conn.collect();
@@ -255,14 +255,14 @@ impl Loop {
         let Some(conn) = self.slab.get(slot) else { return };
         conn.collect();
         if conn.has(flag::SEND_FAILED) {
-            self.finish(slot, reason_of_loss(reason));
+            self.finish_conn(slot, reason_of_loss(reason));
         } else if conn.holds_plaintext() {
             self.begin_close(slot, reason);
         } else if !conn.has(flag::BACKLOG) && (conn.peer_ended() || conn.is_quiet()) {
             // The look may have met a reset.
             let lost = conn.has(flag::SEND_FAILED);
             let reason = if lost { reason_of_loss(reason) } else { reason };
-            self.finish(slot, reason);
+            self.finish_conn(slot, reason);
         } else {
             conn.set(flag::READY);
             self.begin_close(slot, reason);
@@ -275,7 +275,7 @@ impl Loop {
         let Some(conn) = self.slab.get(slot) else { return };
         conn.collect();
         match conn.has(flag::BACKLOG) || conn.holds_plaintext() {
-            true => self.finish(slot, reason),
+            true => self.finish_conn(slot, reason),
             false => self.end_in_order(slot, reason),
         }
     }
@@ -286,7 +286,7 @@ impl Loop {
         let Some(conn) = self.slab.get(slot) else { return };
         let lost = conn.reason == CloseReason::Stop && !conn.is_quiet();
         let reason = if lost { CloseReason::Cut } else { conn.reason };
-        self.finish(slot, reason);
+        self.finish_conn(slot, reason);
     }
 
     /// In a stop, now and then: ends those that linger although their peers
@@ -297,7 +297,7 @@ impl Loop {
             let Some(conn) = self.slab.get(slot) else { continue };
             if conn.phase() == Phase::Lingering && conn.is_quiet() {
                 let reason = conn.reason;
-                self.finish(slot, reason);
+                self.finish_conn(slot, reason);
             }
         }
     }
@@ -310,7 +310,7 @@ impl Loop {
                 Phase::Vacant => {}
                 // Everything was given to the kernel, which goes on with it.
                 Phase::Lingering => self.end_lingering(slot),
-                _ => self.finish(slot, CloseReason::Cut),
+                _ => self.finish_conn(slot, CloseReason::Cut),
             }
         }
     }

@@ -94,7 +94,7 @@ impl Loop {
         }
         if conn.has(flag::ABORT | flag::BROKEN) {
             let reason = conn.reason;
-            self.finish(slot, reason);
+            self.finish_conn(slot, reason);
             return;
         }
         let phase = conn.phase();
@@ -108,7 +108,7 @@ impl Loop {
             return;
         }
         if conn.has(flag::SEND_FAILED) && conn.nothing_is_left() {
-            self.finish(slot, CloseReason::Reset);
+            self.finish_conn(slot, CloseReason::Reset);
             return;
         }
         if conn.has(flag::STARTTLS) {
@@ -199,7 +199,7 @@ impl Loop {
             (Phase::Hello | Phase::Waiting | Phase::Handshake, _) => self.handshake_timed_out(slot),
             (Phase::Open, CloseReason::Idle) => self.end_by_deadline(slot, CloseReason::Idle),
             (Phase::Lingering, _) => self.end_lingering(slot),
-            _ => self.finish(slot, reason),
+            _ => self.finish_conn(slot, reason),
         }
     }
 }

@@ -30,7 +30,7 @@ const MOST: usize = 1 << 14;
 /// The places of a loop.
 pub(super) struct Handshakes {
     taken: usize,
-    most: usize,
+    max: usize,
     waiting: VecDeque<u64>,
     /// Who has a place, by when something was last received from it or before;
     /// also some who have none any more.
@@ -38,13 +38,13 @@ pub(super) struct Handshakes {
 }
 
 impl Handshakes {
-    pub fn new(most: usize) -> Handshakes {
-        Handshakes { taken: 0, most, waiting: VecDeque::new(), silent: BinaryHeap::new() }
+    pub fn new(max: usize) -> Handshakes {
+        Handshakes { taken: 0, max, waiting: VecDeque::new(), silent: BinaryHeap::new() }
     }
 
     /// Places can be given now.
     pub fn can_begin(&self) -> bool {
-        !self.waiting.is_empty() && self.taken < self.most
+        !self.waiting.is_empty() && self.taken < self.max
     }
 
     /// When to look again at those who are silent, while others wait.
@@ -176,7 +176,7 @@ impl Loop {
                 match look_for_hello(conn, &mut self.scratch) {
                     Hello::Part => {}
                     Hello::Whole => self.wait_for_place(slot),
-                    Hello::None => self.refuse_handshake(slot),
+                    Hello::None => self.fail_without_hello(slot),
                 }
             }
             Phase::Waiting if has_left(conn) => self.left_while_waiting(slot),
@@ -190,7 +190,7 @@ impl Loop {
     }
 
     /// What came is no ClientHello: the session says so by its alert.
-    fn refuse_handshake(&mut self, slot: u32) {
+    fn fail_without_hello(&mut self, slot: u32) {
         self.begin_handshake(slot);
         let Some(conn) = self.slab.get(slot) else { return };
         if conn.phase() == Phase::Handshake {
@@ -220,7 +220,7 @@ impl Loop {
         // Who comes to wait meanwhile has the next turn.
         let mut left = self.handshakes.waiting.len();
         while left > 0 && self.handshakes.someone_still_waits(&mut self.slab) {
-            if self.handshakes.taken < self.handshakes.most {
+            if self.handshakes.taken < self.handshakes.max {
                 let Some(id) = self.handshakes.waiting.pop_front() else { return };
                 self.begin_handshake(ConnId::slot(id));
                 left -= 1;
@@ -279,7 +279,7 @@ impl Loop {
         }
         self.arm(slot);
         match () {
-            () if failed => self.refuse_handshake(slot),
+            () if failed => self.fail_without_hello(slot),
             () if ahead => self.wait_for_place(slot),
             () => self.handshake(slot),
         }
@@ -328,7 +328,7 @@ impl Loop {
         conn.close_because(CloseReason::Handshake);
         callback::report_handshake_failure(&self.server, conn, error);
         if unheard || conn.has(flag::ABORT) {
-            self.finish(slot, CloseReason::Handshake);
+            self.finish_conn(slot, CloseReason::Handshake);
         } else {
             self.begin_close(slot, CloseReason::Handshake);
         }

@@ -57,7 +57,7 @@ impl Loop {
             Mail::Wake(id) => self.on_wake_mail(id),
             Mail::Listen(listeners) => self.listen(listeners),
             Mail::Accept => self.accept_again(),
-            Mail::Stop(deadline) => self.begin_stop(deadline),
+            Mail::Stop(deadline) => self.begin_drain(deadline),
             #[cfg(test)]
             Mail::Panic => panic!("a defect"),
         }

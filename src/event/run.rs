@@ -151,7 +151,7 @@ impl Loop {
             }
         }
         for slot in 0..self.slab.end() {
-            let _ = callback::contain(|| self.finish(slot, CloseReason::Cut));
+            let _ = callback::contain(|| self.finish_conn(slot, CloseReason::Cut));
         }
     }
 
@@ -382,7 +382,7 @@ impl Loop {
         let Some(fd) = conn.fd() else { return };
         if self.poller.change(fd, conn.id, super::BOTH).is_err() {
             // Out of kernel memory: without events its bytes cannot leave.
-            self.finish(slot, CloseReason::Reset);
+            self.finish_conn(slot, CloseReason::Reset);
         }
     }
 }

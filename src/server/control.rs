@@ -98,7 +98,7 @@ impl Control {
         let (server, running) = (self.server.clone(), running.clone());
         let woken = move || {
             if server.is_stopping() {
-                begin_stop(&running, server.begin_stopping());
+                begin_drain(&running, server.begin_stopping());
             }
         };
         event_loop.watch_control(&self.server.inner.life.wake, Box::new(woken))?;
@@ -108,7 +108,7 @@ impl Control {
 
     /// Ends what a start that failed had begun.
     pub fn undo(mut self, running: &Running) {
-        begin_stop(running, 0);
+        begin_drain(running, 0);
         self.shutdown_gate = None;
         self.run_loop();
         self.join();
@@ -144,7 +144,7 @@ impl Control {
     /// From the request of a stop until every thread has ended.
     fn drain(&mut self, running: &Running, events: &mut Events) {
         let mut deadline = self.server.begin_stopping();
-        begin_stop(running, deadline);
+        begin_drain(running, deadline);
         let mut cut = false;
         // What the last worker gave to linger may be all that is left.
         while self.any_alive() || !self.arrivals.1.is_empty() || !self.lingering.is_empty() {
@@ -158,7 +158,7 @@ impl Control {
             if sooner < deadline {
                 deadline = sooner;
                 if let Engine::Loops(loops) = &running.engine {
-                    loops.begin_stop(deadline);
+                    loops.begin_drain(deadline);
                 }
             }
             if deadline <= clock::now() {
@@ -205,10 +205,10 @@ impl Control {
 }
 
 /// Tells everybody; again with a sooner deadline.
-fn begin_stop(running: &Running, deadline: u64) {
+fn begin_drain(running: &Running, deadline: u64) {
     match &running.engine {
-        Engine::Pool(pool) => pool.begin_stop(),
-        Engine::Loops(loops) => loops.begin_stop(deadline),
+        Engine::Pool(pool) => pool.begin_drain(),
+        Engine::Loops(loops) => loops.begin_drain(deadline),
     }
     if let Some(port) = &running.shutdown {
         port.stop();

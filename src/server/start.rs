@@ -62,21 +62,21 @@ impl Server {
         let mut listeners = listener::bind(&inner.service, config)?;
         let port = listeners.first().map_or(0, |l| l.address().port());
         let address = listener::describe(&listeners);
-        let most = self.max_connections();
+        let max = self.max_connections();
         let mut pollers = Vec::new();
         let engine = if config.non_blocking {
             for listener in &listeners {
                 listener.set_nonblocking().map_err(|e| cannot_watch(&e))?;
             }
             let (loops, made) =
-                LoopGroup::new(config, inner.number, most).map_err(|e| cannot_watch(&e))?;
+                LoopGroup::new(config, inner.number, max).map_err(|e| cannot_watch(&e))?;
             crate::event::watch(&made[0], &listeners)?;
             pollers = made;
             Engine::Loops(Arc::new(loops))
         } else {
             let listeners = std::mem::take(&mut listeners);
             let lingering = control.lingering_sender();
-            Engine::Pool(Box::new(Pool::new(config, inner.number, most, listeners, lingering)))
+            Engine::Pool(Box::new(Pool::new(config, inner.number, max, listeners, lingering)))
         };
         let running = Running {
             engine,

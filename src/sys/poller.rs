@@ -51,13 +51,13 @@ impl Poller {
     pub fn wait(&self, events: &mut Events, timeout: i32) -> io::Result<()> {
         events.0.clear();
         let (poller, room) = (self.0.as_raw_fd(), events.0.spare_capacity_mut());
-        let (start, most) = (room.as_mut_ptr(), room.len());
+        let (start, max) = (room.as_mut_ptr(), room.len());
         let no_mask = std::ptr::null::<libc::sigset_t>();
         // SAFETY: there is room for as many events as the call is told of, and
         // the first `found` of them are the kernel's.
         unsafe {
             let call = libc::SYS_epoll_pwait;
-            let found = libc::syscall(call, poller, start, most, timeout, no_mask, 0_usize);
+            let found = libc::syscall(call, poller, start, max, timeout, no_mask, 0_usize);
             let Ok(found) = usize::try_from(found) else { return Err(io::Error::last_os_error()) };
             events.0.set_len(found);
         }
