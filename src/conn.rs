@@ -2,11 +2,13 @@
 
 #![forbid(unsafe_code)]
 
+mod fast;
 pub(crate) mod flag;
 mod ids;
 mod inbox;
 mod tls;
 mod transfer;
+mod verdict;
 mod wait;
 
 use std::any::Any;
@@ -27,13 +29,14 @@ use crate::stats::Counters;
 use crate::sys;
 use crate::tls::Session;
 
+#[cfg(feature = "capi")]
+pub(crate) use fast::RawResult;
 pub use ids::ConnId;
 pub(crate) use ids::{IdTable, SendError};
 pub(crate) use inbox::{Bytes, Inbox};
 pub(crate) use tls::handshake_timeout;
-#[cfg(feature = "capi")]
-pub(crate) use transfer::Answer;
 pub(crate) use transfer::{READS, READ_BUDGET};
+pub(crate) use verdict::Verdict;
 
 /// What a connection's thread does with it; decides how `recv` and `send`
 /// wait.
@@ -400,12 +403,6 @@ impl Conn {
             true => Err(Status::Detached),
             false => Ok(()),
         }
-    }
-
-    /// A callback left nothing to be done.
-    #[inline]
-    pub fn is_settled(&self) -> bool {
-        !self.has(flag::UNSETTLED)
     }
 
     /// The handler read some and there may be more.

@@ -7,85 +7,19 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 
+use super::fast::RawResult;
 use super::{flag, Conn, ForcedEnd};
 use crate::clock;
 use crate::error::Status;
 use crate::outbuf::OutBuf;
-use crate::sys::{self, Errno, PollFlags, RecvFlags, SendFlags};
+use crate::sys::{self, PollFlags, RecvFlags, SendFlags};
 
 /// Bytes that one handler call may read before other connections have their
 /// turn, and reads: each of them costs a part of it at least.
 pub(crate) const READ_BUDGET: u32 = 256 << 10;
 pub(crate) const READS: u32 = 16;
 
-/// What the kernel answered where that is not what it nearly always is: a count
-/// or a negative `errno`. A plain number, to stay in a register.
-#[repr(transparent)]
-pub(crate) struct Answer(isize);
-
-impl Answer {
-    const CLOSED: Answer = Answer(-(libc::EBADF as isize));
-
-    #[inline(always)]
-    fn of(result: Result<usize, Errno>) -> Answer {
-        match result {
-            Ok(n) => Answer(n as isize),
-            Err(errno) => Answer(-(errno.raw_os_error() as isize)),
-        }
-    }
-
-    /// `None` for `EINTR`: the kernel is to be asked again.
-    fn result(self) -> Option<io::Result<usize>> {
-        const INTERRUPTED: isize = -(libc::EINTR as isize);
-        match self.0 {
-            INTERRUPTED => None,
-            n if n >= 0 => Some(Ok(n as usize)),
-            n => Some(Err(io::Error::from_raw_os_error(-n as i32))),
-        }
-    }
-}
-
 impl Conn {
-    /// Bytes received, 0 at end of stream, or why not. The program's call:
-    /// [`Conn::usable`] is part of it.
-    #[inline]
-    pub fn recv(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
-        if !self.can_recv_now() || buf.is_empty() {
-            return self.recv_any(buf);
-        }
-        self.recv_now(buf).or_else(|answer| self.recv_slow(answer, buf))
-    }
-
-    /// As it is nearly always: on a loop, in the clear, and input is there.
-    #[inline(always)]
-    pub fn can_recv_now(&self) -> bool {
-        self.flags & flag::RECV_STATE == flag::LOOP_CALL | flag::READY
-    }
-
-    /// Receives, where [`Conn::can_recv_now`], all there is and more than
-    /// nothing; any other answer is for [`Conn::recv_slow`].
-    #[inline(always)]
-    pub fn recv_now(&mut self, buf: &mut [u8]) -> Result<usize, Answer> {
-        let Some(fd) = self.fd() else { return Err(Answer::CLOSED) };
-        match sys::recv_once(fd, buf, RecvFlags::empty()) {
-            // It used the input up, and what arrives later makes a new event.
-            Ok(n) if n > 0 && n < buf.len() => {
-                self.clear(flag::READY | flag::CALL_AGAIN);
-                self.context.counters.bytes_in.add(n as u64);
-                Ok(n)
-            }
-            result => Err(Answer::of(result)),
-        }
-    }
-
-    /// The next `recv` will say that nothing more can be read now: on a loop,
-    /// after a short read.
-    #[cfg(feature = "capi")]
-    #[inline(always)]
-    pub fn is_drained(&self) -> bool {
-        self.flags & flag::RECV_STATE == flag::LOOP_CALL
-    }
-
     /// [`Conn::recv`] in any state.
     pub fn recv_any(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
         self.usable()?;
@@ -117,9 +51,9 @@ impl Conn {
         Ok(self.finish_read(n))
     }
 
-    /// The rest of [`Conn::recv_now`].
-    pub fn recv_slow(&mut self, answer: Answer, buf: &mut [u8]) -> Result<usize, Status> {
-        let Some(result) = answer.result() else { return self.recv_any(buf) };
+    /// The rest of [`Conn::recv_fast`].
+    pub fn recv_slow(&mut self, raw: RawResult, buf: &mut [u8]) -> Result<usize, Status> {
+        let Some(result) = raw.result() else { return self.recv_any(buf) };
         let n = self.note_read(result, buf.len())?;
         Ok(self.finish_read(n))
     }
@@ -170,7 +104,7 @@ impl Conn {
         match result {
             Ok(0) if self.is_cut_off() => Err(self.cut_off()),
             Ok(n) => {
-                // As in `recv_now`; but urgent data cuts reads short, and an
+                // As in `recv_fast`; but urgent data cuts reads short, and an
                 // end of stream or an error is still to be read.
                 if n < room && !self.has(flag::SPECIAL) {
                     self.clear(flag::READY);
@@ -221,38 +155,6 @@ impl Conn {
         }
     }
 
-    /// Sends all of it or nothing; what the kernel does not take is queued.
-    /// The program's call: [`Conn::usable`] is part of it.
-    #[inline]
-    pub fn send(&mut self, buf: &[u8]) -> Result<(), Status> {
-        if !self.can_send_now(buf.len()) {
-            return self.send_any(buf);
-        }
-        self.send_now(buf).or_else(|answer| self.send_slow(answer, buf))
-    }
-
-    /// As it is nearly always: on a loop, in the clear, and nothing is queued
-    /// before it.
-    #[inline(always)]
-    pub fn can_send_now(&self, len: usize) -> bool {
-        self.flags & flag::SEND_STATE == flag::LOOP_CALL
-            && (1..=self.context.ids.direct()).contains(&len)
-    }
-
-    /// Sends all of it, where [`Conn::can_send_now`]; any other answer is for
-    /// [`Conn::send_slow`].
-    #[inline(always)]
-    pub fn send_now(&mut self, buf: &[u8]) -> Result<(), Answer> {
-        let Some(fd) = self.fd() else { return Err(Answer::CLOSED) };
-        match sys::send_once(fd, buf, SendFlags::empty()) {
-            Ok(n) if n == buf.len() => {
-                self.context.counters.bytes_out.add(n as u64);
-                Ok(())
-            }
-            result => Err(Answer::of(result)),
-        }
-    }
-
     /// [`Conn::send`] in any state.
     pub fn send_any(&mut self, buf: &[u8]) -> Result<(), Status> {
         self.usable()?;
@@ -289,9 +191,9 @@ impl Conn {
         }
     }
 
-    /// The rest of [`Conn::send_now`].
-    pub fn send_slow(&mut self, answer: Answer, buf: &[u8]) -> Result<(), Status> {
-        let Some(result) = answer.result() else { return self.send_any(buf) };
+    /// The rest of [`Conn::send_fast`].
+    pub fn send_slow(&mut self, raw: RawResult, buf: &[u8]) -> Result<(), Status> {
+        let Some(result) = raw.result() else { return self.send_any(buf) };
         let written = self.note_write(result)?;
         self.enqueue(&buf[written..]);
         Ok(())

@@ -5,14 +5,23 @@
 
 use super::run::Loop;
 use crate::callback;
-use crate::conn::{flag, Conn, Phase, READ_BUDGET};
+use crate::conn::{flag, Conn, Phase, Verdict, READ_BUDGET};
 use crate::error::{CloseReason, Error};
 use crate::server::Server;
 
-/// Calls the handler, for input; `flags` are set before. Answers what
-/// [`Loop::after_callback`] is to look at, where there is anything.
+/// How a call of the handler ended.
+pub(super) enum Called {
+    /// Nothing is left to do.
+    Settled,
+    /// The loop has to look at the connection.
+    Unsettled,
+    /// The same, and the handler failed.
+    Failed(Error),
+}
+
+/// Calls the handler, for input; `flags` are set before.
 #[inline]
-pub(super) fn handle(server: &Server, conn: &mut Conn, flags: u32) -> Option<Option<Error>> {
+pub(super) fn handle(server: &Server, conn: &mut Conn, flags: u32) -> Called {
     conn.context.counters.calls.add(1);
     conn.read_budget = READ_BUDGET;
     conn.clear(flag::CALL_AGAIN | flag::BUDGET_SPENT);
@@ -20,21 +29,21 @@ pub(super) fn handle(server: &Server, conn: &mut Conn, flags: u32) -> Option<Opt
     let result =
         callback::call(server, conn, |handler, server, socket| handler.handle(server, socket));
     match result {
-        Ok(Ok(())) if conn.is_settled() => None,
-        result => Some(unsettled(conn, result)),
+        Ok(Ok(())) if conn.is_settled() => Called::Settled,
+        result => unsettled(conn, result),
     }
 }
 
 #[cold]
 #[inline(never)]
-fn unsettled(conn: &mut Conn, result: Result<Result<(), Error>, Error>) -> Option<Error> {
+fn unsettled(conn: &mut Conn, result: Result<Result<(), Error>, Error>) -> Called {
     // The failure is read after the input; a handler that reads nothing has
     // had its turn.
     if conn.has(flag::SEND_FAILED) && !conn.has(flag::CALL_AGAIN | flag::OVER | flag::PAUSED) {
         conn.set(flag::BROKEN);
         conn.reason = CloseReason::Reset;
     }
-    callback::outcome(result)
+    callback::outcome(result).map_or(Called::Unsettled, Called::Failed)
 }
 
 impl Loop {
@@ -68,8 +77,17 @@ impl Loop {
             self.settle(slot);
             return;
         }
-        if let Some(error) = handle(&self.server, conn, 0) {
-            self.after_callback(slot, error);
+        let called = handle(&self.server, conn, 0);
+        self.after_handler(slot, called);
+    }
+
+    /// After a call of the handler.
+    #[inline(always)]
+    pub(super) fn after_handler(&mut self, slot: u32, called: Called) {
+        match called {
+            Called::Settled => {}
+            Called::Unsettled => self.settle(slot),
+            Called::Failed(error) => drop(self.after_callback(slot, Some(error))),
         }
     }
 
@@ -87,34 +105,19 @@ impl Loop {
     /// Does what callbacks and calls by id asked for. No callback of the
     /// connection is on the stack.
     pub(super) fn settle(&mut self, slot: u32) {
+        let stopping = self.stop_at.is_some();
         let Some(conn) = self.slab.get(slot) else { return };
-        if conn.has(flag::DETACHED) {
-            self.take_out(slot);
-            return;
+        // The kernel is asked only where sending has failed.
+        let has_read_all = conn.has(flag::SEND_FAILED) && conn.nothing_is_left();
+        match conn.verdict(stopping, has_read_all) {
+            Verdict::TakeOut => return self.take_out(slot),
+            Verdict::Finish(reason) => return self.finish_conn(slot, reason),
+            Verdict::Close(reason) => return self.begin_close(slot, reason),
+            Verdict::EndForStop => return self.end_in_order(slot, CloseReason::Stop),
+            Verdict::Upgrade => return self.begin_starttls(slot),
+            Verdict::GoOn => {}
         }
-        if conn.has(flag::ABORT | flag::BROKEN) {
-            let reason = conn.reason;
-            self.finish_conn(slot, reason);
-            return;
-        }
-        let phase = conn.phase();
-        if conn.has(flag::CLOSE) && (phase == Phase::Open || phase.is_handshake()) {
-            let reason = conn.reason;
-            self.begin_close(slot, reason);
-            return;
-        }
-        if self.stop_at.is_some() && phase == Phase::Open && !conn.is_sending_out() {
-            self.end_in_order(slot, CloseReason::Stop);
-            return;
-        }
-        if conn.has(flag::SEND_FAILED) && conn.nothing_is_left() {
-            self.finish_conn(slot, CloseReason::Reset);
-            return;
-        }
-        if conn.has(flag::STARTTLS) {
-            self.begin_starttls(slot);
-            return;
-        }
+        let Some(conn) = self.slab.get(slot) else { return };
         if conn.has(flag::BACKLOG) {
             self.watch_writable(slot);
         }

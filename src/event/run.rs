@@ -223,9 +223,8 @@ impl Loop {
         }
         match self.slab.of(token) {
             Some(conn) if !conn.has(flag::SLOW_EVENT) => {
-                if let Some(error) = dispatch::handle(server, conn, flag::READY) {
-                    self.after_callback(ConnId::slot(token), error);
-                }
+                let called = dispatch::handle(server, conn, flag::READY);
+                self.after_handler(ConnId::slot(token), called);
                 true
             }
             _ => false,

@@ -12,7 +12,7 @@ use super::error::ns_error;
 use super::server::{alive, ns_server};
 use super::support::{contain, give_text, guard, null, reporting, status, UserData};
 use super::types::*;
-use crate::conn::{Answer, Conn};
+use crate::conn::{Conn, RawResult};
 use crate::{Error, OwnedSocket, Socket, Status};
 
 /// More pieces than this in one `ns_socket_sendv` are a mistake, as for `writev`.
@@ -132,7 +132,7 @@ pub unsafe extern "C" fn ns_socket_recv(
         // SAFETY: the caller's contract.
         return unsafe { recv_any(socket, buf, len) };
     };
-    if !conn.can_recv_now() {
+    if !conn.can_recv_fast() {
         if conn.is_drained() {
             return Status::WouldBlock.code().into();
         }
@@ -140,10 +140,10 @@ pub unsafe extern "C" fn ns_socket_recv(
         return unsafe { recv_any(socket, buf, len) };
     }
     // SAFETY: the caller's contract; it is only written to.
-    match conn.recv_now(unsafe { slice::from_raw_parts_mut(buf.cast(), len) }) {
+    match conn.recv_fast(unsafe { slice::from_raw_parts_mut(buf.cast(), len) }) {
         Ok(n) => n as i64,
         // SAFETY: the caller's contract.
-        Err(answer) => unsafe { recv_slow(conn, buf, len, answer) },
+        Err(raw) => unsafe { recv_slow(conn, buf, len, raw) },
     }
 }
 
@@ -167,15 +167,15 @@ pub unsafe extern "C" fn ns_socket_send(
         // SAFETY: the caller's contract.
         return unsafe { send_any(socket, buf, len) };
     };
-    if !conn.can_send_now(len) {
+    if !conn.can_send_fast(len) {
         // SAFETY: the caller's contract.
         return unsafe { send_any(socket, buf, len) };
     }
     // SAFETY: the caller's contract.
-    match conn.send_now(unsafe { slice::from_raw_parts(buf.cast(), len) }) {
+    match conn.send_fast(unsafe { slice::from_raw_parts(buf.cast(), len) }) {
         Ok(()) => 0,
         // SAFETY: the caller's contract.
-        Err(answer) => unsafe { send_slow(conn, buf, len, answer) },
+        Err(raw) => unsafe { send_slow(conn, buf, len, raw) },
     }
 }
 
@@ -195,10 +195,10 @@ unsafe extern "C" fn recv_slow(
     conn: &mut Conn,
     buf: *mut c_void,
     len: usize,
-    answer: Answer,
+    raw: RawResult,
 ) -> i64 {
     // SAFETY: the caller's promise.
-    counted(|| conn.recv_slow(answer, unsafe { room(buf, len) }?))
+    counted(|| conn.recv_slow(raw, unsafe { room(buf, len) }?))
 }
 
 #[cold]
@@ -214,10 +214,10 @@ unsafe extern "C" fn send_slow(
     conn: &mut Conn,
     buf: *const c_void,
     len: usize,
-    answer: Answer,
+    raw: RawResult,
 ) -> ns_status {
     // SAFETY: the caller's promise.
-    status(|| conn.send_slow(answer, unsafe { bytes(buf, len) }?))
+    status(|| conn.send_slow(raw, unsafe { bytes(buf, len) }?))
 }
 
 fn counted(call: impl FnOnce() -> Result<usize, Status>) -> i64 {
