@@ -1,4 +1,4 @@
-/* DESIGN 2.12: NULL, bad UTF-8, absurd numbers, unknown flags and wrong sizes are errors. */
+/* NULL, bad UTF-8, absurd numbers, unknown flags and wrong sizes are errors. */
 #include "check.h"
 
 #define BAD_UTF8 "\xff\xfe"
@@ -11,6 +11,7 @@ static void drop(void *user_data)
     event_add(&dropped);
 }
 
+/* F1: The library, the header and their features agree. */
 static void version(void)
 {
     CHECK_IS(ns_version_number(), NS_VERSION_NUMBER);
@@ -22,6 +23,7 @@ static void version(void)
     CHECK_IS(ns_has_feature(NULL), 0);
 }
 
+/* E1: Each status and each reason has a name and a text; other numbers have none. */
 static void names(void)
 {
     CHECK_TEXT(ns_status_name(NS_OK), "NS_OK");
@@ -36,6 +38,7 @@ static void names(void)
     CHECK_TEXT(ns_close_reason_name(INT32_MAX), "unknown");
 }
 
+/* E5: Every function of an error takes NULL. */
 static void null_error(void)
 {
     CHECK_IS(ns_error_status(NULL), NS_OK);
@@ -59,6 +62,7 @@ static void null_error(void)
         ns_config_free(config_);                                     \
     } while (0)
 
+/* A20.1: Each setting has bounds, and keeps its value where a setter refuses another. */
 static void settings(void)
 {
     ns_config *config = ns_config_new();
@@ -108,6 +112,7 @@ static void settings(void)
     ns_config_free(NULL);
 }
 
+/* O1: The defaults, by the getters. */
 static void defaults(void)
 {
     ns_server *server = ns_server_new(NULL, echo, NULL, NULL, NULL, NULL);
@@ -135,7 +140,7 @@ static void defaults(void)
     CHECK_IS(ns_server_free(server), NS_OK);
 }
 
-/* The first bad setter is reported by ns_server_new, in a sentence. */
+/* O3: The first bad setter is reported by ns_server_new, in a sentence. */
 static void unchecked_setters(void)
 {
     ns_config *config = ns_config_new();
@@ -167,7 +172,7 @@ static void unchecked_setters(void)
     ns_config_free(config);
 }
 
-/* A config is frozen while a server uses it. */
+/* O4: A config is frozen while a server uses it. */
 static void frozen_config(void)
 {
     ns_config *config = ns_config_new();
@@ -196,6 +201,7 @@ static void frozen_config(void)
         CHECK_IS(event_count(&dropped), before_ + 2);                              \
     } while (0)
 
+/* L1, E5: What no server can be made of; the user data is dropped all the same. */
 static void new_server(void)
 {
     ns_error *err = (ns_error *)&dropped;
@@ -208,6 +214,7 @@ static void new_server(void)
     REFUSED(BAD_UTF8, echo, NULL, NS_ERR_INVALID);
 }
 
+/* E5: Every function of a server takes NULL. */
 static void null_server(void)
 {
     char text[8] = "former";
@@ -247,6 +254,7 @@ static void null_server(void)
     CHECK_IS(ns_server_foreach(NULL, NULL, NULL), NS_ERR_INVALID);
 }
 
+/* G1, E5: A config that is NULL drops the user data of the callback. */
 static void null_callbacks(void)
 {
     int before = event_count(&dropped);
@@ -262,6 +270,7 @@ static void null_callbacks(void)
     CHECK_IS(event_count(&dropped), before + 9);
 }
 
+/* E5: Every function of a socket takes NULL. */
 static void null_socket(void)
 {
     char text[8] = "former";
@@ -375,11 +384,13 @@ static void nonsense_in(ns_config *config)
     CHECK_IS(ns_server_free(server), NS_OK);
 }
 
+/* E7, F4: Arguments that a worker's socket refuses, and text in buffers of any size. */
 static void nonsense_blocking(void)
 {
     nonsense_in(NULL);
 }
 
+/* E7, F4: The same on a loop. */
 static void nonsense_non_blocking(void)
 {
     nonsense_in(non_blocking());
@@ -392,7 +403,7 @@ static int32_t never_called(ns_conn_id id, void *user_data)
     return 1;
 }
 
-/* What a living server refuses. */
+/* E7: What a living server refuses. */
 static void nonsense_calls(void)
 {
     ns_server *server = ns_server_new("127.0.0.1:0", echo, NULL, NULL, NULL, NULL);

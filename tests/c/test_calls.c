@@ -1,4 +1,4 @@
-/* DESIGN 2.11 and 2.12: calls by id from any thread; stale ids and stale pointers. */
+/* Calls by id from any thread; stale ids and stale pointers. */
 #include "check.h"
 
 enum { CLIENTS = 5 };
@@ -39,6 +39,7 @@ static int32_t remember(ns_server *server, ns_socket *socket, void *user_data)
     return 0;
 }
 
+/* E8: A pointer that was kept is refused on its loop, also in a callback of another connection. */
 static void stale_pointer(void)
 {
     ns_server *server = SERVE(non_blocking(), remember, NULL);
@@ -104,6 +105,7 @@ static void *send_lines(void *server)
     return NULL;
 }
 
+/* B1, B5: Every call by id, from several threads. */
 static void by_id(void)
 {
     ns_config *config = non_blocking();
@@ -194,6 +196,7 @@ static int32_t block(ns_server *server, ns_socket *socket, void *user_data)
     return NS_ERR_CLOSED;
 }
 
+/* B10: Close and abort end a worker's connection. */
 static void blocking_by_id(void)
 {
     ns_server *server = SERVE(NULL, block, NULL);
@@ -239,6 +242,7 @@ static void on_timeout(ns_server *server, ns_socket *socket, void *user_data)
     CHECK_IS(ns_socket_close(socket), NS_OK);
 }
 
+/* T4, T6: The timer calls `on_timeout`, and closes where there is none. */
 static void timer(void)
 {
     int with, fd;
@@ -288,6 +292,7 @@ static void resume(ns_server *server, ns_socket *socket, void *user_data)
     CHECK_IS(ns_socket_resume(socket), NS_OK);
 }
 
+/* N14: A paused connection keeps its input until a wake resumes it. */
 static void pausing(void)
 {
     ns_config *config = non_blocking();

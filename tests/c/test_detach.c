@@ -1,4 +1,4 @@
-/* DESIGN 2.4: sockets taken out of a server, used by the program's own thread, and given back. */
+/* Sockets taken out of a server, used by the program's own thread, and given back. */
 #include "check.h"
 
 #include <sched.h>
@@ -140,6 +140,8 @@ static void *work(void *data)
     return NULL;
 }
 
+/* D1: A thread of the program's own answers slowly, with calls that wait, and gives the socket
+ * back. */
 static void slow_request(void)
 {
     int opens = event_count(&opened), closes = event_count(&closed), drops = event_count(&dropped);
@@ -174,7 +176,7 @@ static void slow_request(void)
     CHECK_IS(event_count(&dropped), drops + 1);
 }
 
-/* The socket outlives its server; attaching it fails and leaves it whole. */
+/* D3, D18: The socket outlives its server; attaching it fails and leaves it whole. */
 static void outlives_server(void)
 {
     int drops = event_count(&dropped);
@@ -211,7 +213,7 @@ static void outlives_server(void)
     close(fd);
 }
 
-/* Another server takes it. */
+/* D15: Another server takes it. */
 static void other_server(void)
 {
     int drops = event_count(&dropped), closes = event_count(&closed);
@@ -230,6 +232,7 @@ static void other_server(void)
     close(fd);
 }
 
+/* D8: The descriptor becomes the program's. */
 static void released_fd(void)
 {
     int drops = event_count(&dropped), fd, raw;
@@ -249,7 +252,7 @@ static void released_fd(void)
     close(fd);
 }
 
-/* Freed without having been read: the peer sees the end. */
+/* D12: Freed without having been read: the peer sees the end. */
 static void freed_at_once(void)
 {
     ns_server *server = detaching();
@@ -271,6 +274,7 @@ static int32_t detach_blocking(ns_server *server, ns_socket *socket, void *user_
     return 0;
 }
 
+/* D7: A worker's socket cannot be detached. */
 static void not_non_blocking(void)
 {
     event served = EVENT;
@@ -297,7 +301,7 @@ static void *receive(void *socket)
     return NULL;
 }
 
-/* A call that waits goes on after any number of signals, and takes no more stack for them. */
+/* D13: A call that waits goes on after any number of signals, and takes no more stack for them. */
 static void interrupted(void)
 {
     enum { SIGNALS = 8192, STACK = 256 * 1024 };

@@ -1,4 +1,4 @@
-/* DESIGN 3: a drop function runs exactly once, after its last call, also when the call fails. */
+/* A drop function runs exactly once, after its last call, also when the call fails. */
 #include "check.h"
 
 /* What was dropped, in order. */
@@ -75,6 +75,7 @@ static void happened(ns_server *server, ns_socket *socket, void *user_data)
         DROPPED("x");                                       \
     } while (0)
 
+/* G1: A callback that is replaced, unset, or freed with its config. */
 static void replaced_callbacks(void)
 {
     REPLACE(ns_config_set_shutdown_handler, answer);
@@ -88,7 +89,7 @@ static void replaced_callbacks(void)
     REPLACE(ns_config_set_on_wake, happened);
 }
 
-/* A function that is NULL has no use for its user data. */
+/* G3: A function that is NULL has no use for its user data. */
 static void no_function(void)
 {
     ns_config *config = ns_config_new();
@@ -107,6 +108,7 @@ static void drop_null(void *user_data)
     event_add(&nulls);
 }
 
+/* G4: A drop function runs for NULL, too. */
 static void null_user_data(void)
 {
     ns_server *server = ns_server_new("0", echo, NULL, drop_null, NULL, NULL);
@@ -114,6 +116,7 @@ static void null_user_data(void)
     CHECK_IS(event_count(&nulls), 1);
 }
 
+/* G1: A server that cannot be made drops the user data of its handler. */
 static void failed_new(void)
 {
     ns_config *config = ns_config_new();
@@ -129,6 +132,7 @@ static void failed_new(void)
     DROPPED("a");
 }
 
+/* G1, O4: A setter that is refused drops what it was given, and nothing else. */
 static void frozen_config(void)
 {
     ns_config *config = ns_config_new();
@@ -143,7 +147,7 @@ static void frozen_config(void)
     DROPPED("a");
 }
 
-/* Two servers share a config; the callbacks go with the last that has it. */
+/* G5: Two servers share a config; the callbacks go with the last that has it. */
 static void shared_config(void)
 {
     ns_config *config = ns_config_new();
@@ -158,7 +162,7 @@ static void shared_config(void)
     DROPPED("a");
 }
 
-/* A start that fails drops nothing: it may be tried again. */
+/* G6: A start that fails drops nothing: it may be tried again. */
 static void failed_start(void)
 {
     ns_server *holder = SERVE(NULL, echo, NULL);
@@ -174,6 +178,7 @@ static void failed_start(void)
     DROPPED("h");
 }
 
+/* G7: The context is replaced until the start, refused after it, and freed with the server. */
 static void context(void)
 {
     ns_server *server = ns_server_new("127.0.0.1:0", echo, NULL, NULL, NULL, NULL);
@@ -223,11 +228,13 @@ static void free_in_order_of(ns_config *config)
     close(fd);
 }
 
+/* G2: Connection data, then callbacks, then context, of a worker. */
 static void free_in_order_blocking(void)
 {
     free_in_order_of(ns_config_new());
 }
 
+/* G2: The same of a loop. */
 static void free_in_order_non_blocking(void)
 {
     free_in_order_of(non_blocking());

@@ -67,11 +67,13 @@ static void echo_in(ns_config *config)
     CHECK_IS(ns_server_free(server), NS_OK);
 }
 
+/* W3: The handler runs once for the whole connection. */
 static void echo_blocking(void)
 {
     echo_in(ns_config_new());
 }
 
+/* N3: The same handler on a loop. */
 static void echo_non_blocking(void)
 {
     echo_in(non_blocking());
@@ -87,6 +89,7 @@ static int32_t impatient(ns_server *server, ns_socket *socket, void *user_data)
     return ns_socket_send(socket, "late", 4);
 }
 
+/* T7: A handler that waits for longer is told so and goes on. */
 static void io_timeout(void)
 {
     ns_server *server = SERVE(NULL, impatient, NULL);
@@ -124,11 +127,13 @@ static void sendv_in(ns_config *config)
     CHECK_IS(ns_server_free(server), NS_OK);
 }
 
+/* Q4: Pieces leave in a row, on a worker. */
 static void sendv_blocking(void)
 {
     sendv_in(NULL);
 }
 
+/* Q4: Pieces leave in a row, on a loop. */
 static void sendv_non_blocking(void)
 {
     sendv_in(non_blocking());

@@ -1,4 +1,4 @@
-/* DESIGN 2.5: what the exception handler is told, and what it may do. */
+/* What the exception handler is told, and what it may do. */
 #include "check.h"
 
 static char object[] = "the language's own exception";
@@ -166,11 +166,13 @@ static void fail_in(ns_config *config)
     CHECK_IS(ns_server_free(server), NS_OK);
 }
 
+/* X1: Every kind of failure of a worker's handler. */
 static void fail_blocking(void)
 {
     fail_in(ns_config_new());
 }
 
+/* X1: Every kind of failure of a loop's handler. */
 static void fail_non_blocking(void)
 {
     fail_in(non_blocking());
@@ -184,7 +186,7 @@ static int32_t waits_in_vain(ns_server *server, ns_socket *socket, void *user_da
     return (int32_t)ns_socket_recv(socket, &byte, 1);
 }
 
-/* A timeout of the connection's own is no number of the handler's. */
+/* A21.2: A timeout of the connection's own is no number of the handler's. */
 static void timed_out(void)
 {
     ns_config *config = with_exceptions(ns_config_new());
@@ -199,7 +201,7 @@ static void timed_out(void)
     CHECK_IS(ns_server_free(server), NS_OK);
 }
 
-/* Without an exception handler a failure closes the connection, nothing else. */
+/* X5: Without an exception handler a failure closes the connection, nothing else. */
 static void no_exception_handler(void)
 {
     ns_server *server = SERVE(non_blocking(), handler, NULL);
@@ -217,7 +219,7 @@ static int32_t open_fails(ns_server *server, ns_socket *socket, void *user_data)
     return ns_raise(socket, -5, "not you");
 }
 
-/* A connection that on_open refuses. */
+/* C11: A connection that on_open refuses. */
 static void failing_on_open(void)
 {
     ns_config *config = with_exceptions(non_blocking());
@@ -244,6 +246,7 @@ static int32_t detach_and_fail(ns_server *server, ns_socket *socket, void *user_
     return ns_raise(socket, -6, "gone, and failed");
 }
 
+/* X10: The exception handler gets the error, and no socket. */
 static void failing_after_detach(void)
 {
     int tells = event_count(&told);
@@ -301,6 +304,7 @@ static int32_t raise_first(ns_server *server, ns_socket *socket, void *user_data
     }
 }
 
+/* A21.3, X12: What was raised before, or by an owner, stands in no later error. */
 static void forgotten(void)
 {
     ns_config *config = with_exceptions(non_blocking());
@@ -348,7 +352,7 @@ static int32_t refused(ns_server *server, ns_socket *socket, const ns_error *err
     return ns_socket_send(socket, "busy", 4);
 }
 
-/* DESIGN 2.2: a connection that no worker takes in time is told so. */
+/* W12: A connection that no worker takes in time is told so. */
 static void refused_connection(void)
 {
     ns_config *config = ns_config_new();

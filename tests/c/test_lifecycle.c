@@ -1,4 +1,4 @@
-/* DESIGN 2.1 and 2.6: start, stop, wait and free, from everywhere; the shutdown port. */
+/* Start, stop, wait and free, from everywhere; the shutdown port. */
 #include "check.h"
 
 static event starts = EVENT, stops = EVENT;
@@ -29,6 +29,7 @@ static ns_config *hooked(ns_config *config)
     return config;
 }
 
+/* L13: Stop and wait have nothing to do. */
 static void never_started(void)
 {
     ns_config *config = hooked(ns_config_new());
@@ -45,6 +46,7 @@ static void never_started(void)
     CHECK_IS(event_count(&stops), stopped);
 }
 
+/* S10: The second stop returns 0, too. */
 static void stopped_twice(void)
 {
     int started = event_count(&starts), stopped = event_count(&stops);
@@ -95,11 +97,13 @@ static void stopped_in_handler_of(ns_config *config)
     CHECK_IS(ns_server_free(server), NS_OK);
 }
 
+/* S11: A worker's handler requests the stop. */
 static void stopped_in_handler_blocking(void)
 {
     stopped_in_handler_of(ns_config_new());
 }
 
+/* S11: A loop's handler requests the stop. */
 static void stopped_in_handler_non_blocking(void)
 {
     stopped_in_handler_of(non_blocking());
@@ -116,6 +120,7 @@ static void on_signal(int number)
     kept = errno;
 }
 
+/* S12: A signal handler requests the stop. */
 static void stopped_by_signal(void)
 {
     struct sigaction action, former;
@@ -150,6 +155,7 @@ static void request_before_start_with(uint32_t flags)
     CHECK_IS(event_count(&stops), stopped);
 }
 
+/* S13: The start returns 0 and calls no hook. */
 static void request_before_start(void)
 {
     request_before_start_with(0);
@@ -178,7 +184,7 @@ static void *stop_server(void *server)
     return NULL;
 }
 
-/* free lets start, stop and wait on other threads return first. */
+/* L14: Free lets start, stop and wait on other threads return first. */
 static void freed_in_foreground(void)
 {
     ns_server *server = ns_server_new("127.0.0.1:0", echo, NULL, NULL, NULL, NULL);
@@ -209,7 +215,7 @@ static int32_t stuck(ns_server *server, ns_socket *socket, void *user_data)
     return 0;
 }
 
-/* A handler that does not return: nothing is freed, and it may be tried again. */
+/* L16: A handler that does not return: nothing is freed, and it may be tried again. */
 static void stuck_handler(void)
 {
     ns_config *config = ns_config_new();
@@ -235,7 +241,7 @@ static int32_t failing_start(ns_server *server, void *user_data)
     return event_count(user_data) == 0 ? -8 : 0;
 }
 
-/* A failed start is undone and may be tried again. */
+/* L7: A failed start is undone and may be tried again. */
 static void failed_hook(void)
 {
     event allowed = EVENT;
@@ -255,6 +261,7 @@ static void failed_hook(void)
     CHECK_IS(ns_server_free(server), NS_OK);
 }
 
+/* L6: A port that another server has, until it is freed. */
 static void port_in_use(void)
 {
     ns_server *holder = SERVE(NULL, echo, NULL), *server;
@@ -273,6 +280,7 @@ static void port_in_use(void)
 
 /* -- the shutdown port ------------------------------------------------------ */
 
+/* P2: A connection to it ends a start in the foreground. */
 static void shutdown_port(void)
 {
     ns_config *config = hooked(ns_config_new());
@@ -301,6 +309,7 @@ static int32_t on_shutdown(ns_server *server, ns_socket *socket, void *user_data
     return n == 1 && byte == 's';
 }
 
+/* P5: It stops the server on "s" and on nothing else. */
 static void shutdown_handler(void)
 {
     ns_config *config = non_blocking();

@@ -4,6 +4,7 @@
 
 #include "check.h"
 
+/* F2: Names of both are used side by side. */
 static void both_headers(void)
 {
     CHECK_IS(ns_t_a, 1);

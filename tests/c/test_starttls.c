@@ -1,4 +1,4 @@
-/* DESIGN 2.10, STARTTLS: TLS in mid-stream, and what is slipped in before it. */
+/* STARTTLS: TLS in mid-stream, and what is slipped in before it. */
 #include "tls.h"
 
 static event told = EVENT;
@@ -161,6 +161,7 @@ static void converse(ns_server *server, const char *plain, int at_once, char *he
     close(fd);
 }
 
+/* U1: An upgrade by openssl's own client, in both modes. */
 static void starttls(void)
 {
     for (int i = 0; i < 4; i++) {
@@ -182,7 +183,8 @@ static void starttls(void)
     }
 }
 
-/* A setter that came too late is refused and changes nothing, also not for connections to come. */
+/* A21.4, U7: A setter that came too late is refused and changes nothing, also not for
+ * connections to come. */
 static void starttls_after_late_setter(void)
 {
     dialogue d = DIALOGUE;
@@ -197,8 +199,8 @@ static void starttls_after_late_setter(void)
     ns_tls_free(d.tls);
 }
 
-/* CVE-2011-0411: what somebody slips in behind STARTTLS never comes to the handler, be it in the
- * same packet or the next; the handshake fails of it, and the exception handler is told. */
+/* U3: CVE-2011-0411: what somebody slips in behind STARTTLS never comes to the handler, be it in
+ * the same packet or the next; the handshake fails of it, and the exception handler is told. */
 static void injection(void)
 {
     for (int i = 0; i < 4; i++) {
@@ -245,7 +247,8 @@ static int32_t own_code(ns_server *server, ns_socket *socket, void *user_data)
     return *(int32_t *)user_data;
 }
 
-/* A worker's handler says what it fails of; the library only where it returns what it was given. */
+/* A21.2, X14: A worker's handler says what it fails of; the library only where it returns what
+ * it was given. */
 static void codes(void)
 {
     int32_t returned[] = {-5, NS_ERR_HANDSHAKE, NS_ERR_TIMEOUT};
@@ -289,6 +292,7 @@ static int32_t flood(ns_server *server, ns_socket *socket, void *user_data)
     return 0;
 }
 
+/* U8: A send beyond the limit is refused during the handshake. */
 static void limit_before_handshake(void)
 {
     ns_tls *tls = tls_of("server.pem", "server-key.pem");

@@ -1,4 +1,4 @@
-/* DESIGN 2.8: counters, the report, and output structs that may grow. */
+/* Counters, the report, and output structs that may grow. */
 #include "check.h"
 
 /* At rest every connection is accounted for. */
@@ -68,17 +68,19 @@ static void counters_of(ns_config *config)
     CHECK_IS(ns_server_free(server), NS_OK);
 }
 
+/* J2: What workers count. */
 static void counters_blocking(void)
 {
     counters_of(ns_config_new());
 }
 
+/* J2: What loops count. */
 static void counters_non_blocking(void)
 {
     counters_of(non_blocking());
 }
 
-/* An older program has a shorter struct, a newer one a longer. */
+/* F3: An older program has a shorter struct, a newer one a longer. */
 static void other_sizes(void)
 {
     ns_server *server = SERVE(non_blocking(), echo, NULL);
@@ -101,7 +103,7 @@ static void other_sizes(void)
     CHECK_IS(ns_server_free(server), NS_OK);
 }
 
-/* The lines of the reference's report. */
+/* J4, F4: The lines of the reference's report. */
 static void report(void)
 {
     ns_config *config = non_blocking();

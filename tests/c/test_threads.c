@@ -122,6 +122,7 @@ static int connected(void)
     return fd;
 }
 
+/* A16.1: Calls of a server, and by id. */
 static void cancelled_calls(void)
 {
     CANCELLED(load_certificate);
@@ -156,6 +157,7 @@ static void cancelled_calls(void)
     }
 }
 
+/* A16.1: Calls of a socket's owner. */
 static void cancelled_owner(void)
 {
     int fds[3];
@@ -176,7 +178,8 @@ static void cancelled_owner(void)
     CHECK_IS(ns_server_free(server), NS_OK);
 }
 
-/* An owned socket is closed in the middle of a call: by its idle timeout, by a failed handshake. */
+/* A16.1: An owned socket is closed in the middle of a call: by its idle timeout, by a failed
+ * handshake. */
 static void cancelled_ends(void)
 {
     void (*ends[])(void) = {send_much, starttls};
@@ -199,6 +202,7 @@ static void cancelled_ends(void)
     ns_tls_free(settings);
 }
 
+/* A16.1: A reload of certificates. */
 static void cancelled_reload(void)
 {
     for (int non_blocking_mode = 0; non_blocking_mode < 2; non_blocking_mode++) {
@@ -222,7 +226,7 @@ static int32_t hold_worker(ns_server *s, ns_socket *socket, void *user_data)
     return 0;
 }
 
-/* A connection that waits for a worker is closed by the caller. */
+/* A16.1: A connection that waits for a worker is closed by the caller. */
 static void cancelled_waiting(void)
 {
     void (*ends[])(void) = {close_by_id, abort_by_id};
@@ -292,6 +296,7 @@ static void *with_destructor(void *call)
     return NULL;
 }
 
+/* A16.2: A detached socket is used in a thread's last destructor. */
 static void last_words(void)
 {
     void (*call)(void) = talk;
@@ -337,6 +342,7 @@ static void last_words(void)
     pthread_key_delete(key);
 }
 
+/* A16.2: A server runs in a thread's last destructor. */
 static void last_server(void)
 {
     void (*call)(void) = serve_at_last;

@@ -1,4 +1,4 @@
-/* DESIGN 2.10: certificates and what is wrong with them, the TLS object, its config and server. */
+/* Certificates and what is wrong with them, the TLS object, its config and server. */
 #include "tls.h"
 
 #include <sys/stat.h>
@@ -13,6 +13,8 @@ static void drop(void *user_data)
 
 /* -- arguments -------------------------------------------------------------- */
 
+/* E5, A20.3: NULL, and an object that is not there: what was to speak TLS does not speak plain
+ * text. */
 static void null_tls(void)
 {
     ns_config *config = ns_config_new();
@@ -61,7 +63,7 @@ static void null_tls(void)
     CHECK_TEXT(text, "");
 }
 
-/* What is wrong with arguments alone; each in an object of its own. */
+/* K22: What is wrong with arguments alone; each in an object of its own. */
 static void nonsense_arguments(void)
 {
     char long_name[300], long_protocol[257];
@@ -115,7 +117,7 @@ static void nonsense_arguments(void)
     ns_tls_free(tls);
 }
 
-/* All that is allowed, at its bounds. */
+/* K22: All that is allowed, at its bounds. */
 static void good_arguments(void)
 {
     static char chain[1 << 16], key[1 << 16];
@@ -189,6 +191,7 @@ static void bad_key(const char *key, const char *why)
     bad_pair("server.pem", key, key, why);
 }
 
+/* K20, A19.2, A19.4: The error says which file or text it is, which block, and what is wrong. */
 static void bad_files(void)
 {
     ns_error *err;
@@ -245,7 +248,7 @@ static void bad_files(void)
     ns_tls_free(tls);
 }
 
-/* How files look that editors and consoles made, or that were joined. */
+/* A19.1, A19.2: How files look that editors and consoles made, or that were joined. */
 static void pem_forms(void)
 {
     static char chain[1 << 14], key[1 << 14], text[1 << 16];
@@ -303,7 +306,7 @@ static void pem_forms(void)
     ns_tls_free(tls);
 }
 
-/* Certificates and keys as objects. */
+/* A19.3: Certificates and keys as objects. */
 static void der(void)
 {
     static char certs[3][1 << 14], keys[3][1 << 14];
@@ -362,7 +365,7 @@ static void der(void)
     ns_tls_free(tls);
 }
 
-/* PEM where a path or a name belongs is not shown, and a long name is cut. */
+/* A20.4: PEM where a path or a name belongs is not shown, and a long name is cut. */
 static void misplaced_text(void)
 {
     static char key[1 << 16], chain[1 << 16], name[300];
@@ -396,7 +399,7 @@ static void misplaced_text(void)
     ns_tls_free(tls);
 }
 
-/* Nothing of a key is in what is said about it. */
+/* A20.4: Nothing of a key is in what is said about it. */
 static void secrets_are_kept(void)
 {
     static char key[1 << 16];
@@ -432,13 +435,13 @@ static void no_server(ns_tls *tls, ns_status status, const char *first, const ch
     ns_config_free(config);
 }
 
-/* There is no plain text and no anonymous TLS instead. */
+/* K1: There is no plain text and no anonymous TLS instead. */
 static void no_certificate(void)
 {
     no_server(ns_tls_new(), NS_ERR_CERTIFICATE, "certificate", "key");
 }
 
-/* The first failure of a setter is said again by every use. */
+/* K22, A20.3: The first failure of a setter is said again by every use. */
 static void unchecked_setters(void)
 {
     const char *protocols[] = {""};
@@ -466,6 +469,7 @@ static void unchecked_setters(void)
     ns_tls_free(tls);
 }
 
+/* K19, A21.4: Setters are refused from the first use on, and a later server reports it. */
 static void frozen(void)
 {
     ns_tls *tls = tls_of("server.pem", "server-key.pem");
@@ -485,7 +489,7 @@ static void frozen(void)
     no_server(tls, NS_ERR_STATE, "in use", "");
 }
 
-/* Each of config, server and program has its share. */
+/* K19: Each of config, server and program has its share. */
 static void shared(void)
 {
     char heard[4096];
@@ -510,6 +514,7 @@ static void shared(void)
     ns_config_free(with_tls(ns_config_new(), ns_tls_new()));
 }
 
+/* K7: Its default and its bounds. */
 static void max_handshakes(void)
 {
     ns_config *config = ns_config_new();

@@ -1,4 +1,4 @@
-/* DESIGN 2.10: what a client agrees on with the server, client certificates, failed handshakes,
+/* What a client agrees on with the server, client certificates, failed handshakes,
  * reload, detach and truncation. */
 #include "tls.h"
 
@@ -76,6 +76,7 @@ static void agree(ns_config *config, ns_tls *tls, const char *options, agreement
     CONTAINS(heard, "served");
 }
 
+/* K14, K15: Both versions, and what was agreed on. */
 static void versions(void)
 {
     const char *protocols[] = {"h2", "http/1.1"};
@@ -109,6 +110,7 @@ static void versions(void)
     }
 }
 
+/* K21: A second client with the first one's ticket. */
 static void resumed(void)
 {
     for (int i = 0; i < 2; i++) {
@@ -126,7 +128,7 @@ static void resumed(void)
     }
 }
 
-/* By name: exact before wildcard before the default, whatever the case. */
+/* K16: By name: exact before wildcard before the default, whatever the case. */
 static void names(void)
 {
     const char *cases[][2] = {{"www.example.org", "exact"}, {"WWW.example.ORG", "exact"},
@@ -217,6 +219,7 @@ static ns_tls *asking(int required)
     return tls;
 }
 
+/* K17: Those that are let in, and those that are refused. */
 static void client_certificates(void)
 {
     for (int i = 0; i < 4; i++) {
@@ -270,7 +273,7 @@ static void client_certificates(void)
     }
 }
 
-/* What is no TLS, and what both sides cannot agree on. */
+/* K5: What is no TLS, and what both sides cannot agree on. */
 static void failed_handshakes(void)
 {
     const char *protocols[] = {"h2"};
@@ -318,6 +321,7 @@ static void failed_handshakes(void)
 
 /* -- reload ----------------------------------------------------------------- */
 
+/* K18: New clients get the new certificate; what cannot be used changes nothing. */
 static void reload(void)
 {
     for (int i = 0; i < 2; i++) {
@@ -392,6 +396,7 @@ static int32_t take_out(ns_server *server, ns_socket *socket, void *user_data)
     return 0;
 }
 
+/* K12: A detached session goes on when its server is freed. */
 static void detach(void)
 {
     char heard[8192], byte, line[16] = "";
@@ -432,6 +437,7 @@ static int32_t until_cut(ns_server *server, ns_socket *socket, void *user_data)
     return status;
 }
 
+/* K8: A peer that dies without close_notify. */
 static void truncated(void)
 {
     for (int i = 0; i < 2; i++) {

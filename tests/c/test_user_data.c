@@ -83,11 +83,13 @@ static void per_connection_in(ns_config *config)
     close(two);
 }
 
+/* G10, G8: Each connection of a worker has its own. */
 static void per_connection_blocking(void)
 {
     per_connection_in(ns_config_new());
 }
 
+/* G10, G8: Each connection of a loop has its own. */
 static void per_connection_non_blocking(void)
 {
     per_connection_in(non_blocking());
@@ -127,6 +129,7 @@ static void on_drain(ns_server *server, ns_socket *socket, void *user_data)
     event_add(&drained);
 }
 
+/* Q3: Sends are refused at the limit, and all that was accepted arrives. */
 static void back_pressure(void)
 {
     static char buf[BLOCK];

@@ -1,6 +1,6 @@
 //! The hammer: clients, handlers and other threads do random things to one server at once. In
 //! the end no connection, descriptor, thread or piece of user data may be left, and the accounts
-//! of 2.8 must balance.
+//! must balance.
 //!
 //! `NS_HAMMER_SECONDS` (5 by default) is how long the four rounds take in all, `NS_HAMMER_SEED`
 //! makes other choices.
@@ -37,25 +37,25 @@ const OWNERS: usize = 2;
 /// Ids that are called, gone ones among them.
 const KNOWN: usize = 100;
 
-/// 2.8, 2.3, 2.4, 2.11: non-blocking, until all clients have gone.
+/// J5: Non-blocking, until all clients have gone.
 #[test]
 fn non_blocking_to_the_end() {
     isolated_for(limit(), || round(true, End::Quiet));
 }
 
-/// 2.8, 2.1: non-blocking, stopped in the middle of it.
+/// J5, S15: Non-blocking, stopped in the middle of it.
 #[test]
 fn non_blocking_stopped_midway() {
     isolated_for(limit(), || round(true, End::Stop));
 }
 
-/// 2.8, 2.2: blocking, until all clients have gone.
+/// J5: Blocking, until all clients have gone.
 #[test]
 fn blocking_to_the_end() {
     isolated_for(limit(), || round(false, End::Quiet));
 }
 
-/// 2.8, 2.1: blocking, stopped in the middle of it.
+/// J5, S15: Blocking, stopped in the middle of it.
 #[test]
 fn blocking_stopped_midway() {
     isolated_for(limit(), || round(false, End::Stop));

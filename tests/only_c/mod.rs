@@ -14,7 +14,7 @@ unsafe extern "C-unwind" fn nothing(_: *mut ns_server, _: *mut ns_socket, _: *mu
     0
 }
 
-/// 2.12: a borrowed socket used on its loop outside of its callbacks is NS_ERR_NOT_IN_HANDLER.
+/// E8: A borrowed socket used on its loop outside of its callbacks is NS_ERR_NOT_IN_HANDLER.
 #[test]
 fn a_borrowed_socket_outside_of_its_callbacks() {
     isolated(|| {
@@ -64,7 +64,7 @@ fn a_borrowed_socket_outside_of_its_callbacks() {
     });
 }
 
-/// 2.1: `ns_server_free` in a callback is NS_ERR_BUSY, and does nothing.
+/// L15: `ns_server_free` in a callback is NS_ERR_BUSY, and does nothing.
 #[test]
 fn free_in_a_callback_is_busy() {
     isolated(|| {
@@ -100,8 +100,8 @@ fn free_in_a_callback_is_busy() {
     });
 }
 
-/// 2.1: a handler that never returns makes `ns_server_free` return NS_ERR_TIMEOUT; the server
-/// stays valid, and can be freed when it has returned.
+/// L16: A handler that never returns makes `ns_server_free` return NS_ERR_TIMEOUT; the server stays
+/// valid, and can be freed when it has returned.
 #[test]
 fn free_times_out_while_a_handler_runs() {
     isolated(|| {
@@ -118,7 +118,7 @@ fn free_times_out_while_a_handler_runs() {
     });
 }
 
-/// §3: every drop function runs exactly once: data of connections, then callbacks, then the
+/// G1, G2: Every drop function runs exactly once: data of connections, then callbacks, then the
 /// context.
 #[test]
 fn drop_functions_run_once_and_in_order() {
@@ -159,8 +159,8 @@ fn drop_functions_run_once_and_in_order() {
     });
 }
 
-/// 2.1: `new` takes a reference to the config: the caller's may go at once; while it is in use
-/// it cannot be changed.
+/// O4: `new` takes a reference to the config: the caller's may go at once; while it is in use it
+/// cannot be changed.
 #[test]
 fn the_server_has_its_own_reference_to_the_config() {
     isolated(|| unsafe {
@@ -176,8 +176,8 @@ fn the_server_has_its_own_reference_to_the_config() {
     });
 }
 
-/// A setter that came too late is an error, and the config is as good as before: usable again
-/// when no server uses it.
+/// A21.4, O4: A setter that came too late is an error, and the config is as good as before: usable
+/// again when no server uses it.
 #[test]
 fn a_late_setter_is_not_remembered() {
     isolated(|| unsafe {
@@ -202,7 +202,7 @@ fn a_late_setter_is_not_remembered() {
     });
 }
 
-/// 2.12: NULL is an error everywhere, never a crash, and `*err` is always written.
+/// E5: NULL is an error everywhere, never a crash, and `*err` is always written.
 #[test]
 fn null_is_an_error() {
     isolated(|| unsafe {
@@ -237,7 +237,7 @@ fn null_is_an_error() {
     });
 }
 
-/// 2.12: bad UTF-8 is an error that says where.
+/// E6: Bad UTF-8 is an error that says where.
 #[test]
 fn bad_utf8_is_an_error() {
     isolated(|| unsafe {
@@ -255,7 +255,7 @@ fn bad_utf8_is_an_error() {
     });
 }
 
-/// 2.12: the names in C are those of the statuses.
+/// E1: The names in C are those of the statuses.
 #[test]
 fn names_and_messages() {
     for status in Status::ALL {
@@ -273,7 +273,7 @@ fn names_and_messages() {
     }
 }
 
-/// 2.5: `ns_raise` always returns a negative number, whatever it is given.
+/// X2: `ns_raise` always returns a negative number, whatever it is given.
 #[test]
 fn raise_is_always_negative() {
     for (code, expected) in [(-5, -5), (0, -1), (7, -1), (i32::MAX, -1), (i32::MIN, i32::MIN)] {

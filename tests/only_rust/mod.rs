@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-/// §4: a closure with any error that converts is a handler; `new` takes the defaults.
+/// R1: A closure with any error that converts is a handler; `new` takes the defaults.
 #[test]
 fn closures_are_handlers() {
     isolated(|| {
@@ -49,7 +49,7 @@ impl Handler for Shared {
     }
 }
 
-/// §4: what the reference does by subclassing, a trait with provided methods does.
+/// R2: What the reference does by subclassing, a trait with provided methods does.
 #[test]
 fn a_type_is_a_handler() {
     isolated(|| {
@@ -64,7 +64,7 @@ fn a_type_is_a_handler() {
     });
 }
 
-/// §4: `Socket: Read + Write`, with the errors of std.
+/// R3: `Socket: Read + Write`, with the errors of std.
 #[test]
 fn sockets_read_and_write() {
     isolated(|| {
@@ -94,7 +94,7 @@ fn sockets_read_and_write() {
     });
 }
 
-/// §4: so does an owned socket, which is `Send` and closes when dropped.
+/// R3: So does an owned socket, which is `Send` and closes when dropped.
 #[test]
 fn owned_sockets_read_and_write() {
     isolated(|| {
@@ -116,7 +116,7 @@ fn owned_sockets_read_and_write() {
     });
 }
 
-/// §4: the server is a handle; dropping the last one stops the server, a callback's does not count.
+/// R4: The server is a handle; dropping the last one stops the server, a callback's does not count.
 #[test]
 fn the_last_handle_stops_the_server() {
     isolated(|| {
@@ -141,7 +141,7 @@ fn the_last_handle_stops_the_server() {
     });
 }
 
-/// 2.1: `free` in a callback must not wait for itself: here a callback drops the last handle.
+/// R4: `free` in a callback must not wait for itself: here a callback drops the last handle.
 #[test]
 fn the_last_handle_dropped_in_a_callback() {
     isolated(|| {
@@ -161,7 +161,7 @@ fn the_last_handle_dropped_in_a_callback() {
     });
 }
 
-/// 2.1: `in_callback` tells the library's threads and callbacks from others.
+/// R5: `in_callback` tells the library's threads and callbacks from others.
 #[test]
 fn in_callback() {
     isolated(|| {
@@ -194,7 +194,7 @@ fn in_callback() {
     });
 }
 
-/// §4: the config has the documented defaults, public fields, and is the server's for reading.
+/// O1: The config has the documented defaults, public fields, and is the server's for reading.
 #[test]
 fn config_defaults() {
     let config = Config::new();
@@ -212,7 +212,7 @@ fn config_defaults() {
     assert_eq!(server.config().max_thread, 3);
 }
 
-/// §4, 2.12: errors are those of std, with their sources.
+/// R6: Errors are those of std, with their sources.
 #[test]
 fn errors_are_std_errors() {
     let boxed: Box<dyn std::error::Error + Send + Sync> = "what happened".into();
@@ -230,7 +230,7 @@ fn errors_are_std_errors() {
     assert_eq!(size_of::<Error>(), 16);
 }
 
-/// §4: the version is the crate's.
+/// F1: The version is the crate's.
 #[test]
 fn version() {
     assert_eq!(net_server::VERSION, env!("CARGO_PKG_VERSION"));

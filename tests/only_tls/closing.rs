@@ -26,7 +26,7 @@ fn ends() -> (Hooks, Events<(String, Status)>) {
     (hooks, ends)
 }
 
-/// Clean close, truncation and reset are told apart, after what had arrived.
+/// K8, A1.3: Clean close, truncation and reset are told apart, after what had arrived.
 #[test]
 fn three_ends() {
     isolated(|| {
@@ -54,7 +54,8 @@ fn three_ends() {
     });
 }
 
-/// The fourth: in blocking mode a `recv` that takes too long, also in the middle of a record.
+/// K8, T7: The fourth: in blocking mode a `recv` that takes too long, also in the middle of a
+/// record.
 #[test]
 fn a_timeout_is_another_end() {
     isolated(|| {
@@ -75,7 +76,7 @@ fn a_timeout_is_another_end() {
     });
 }
 
-/// `io_timeout` bounds the whole call, however the bytes of a record dribble.
+/// T7: `io_timeout` bounds the whole call, however the bytes of a record dribble.
 #[test]
 fn a_dribbled_record_times_out() {
     isolated(|| {
@@ -97,7 +98,7 @@ fn a_dribbled_record_times_out() {
     });
 }
 
-/// The same bytes keep a connection from being idle.
+/// T3: The same bytes keep a connection from being idle.
 #[test]
 fn a_dribbled_record_is_not_idle() {
     isolated(|| {
@@ -119,7 +120,8 @@ fn a_dribbled_record_is_not_idle() {
     });
 }
 
-/// Truncated in the middle of a record, and right after a whole one that the handler has not read.
+/// K8, A1.3: Truncated in the middle of a record, and right after a whole one that the handler has
+/// not read.
 #[test]
 fn truncated_records() {
     isolated(|| {
@@ -147,7 +149,7 @@ fn truncated_records() {
     });
 }
 
-/// A broken record: NS_ERR_TLS with the reason, and the client is told by an alert.
+/// K9: A broken record: NS_ERR_TLS with the reason, and the client is told by an alert.
 #[test]
 fn a_broken_record() {
     isolated(|| {
@@ -173,7 +175,7 @@ fn a_broken_record() {
     });
 }
 
-/// close_notify is sent on close, whatever closes the connection in good order.
+/// A6.3: close_notify is sent on close, whatever closes the connection in good order.
 #[test]
 fn close_notify_on_every_close() {
     isolated(|| {
@@ -201,7 +203,7 @@ fn close_notify_on_every_close() {
     });
 }
 
-/// The same for connections closed by id, in both modes.
+/// A6.3: The same for connections closed by id, in both modes.
 #[test]
 fn close_notify_on_a_close_by_id() {
     isolated(|| {
@@ -217,7 +219,7 @@ fn close_notify_on_a_close_by_id() {
     });
 }
 
-/// A stop with open connections: the clients see a clean end and no truncation.
+/// A6.3: A stop with open connections: the clients see a clean end and no truncation.
 #[test]
 fn close_notify_on_a_stop() {
     isolated(|| {
@@ -238,7 +240,7 @@ fn close_notify_on_a_stop() {
     });
 }
 
-/// A stop waits for no handshake: no handler would be called after it.
+/// S3: A stop waits for no handshake: no handler would be called after it.
 #[test]
 fn a_stop_during_a_handshake() {
     isolated(|| {
@@ -257,7 +259,7 @@ fn a_stop_during_a_handshake() {
     });
 }
 
-/// One that is over after the stop began leads to no handler.
+/// S3: One that is over after the stop began leads to no handler.
 #[test]
 fn no_handler_after_a_stop_began() {
     isolated(|| {
@@ -292,7 +294,7 @@ fn no_handler_after_a_stop_began() {
     });
 }
 
-/// What is queued leaves during a stop, then the clean end.
+/// S5, A6.3: What is queued leaves during a stop, then the clean end.
 #[test]
 fn queued_bytes_and_close_notify_on_a_stop() {
     isolated(|| {
@@ -311,7 +313,8 @@ fn queued_bytes_and_close_notify_on_a_stop() {
     });
 }
 
-/// In blocking mode a handler that finishes during the stop ends its connection in good order.
+/// S2, A6.3: In blocking mode a handler that finishes during the stop ends its connection in good
+/// order.
 #[test]
 fn close_notify_of_a_worker_on_a_stop() {
     isolated(|| {
@@ -333,7 +336,8 @@ fn close_notify_of_a_worker_on_a_stop() {
     });
 }
 
-/// The deadline of a stop ends a worker's wait to send close_notify to a client that does not read.
+/// S7: The deadline of a stop ends a worker's wait to send close_notify to a client that does not
+/// read.
 #[test]
 fn a_farewell_at_the_deadline_of_a_stop() {
     isolated(|| {
@@ -357,7 +361,7 @@ fn a_farewell_at_the_deadline_of_a_stop() {
     });
 }
 
-/// The reply is not lost where the handler leaves plain text unread and the client goes on
+/// A5.1: The reply is not lost where the handler leaves plain text unread and the client goes on
 /// sending, in both modes.
 #[test]
 fn the_reply_survives_unread_plain_text() {
@@ -383,8 +387,8 @@ fn the_reply_survives_unread_plain_text() {
     });
 }
 
-/// Where bytes wait to be sent, close_notify follows them and the FIN follows that: a half-close of
-/// a detached socket, and of a worker's whose `send` timed out.
+/// D10, A6.3: Where bytes wait to be sent, close_notify follows them and the FIN follows that: a
+/// half-close of a detached socket, and of a worker's whose `send` timed out.
 #[test]
 fn a_half_close_behind_a_queue() {
     isolated(|| {

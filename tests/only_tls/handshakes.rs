@@ -17,7 +17,7 @@ fn failed_once(server: &Server, told: &Events<(&'static str, Status)>, status: S
     assert_settled(server);
 }
 
-/// The handler first runs with application data at hand; `on_open` after the handshake.
+/// K2: The handler first runs with application data at hand; `on_open` after the handshake.
 #[test]
 fn no_callback_before_its_time() {
     isolated(|| {
@@ -38,8 +38,8 @@ fn no_callback_before_its_time() {
     });
 }
 
-/// A connection takes no calls by id before its handshake: nothing leaves unencrypted. Here it
-/// waits among the arrivals of a loop that is busy.
+/// K3, A6.2: A connection takes no calls by id before its handshake: nothing leaves unencrypted.
+/// Here it waits among the arrivals of a loop that is busy.
 #[test]
 fn no_id_before_the_handshake() {
     isolated(|| {
@@ -73,7 +73,8 @@ fn no_id_before_the_handshake() {
     });
 }
 
-/// In blocking mode the handler may speak first, so that it runs as soon as the handshake is over.
+/// K2: In blocking mode the handler may speak first, so that it runs as soon as the handshake is
+/// over.
 #[test]
 fn no_callback_before_its_time_on_a_worker() {
     isolated(|| {
@@ -89,7 +90,7 @@ fn no_callback_before_its_time_on_a_worker() {
     });
 }
 
-/// 2.9: `handshake_timeout` covers the whole handshake, however the bytes dribble.
+/// K4: `handshake_timeout` covers the whole handshake, however the bytes dribble.
 #[test]
 fn the_deadline_of_dribbled_bytes() {
     isolated(|| {
@@ -120,7 +121,7 @@ fn told_ended(tcp: &TcpStream) -> bool {
     ended
 }
 
-/// 2.9: the same for a client that says nothing, and one that stops in the middle.
+/// K4: The same for a client that says nothing, and one that stops in the middle.
 #[test]
 fn the_deadline_of_silence() {
     isolated(|| {
@@ -139,7 +140,7 @@ fn the_deadline_of_silence() {
     });
 }
 
-/// A handshake that fails: exception handler, counted, closed, and nothing else is told.
+/// K5: A handshake that fails: exception handler, counted, closed, and nothing else is told.
 #[test]
 fn a_failed_handshake() {
     isolated(|| {
@@ -195,7 +196,7 @@ fn a_failed_handshake() {
     });
 }
 
-/// There is no plain text on a port that speaks TLS: what the exception handler sends after a
+/// A6.2: There is no plain text on a port that speaks TLS: what the exception handler sends after a
 /// failed handshake does not leave in the clear.
 #[test]
 fn a_failure_is_no_plain_text() {
@@ -222,7 +223,7 @@ fn a_failure_is_no_plain_text() {
     });
 }
 
-/// The same for a connection that is refused because no worker came free.
+/// A6.2: The same for a connection that is refused because no worker came free.
 #[test]
 fn a_refusal_is_no_plain_text() {
     isolated(|| {
@@ -246,7 +247,7 @@ fn a_refusal_is_no_plain_text() {
     });
 }
 
-/// A handshake never holds up another connection, nor accepting.
+/// K6: A handshake never holds up another connection, nor accepting.
 #[test]
 fn a_slow_handshake_holds_nobody_up() {
     isolated(|| {
@@ -272,8 +273,8 @@ fn capped(most: u32) -> Config {
     configure(non_blocking(1).max_handshakes(most).handshake_timeout(ms(20_000)))
 }
 
-/// The cap: silent clients do not count, nor those whose first record is not whole; slow ones do;
-/// below it others go on, beyond it they wait until one is over, however it ends.
+/// A8.2: The cap: silent clients do not count, nor those whose first record is not whole; slow ones
+/// do; below it others go on, beyond it they wait until one is over, however it ends.
 #[test]
 fn the_cap_on_handshakes() {
     isolated(|| {
@@ -315,7 +316,7 @@ fn the_cap_on_handshakes() {
     });
 }
 
-/// 2.10: while others wait, a place is not kept by a client that says nothing more; while nobody
+/// A8.3: While others wait, a place is not kept by a client that says nothing more; while nobody
 /// waits it is.
 #[test]
 fn the_silent_give_their_places_up() {
@@ -346,7 +347,7 @@ fn the_silent_give_their_places_up() {
     });
 }
 
-/// 2.10: those who waited and have gone end nobody's handshake.
+/// A8.3: Those who waited and have gone end nobody's handshake.
 #[test]
 fn the_gone_end_nobodys_handshake() {
     isolated(|| {
@@ -372,7 +373,7 @@ fn the_gone_end_nobodys_handshake() {
     });
 }
 
-/// 2.10: who waits longest is next, also where others come in the same turn of the loop.
+/// A8.1: Who waits longest is next, also where others come in the same turn of the loop.
 #[test]
 fn places_go_to_those_who_waited_longest() {
     isolated(|| {
@@ -420,7 +421,7 @@ fn places_go_to_those_who_waited_longest() {
     });
 }
 
-/// Many handshakes at once under a small cap all come to their end.
+/// A8.1: Many handshakes at once under a small cap all come to their end.
 #[test]
 fn many_under_a_small_cap() {
     isolated(|| {
@@ -435,7 +436,7 @@ fn many_under_a_small_cap() {
     });
 }
 
-/// Clients that fail, leave, reset and succeed side by side: each is accounted for.
+/// K5: Clients that fail, leave, reset and succeed side by side: each is accounted for.
 #[test]
 fn a_mixed_crowd() {
     isolated(|| {
@@ -474,7 +475,8 @@ fn a_mixed_crowd() {
     });
 }
 
-/// A handshake has its own deadline and no other: not that of a `recv`, nor of an idle connection.
+/// A10.4: A handshake has its own deadline and no other: not that of a `recv`, nor of an idle
+/// connection.
 #[test]
 fn no_other_deadline_for_a_handshake() {
     isolated(|| {
@@ -492,7 +494,8 @@ fn no_other_deadline_for_a_handshake() {
     });
 }
 
-/// After a handshake that failed on a worker there is nothing to receive: `recv` does not wait.
+/// A10.4: After a handshake that failed on a worker there is nothing to receive: `recv` does not
+/// wait.
 #[test]
 fn nothing_is_received_after_a_failed_handshake() {
     isolated(|| {

@@ -1,4 +1,4 @@
-//! 2.10: what there is with TLS alone.
+//! What there is with TLS alone.
 
 mod closing;
 mod handshakes;

@@ -26,7 +26,7 @@ fn visit(server: &Server, config: ClientConfig, name: &str) -> CertificateDer<'s
     chain.into_owned()
 }
 
-/// What was agreed, field by field.
+/// K15: What was agreed, field by field.
 #[test]
 fn the_info() {
     isolated(|| {
@@ -68,7 +68,7 @@ fn the_info() {
     });
 }
 
-/// Handshakes that must fail for what the client has not.
+/// K17: Handshakes that must fail for what the client has not.
 #[test]
 fn refused_clients() {
     isolated(|| {
@@ -102,7 +102,7 @@ fn refused_clients() {
     });
 }
 
-/// Both versions are served side by side.
+/// K14: Both versions are served side by side.
 #[test]
 fn both_versions() {
     isolated(|| {
@@ -115,7 +115,7 @@ fn both_versions() {
     });
 }
 
-/// The certificate is chosen by the name that the client asks for, exact or wildcard.
+/// K16: The certificate is chosen by the name that the client asks for, exact or wildcard.
 #[test]
 fn names() {
     isolated(|| {
@@ -129,7 +129,7 @@ fn names() {
     });
 }
 
-/// 2.10: new handshakes use the new settings, open sessions go on; bad ones change nothing.
+/// K18: New handshakes use the new settings, open sessions go on; bad ones change nothing.
 #[test]
 fn reloading() {
     isolated(|| {
@@ -156,7 +156,7 @@ fn reloading() {
     });
 }
 
-/// Under load not one handshake fails for a reload.
+/// K18: Under load not one handshake fails for a reload.
 #[test]
 fn reloading_under_load() {
     isolated(|| {
@@ -190,7 +190,7 @@ fn reloading_under_load() {
     });
 }
 
-/// 2.10: TLS without a certificate is an error: there is no plain-text fallback.
+/// K1, A20.3: TLS without a certificate is an error: there is no plain-text fallback.
 #[test]
 fn without_a_certificate() {
     isolated(|| {
@@ -203,7 +203,7 @@ fn without_a_certificate() {
     });
 }
 
-/// The settings are frozen by their first use, and shared by servers.
+/// K19: The settings are frozen by their first use, and shared by servers.
 #[test]
 fn frozen_and_shared() {
     isolated(|| {
@@ -221,7 +221,7 @@ fn frozen_and_shared() {
     });
 }
 
-/// What is wrong with a certificate or key is told, and no key material.
+/// K20, A19.4, A20.4: What is wrong with a certificate or key is told, and no key material.
 #[test]
 fn bad_material() {
     let settings = TlsConfig::new();
@@ -249,7 +249,7 @@ fn bad_material() {
     assert_eq!(status(settings.set_alpn(&[b""])), Status::Invalid);
 }
 
-/// A certificate and its key in DER, as a chain of arrays; what is not there is told.
+/// A19.3: A certificate and its key in DER, as a chain of arrays; what is not there is told.
 #[test]
 fn certificates_in_der() {
     use rustls::pki_types::PrivateKeyDer;
@@ -292,7 +292,7 @@ fn resumes(settings: TlsConfig, old: bool) -> bool {
     infos.next().resumed
 }
 
-/// Sessions resume by tickets; without them from the cache, where there is one.
+/// K21: Sessions resume by tickets; without them from the cache, where there is one.
 #[test]
 fn tickets_and_the_cache() {
     isolated(|| {
@@ -307,7 +307,7 @@ fn tickets_and_the_cache() {
     });
 }
 
-/// The cache has a bound, and what is beyond it leaves the settings as they were.
+/// K21, A20.1: The cache has a bound, and what is beyond it leaves the settings as they were.
 #[test]
 fn the_cache_has_a_bound() {
     let settings = tls();
@@ -317,7 +317,8 @@ fn the_cache_has_a_bound() {
     assert!(Server::with_config("0", Hooks::new(echo), Config::new().tls(settings)).is_ok());
 }
 
-/// Key material that was given where a name or a path belongs is in no message, whatever it says.
+/// A20.4: Key material that was given where a name or a path belongs is in no message, whatever it
+/// says.
 #[test]
 fn key_material_in_the_wrong_place() {
     let key = String::from_utf8_lossy(KEY).into_owned();

@@ -45,7 +45,7 @@ fn read(mut tcp: &TcpStream, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// The upgrade, with the client's first message in the same write as the command or later.
+/// U1: The upgrade, with the client's first message in the same write as the command or later.
 #[test]
 fn an_upgrade() {
     isolated(|| {
@@ -75,7 +75,7 @@ fn an_upgrade() {
     });
 }
 
-/// Plain-text injection: what was sent ahead goes to TLS, which refuses it, and never to the
+/// U3: Plain-text injection: what was sent ahead goes to TLS, which refuses it, and never to the
 /// handler.
 #[test]
 fn an_injection() {
@@ -107,7 +107,7 @@ fn an_injection() {
     });
 }
 
-/// The injection and a whole handshake behind it: the handshake does not go on.
+/// U3: The injection and a whole handshake behind it: the handshake does not go on.
 #[test]
 fn an_injection_before_a_handshake() {
     isolated(|| {
@@ -125,7 +125,7 @@ fn an_injection_before_a_handshake() {
     });
 }
 
-/// Its handshake has the same deadline.
+/// U4: Its handshake has the same deadline.
 #[test]
 fn the_deadline() {
     isolated(|| {
@@ -145,7 +145,7 @@ fn the_deadline() {
     });
 }
 
-/// `on_close` comes once: the connection had been opened.
+/// U5: `on_close` comes once: the connection had been opened.
 #[test]
 fn a_failed_upgrade_closes_what_was_open() {
     isolated(|| {
@@ -169,7 +169,7 @@ fn a_failed_upgrade_closes_what_was_open() {
     });
 }
 
-/// A second upgrade is an error, as is one on a server of TLS.
+/// U6: A second upgrade is an error, as is one on a server of TLS.
 #[test]
 fn only_once() {
     isolated(|| {
@@ -188,7 +188,7 @@ fn only_once() {
     });
 }
 
-/// Without a certificate there is no upgrade, and the connection goes on in the clear.
+/// U7: Without a certificate there is no upgrade, and the connection goes on in the clear.
 #[test]
 fn without_a_certificate() {
     isolated(|| {
@@ -206,7 +206,7 @@ fn without_a_certificate() {
     });
 }
 
-/// Replies that are queued when the upgrade begins leave before it, in the clear and in order.
+/// U2: Replies that are queued when the upgrade begins leave before it, in the clear and in order.
 #[test]
 fn behind_a_queue() {
     isolated(|| {
@@ -230,8 +230,8 @@ fn behind_a_queue() {
     });
 }
 
-/// What is sent while the handshake goes on, by the callback that began it and by id from another
-/// thread, waits for it and leaves encrypted, in order, and never in the clear.
+/// U8: What is sent while the handshake goes on, by the callback that began it and by id from
+/// another thread, waits for it and leaves encrypted, in order, and never in the clear.
 #[test]
 fn sending_during_the_handshake() {
     isolated(|| {
@@ -263,7 +263,7 @@ fn sending_during_the_handshake() {
     });
 }
 
-/// A close by id while the handshake goes on ends the connection.
+/// U9: A close by id while the handshake goes on ends the connection.
 #[test]
 fn closing_during_the_handshake() {
     isolated(|| {
@@ -293,7 +293,7 @@ fn closing_during_the_handshake() {
     });
 }
 
-/// 2.4: a socket cannot be detached in the callback that asked for the upgrade, nor be had in the
+/// U10: A socket cannot be detached in the callback that asked for the upgrade, nor be had in the
 /// clear: the server goes on with it through TLS.
 #[test]
 fn detaching_with_the_handshake_to_come() {
@@ -317,7 +317,7 @@ fn detaching_with_the_handshake_to_come() {
     });
 }
 
-/// 2.3, 2.10: what happens during the handshake is not lost: the timer comes in it, a wake and
+/// A11.1: What happens during the handshake is not lost: the timer comes in it, a wake and
 /// `on_drain`, of what was queued before, after it.
 #[test]
 fn events_during_the_handshake() {
@@ -374,8 +374,8 @@ fn events_during_the_handshake() {
     });
 }
 
-/// 2.0: a close while bytes wait for a handshake that does not come cannot send them: the peer sees
-/// a reset.
+/// A2.2: A close while bytes wait for a handshake that does not come cannot send them: the peer
+/// sees a reset.
 #[test]
 fn a_close_with_bytes_held_back() {
     isolated(|| {
@@ -396,8 +396,8 @@ fn a_close_with_bytes_held_back() {
     });
 }
 
-/// After an upgrade on a worker close_notify comes before the end, whatever ends the connection in
-/// good order.
+/// A6.3: After an upgrade on a worker close_notify comes before the end, whatever ends the
+/// connection in good order.
 #[test]
 fn close_notify_after_an_upgrade_on_a_worker() {
     isolated(|| {
@@ -429,7 +429,7 @@ fn close_notify_after_an_upgrade_on_a_worker() {
     });
 }
 
-/// 2.0: a half-close while bytes wait for the handshake's end comes behind them.
+/// A2.3: A half-close while bytes wait for the handshake's end comes behind them.
 #[test]
 fn a_half_close_with_bytes_held_back() {
     isolated(|| {
@@ -455,7 +455,7 @@ fn a_half_close_with_bytes_held_back() {
     });
 }
 
-/// 2.0: a stop in the middle of an upgrade says that nothing was lost only where that is so.
+/// A2.5: A stop in the middle of an upgrade says that nothing was lost only where that is so.
 #[test]
 fn a_stop_with_bytes_held_back() {
     isolated(|| {
@@ -483,7 +483,7 @@ fn a_stop_with_bytes_held_back() {
     });
 }
 
-/// 2.2: the one bound of a refusal holds for a close, too, that cannot send what is queued.
+/// A9.2: The one bound of a refusal holds for a close, too, that cannot send what is queued.
 #[test]
 fn a_refusal_has_one_bound() {
     isolated(|| {
@@ -514,7 +514,7 @@ fn a_refusal_has_one_bound() {
     });
 }
 
-/// 2.0: bytes that wait for the end of an upgrade leave before a close and, until its deadline, in
+/// A2.3: Bytes that wait for the end of an upgrade leave before a close and, until its deadline, in
 /// a stop.
 #[test]
 fn an_end_with_bytes_held_back() {
@@ -553,7 +553,7 @@ fn an_end_with_bytes_held_back() {
     });
 }
 
-/// 2.3: `on_drain` comes after an upgrade, for what had been queued before it and for what waited
+/// A11.2: `on_drain` comes after an upgrade, for what had been queued before it and for what waited
 /// for its end.
 #[test]
 fn on_drain_comes_after_an_upgrade() {

@@ -4,7 +4,8 @@ use super::*;
 use crate::api::OwnedSocket;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A handler that reads one byte in each call gets them all: no stall, and no spin afterwards.
+/// K10, N9: A handler that reads one byte in each call gets them all: no stall, and no spin
+/// afterwards.
 #[test]
 fn a_byte_a_call() {
     isolated(|| {
@@ -31,7 +32,7 @@ fn a_byte_a_call() {
     });
 }
 
-/// The same in blocking mode, in one call.
+/// K10: The same in blocking mode, in one call.
 #[test]
 fn a_byte_a_read() {
     isolated(|| {
@@ -51,7 +52,8 @@ fn a_byte_a_read() {
     });
 }
 
-/// Level-triggered, and yet no spin: a handler that takes nothing is called when more arrives.
+/// A22.1, N10: Level-triggered, and yet no spin: a handler that takes nothing is called when more
+/// arrives.
 #[test]
 fn a_handler_that_takes_nothing() {
     isolated(|| {
@@ -67,7 +69,7 @@ fn a_handler_that_takes_nothing() {
     });
 }
 
-/// A paused connection with bytes decrypted already is called for them when it goes on.
+/// K10, N14: A paused connection with bytes decrypted already is called for them when it goes on.
 #[test]
 fn pausing_with_buffered_bytes() {
     isolated(|| {
@@ -92,7 +94,7 @@ fn pausing_with_buffered_bytes() {
     });
 }
 
-/// Records of one byte and of the largest size, both ways.
+/// K11: Records of one byte and of the largest size, both ways.
 #[test]
 fn records_of_all_sizes() {
     isolated(|| {
@@ -127,7 +129,7 @@ fn detaching() -> (Server, Events<OwnedSocket>) {
     (start(non_blocking(2), hooks), owned)
 }
 
-/// 2.4: detach and attach keep the session, unread plain text included, from another thread.
+/// K12: Detach and attach keep the session, unread plain text included, from another thread.
 #[test]
 fn detach_and_attach_keep_the_session() {
     isolated(|| {
@@ -170,7 +172,7 @@ fn detach_and_attach_keep_the_session() {
     });
 }
 
-/// 2.4: plain text that was decrypted before the attach brings the handler.
+/// D16, K10: Plain text that was decrypted before the attach brings the handler.
 #[test]
 fn attach_with_decrypted_bytes() {
     isolated(|| {
@@ -185,7 +187,7 @@ fn attach_with_decrypted_bytes() {
     });
 }
 
-/// 2.4: a detached socket outlives its server; freeing it ends the stream in good order.
+/// D3, A6.3: A detached socket outlives its server; freeing it ends the stream in good order.
 #[test]
 fn a_detached_socket_outlives_its_server() {
     isolated(|| {
@@ -204,7 +206,7 @@ fn a_detached_socket_outlives_its_server() {
     });
 }
 
-/// 2.4: a bare descriptor of a connection through TLS is of no use: refused, and the caller keeps
+/// D9: A bare descriptor of a connection through TLS is of no use: refused, and the caller keeps
 /// the socket.
 #[test]
 fn no_bare_descriptor() {
@@ -220,7 +222,7 @@ fn no_bare_descriptor() {
     });
 }
 
-/// 2.11: calls by id from other threads, while the handler echoes: no record is broken.
+/// K13: Calls by id from other threads, while the handler echoes: no record is broken.
 #[test]
 fn by_id_beside_the_handler() {
     isolated(|| {
@@ -252,8 +254,8 @@ fn by_id_beside_the_handler() {
     });
 }
 
-/// 2.0, 2.4: `detach` waits for nobody: what was accepted by id for a client that does not read goes
-/// along, and leaves later in order.
+/// A7, A3.2: `detach` waits for nobody: what was accepted by id for a client that does not read
+/// goes along, and leaves later in order.
 #[test]
 fn a_detach_does_not_wait() {
     isolated(|| {
@@ -285,7 +287,7 @@ fn a_detach_does_not_wait() {
     });
 }
 
-/// 2.10: after a send that timed out in the middle of a record, the stream of records goes on: what
+/// A6.1: After a send that timed out in the middle of a record, the stream of records goes on: what
 /// the client gets is a part of what was sent, and no broken record.
 #[test]
 fn a_send_that_timed_out_leaves_the_records_whole() {
@@ -314,8 +316,8 @@ fn a_send_that_timed_out_leaves_the_records_whole() {
     });
 }
 
-/// A defect of the TLS library is one connection's: a bad record after our own close_notify (an
-/// assertion of it in debug builds) ends neither the loop nor another connection.
+/// A12.3: A defect of the TLS library is one connection's: a bad record after our own close_notify
+/// (an assertion of it in debug builds) ends neither the loop nor another connection.
 #[test]
 fn a_bad_record_after_our_end() {
     isolated(|| {

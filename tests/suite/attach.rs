@@ -1,10 +1,10 @@
-//! 2.4: attach.
+//! Attach.
 
 use super::detach::{detached, detaching, exchange};
 use crate::api::{CloseReason, Hooks, OwnedSocket, Server, Status};
 use crate::support::*;
 
-/// 2.4: an attached socket is served again: a new id, no second `on_open`, one `on_close`.
+/// D14: An attached socket is served again: a new id, no second `on_open`, one `on_close`.
 #[test]
 fn attach_gives_it_back() {
     isolated(|| {
@@ -53,7 +53,7 @@ fn attach_gives_it_back() {
     });
 }
 
-/// 2.4: it goes back to its former loop.
+/// D15: It goes back to its former loop.
 #[test]
 fn attach_on_the_former_loop() {
     isolated(|| {
@@ -78,7 +78,7 @@ fn attach_on_the_former_loop() {
     });
 }
 
-/// 2.4: the handler runs if bytes wait at the attach, and unsent bytes go back as well.
+/// D16: The handler runs if bytes wait at the attach, and unsent bytes go back as well.
 #[test]
 fn attach_with_bytes_both_ways() {
     isolated(|| {
@@ -100,7 +100,7 @@ fn attach_with_bytes_both_ways() {
     });
 }
 
-/// 2.4, 2.9: unsent bytes that were long the program's have the whole `write_timeout` again.
+/// D17: Unsent bytes that were long the program's have the whole `write_timeout` again.
 #[test]
 fn attach_long_after_the_write_timeout() {
     isolated(|| {
@@ -125,7 +125,7 @@ fn attach_long_after_the_write_timeout() {
     });
 }
 
-/// 2.4, 2.11: a wake that was accepted comes, although the connection was detached before.
+/// A3.5: A wake that was accepted comes, although the connection was detached before.
 #[test]
 fn a_wake_goes_along() {
     isolated(|| {
@@ -146,7 +146,7 @@ fn a_wake_goes_along() {
     });
 }
 
-/// 2.4, 2.11: however soon it is detached again.
+/// A3.5: However soon it is detached again.
 #[test]
 fn a_wake_goes_along_twice() {
     isolated(|| {
@@ -177,7 +177,7 @@ fn a_wake_goes_along_twice() {
     });
 }
 
-/// 2.3, 2.4: `on_drain` comes for what was accepted by id, although it left with the detach.
+/// A3.5, A11.2: `on_drain` comes for what was accepted by id, although it left with the detach.
 #[test]
 fn a_queue_that_left_with_the_detach_is_told() {
     isolated(|| {
@@ -199,8 +199,8 @@ fn a_queue_that_left_with_the_detach_is_told() {
     });
 }
 
-/// 2.4, 2.9: the deadlines of a connection count from `attach` on, where nothing can be read or
-/// written that would wake the loop.
+/// D17: The deadlines of a connection count from `attach` on, where nothing can be read or written
+/// that would wake the loop.
 #[test]
 fn attach_with_nothing_to_be_done() {
     isolated(|| {
@@ -219,7 +219,7 @@ fn attach_with_nothing_to_be_done() {
     });
 }
 
-/// 2.4: user data survives the way out and back.
+/// D5: User data survives the way out and back.
 #[test]
 fn attach_keeps_user_data() {
     isolated(|| {
@@ -240,7 +240,7 @@ fn attach_keeps_user_data() {
     });
 }
 
-/// 2.1, 2.4: what `on_start` attached to a server whose start then fails is ended in order.
+/// D20: What `on_start` attached to a server whose start then fails is ended in order.
 #[test]
 fn attached_before_a_start_that_fails() {
     isolated(|| {
@@ -272,7 +272,7 @@ fn attached_before_a_start_that_fails() {
     });
 }
 
-/// 2.4, 2.9: the deadlines of an attached connection are kept: idleness and its timer.
+/// D17: The deadlines of an attached connection are kept: idleness and its timer.
 #[test]
 fn attach_with_deadlines() {
     isolated(|| {
@@ -303,7 +303,7 @@ fn attach_with_deadlines() {
     });
 }
 
-/// 2.4: attaching on another server, which then serves it on its least busy loop.
+/// D15: Attaching on another server, which then serves it on its least busy loop.
 #[test]
 fn attach_on_another_server() {
     isolated(|| {
@@ -326,7 +326,7 @@ fn attach_on_another_server() {
     });
 }
 
-/// 2.4: on failure the caller still owns the socket: blocking, unstarted and stopped servers.
+/// D18: On failure the caller still owns the socket: blocking, unstarted and stopped servers.
 #[test]
 fn a_failed_attach_leaves_the_socket_to_the_caller() {
     isolated(|| {
@@ -350,7 +350,7 @@ fn a_failed_attach_leaves_the_socket_to_the_caller() {
     });
 }
 
-/// 2.4: a detach and an attach inside one callback.
+/// D19: A detach and an attach inside one callback.
 #[test]
 fn detach_and_attach_inside_the_handler() {
     isolated(|| {

@@ -1,4 +1,4 @@
-//! 2.2: workers, the end of a handler, and the close after it.
+//! Workers, the end of a handler, and the close after it.
 
 use crate::api::{CloseReason, Config, ConnId, Error, Hooks, Server, Socket, Status, TLS};
 use crate::support::*;
@@ -28,7 +28,7 @@ fn hasty(_: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
     socket.send(b"reply")
 }
 
-/// 2.2: the default is one worker in blocking mode.
+/// W1: The default is one worker in blocking mode.
 #[test]
 fn the_default_is_one_worker() {
     isolated(|| {
@@ -40,7 +40,7 @@ fn the_default_is_one_worker() {
     });
 }
 
-/// 2.2: with one worker one connection is served at a time; the others wait, longer than any
+/// A22.2: With one worker one connection is served at a time; the others wait, longer than any
 /// retry takes, and none is refused.
 #[test]
 fn one_worker_never_refuses() {
@@ -70,7 +70,7 @@ fn one_worker_never_refuses() {
     });
 }
 
-/// 2.2: at most `max_thread` handlers run at once, and that many do.
+/// W2: At most `max_thread` handlers run at once, and that many do.
 #[test]
 fn at_most_max_thread_handlers_at_once() {
     isolated(|| {
@@ -98,7 +98,7 @@ fn at_most_max_thread_handlers_at_once() {
     });
 }
 
-/// 2.2: a slow client holds its own worker and no other.
+/// W2: A slow client holds its own worker and no other.
 #[test]
 fn idle_workers_serve_beside_a_busy_one() {
     isolated(|| {
@@ -112,7 +112,7 @@ fn idle_workers_serve_beside_a_busy_one() {
     });
 }
 
-/// 2.2: the handler runs once per connection, may block, and the socket is closed after it.
+/// W3: The handler runs once per connection, may block, and the socket is closed after it.
 #[test]
 fn the_handler_runs_once_and_the_socket_is_closed() {
     isolated(|| {
@@ -138,7 +138,7 @@ fn the_handler_runs_once_and_the_socket_is_closed() {
     });
 }
 
-/// 2.2: a handler may close the socket itself; what follows is an error, not a crash.
+/// W4: A handler may close the socket itself; what follows is an error, not a crash.
 #[test]
 fn the_handler_may_close_by_itself() {
     isolated(|| {
@@ -163,7 +163,7 @@ fn the_handler_may_close_by_itself() {
     });
 }
 
-/// 2.2: a handler that fails: the exception handler is called with the socket still open, it may
+/// W5: A handler that fails: the exception handler is called with the socket still open, it may
 /// send, then the socket is closed.
 #[test]
 fn a_failing_handler_closes_after_the_exception_handler() {
@@ -191,8 +191,8 @@ fn a_failing_handler_closes_after_the_exception_handler() {
     });
 }
 
-/// 2.2: never a leaked socket, on any path: success, failure, panic, own close, abort, and the
-/// same in the exception handler.
+/// W6: Never a leaked socket, on any path: success, failure, panic, own close, abort, and the same
+/// in the exception handler.
 #[test]
 fn no_path_leaks_a_socket() {
     isolated(|| {
@@ -232,7 +232,7 @@ fn no_path_leaks_a_socket() {
     });
 }
 
-/// 2.2: unread input does not lose the reply to a reset.
+/// A5.1: Unread input does not lose the reply to a reset.
 #[test]
 fn the_reply_survives_unread_input() {
     isolated(|| {
@@ -252,7 +252,7 @@ fn the_reply_survives_unread_input() {
     });
 }
 
-/// 2.2: input that comes after the close is discarded as well, and the peer's close ends it.
+/// A5.1: Input that comes after the close is discarded as well, and the peer's close ends it.
 #[test]
 fn late_input_is_discarded() {
     isolated(|| {
@@ -271,7 +271,7 @@ fn late_input_is_discarded() {
     });
 }
 
-/// 2.2: no worker waits for a lingering close.
+/// W9: No worker waits for a lingering close.
 #[test]
 fn no_worker_lingers() {
     isolated(|| {
@@ -287,7 +287,7 @@ fn no_worker_lingers() {
     });
 }
 
-/// 2.2, 2.9: the wait for the peer is bounded by `linger_timeout`, and not shorter.
+/// C2: The wait for the peer is bounded by `linger_timeout`, and not shorter.
 #[test]
 fn lingering_is_bounded() {
     isolated(|| {
@@ -304,7 +304,7 @@ fn lingering_is_bounded() {
     });
 }
 
-/// 2.2: where nothing is unread the descriptor is closed at once, whatever the linger timeout.
+/// C4: Where nothing is unread the descriptor is closed at once, whatever the linger timeout.
 #[test]
 fn nothing_unread_closes_at_once() {
     isolated(|| {
@@ -330,7 +330,7 @@ fn nothing_unread_closes_at_once() {
     });
 }
 
-/// 2.2: the end of stream was seen: closed at once, and told apart as such.
+/// C3: The end of stream was seen: closed at once, and told apart as such.
 #[test]
 fn end_of_stream_closes_at_once() {
     isolated(|| {
@@ -351,7 +351,7 @@ fn end_of_stream_closes_at_once() {
     });
 }
 
-/// 2.2: `send` takes all or fails, also where the peer reads slowly.
+/// W7: `send` takes all or fails, also where the peer reads slowly.
 #[test]
 fn send_waits_for_a_slow_reader() {
     isolated(|| {
@@ -363,7 +363,7 @@ fn send_waits_for_a_slow_reader() {
     });
 }
 
-/// 2.2: an abort resets the connection.
+/// C5: An abort resets the connection.
 #[test]
 fn abort_resets() {
     isolated(|| {
@@ -382,7 +382,7 @@ fn abort_resets() {
     });
 }
 
-/// 2.2, §5: the pool is `max_thread` + 1 equal threads at most: no more than it needs.
+/// W8: The pool is `max_thread` + 1 equal threads at most: no more than it needs.
 #[test]
 fn the_pool_is_small() {
     isolated(|| {
@@ -393,7 +393,7 @@ fn the_pool_is_small() {
     });
 }
 
-/// 2.2, 2.11: a connection that waits and is closed by id makes room for the next.
+/// W17: A connection that waits and is closed by id makes room for the next.
 #[test]
 fn a_close_by_id_makes_room() {
     isolated(|| {
@@ -421,7 +421,7 @@ fn a_close_by_id_makes_room() {
     });
 }
 
-/// 2.0, 2.11: such a close is in order, although what it has said is not read.
+/// A5.2: Such a close is in order, although what it has said is not read.
 #[test]
 fn a_close_by_id_of_one_that_waits_is_in_order() {
     isolated(|| {

@@ -1,4 +1,4 @@
-//! 2.11: calls by id, from any thread.
+//! Calls by id, from any thread.
 
 use crate::api::{CloseReason, ConnId, Hooks, Server, Status};
 use crate::support::*;
@@ -23,7 +23,7 @@ fn stale(value: u64) -> ConnId {
 /// An id that no server gives: of a loop that it does not have.
 const NOBODY: u64 = 0xdead_beef_dead_beef;
 
-/// 2.11: `send` from any thread.
+/// B1: `send` from any thread.
 #[test]
 fn send_from_another_thread() {
     isolated(|| {
@@ -39,7 +39,7 @@ fn send_from_another_thread() {
     });
 }
 
-/// 2.11: order holds per calling thread.
+/// A3.1: Order holds per calling thread.
 #[test]
 fn order_holds_per_calling_thread() {
     isolated(|| {
@@ -68,8 +68,8 @@ fn order_holds_per_calling_thread() {
     });
 }
 
-/// 2.11: bytes are counted at once against `send_limit`: NS_ERR_BUFFER_FULL is immediate, also
-/// while the loop is busy; what was accepted arrives, and nothing else.
+/// B2: Bytes are counted at once against `send_limit`: NS_ERR_BUFFER_FULL is immediate, also while
+/// the loop is busy; what was accepted arrives, and nothing else.
 #[test]
 fn send_is_counted_at_once() {
     isolated(|| {
@@ -103,7 +103,7 @@ fn send_is_counted_at_once() {
     });
 }
 
-/// 2.11: `broadcast` returns how many it accepted; gone connections are none of them.
+/// B3: `broadcast` returns how many it accepted; gone connections are none of them.
 #[test]
 fn broadcast() {
     isolated(|| {
@@ -126,7 +126,7 @@ fn broadcast() {
     });
 }
 
-/// 2.11: `broadcast` shares one copy of the bytes, in the mail and in the queues.
+/// B4: `broadcast` shares one copy of the bytes, in the mail and in the queues.
 #[test]
 fn broadcast_shares_one_copy() {
     isolated(|| {
@@ -149,7 +149,7 @@ fn broadcast_shares_one_copy() {
     });
 }
 
-/// 2.11: a program that publishes from one handler to many connections, under its own lock which
+/// N17: A program that publishes from one handler to many connections, under its own lock which
 /// `on_close` takes too, loses no message and does not dead-lock.
 #[test]
 fn publish_under_the_programs_own_lock() {
@@ -199,7 +199,7 @@ fn publish_under_the_programs_own_lock() {
     });
 }
 
-/// 2.11: `close` flushes, `abort` resets.
+/// B5: `close` flushes, `abort` resets.
 #[test]
 fn close_and_abort() {
     isolated(|| {
@@ -219,7 +219,7 @@ fn close_and_abort() {
     });
 }
 
-/// 2.11: `wake` calls `on_wake` on the connection's loop.
+/// B6: `wake` calls `on_wake` on the connection's loop.
 #[test]
 fn wake() {
     isolated(|| {
@@ -242,7 +242,7 @@ fn wake() {
     });
 }
 
-/// 2.11: waking without an `on_wake` is harmless.
+/// B6: Waking without an `on_wake` is harmless.
 #[test]
 fn wake_without_a_hook() {
     isolated(|| {
@@ -255,7 +255,7 @@ fn wake_without_a_hook() {
     });
 }
 
-/// 2.11: many wakes of a busy connection are not lost: at least one comes after the last.
+/// B6: Many wakes of a busy connection are not lost: at least one comes after the last.
 #[test]
 fn no_wake_is_lost() {
     isolated(|| {
@@ -280,7 +280,7 @@ fn no_wake_is_lost() {
     });
 }
 
-/// 2.11: a gone connection is NS_ERR_CLOSED, for every call; an id is never given again.
+/// B7: A gone connection is NS_ERR_CLOSED, for every call; an id is never given again.
 #[test]
 fn stale_ids_are_closed() {
     isolated(|| {
@@ -304,7 +304,7 @@ fn stale_ids_are_closed() {
     });
 }
 
-/// 2.11: ids of another server are stale here.
+/// B8: Ids of another server are stale here.
 #[test]
 fn ids_of_another_server() {
     isolated(|| {
@@ -323,7 +323,7 @@ fn ids_of_another_server() {
     });
 }
 
-/// 2.11: after a stop, and before the start, every id is stale.
+/// B8: After a stop, and before the start, every id is stale.
 #[test]
 fn ids_of_a_server_that_does_not_run() {
     isolated(|| {
@@ -341,7 +341,7 @@ fn ids_of_a_server_that_does_not_run() {
     });
 }
 
-/// 2.11: `foreach` is synchronous over a snapshot of ids.
+/// B9: `foreach` is synchronous over a snapshot of ids.
 #[test]
 fn connections_are_listed() {
     isolated(|| {
@@ -364,7 +364,7 @@ fn connections_are_listed() {
     });
 }
 
-/// 2.11: calls from many threads at once, for connections that come and go.
+/// B11: Calls from many threads at once, for connections that come and go.
 #[test]
 fn calls_while_connections_come_and_go() {
     isolated(|| {
@@ -392,7 +392,7 @@ fn calls_while_connections_come_and_go() {
     });
 }
 
-/// 2.11: a handler that sends while another thread has closed its connection by id: what `send`
+/// B5, A3.2: A handler that sends while another thread has closed its connection by id: what `send`
 /// accepted leaves before the end, and the loop goes on.
 #[test]
 fn a_close_by_id_beside_a_send() {
@@ -422,7 +422,7 @@ fn a_close_by_id_beside_a_send() {
     });
 }
 
-/// 2.11: on a blocking server only close and abort: a blocked `recv` is ended.
+/// B10, A9.1: On a blocking server only close and abort: a blocked `recv` is ended.
 #[test]
 fn on_a_blocking_server() {
     isolated(|| {
@@ -458,8 +458,8 @@ fn on_a_blocking_server() {
     });
 }
 
-/// 2.11: who lists the connections sees those that `on_open` has taken; the program may give an id
-/// away before, in `on_open`.
+/// B9, A17: Who lists the connections sees those that `on_open` has taken; the program may give an
+/// id away before, in `on_open`.
 #[test]
 fn nobody_is_listed_before_on_open_has_taken_it() {
     isolated(|| {

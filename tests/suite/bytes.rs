@@ -1,4 +1,4 @@
-//! 2.0: what arrived is delivered, and what was accepted leaves or the peer sees a reset.
+//! What arrived is delivered, and what was accepted leaves or the peer sees a reset.
 
 use crate::api::{CloseReason, ConnId, Error, Hooks, Server, Socket, Status};
 use crate::support::*;
@@ -40,7 +40,7 @@ impl Seen {
 
 const UPLOAD: usize = 60_000;
 
-/// 2.0: a send that fails takes nothing from the input: a client that uploads, does not look at
+/// A1.1: A send that fails takes nothing from the input: a client that uploads, does not look at
 /// what is sent back, and closes is read to its end. Whoever reads in small steps is called again.
 #[test]
 fn a_failed_send_keeps_the_input() {
@@ -85,7 +85,7 @@ fn a_failed_send_keeps_the_input() {
     });
 }
 
-/// 2.0, 2.3: after a reset the handler gets what had arrived, then the error with its `errno`, also
+/// A1.1: After a reset the handler gets what had arrived, then the error with its `errno`, also
 /// where bytes are queued, below the high-water mark and above it.
 #[test]
 fn a_reset_keeps_the_input() {
@@ -127,7 +127,7 @@ fn a_reset_keeps_the_input() {
     });
 }
 
-/// 2.0: a reset while reading is paused: with nothing unread it closes immediately, else the input
+/// A1.2: A reset while reading is paused: with nothing unread it closes immediately, else the input
 /// is handed over after `resume`, and then the error.
 #[test]
 fn a_reset_while_paused() {
@@ -175,8 +175,8 @@ fn a_reset_while_paused() {
     });
 }
 
-/// 2.0: a reset that the loop meets by its own look for more input is told to the handler, and is no
-/// end of the stream.
+/// A1.3: A reset that the loop meets by its own look for more input is told to the handler, and is
+/// no end of the stream.
 #[test]
 fn a_reset_met_by_a_look_for_input() {
     isolated(|| {
@@ -213,7 +213,7 @@ fn a_reset_met_by_a_look_for_input() {
     });
 }
 
-/// 2.0: a failed connection whose handler reads nothing is over; it is not called again and again.
+/// A1.2: A failed connection whose handler reads nothing is over; it is not called again and again.
 #[test]
 fn a_handler_that_reads_nothing_after_a_reset() {
     isolated(|| {
@@ -233,7 +233,7 @@ fn a_handler_that_reads_nothing_after_a_reset() {
 /// How a callback ends after it has sent by id and directly.
 const ENDS: [&str; 5] = ["nothing", "close", "close by id", "half-close", "detach"];
 
-/// 2.0: what one thread sends by id and directly arrives in order, and before its close.
+/// A3.1: What one thread sends by id and directly arrives in order, and before its close.
 #[test]
 fn by_id_and_directly_in_order() {
     isolated(|| {
@@ -274,7 +274,7 @@ fn by_id_and_directly_in_order() {
     });
 }
 
-/// 2.0, 2.11: bytes that another thread's send was told are accepted arrive, whenever the handler
+/// A3.2, A3.3: Bytes that another thread's send was told are accepted arrive, whenever the handler
 /// closes, half-closes or detaches; what comes later is refused.
 #[test]
 fn accepted_from_another_thread() {
@@ -322,7 +322,7 @@ fn accepted_from_another_thread() {
     });
 }
 
-/// 2.0: a deadline that drops what is queued ends with a reset, never with an end that says that
+/// A2.2: A deadline that drops what is queued ends with a reset, never with an end that says that
 /// all was sent; with nothing queued it is an orderly end.
 #[test]
 fn a_deadline_with_bytes_queued_resets() {
@@ -355,7 +355,7 @@ fn a_deadline_with_bytes_queued_resets() {
     });
 }
 
-/// 2.9: the idle timeout holds while the queue of a closed connection leaves.
+/// A10.3: The idle timeout holds while the queue of a closed connection leaves.
 #[test]
 fn the_idle_timeout_while_a_close_flushes() {
     isolated(|| {
@@ -368,7 +368,7 @@ fn the_idle_timeout_while_a_close_flushes() {
     });
 }
 
-/// 2.3: `on_drain` comes once for each queue that has left, however it left: by id is one, a
+/// A11.2: `on_drain` comes once for each queue that has left, however it left: by id is one, a
 /// `sendv` behind a queue is part of it, a send that the kernel takes whole is none.
 #[test]
 fn on_drain_however_it_left() {
@@ -408,7 +408,7 @@ fn on_drain_however_it_left() {
     });
 }
 
-/// 2.0: memory follows the bytes that are accepted, not the calls: on the way to a busy loop too.
+/// A3.4: Memory follows the bytes that are accepted, not the calls: on the way to a busy loop too.
 #[test]
 fn many_small_sends_hold_little_memory() {
     isolated(|| {
@@ -435,7 +435,7 @@ fn many_small_sends_hold_little_memory() {
     });
 }
 
-/// The same for aborts and wakes, of which each is on its way once.
+/// A14.2: The same for aborts and wakes, of which each is on its way once.
 #[test]
 fn many_aborts_hold_no_memory() {
     isolated(|| {
@@ -465,7 +465,7 @@ fn many_aborts_hold_no_memory() {
     });
 }
 
-/// 2.0: the stack does not grow with what arrives while `on_open` fails.
+/// A7: The stack does not grow with what arrives while `on_open` fails.
 #[test]
 fn a_failing_on_open_does_not_nest() {
     isolated_for(30, || {
@@ -501,7 +501,7 @@ fn a_failing_on_open_does_not_nest() {
     });
 }
 
-/// 2.3: urgent data is no input: it calls no handler by itself, and input beside it is read.
+/// A12.1: Urgent data is no input: it calls no handler by itself, and input beside it is read.
 #[test]
 fn urgent_data_is_no_input() {
     isolated(|| {
@@ -527,7 +527,7 @@ fn urgent_data_is_no_input() {
     });
 }
 
-/// 2.0, 2.11: bytes accepted by id while `on_open` runs, which gave the id away, arrive, also where
+/// A17, A3.2: Bytes accepted by id while `on_open` runs, which gave the id away, arrive, also where
 /// it closes.
 #[test]
 fn accepted_during_on_open() {

@@ -1,9 +1,9 @@
-//! 2.3: close and abort in non-blocking mode.
+//! Close and abort in non-blocking mode.
 
 use crate::api::{CloseReason, Hooks, Status};
 use crate::support::*;
 
-/// 2.3: `close` flushes what is queued, then ends the stream.
+/// C1: `close` flushes what is queued, then ends the stream.
 #[test]
 fn close_flushes() {
     isolated(|| {
@@ -16,7 +16,7 @@ fn close_flushes() {
     });
 }
 
-/// 2.3: it discards input until the peer closes: nothing is lost to a reset.
+/// A5.1: It discards input until the peer closes: nothing is lost to a reset.
 #[test]
 fn close_discards_input() {
     isolated(|| {
@@ -42,7 +42,7 @@ fn close_discards_input() {
     });
 }
 
-/// 2.3, 2.9: the wait for the peer is bounded by `linger_timeout`, and not shorter.
+/// C2: The wait for the peer is bounded by `linger_timeout`, and not shorter.
 #[test]
 fn lingering_is_bounded() {
     isolated(|| {
@@ -65,7 +65,7 @@ fn lingering_is_bounded() {
     });
 }
 
-/// 2.3: where the end of stream was seen the close is at once.
+/// C3: Where the end of stream was seen the close is at once.
 #[test]
 fn close_after_the_end_of_stream_is_at_once() {
     isolated(|| {
@@ -86,7 +86,7 @@ fn close_after_the_end_of_stream_is_at_once() {
     });
 }
 
-/// 2.3: `abort` resets, whatever is queued.
+/// C5: `abort` resets, whatever is queued.
 #[test]
 fn abort_resets() {
     isolated(|| {
@@ -108,7 +108,7 @@ fn abort_resets() {
     });
 }
 
-/// 2.3: closing twice is harmless; the object lives until the callback returns.
+/// C6: Closing twice is harmless; the object lives until the callback returns.
 #[test]
 fn closing_twice_is_harmless() {
     isolated(|| {
@@ -142,7 +142,7 @@ fn closing_twice_is_harmless() {
     });
 }
 
-/// 2.3: an abort overtakes a close that still flushes.
+/// C5: An abort overtakes a close that still flushes.
 #[test]
 fn abort_after_close() {
     isolated(|| {
@@ -158,7 +158,7 @@ fn abort_after_close() {
     });
 }
 
-/// 2.3: a peer that resets while the close still flushes ends it.
+/// C7: A peer that resets while the close still flushes ends it.
 #[test]
 fn reset_during_a_close() {
     isolated(|| {
@@ -171,7 +171,7 @@ fn reset_during_a_close() {
     });
 }
 
-/// 2.3: a close in `on_open` works as any other.
+/// C8: A close in `on_open` works as any other.
 #[test]
 fn close_in_on_open() {
     isolated(|| {
@@ -197,7 +197,7 @@ fn close_in_on_open() {
     });
 }
 
-/// 2.2: where all is acknowledged and nothing unread, a close keeps nothing, and a stop need not
+/// C4, S6: Where all is acknowledged and nothing unread, a close keeps nothing, and a stop need not
 /// wait, although the peer does not close.
 #[test]
 fn a_close_with_nothing_to_wait_for() {

@@ -1,11 +1,11 @@
-//! 2.1, 2.9: deadlines between two things at once, and what becomes of lost listeners.
+//! Deadlines between two things at once, and what becomes of lost listeners.
 
 use crate::api::{Config, Hooks, Server, State, Status};
 use crate::support::*;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// 2.1: `wait` returns within its time, also beside a start.
+/// A10.1: `wait` returns within its time, also beside a start.
 #[test]
 fn a_wait_holds_beside_a_start() {
     isolated(|| {
@@ -30,7 +30,7 @@ fn a_wait_holds_beside_a_start() {
     });
 }
 
-/// 2.1: a stop during a slow `on_start` is remembered, and keeps its own time.
+/// A10.1: A stop during a slow `on_start` is remembered, and keeps its own time.
 #[test]
 fn a_stop_holds_beside_a_slow_start() {
     isolated(|| {
@@ -75,7 +75,7 @@ fn give_way() {
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
 
-/// 2.1: a start that fails returns, also where another one begins as soon as it may.
+/// L6: A start that fails returns, also where another one begins as soon as it may.
 #[test]
 fn a_failed_start_beside_the_next() {
     isolated(|| {
@@ -128,7 +128,7 @@ fn ending_slowly(
     (server, clients)
 }
 
-/// 2.1: a stop waits for as long as connections end.
+/// A10.2: A stop waits for as long as connections end.
 #[test]
 fn a_stop_waits_while_connections_end() {
     isolated(|| {
@@ -139,7 +139,7 @@ fn a_stop_waits_while_connections_end() {
     });
 }
 
-/// 2.1: it does not wait for one that does not.
+/// A10.2: It does not wait for one that does not.
 #[test]
 fn a_stop_does_not_wait_for_a_callback_that_hangs() {
     isolated(|| {
@@ -164,7 +164,7 @@ fn destroy(listener: i32) {
     socket2::SockRef::from(&listener).shutdown(std::net::Shutdown::Both).unwrap();
 }
 
-/// 2.9: a lost listener is told of; without the last one the server stops.
+/// A12.4: A lost listener is told of; without the last one the server stops.
 #[test]
 fn a_lost_listener_is_no_silence() {
     isolated(|| {
@@ -185,7 +185,7 @@ fn a_lost_listener_is_no_silence() {
     });
 }
 
-/// 2.7, 2.9: with another listener it goes on, at rest. And each has its turn.
+/// A12.4, A8.4: With another listener it goes on, at rest. And each has its turn.
 #[test]
 fn two_listeners() {
     isolated(|| {
@@ -214,7 +214,7 @@ fn two_listeners() {
     });
 }
 
-/// 2.9: one listener's clients do not keep those of the other waiting.
+/// A8.4: One listener's clients do not keep those of the other waiting.
 #[test]
 fn listeners_take_turns() {
     isolated(|| {
@@ -246,7 +246,7 @@ fn listeners_take_turns() {
     });
 }
 
-/// 2.2: with few descriptors a client wakes one worker, and the limit holds.
+/// A15: With few descriptors a client wakes one worker, and the limit holds.
 #[test]
 fn few_descriptors_wake_one_worker() {
     isolated(|| {
@@ -262,7 +262,7 @@ fn few_descriptors_wake_one_worker() {
     });
 }
 
-/// 2.9: a start whose listener cannot be watched fails, and leaves nothing behind.
+/// A12.4, L6: A start whose listener cannot be watched fails, and leaves nothing behind.
 #[test]
 fn a_listener_that_cannot_be_watched() {
     isolated(|| {

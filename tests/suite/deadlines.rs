@@ -1,4 +1,4 @@
-//! 2.9: deadlines are never early, and not late.
+//! Deadlines are never early, and not late.
 
 use crate::api::{CloseReason, Hooks, Server, Socket, Status};
 use crate::support::*;
@@ -15,7 +15,7 @@ fn since(socket: &Socket<'_>) -> std::time::Duration {
     socket.user_data::<Since>().expect("marked").0.elapsed()
 }
 
-/// 2.9: `idle_timeout`: no byte either way closes the connection.
+/// T2: `idle_timeout`: no byte either way closes the connection.
 #[test]
 fn idle_timeout() {
     isolated(|| {
@@ -31,7 +31,7 @@ fn idle_timeout() {
     });
 }
 
-/// 2.9: bytes of either direction put it off.
+/// T3: Bytes of either direction put it off.
 #[test]
 fn activity_puts_the_idle_timeout_off() {
     isolated(|| {
@@ -60,7 +60,7 @@ fn activity_puts_the_idle_timeout_off() {
     });
 }
 
-/// 2.9: never early: a handler that took long and then sent is not idle since its turn began.
+/// T3, T1: Never early: a handler that took long and then sent is not idle since its turn began.
 #[test]
 fn the_idle_timeout_counts_from_the_last_byte() {
     isolated(|| {
@@ -83,7 +83,7 @@ fn the_idle_timeout_counts_from_the_last_byte() {
     });
 }
 
-/// 2.9: a call that waits for longer than the `idle_timeout` while bytes flow is not idle.
+/// T3: A call that waits for longer than the `idle_timeout` while bytes flow is not idle.
 #[test]
 fn a_long_send_is_not_idle() {
     isolated(|| {
@@ -110,7 +110,7 @@ fn a_long_send_is_not_idle() {
     });
 }
 
-/// 2.9: `idle_timeout` in blocking mode, where the handler waits in `recv`.
+/// T2: `idle_timeout` in blocking mode, where the handler waits in `recv`.
 #[test]
 fn idle_timeout_in_blocking_mode() {
     isolated(|| {
@@ -135,7 +135,7 @@ fn idle_timeout_in_blocking_mode() {
     });
 }
 
-/// 2.9: a connection's timer calls `on_timeout`, once, never early.
+/// T4: A connection's timer calls `on_timeout`, once, never early.
 #[test]
 fn the_timer_calls_on_timeout_once() {
     isolated(|| {
@@ -157,7 +157,7 @@ fn the_timer_calls_on_timeout_once() {
     });
 }
 
-/// 2.9: never early in a callback that took long before it set the timer.
+/// T4, T1: Never early in a callback that took long before it set the timer.
 #[test]
 fn the_timer_counts_from_its_setting() {
     isolated(|| {
@@ -175,7 +175,7 @@ fn the_timer_counts_from_its_setting() {
     });
 }
 
-/// 2.9: setting the timer again moves it, setting none stops it.
+/// T5: Setting the timer again moves it, setting none stops it.
 #[test]
 fn the_timer_can_be_moved_and_stopped() {
     isolated(|| {
@@ -205,7 +205,7 @@ fn the_timer_can_be_moved_and_stopped() {
     });
 }
 
-/// 2.9: `on_timeout` may set the timer again: a clock for each connection.
+/// T5: `on_timeout` may set the timer again: a clock for each connection.
 #[test]
 fn a_periodic_timer() {
     isolated(|| {
@@ -228,7 +228,7 @@ fn a_periodic_timer() {
     });
 }
 
-/// 2.9: where no `on_timeout` is set the timer closes the connection.
+/// T6: Where no `on_timeout` is set the timer closes the connection.
 #[test]
 fn the_timer_closes_without_on_timeout() {
     isolated(|| {
@@ -249,7 +249,7 @@ fn the_timer_closes_without_on_timeout() {
     });
 }
 
-/// 2.9: many timers at once are all kept.
+/// T1: Many timers at once are all kept.
 #[test]
 fn many_timers() {
     isolated(|| {
@@ -274,8 +274,8 @@ fn many_timers() {
     });
 }
 
-/// 2.9: `io_timeout`: a blocking `recv` and a blocking `send` return NS_ERR_TIMEOUT, no earlier,
-/// and the socket is usable afterwards.
+/// T7: `io_timeout`: a blocking `recv` and a blocking `send` return NS_ERR_TIMEOUT, no earlier, and
+/// the socket is usable afterwards.
 #[test]
 fn io_timeout() {
     isolated(|| {
@@ -306,7 +306,7 @@ fn io_timeout() {
     });
 }
 
-/// 2.9, §3: a connection's own I/O timeout goes before that of the config.
+/// T8: A connection's own I/O timeout goes before that of the config.
 #[test]
 fn io_timeout_of_one_connection() {
     isolated(|| {
@@ -330,7 +330,7 @@ fn io_timeout_of_one_connection() {
     });
 }
 
-/// 2.9: `write_timeout`: queued bytes that make no progress close the connection.
+/// T9: `write_timeout`: queued bytes that make no progress close the connection.
 #[test]
 fn write_timeout() {
     isolated(|| {
@@ -351,7 +351,7 @@ fn write_timeout() {
     });
 }
 
-/// 2.9: progress, however slow, puts it off.
+/// T10: Progress, however slow, puts it off.
 #[test]
 fn progress_puts_the_write_timeout_off() {
     isolated(|| {
@@ -369,7 +369,7 @@ fn progress_puts_the_write_timeout_off() {
     });
 }
 
-/// 2.9: a queue that became empty in time leaves no deadline behind.
+/// T11: A queue that became empty in time leaves no deadline behind.
 #[test]
 fn no_write_timeout_without_queued_bytes() {
     isolated(|| {
@@ -384,7 +384,7 @@ fn no_write_timeout_without_queued_bytes() {
     });
 }
 
-/// 2.9: keep-alive and TCP_NODELAY as the config says, on accepted connections.
+/// O5: Keep-alive and TCP_NODELAY as the config says, on accepted connections.
 #[test]
 fn socket_options() {
     isolated(|| {
@@ -416,7 +416,7 @@ fn socket_options() {
     });
 }
 
-/// 2.9: `set_timer` is for non-blocking servers; elsewhere it is an error or kept, never a crash.
+/// T12: `set_timer` is for non-blocking servers; elsewhere it is an error or kept, never a crash.
 #[test]
 fn a_timer_in_blocking_mode() {
     isolated(|| {
@@ -431,7 +431,7 @@ fn a_timer_in_blocking_mode() {
     });
 }
 
-/// 2.9: a slow peer that reads all the time goes on, although the kernel, which has much of it,
+/// T10: A slow peer that reads all the time goes on, although the kernel, which has much of it,
 /// takes no more for longer than the deadline.
 #[test]
 fn a_slow_reader_makes_progress() {

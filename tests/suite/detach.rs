@@ -1,4 +1,4 @@
-//! 2.4: detach.
+//! Detach.
 
 use crate::api::{CloseReason, Config, Error, Hooks, OwnedSocket, Server, Socket, Status, TLS};
 use crate::support::*;
@@ -43,7 +43,7 @@ pub(super) fn exchange(client: &mut Client, owned: &mut OwnedSocket, word: &str)
     client.expect(word);
 }
 
-/// 2.4: the detached socket is in blocking mode and usable from another thread; freeing it closes.
+/// D1: The detached socket is in blocking mode and usable from another thread; freeing it closes.
 #[test]
 fn a_detached_socket_is_the_programs_own() {
     isolated(|| {
@@ -66,7 +66,7 @@ fn a_detached_socket_is_the_programs_own() {
     });
 }
 
-/// 2.4: it is usable at once, also while the callback that detached it still runs, in which the
+/// D2: It is usable at once, also while the callback that detached it still runs, in which the
 /// borrowed object answers NS_ERR_DETACHED.
 #[test]
 fn usable_while_the_callback_still_runs() {
@@ -109,7 +109,7 @@ fn usable_while_the_callback_still_runs() {
     });
 }
 
-/// 2.4: a detached socket is usable after its server was freed.
+/// D3: A detached socket is usable after its server was freed.
 #[test]
 fn usable_after_the_server_was_freed() {
     isolated(|| {
@@ -125,7 +125,7 @@ fn usable_after_the_server_was_freed() {
     });
 }
 
-/// 2.4: unread bytes go with it.
+/// D4: Unread bytes go with it.
 #[test]
 fn unread_bytes_are_included() {
     isolated(|| {
@@ -137,7 +137,7 @@ fn unread_bytes_are_included() {
     });
 }
 
-/// 2.4: unsent bytes go with it, and are sent before what the owner sends.
+/// D4: Unsent bytes go with it, and are sent before what the owner sends.
 #[test]
 fn unsent_bytes_are_included() {
     isolated(|| {
@@ -161,7 +161,7 @@ fn unsent_bytes_are_included() {
     });
 }
 
-/// 2.4: user data goes with it, and is dropped once, with the socket.
+/// D5: User data goes with it, and is dropped once, with the socket.
 #[test]
 fn user_data_is_included() {
     isolated(|| {
@@ -184,7 +184,7 @@ fn user_data_is_included() {
     });
 }
 
-/// 2.4: allowed in every callback of the connection but `on_close`.
+/// D6: Allowed in every callback of the connection but `on_close`.
 #[test]
 fn detach_in_every_callback_but_on_close() {
     isolated(|| {
@@ -242,7 +242,7 @@ fn detach_in(callback: &'static str) {
     wait_idle(&server);
 }
 
-/// 2.4: anywhere else it is an error, never a crash: in `on_close`, and for what is already owned.
+/// D7: Anywhere else it is an error, never a crash: in `on_close`, and for what is already owned.
 #[test]
 fn detach_anywhere_else_is_an_error() {
     isolated(|| {
@@ -267,7 +267,7 @@ fn detach_anywhere_else_is_an_error() {
     });
 }
 
-/// 2.4: a closed socket cannot be detached.
+/// D7: A closed socket cannot be detached.
 #[test]
 fn detach_after_close_is_an_error() {
     isolated(|| {
@@ -287,7 +287,7 @@ fn detach_after_close_is_an_error() {
     });
 }
 
-/// 2.4: the raw descriptor of a plain socket without buffered bytes can be had.
+/// D8: The raw descriptor of a plain socket without buffered bytes can be had.
 #[test]
 fn the_descriptor_can_be_released() {
     isolated(|| {
@@ -307,7 +307,8 @@ fn the_descriptor_can_be_released() {
     });
 }
 
-/// 2.0, 2.4: where it cannot be had, the socket is as before: late input does not destroy the reply.
+/// D9, A5.1: Where it cannot be had, the socket is as before: late input does not destroy the
+/// reply.
 #[test]
 fn a_refused_release_destroys_nothing() {
     isolated(|| {
@@ -329,7 +330,7 @@ fn a_refused_release_destroys_nothing() {
     });
 }
 
-/// 2.4, 2.11: what a call by id was promised is done, and not forgotten with the connection.
+/// A3.5: What a call by id was promised is done, and not forgotten with the connection.
 #[test]
 fn no_detach_after_a_close_by_id() {
     isolated(|| {
@@ -357,7 +358,7 @@ fn no_detach_after_a_close_by_id() {
     });
 }
 
-/// 2.3, 2.4: a half-close of a detached socket has what is queued leave, and then the end.
+/// D10: A half-close of a detached socket has what is queued leave, and then the end.
 #[test]
 fn a_half_close_behind_the_queue() {
     isolated(|| {
@@ -377,7 +378,7 @@ fn a_half_close_behind_the_queue() {
     });
 }
 
-/// 2.4: with unsent bytes the descriptor is not given away, and the caller still owns the socket.
+/// D9: With unsent bytes the descriptor is not given away, and the caller still owns the socket.
 #[test]
 fn no_release_with_buffered_bytes() {
     isolated(|| {
@@ -392,7 +393,7 @@ fn no_release_with_buffered_bytes() {
     });
 }
 
-/// 2.4, 2.9: the I/O timeout of an owned socket.
+/// T8: The I/O timeout of an owned socket.
 #[test]
 fn an_owned_socket_has_an_io_timeout() {
     isolated(|| {
@@ -408,7 +409,7 @@ fn an_owned_socket_has_an_io_timeout() {
     });
 }
 
-/// 2.4, 2.11: bytes that a call by id had accepted are among the unsent ones.
+/// A3.2, D4: Bytes that a call by id had accepted are among the unsent ones.
 #[test]
 fn bytes_accepted_by_id_are_included() {
     isolated(|| {

@@ -1,10 +1,10 @@
-//! 2.12: every failure is a status with a stable number, a name and a sentence.
+//! Every failure is a status with a stable number, a name and a sentence.
 
 use crate::api::{ConnId, Error, Hooks, Server, Status};
 use crate::support::*;
 use std::net::TcpListener;
 
-/// 2.12: the numbers and names are stable, from −1001 down.
+/// E1: The numbers and names are stable, from −1001 down.
 #[test]
 fn numbers_and_names_are_stable() {
     let all = [
@@ -48,7 +48,7 @@ fn numbers_and_names_are_stable() {
     }
 }
 
-/// 2.12: a sentence that says what failed, on what, and why, with the OS code kept.
+/// E2: A sentence that says what failed, on what, and why, with the OS code kept.
 #[test]
 fn the_sentence_of_a_taken_port() {
     isolated(|| {
@@ -63,7 +63,7 @@ fn the_sentence_of_a_taken_port() {
     });
 }
 
-/// 2.12: no permission for a port is told with the port that a name stands for.
+/// E2: No permission for a port is told with the port that a name stands for.
 #[test]
 fn the_sentence_of_a_forbidden_port() {
     isolated(|| {
@@ -84,7 +84,7 @@ fn the_sentence_of_a_forbidden_port() {
     });
 }
 
-/// 2.12: what cannot be resolved is told with its name.
+/// E2: What cannot be resolved is told with its name.
 #[test]
 fn the_sentence_of_an_unknown_service() {
     isolated(|| {
@@ -97,7 +97,7 @@ fn the_sentence_of_an_unknown_service() {
     });
 }
 
-/// 2.12: absurd settings are told by name.
+/// O2: Absurd settings are told by name.
 #[test]
 fn the_sentence_of_a_bad_setting() {
     isolated(|| {
@@ -110,8 +110,8 @@ fn the_sentence_of_a_bad_setting() {
     });
 }
 
-/// A port is digits alone, at most 65535, and a service name has a letter; nothing else is taken
-/// for another port.
+/// A18.1: A port is digits alone, at most 65535, and a service name has a letter; nothing else is
+/// taken for another port.
 #[test]
 fn what_is_no_port_is_refused() {
     isolated(|| {
@@ -130,7 +130,7 @@ fn what_is_no_port_is_refused() {
     });
 }
 
-/// 2.12: wrong states are errors.
+/// E3: Wrong states are errors.
 #[test]
 fn wrong_states() {
     isolated(|| {
@@ -145,14 +145,14 @@ fn wrong_states() {
     });
 }
 
-/// 2.12: an id is never 0.
+/// B7: An id is never 0.
 #[test]
 fn an_id_is_never_zero() {
     assert!(ConnId::from_u64(0).is_none());
     assert_eq!(ConnId::from_u64(5).map(ConnId::get), Some(5));
 }
 
-/// 2.12: `return -1` from a handler is never taken for a status.
+/// E4: `return -1` from a handler is never taken for a status.
 #[test]
 fn a_handlers_own_numbers_are_no_statuses() {
     isolated(|| {

@@ -1,4 +1,4 @@
-//! 2.5: the exception handler.
+//! The exception handler.
 
 use crate::api::{CloseReason, Error, Hooks, Server, Status};
 use crate::support::*;
@@ -16,7 +16,7 @@ fn told(error: &Error) -> Told {
     Told { status: error.status(), code: error.handler_code(), message: error.message().to_owned() }
 }
 
-/// 2.5: the status, code and message of a handler's failure; `ns_raise` always gives a negative
+/// X1, X2: The status, code and message of a handler's failure; `ns_raise` always gives a negative
 /// number: the code if negative, else -1.
 #[test]
 fn what_the_handler_raised_arrives() {
@@ -51,7 +51,7 @@ fn what_the_handler_raised_arrives() {
     });
 }
 
-/// 2.5: a panic is contained, and told as NS_ERR_PANIC.
+/// X3: A panic is contained, and told as NS_ERR_PANIC.
 #[test]
 fn a_panic_is_contained() {
     isolated(|| {
@@ -78,7 +78,7 @@ fn a_panic_is_contained() {
     });
 }
 
-/// 2.3: in non-blocking mode the socket stays open after a failure unless the exception handler
+/// X4: In non-blocking mode the socket stays open after a failure unless the exception handler
 /// closes it.
 #[test]
 fn the_socket_stays_open_after_a_failure() {
@@ -107,7 +107,7 @@ fn the_socket_stays_open_after_a_failure() {
     });
 }
 
-/// 2.3: without an exception handler a failure closes the socket.
+/// X5: Without an exception handler a failure closes the socket.
 #[test]
 fn without_an_exception_handler_a_failure_closes() {
     isolated(|| {
@@ -126,8 +126,8 @@ fn without_an_exception_handler_a_failure_closes() {
     });
 }
 
-/// 2.3: on a reset the handler is called once more: `recv` gives what had arrived, then the error;
-/// the connection closes whatever the exception handler does.
+/// X6, A1.1: On a reset the handler is called once more: `recv` gives what had arrived, then the
+/// error; the connection closes whatever the exception handler does.
 #[test]
 fn a_reset_is_told_after_what_had_arrived() {
     isolated(|| {
@@ -169,7 +169,7 @@ fn a_reset_is_told_after_what_had_arrived() {
     });
 }
 
-/// A status that the connection itself has produced and the handler returns is told with its
+/// A21.2: A status that the connection itself has produced and the handler returns is told with its
 /// reason and the code of the operating system.
 #[test]
 fn a_reset_is_told_with_its_reason() {
@@ -195,7 +195,7 @@ fn a_reset_is_told_with_its_reason() {
     });
 }
 
-/// One that the connection did not produce is the handler's own.
+/// X14: One that the connection did not produce is the handler's own.
 #[test]
 fn a_status_of_the_handlers_own_has_no_reason() {
     isolated(|| {
@@ -213,7 +213,7 @@ fn a_status_of_the_handlers_own_has_no_reason() {
     });
 }
 
-/// 2.5: `ns_socket_id` is valid in the exception handler, and the one the handler saw.
+/// X8: `ns_socket_id` is valid in the exception handler, and the one the handler saw.
 #[test]
 fn the_id_is_the_one_the_handler_saw() {
     isolated(|| {
@@ -241,7 +241,7 @@ fn the_id_is_the_one_the_handler_saw() {
     });
 }
 
-/// 2.5: an exception handler that fails itself is counted and contained.
+/// X9: An exception handler that fails itself is counted and contained.
 #[test]
 fn a_failing_exception_handler_is_contained() {
     isolated(|| {
@@ -275,7 +275,7 @@ fn a_failing_exception_handler_is_contained() {
     });
 }
 
-/// 2.5: a panic in any other callback of a connection is contained as well and closes it.
+/// X3, A12.3: A panic in any other callback of a connection is contained as well and closes it.
 #[test]
 fn a_panic_in_a_hook_is_contained() {
     isolated(|| {
@@ -320,7 +320,7 @@ fn a_panic_in_a_hook_is_contained() {
     });
 }
 
-/// 2.5: a handler that detached its socket and then failed: the exception handler has no socket.
+/// X10: A handler that detached its socket and then failed: the exception handler has no socket.
 #[test]
 fn a_failure_after_a_detach_has_no_socket() {
     isolated(|| {
@@ -352,7 +352,7 @@ fn a_failure_after_a_detach_has_no_socket() {
     });
 }
 
-/// 2.5: a payload raised by the handler is read by the exception handler, and dropped once.
+/// X11: A payload raised by the handler is read by the exception handler, and dropped once.
 #[test]
 fn a_payload_is_handed_over() {
     isolated(|| {
@@ -383,7 +383,7 @@ fn a_payload_is_handed_over() {
     });
 }
 
-/// 2.5: what one call raised is not told of the next failure.
+/// X12: What one call raised is not told of the next failure.
 #[test]
 fn what_was_raised_is_not_kept() {
     isolated(|| {
@@ -407,7 +407,7 @@ fn what_was_raised_is_not_kept() {
     });
 }
 
-/// 2.5: waiting for input is no failure of `on_open` or the exception handler either.
+/// X13: Waiting for input is no failure of `on_open` or the exception handler either.
 #[test]
 fn waiting_is_no_failure_in_any_callback() {
     isolated(|| {

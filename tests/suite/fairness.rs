@@ -1,11 +1,11 @@
-//! 2.3: connections of one loop take turns; callbacks of one connection never overlap.
+//! Connections of one loop take turns; callbacks of one connection never overlap.
 
 use crate::api::{CloseReason, ConnId, Hooks, Server, Socket};
 use crate::support::*;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// 2.3: bytes left unread bring the handler back after the other ready connections had their turn.
+/// N9: Bytes left unread bring the handler back after the other ready connections had their turn.
 #[test]
 fn ready_connections_take_turns() {
     isolated(|| {
@@ -44,7 +44,7 @@ fn ready_connections_take_turns() {
     });
 }
 
-/// 2.3: a connection that floods the server does not starve another one of the same loop.
+/// N15: A connection that floods the server does not starve another one of the same loop.
 #[test]
 fn a_flood_does_not_starve_others() {
     isolated(|| {
@@ -106,7 +106,7 @@ impl Watch {
     }
 }
 
-/// 2.3: callbacks of one connection never run concurrently, and always on its loop's thread,
+/// N16: Callbacks of one connection never run concurrently, and always on its loop's thread,
 /// whoever sends, wakes and closes from elsewhere.
 #[test]
 fn callbacks_never_overlap() {
@@ -174,8 +174,8 @@ fn poke(server: &Server, ids: &[ConnId], done: &AtomicBool) {
     }
 }
 
-/// 2.3, 2.11: no callback ever runs inside an API call, and no lock is held while user code runs:
-/// every call is allowed in a callback, also under the program's own lock.
+/// N17: No callback ever runs inside an API call, and no lock is held while user code runs: every
+/// call is allowed in a callback, also under the program's own lock.
 #[test]
 fn every_call_under_the_programs_own_lock() {
     isolated(|| {

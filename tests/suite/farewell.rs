@@ -1,4 +1,4 @@
-//! 2.0, 2.2: what was accepted leaves, or the peer sees a reset; closing and ending reach a
+//! What was accepted leaves, or the peer sees a reset; closing and ending reach a
 //! connection wherever it is.
 
 use crate::api::{
@@ -26,7 +26,7 @@ fn expect_reply_after_late_input(server: &Server, ended: impl FnOnce()) {
     assert!(client.rest() == pattern(REPLY));
 }
 
-/// Late input does not destroy a reply that the client has not read, however it came to the
+/// A5.1: Late input does not destroy a reply that the client has not read, however it came to the
 /// close: the handler returned or failed, or it closed.
 #[test]
 fn late_input_keeps_the_reply() {
@@ -53,8 +53,8 @@ fn late_input_keeps_the_reply() {
     });
 }
 
-/// The same for a close by id of a worker that waits for input: the end waits until the reply has
-/// arrived.
+/// A5.2: The same for a close by id of a worker that waits for input: the end waits until the reply
+/// has arrived.
 #[test]
 fn late_input_keeps_the_reply_of_a_close_by_id() {
     isolated(|| {
@@ -74,8 +74,8 @@ fn late_input_keeps_the_reply_of_a_close_by_id() {
     });
 }
 
-/// The same where the worker ends its own side too, by a half-close or a close, before or after
-/// the close by id.
+/// A5.2: The same where the worker ends its own side too, by a half-close or a close, before or
+/// after the close by id.
 #[test]
 fn late_input_keeps_the_reply_of_two_ends() {
     #[derive(Clone, Copy, PartialEq)]
@@ -120,7 +120,7 @@ fn late_input_keeps_the_reply_of_two_ends() {
     });
 }
 
-/// The same in a stop, until its deadline.
+/// A5.3: The same in a stop, until its deadline.
 #[test]
 fn late_input_keeps_the_reply_in_a_stop() {
     isolated(|| {
@@ -144,8 +144,8 @@ fn late_input_keeps_the_reply_in_a_stop() {
     });
 }
 
-/// A stop whose deadline, or the end of whose lingering, comes before the peer has what was sent
-/// says so.
+/// A2.5: A stop whose deadline, or the end of whose lingering, comes before the peer has what was
+/// sent says so.
 #[test]
 fn a_stop_that_cannot_know() {
     isolated(|| {
@@ -175,8 +175,8 @@ fn a_stop_that_cannot_know() {
     });
 }
 
-/// A stop's NS_CLOSE_STOP says that nothing was lost: the client that reads late, but in time, has
-/// all of it before the program is told.
+/// A2.5: A stop's NS_CLOSE_STOP says that nothing was lost: the client that reads late, but in
+/// time, has all of it before the program is told.
 #[test]
 fn a_stop_that_knows() {
     isolated(|| {
@@ -202,7 +202,7 @@ fn a_stop_that_knows() {
     });
 }
 
-/// More connections linger than may: the oldest are closed, and not the new one.
+/// A5.4: More connections linger than may: the oldest are closed, and not the new one.
 #[test]
 fn the_bound_on_lingering_ends_the_oldest() {
     isolated(|| {
@@ -227,7 +227,7 @@ fn the_bound_on_lingering_ends_the_oldest() {
     });
 }
 
-/// After `shutdown(RD)` a close keeps the reply too, and `recv` gives the end.
+/// A4: After `shutdown(RD)` a close keeps the reply too, and `recv` gives the end.
 #[test]
 fn reading_shut_keeps_the_reply() {
     isolated(|| {
@@ -264,8 +264,8 @@ fn stuck(config: Config) -> (Server, Client, OwnedSocket) {
     (server, client, owned)
 }
 
-/// What a detached socket cannot send before it is freed or closed ends in a reset, after one
-/// `linger_timeout` in all.
+/// A2.4, A2.2: What a detached socket cannot send before it is freed or closed ends in a reset,
+/// after one `linger_timeout` in all.
 #[test]
 fn what_a_detached_socket_drops_is_a_reset() {
     isolated(|| {
@@ -284,7 +284,7 @@ fn what_a_detached_socket_drops_is_a_reset() {
     });
 }
 
-/// So does an idle timeout in the middle of a `send` that waits.
+/// A2.2: So does an idle timeout in the middle of a `send` that waits.
 #[test]
 fn an_idle_timeout_while_sending_is_a_reset() {
     isolated(|| {
@@ -303,8 +303,8 @@ fn an_idle_timeout_while_sending_is_a_reset() {
     });
 }
 
-/// Close and abort by id, and the cut of a stop, end a handler that sends without end: to a client
-/// that reads, and to one that does not, in whose `send` it waits.
+/// A9.1: Close and abort by id, and the cut of a stop, end a handler that sends without end: to a
+/// client that reads, and to one that does not, in whose `send` it waits.
 #[test]
 fn ending_reaches_a_worker_that_sends() {
     isolated(|| {
@@ -356,7 +356,7 @@ fn ending_reaches_a_worker_that_sends() {
     });
 }
 
-/// A handler that was ended in the middle of what it sends leaves no clean end behind.
+/// A2.2: A handler that was ended in the middle of what it sends leaves no clean end behind.
 #[test]
 fn a_message_cut_short_is_a_reset() {
     isolated(|| {
@@ -382,8 +382,8 @@ fn a_message_cut_short_is_a_reset() {
     });
 }
 
-/// Refused clients that dribble or flood what the exception handler reads hold nobody up: the next
-/// is refused in its time, and a stop ends it.
+/// A9.2: Refused clients that dribble or flood what the exception handler reads hold nobody up: the
+/// next is refused in its time, and a stop ends it.
 #[test]
 fn a_refused_client_holds_nobody_up() {
     if TLS {
@@ -439,8 +439,8 @@ fn a_refused_client_holds_nobody_up() {
     });
 }
 
-/// A stop's cut of a handler that is still sending ends in a reset, for half an answer is not to be
-/// taken for a whole one; one that waits for input has sent all that it had to say.
+/// A2.2: A stop's cut of a handler that is still sending ends in a reset, for half an answer is not
+/// to be taken for a whole one; one that waits for input has sent all that it had to say.
 #[test]
 fn a_cut_answer_is_a_reset() {
     isolated(|| {

@@ -1,4 +1,4 @@
-//! 2.1: what the library leaves alone in its host.
+//! What the library leaves alone in its host.
 
 use crate::api::{Hooks, State};
 use crate::support::*;
@@ -37,7 +37,7 @@ fn signal_actions() -> Vec<usize> {
         .collect()
 }
 
-/// 2.1: no signal handlers, no environment, no resource limit is touched.
+/// H1: No signal handlers, no environment, no resource limit is touched.
 #[test]
 fn the_process_stays_as_it_is() {
     isolated(|| {
@@ -56,7 +56,7 @@ fn the_process_stays_as_it_is() {
     });
 }
 
-/// 2.1: library threads block all asynchronous signals; the caller's mask is unchanged.
+/// H2: Library threads block all asynchronous signals; the caller's mask is unchanged.
 #[test]
 fn signal_masks() {
     isolated(|| {
@@ -81,7 +81,7 @@ fn signal_masks() {
     });
 }
 
-/// 2.1: every descriptor is close-on-exec.
+/// H3: Every descriptor is close-on-exec.
 #[test]
 fn descriptors_are_close_on_exec() {
     isolated(|| {
@@ -106,7 +106,7 @@ fn descriptors_are_close_on_exec() {
     });
 }
 
-/// 2.1: SIGPIPE cannot happen: here it would end the process.
+/// H4: SIGPIPE cannot happen: here it would end the process.
 #[test]
 fn no_sigpipe() {
     isolated(|| {
@@ -146,7 +146,7 @@ fn allow_sigpipe() {
     }
 }
 
-/// 2.1: nothing is written to stdout or stderr, whatever goes wrong.
+/// H5: Nothing is written to stdout or stderr, whatever goes wrong.
 #[test]
 fn no_output() {
     isolated(|| {
@@ -197,7 +197,7 @@ fn captured_output(body: impl FnOnce()) -> u64 {
     }
 }
 
-/// 2.1: the threads are named, so that a program's own tools can tell them.
+/// H6: The threads are named, so that a program's own tools can tell them.
 #[test]
 fn threads_are_named() {
     isolated(|| {
@@ -240,8 +240,8 @@ impl Drop for Child {
     }
 }
 
-/// What ends here ends for the peers, whatever descriptors a child still holds: connections that
-/// are closed or aborted, and the ports.
+/// H7: What ends here ends for the peers, whatever descriptors a child still holds: connections
+/// that are closed or aborted, and the ports.
 #[test]
 fn a_child_before_its_exec_keeps_nothing_alive() {
     isolated(|| {

@@ -1,4 +1,4 @@
-//! 2.7: IPv6.
+//! IPv6.
 
 use crate::api::{Hooks, Server, Status};
 use crate::support::*;
@@ -27,7 +27,7 @@ fn expect_addresses(mut client: Client) {
     client.expect_last(&format!("{} to {ours}", client.local()));
 }
 
-/// 2.7: one dual-stack socket; IPv4 peers are shown as IPv4.
+/// I1: One dual-stack socket; IPv4 peers are shown as IPv4.
 #[test]
 fn both_families_on_one_socket() {
     isolated(|| {
@@ -41,7 +41,7 @@ fn both_families_on_one_socket() {
     });
 }
 
-/// 2.7: without `use_ipv6` a wildcard service is IPv4 only.
+/// I2: Without `use_ipv6` a wildcard service is IPv4 only.
 #[test]
 fn off_by_default() {
     isolated(|| {
@@ -51,7 +51,7 @@ fn off_by_default() {
     });
 }
 
-/// 2.7, 2.2: with IPv6 there is still one pool: `max_thread` is the total.
+/// I6: With IPv6 there is still one pool: `max_thread` is the total.
 #[test]
 fn one_pool_for_both_families() {
     isolated(|| {
@@ -70,7 +70,7 @@ fn one_pool_for_both_families() {
     });
 }
 
-/// 2.7: an explicit IPv6 address needs no `use_ipv6`, and is that address alone.
+/// I3: An explicit IPv6 address needs no `use_ipv6`, and is that address alone.
 #[test]
 fn an_explicit_address() {
     isolated(|| {
@@ -83,7 +83,7 @@ fn an_explicit_address() {
     });
 }
 
-/// 2.7: an explicit address that cannot be bound is an error.
+/// I4: An explicit address that cannot be bound is an error.
 #[test]
 fn an_address_that_is_not_ours() {
     isolated(|| {
@@ -98,7 +98,7 @@ fn an_address_that_is_not_ours() {
     });
 }
 
-/// 2.7: two sockets on the same port where dual-stack is not to be had; still one pool.
+/// I5, I6: Two sockets on the same port where dual-stack is not to be had; still one pool.
 #[test]
 fn two_sockets_without_dual_stack() {
     isolated(|| {
@@ -125,7 +125,7 @@ fn two_sockets_without_dual_stack() {
     });
 }
 
-/// 2.7: any free port is one that is free in both families: where the first choice is taken in
+/// A18.2: Any free port is one that is free in both families: where the first choice is taken in
 /// the other one, another is chosen.
 #[test]
 fn a_port_that_is_taken_in_one_family() {
@@ -152,7 +152,7 @@ fn a_port_that_is_taken_in_one_family() {
     });
 }
 
-/// 2.7: a name that has an IPv6 address serves IPv4 on a host that has none; an explicit IPv6
+/// I7, I4: A name that has an IPv6 address serves IPv4 on a host that has none; an explicit IPv6
 /// address is an error there.
 #[test]
 fn a_name_with_an_address_that_the_host_lacks() {
@@ -174,7 +174,7 @@ fn a_name_with_an_address_that_the_host_lacks() {
     });
 }
 
-/// 2.7: a host without IPv6 serves IPv4: here the kernel refuses to make IPv6 sockets.
+/// A18.3: A host without IPv6 serves IPv4: here the kernel refuses to make IPv6 sockets.
 #[test]
 fn a_host_without_ipv6() {
     isolated(|| {
@@ -186,7 +186,7 @@ fn a_host_without_ipv6() {
     });
 }
 
-/// 2.6, 2.7: the shutdown port serves IPv6, too, where it is asked for.
+/// I8: The shutdown port serves IPv6, too, where it is asked for.
 #[test]
 fn the_shutdown_port_in_both_families() {
     isolated(|| {

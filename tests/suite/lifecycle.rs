@@ -1,4 +1,4 @@
-//! 2.1: new, start, wait, free.
+//! New, start, wait, free.
 
 use crate::api::{Config, Hooks, Server, State, Status};
 use crate::support::*;
@@ -11,7 +11,7 @@ fn free_service() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
-/// 2.1: `new` validates the service and the config.
+/// L1, A20.1: `new` validates the service and the config.
 #[test]
 fn new_validates() {
     isolated(|| {
@@ -41,7 +41,7 @@ fn new_validates() {
     });
 }
 
-/// 2.1: `new` binds nothing, makes no thread and opens no port until `start`.
+/// L2: `new` binds nothing, makes no thread and opens no port until `start`.
 #[test]
 fn new_binds_nothing() {
     isolated(|| {
@@ -56,7 +56,7 @@ fn new_binds_nothing() {
     });
 }
 
-/// 2.1: `start` blocks until the server stops.
+/// L3: `start` blocks until the server stops.
 #[test]
 fn start_in_the_foreground_blocks_until_stop() {
     isolated(|| {
@@ -74,7 +74,7 @@ fn start_in_the_foreground_blocks_until_stop() {
     });
 }
 
-/// 2.1: in the background it returns when the server accepts; the ports are final then.
+/// L4: In the background it returns when the server accepts; the ports are final then.
 #[test]
 fn start_in_the_background_is_ready_on_return() {
     isolated(|| {
@@ -92,8 +92,8 @@ fn start_in_the_background_is_ready_on_return() {
     });
 }
 
-/// 2.1: the order of `start`: the listeners and threads are there when `on_start` runs, and
-/// nothing is accepted before it returns.
+/// L5: The order of `start`: the listeners and threads are there when `on_start` runs, and nothing
+/// is accepted before it returns.
 #[test]
 fn on_start_runs_before_accepting() {
     isolated(|| {
@@ -131,7 +131,7 @@ fn on_start_runs_before_accepting() {
     });
 }
 
-/// 2.1: a failed start (port in use) is undone, and the server may be started again.
+/// L6: A failed start (port in use) is undone, and the server may be started again.
 #[test]
 fn start_fails_where_the_port_is_taken() {
     isolated(|| {
@@ -154,7 +154,7 @@ fn start_fails_where_the_port_is_taken() {
     });
 }
 
-/// 2.1, 2.6: a shutdown port that is taken fails `start`, with everything undone.
+/// L6: A shutdown port that is taken fails `start`, with everything undone.
 #[test]
 fn start_fails_where_the_shutdown_port_is_taken() {
     isolated(|| {
@@ -175,7 +175,7 @@ fn start_fails_where_the_shutdown_port_is_taken() {
     });
 }
 
-/// 2.1: an error of `on_start` fails `start`, with everything undone; the next one may succeed.
+/// L7: An error of `on_start` fails `start`, with everything undone; the next one may succeed.
 #[test]
 fn start_fails_where_on_start_fails() {
     isolated(|| {
@@ -207,7 +207,7 @@ fn start_fails_where_on_start_fails() {
     });
 }
 
-/// 2.1: the shutdown listener comes first: where both ports are taken its failure is told.
+/// L5: The shutdown listener comes first: where both ports are taken its failure is told.
 #[test]
 fn the_shutdown_port_is_bound_first() {
     isolated(|| {
@@ -221,7 +221,7 @@ fn the_shutdown_port_is_bound_first() {
     });
 }
 
-/// 2.1: `start` fails where threads cannot be made, at each of them, with everything undone.
+/// L8: `start` fails where threads cannot be made, at each of them, with everything undone.
 #[test]
 fn start_fails_without_threads() {
     isolated(|| {
@@ -246,7 +246,7 @@ fn start_fails_without_threads() {
     });
 }
 
-/// 2.1: `start` fails where descriptors are used up, at each of them, with everything undone.
+/// L8: `start` fails where descriptors are used up, at each of them, with everything undone.
 #[test]
 fn start_fails_without_descriptors() {
     isolated(|| {
@@ -272,7 +272,7 @@ fn start_fails_without_descriptors() {
     });
 }
 
-/// 2.1: a panic in `on_start` is a failure like any other.
+/// L7: A panic in `on_start` is a failure like any other.
 #[test]
 fn start_fails_where_on_start_panics() {
     isolated(|| {
@@ -284,7 +284,7 @@ fn start_fails_where_on_start_panics() {
     });
 }
 
-/// 2.1: a server runs once.
+/// L9: A server runs once.
 #[test]
 fn start_on_a_running_or_stopped_server_is_an_error() {
     isolated(|| {
@@ -300,7 +300,7 @@ fn start_on_a_running_or_stopped_server_is_an_error() {
     });
 }
 
-/// 2.1: of concurrent starts one succeeds.
+/// L9: Of concurrent starts one succeeds.
 #[test]
 fn concurrent_starts() {
     isolated(|| {
@@ -316,7 +316,7 @@ fn concurrent_starts() {
     });
 }
 
-/// 2.1: `is_stopped` is true before start and after stop.
+/// L10: `is_stopped` is true before start and after stop.
 #[test]
 fn is_stopped_before_and_after() {
     isolated(|| {
@@ -338,7 +338,7 @@ fn is_stopped_before_and_after() {
     });
 }
 
-/// 2.1: `wait` returns when the server has stopped, or says that it has not in time.
+/// L11: `wait` returns when the server has stopped, or says that it has not in time.
 #[test]
 fn wait_with_and_without_a_deadline() {
     isolated(|| {
@@ -368,7 +368,7 @@ fn wait_with_and_without_a_deadline() {
     });
 }
 
-/// 2.1: in a callback `wait` would wait for itself.
+/// L12: In a callback `wait` would wait for itself.
 #[test]
 fn wait_in_a_callback_is_a_deadlock() {
     isolated(|| {
@@ -406,7 +406,7 @@ fn wait_in_a_callback_is_a_deadlock() {
     });
 }
 
-/// 2.1: a server that was never started: `stop` and `wait` return at once, and it says NEW.
+/// L13: A server that was never started: `stop` and `wait` return at once, and it says NEW.
 #[test]
 fn never_started() {
     isolated(|| {
@@ -427,8 +427,8 @@ fn never_started() {
     });
 }
 
-/// 2.1: after `free` the process has the threads and descriptors it had before `new`, also
-/// where connections were open.
+/// L14: After `free` the process has the threads and descriptors it had before `new`, also where
+/// connections were open.
 #[test]
 fn free_stops_and_releases_everything() {
     isolated(|| {
@@ -451,7 +451,7 @@ fn free_stops_and_releases_everything() {
     });
 }
 
-/// 2.1: many servers in one process do not know of each other.
+/// L17: Many servers in one process do not know of each other.
 #[test]
 fn several_servers_at_once() {
     isolated(|| {

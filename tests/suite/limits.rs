@@ -1,4 +1,4 @@
-//! 2.9: limits, and what happens when the system is out of something.
+//! Limits, and what happens when the system is out of something.
 
 use crate::api::{Error, Hooks, Server, Socket, Status};
 use crate::support::*;
@@ -13,7 +13,7 @@ fn served_once(_: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// 2.9: at `max_connections` accepting pauses; clients wait in the backlog and are served later.
+/// M1: At `max_connections` accepting pauses; clients wait in the backlog and are served later.
 #[test]
 fn max_connections_pauses_accepting() {
     isolated(|| {
@@ -48,7 +48,7 @@ fn max_connections_pauses_accepting() {
     });
 }
 
-/// 2.9: waiting connections count as well.
+/// M2: Waiting connections count as well.
 #[test]
 fn max_connections_counts_waiting_ones() {
     isolated(|| {
@@ -66,7 +66,7 @@ fn max_connections_counts_waiting_ones() {
     });
 }
 
-/// 2.9: a stop works while accepting pauses.
+/// M1: A stop works while accepting pauses.
 #[test]
 fn stop_while_accepting_pauses() {
     isolated(|| {
@@ -86,7 +86,7 @@ fn stop_while_accepting_pauses() {
     });
 }
 
-/// 2.9: the default of `max_connections` comes from RLIMIT_NOFILE, less a reserve.
+/// M3: The default of `max_connections` comes from RLIMIT_NOFILE, less a reserve.
 #[test]
 fn max_connections_from_the_descriptor_limit() {
     isolated(|| {
@@ -105,7 +105,7 @@ fn max_connections_from_the_descriptor_limit() {
     });
 }
 
-/// 2.9: `backlog` is the listener's.
+/// O6: `backlog` is the listener's.
 #[test]
 fn backlog() {
     isolated(|| {
@@ -120,8 +120,8 @@ fn backlog() {
     });
 }
 
-/// 2.9, 2.5: out of descriptors accepting backs off: no spin, one report per second without a
-/// socket, open connections are served, and it recovers by itself as soon as one is free.
+/// M4: Out of descriptors accepting backs off: no spin, one report per second without a socket,
+/// open connections are served, and it recovers by itself as soon as one is free.
 #[test]
 fn out_of_descriptors() {
     isolated(|| {
@@ -188,7 +188,7 @@ fn without_descriptors(config: crate::api::Config) {
     wait_idle(&server);
 }
 
-/// 2.9: ECONNABORTED, EPROTO and EINTR of accept(2): go on, as if nothing had been.
+/// M5: ECONNABORTED, EPROTO and EINTR of accept(2): go on, as if nothing had been.
 #[test]
 fn harmless_accept_errors() {
     isolated(|| {
@@ -212,8 +212,8 @@ fn harmless_accept_errors() {
     });
 }
 
-/// 2.9: ENFILE, ENOMEM and ENOBUFS are answered as EMFILE is: told, waited for, survived. So is
-/// every error that is not one connection's own.
+/// M4, A14.1: ENFILE, ENOMEM and ENOBUFS are answered as EMFILE is: told, waited for, survived. So
+/// is every error that is not one connection's own.
 #[test]
 fn exhaustion_in_accept() {
     isolated(|| {
@@ -239,7 +239,7 @@ fn exhaustion_in_accept() {
     });
 }
 
-/// 2.9: connections that are gone before they are accepted harm nothing.
+/// M5: Connections that are gone before they are accepted harm nothing.
 #[test]
 fn connections_that_are_gone_at_once() {
     isolated(|| {
@@ -256,7 +256,7 @@ fn connections_that_are_gone_at_once() {
     });
 }
 
-/// 2.9: a client that never sends holds nothing but its own connection.
+/// M6: A client that never sends holds nothing but its own connection.
 #[test]
 fn silent_clients() {
     isolated(|| {
@@ -273,7 +273,7 @@ fn silent_clients() {
     });
 }
 
-/// 2.1, 2.3: several thousand connections are held, served, and stopped in time.
+/// M7: Several thousand connections are held, served, and stopped in time.
 #[test]
 fn thousands_of_connections() {
     isolated(|| {
@@ -296,7 +296,7 @@ fn thousands_of_connections() {
     });
 }
 
-/// 2.1, 2.9: many rounds of connect, serve and close leave memory where it was.
+/// M8: Many rounds of connect, serve and close leave memory where it was.
 #[test]
 fn many_rounds_leave_nothing_behind() {
     isolated(|| {

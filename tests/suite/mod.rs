@@ -1,5 +1,5 @@
-//! The tests of both APIs, by the sections of the behaviour they state. They know the library
-//! only through `crate::api`, the backend of the test binary.
+//! The tests of both APIs, by the groups of rules of `docs/BEHAVIOUR.md` that they check. They
+//! know the library only through `crate::api`, the backend of the test binary.
 
 mod attach;
 mod blocking;

@@ -1,4 +1,4 @@
-//! 2.3: loops, dispatch, `recv` and when the handler is called.
+//! Loops, dispatch, `recv` and when the handler is called.
 
 use crate::api::{Hooks, Server, Status};
 use crate::support::*;
@@ -13,7 +13,7 @@ fn active(server: &Server) -> Vec<u64> {
     (0..).map_while(|i| server.thread_stats(i)).map(|thread| thread.active).collect()
 }
 
-/// 2.3: `max_thread` loops and no acceptor thread beside them.
+/// N1: `max_thread` loops and no acceptor thread beside them.
 #[test]
 fn as_many_loops_as_threads() {
     isolated(|| {
@@ -28,7 +28,7 @@ fn as_many_loops_as_threads() {
     });
 }
 
-/// 2.3: each new connection goes to the loop with the fewest open connections.
+/// N2: Each new connection goes to the loop with the fewest open connections.
 #[test]
 fn dispatch_to_the_least_busy_loop() {
     isolated(|| {
@@ -67,7 +67,7 @@ fn dispatch_to_the_least_busy_loop() {
     });
 }
 
-/// 2.3: many connections at once are spread as well.
+/// N2: Many connections at once are spread as well.
 #[test]
 fn a_burst_is_spread() {
     isolated(|| {
@@ -83,7 +83,7 @@ fn a_burst_is_spread() {
     });
 }
 
-/// 2.3: `recv` returns bytes, then NS_ERR_WOULD_BLOCK, and 0 at the end of stream.
+/// N4: `recv` returns bytes, then NS_ERR_WOULD_BLOCK, and 0 at the end of stream.
 #[test]
 fn what_recv_returns() {
     isolated(|| {
@@ -118,7 +118,7 @@ fn what_recv_returns() {
     });
 }
 
-/// 2.3: the first `recv` of a handler call never blocks nor would it.
+/// N5: The first `recv` of a handler call never blocks nor would it.
 #[test]
 fn the_first_recv_has_something() {
     isolated(|| {
@@ -153,8 +153,8 @@ fn the_first_recv_has_something() {
     });
 }
 
-/// 2.3: after a short read `recv` would block without looking: what came since is for the next
-/// call of the handler.
+/// N6: After a short read `recv` would block without looking: what came since is for the next call
+/// of the handler.
 #[test]
 fn would_block_after_a_short_read() {
     isolated(|| {
@@ -183,7 +183,7 @@ fn would_block_after_a_short_read() {
     });
 }
 
-/// 2.3: after 16 reads in one call `recv` would block; the handler is called again without new
+/// N7: After 16 reads in one call `recv` would block; the handler is called again without new
 /// input.
 #[test]
 fn would_block_after_sixteen_reads() {
@@ -212,7 +212,7 @@ fn would_block_after_sixteen_reads() {
     });
 }
 
-/// 2.3: one handler call reads no more than 256 KiB (and the read that reaches it).
+/// N7: One handler call reads no more than 256 KiB (and the read that reaches it).
 #[test]
 fn would_block_after_its_share() {
     isolated(|| {
@@ -253,7 +253,7 @@ fn would_block_after_its_share() {
     });
 }
 
-/// 2.3: urgent data makes reads short although more input waits: nothing gets stuck behind it.
+/// N18: Urgent data makes reads short although more input waits: nothing gets stuck behind it.
 #[test]
 fn urgent_data_holds_nothing_up() {
     isolated(|| {
@@ -269,7 +269,7 @@ fn urgent_data_holds_nothing_up() {
     });
 }
 
-/// 2.3: a handler that returns a non-negative number or NS_ERR_WOULD_BLOCK succeeded.
+/// N8: A handler that returns a non-negative number or NS_ERR_WOULD_BLOCK succeeded.
 #[test]
 fn would_block_is_no_failure() {
     isolated(|| {
@@ -298,7 +298,7 @@ fn would_block_is_no_failure() {
     });
 }
 
-/// 2.3: bytes left unread bring the handler back.
+/// N9: Bytes left unread bring the handler back.
 #[test]
 fn unread_bytes_bring_the_handler_back() {
     isolated(|| {
@@ -318,7 +318,7 @@ fn unread_bytes_bring_the_handler_back() {
     });
 }
 
-/// 2.3: a handler that consumes nothing is called again only when more arrives: no spin.
+/// N10, A22.1: A handler that consumes nothing is called again only when more arrives: no spin.
 #[test]
 fn no_spin_where_nothing_is_consumed() {
     isolated(|| {
@@ -340,7 +340,7 @@ fn no_spin_where_nothing_is_consumed() {
     });
 }
 
-/// 2.3: the same where something was consumed and the rest is left for ever.
+/// N10: The same where something was consumed and the rest is left for ever.
 #[test]
 fn no_spin_where_the_rest_is_left() {
     isolated(|| {
@@ -365,7 +365,7 @@ fn no_spin_where_the_rest_is_left() {
     });
 }
 
-/// 2.3: no spin after the end of stream or a half-close, while the socket stays open.
+/// N11: No spin after the end of stream or a half-close, while the socket stays open.
 #[test]
 fn no_spin_after_the_end_of_stream() {
     isolated(|| {
@@ -390,7 +390,7 @@ fn no_spin_after_the_end_of_stream() {
     });
 }
 
-/// 2.3: after the end of stream was delivered the socket stays writable until the handler closes.
+/// N11: After the end of stream was delivered the socket stays writable until the handler closes.
 #[test]
 fn half_closed_by_the_peer() {
     isolated(|| {
@@ -416,7 +416,7 @@ fn half_closed_by_the_peer() {
     });
 }
 
-/// 2.3: a server may speak first.
+/// N12: A server may speak first.
 #[test]
 fn a_greeting() {
     isolated(|| {
@@ -430,7 +430,7 @@ fn a_greeting() {
     });
 }
 
-/// 2.3: the server may end its own direction and go on reading.
+/// N13: The server may end its own direction and go on reading.
 #[test]
 fn half_closed_by_the_server() {
     isolated(|| {
@@ -462,7 +462,7 @@ fn half_closed_by_the_server() {
     });
 }
 
-/// 2.3, §3: a paused socket is not read until it is resumed.
+/// N14: A paused socket is not read until it is resumed.
 #[test]
 fn pause_and_resume() {
     isolated(|| {

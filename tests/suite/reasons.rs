@@ -1,4 +1,4 @@
-//! 2.3, 2.8: `on_close` runs exactly once, last, with the reason; closes are counted by reason.
+//! `on_close` runs exactly once, last, with the reason; closes are counted by reason.
 
 use crate::api::{CloseReason, Config, Hooks, Server, Socket};
 use crate::support::*;
@@ -37,7 +37,7 @@ fn obey(server: &Server, socket: &mut Socket<'_>) -> Result<(), crate::api::Erro
     Ok(())
 }
 
-/// 2.3: the reason of what a non-blocking connection ended by, once each.
+/// C9: The reason of what a non-blocking connection ended by, once each.
 #[test]
 fn on_close_tells_the_reason() {
     isolated(|| {
@@ -91,7 +91,7 @@ fn on_close_tells_the_reason() {
     });
 }
 
-/// 2.3, 2.9: closed for idleness.
+/// C9: Closed for idleness.
 #[test]
 fn on_close_tells_idleness() {
     isolated(|| {
@@ -105,7 +105,7 @@ fn on_close_tells_idleness() {
     });
 }
 
-/// 2.3: the same in blocking mode.
+/// C9: The same in blocking mode.
 #[test]
 fn on_close_in_blocking_mode() {
     isolated(|| {
@@ -131,7 +131,7 @@ fn on_close_in_blocking_mode() {
     });
 }
 
-/// 2.3: `on_close` is the last callback of a connection, and `on_open` the first.
+/// C10, A12.2: `on_close` is the last callback of a connection, and `on_open` the first.
 #[test]
 fn on_open_first_and_on_close_last() {
     isolated(|| {
@@ -173,7 +173,7 @@ fn on_open_first_and_on_close_last() {
     });
 }
 
-/// 2.3: a negative answer of `on_open` closes the connection; its handler is never called.
+/// C11: A negative answer of `on_open` closes the connection; its handler is never called.
 #[test]
 fn a_failing_on_open_closes() {
     isolated(|| {
@@ -200,7 +200,7 @@ fn a_failing_on_open_closes() {
     });
 }
 
-/// 2.3: user data is dropped exactly once, after `on_close`.
+/// G8, A12.2: User data is dropped exactly once, after `on_close`.
 #[test]
 fn user_data_is_dropped_after_on_close() {
     isolated(|| {
@@ -238,7 +238,7 @@ fn user_data_is_dropped_after_on_close() {
     });
 }
 
-/// §3: user data can be taken back.
+/// G9: User data can be taken back.
 #[test]
 fn user_data_can_be_taken() {
     isolated(|| {

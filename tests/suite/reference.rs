@@ -24,7 +24,7 @@ fn echo_until_end(_: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
     }
 }
 
-/// The first echo server of the page: one thread, all defaults.
+/// W1: The first echo server of the page: one thread, all defaults.
 #[test]
 fn echo_server_with_one_thread() {
     isolated(|| {
@@ -43,7 +43,7 @@ fn echo_server_with_one_thread() {
     });
 }
 
-/// The second echo server of the page: five threads; a sixth connection waits and is served.
+/// W2: The second echo server of the page: five threads; a sixth connection waits and is served.
 #[test]
 fn echo_server_with_five_threads() {
     isolated(|| {
@@ -65,7 +65,7 @@ fn echo_server_with_five_threads() {
     });
 }
 
-/// "If it doesn't finish in time, then connection will be refused."
+/// W12: "If it doesn't finish in time, then connection will be refused."
 #[test]
 fn a_connection_that_waits_too_long_is_refused() {
     isolated(|| {
@@ -84,7 +84,7 @@ fn a_connection_that_waits_too_long_is_refused() {
     });
 }
 
-/// The third echo server of the page: five threads, non-blocking, all requests are accepted.
+/// N3: The third echo server of the page: five threads, non-blocking, all requests are accepted.
 #[test]
 fn non_blocking_echo_server_with_more_clients_than_threads() {
     isolated(|| {
@@ -107,7 +107,7 @@ fn non_blocking_echo_server_with_more_clients_than_threads() {
     });
 }
 
-/// A server that serves IPv4 and IPv6 at once.
+/// I1: A server that serves IPv4 and IPv6 at once.
 #[test]
 fn ipv4_and_ipv6_at_once() {
     isolated(|| {
@@ -125,7 +125,7 @@ fn ipv4_and_ipv6_at_once() {
     });
 }
 
-/// Stopping by the shutdown port, then waiting twice.
+/// P2, L11: Stopping by the shutdown port, then waiting twice.
 #[test]
 fn stop_by_shutdown_port_then_wait_twice() {
     isolated(|| {
@@ -141,7 +141,7 @@ fn stop_by_shutdown_port_then_wait_twice() {
     });
 }
 
-/// Detaching a socket, with the status before and after.
+/// J4: Detaching a socket, with the status before and after.
 #[test]
 fn detach_with_status_before_and_after() {
     isolated(|| {
@@ -171,7 +171,7 @@ fn detach_with_status_before_and_after() {
     });
 }
 
-/// Detaching is for non-blocking servers alone.
+/// D7: Detaching is for non-blocking servers alone.
 #[test]
 fn detach_on_a_blocking_server_is_an_error() {
     isolated(|| {
@@ -188,7 +188,7 @@ fn detach_on_a_blocking_server_is_an_error() {
     });
 }
 
-/// A server object does nothing before it is started: its port is free.
+/// L2: A server object does nothing before it is started: its port is free.
 #[test]
 fn the_port_is_free_before_start() {
     isolated(|| {
@@ -203,7 +203,8 @@ fn the_port_is_free_before_start() {
     });
 }
 
-/// A server that was not started counts as stopped; once started it cannot be started again.
+/// L10, L9: A server that was not started counts as stopped; once started it cannot be started
+/// again.
 #[test]
 fn is_stopped_and_not_reusable() {
     isolated(|| {
@@ -217,7 +218,7 @@ fn is_stopped_and_not_reusable() {
     });
 }
 
-/// "The passing socket is not closed so that the handler can send messages to client socket."
+/// X7: "The passing socket is not closed so that the handler can send messages to client socket."
 #[test]
 fn the_exception_handler_can_answer_the_client() {
     isolated(|| {

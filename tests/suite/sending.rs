@@ -1,4 +1,4 @@
-//! 2.3: `send`, the outbound queue and back-pressure.
+//! `send`, the outbound queue and back-pressure.
 
 use crate::api::{CloseReason, Hooks, Status};
 use crate::support::*;
@@ -6,7 +6,7 @@ use std::io::IoSlice;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
-/// 2.3: `send` takes everything: what the kernel does not take is queued and written as the peer
+/// Q1: `send` takes everything: what the kernel does not take is queued and written as the peer
 /// reads; `on_drain` tells when the queue is empty again.
 #[test]
 fn what_the_kernel_does_not_take_is_queued() {
@@ -33,7 +33,7 @@ fn what_the_kernel_does_not_take_is_queued() {
     });
 }
 
-/// 2.3: `on_drain` comes each time the queue has become empty, and never without a queue.
+/// Q2: `on_drain` comes each time the queue has become empty, and never without a queue.
 #[test]
 fn on_drain_each_time() {
     isolated(|| {
@@ -52,7 +52,7 @@ fn on_drain_each_time() {
     });
 }
 
-/// 2.3: a handler may keep a stream going from `on_drain`.
+/// Q2: A handler may keep a stream going from `on_drain`.
 #[test]
 fn sending_from_on_drain() {
     isolated(|| {
@@ -73,8 +73,8 @@ fn sending_from_on_drain() {
     });
 }
 
-/// 2.3: where queued + new would pass `send_limit` `send` is NS_ERR_BUFFER_FULL, and nothing of
-/// it is sent: the client gets all pieces that were accepted and no part of another.
+/// Q3, A2.1: Where queued + new would pass `send_limit` `send` is NS_ERR_BUFFER_FULL, and nothing
+/// of it is sent: the client gets all pieces that were accepted and no part of another.
 #[test]
 fn send_is_all_or_nothing() {
     isolated(|| {
@@ -112,8 +112,8 @@ fn send_is_all_or_nothing() {
     });
 }
 
-/// 2.3: one piece above the limit is refused even on an empty queue, unless the kernel's share
-/// makes room: it is never sent in part.
+/// Q3: One piece above the limit is refused even on an empty queue, unless the kernel's share makes
+/// room: it is never sent in part.
 #[test]
 fn a_piece_beyond_the_limit() {
     isolated(|| {
@@ -134,7 +134,7 @@ fn a_piece_beyond_the_limit() {
     });
 }
 
-/// 2.3: several buffers go out as one, in order.
+/// Q4: Several buffers go out as one, in order.
 #[test]
 fn sendv_sends_all_parts() {
     isolated(|| {
@@ -156,8 +156,8 @@ fn sendv_sends_all_parts() {
     });
 }
 
-/// 2.3: above the high-water mark the connection is not read and the handler is not called,
-/// until the queue is below half of it.
+/// Q5: Above the high-water mark the connection is not read and the handler is not called, until
+/// the queue is below half of it.
 #[test]
 fn not_read_above_the_high_water_mark() {
     isolated(|| {
@@ -188,8 +188,8 @@ fn not_read_above_the_high_water_mark() {
     });
 }
 
-/// 2.3: an echo handler that knows nothing of back-pressure has bounded memory, and loses
-/// nothing when the peer reads at last.
+/// Q6: An echo handler that knows nothing of back-pressure has bounded memory, and loses nothing
+/// when the peer reads at last.
 #[test]
 fn an_echo_handler_has_bounded_memory() {
     isolated(|| {
@@ -209,7 +209,7 @@ fn an_echo_handler_has_bounded_memory() {
     });
 }
 
-/// 2.3: the same in blocking mode, where `send` waits.
+/// W7: The same in blocking mode, where `send` waits.
 #[test]
 fn a_blocking_echo_handler_has_bounded_memory() {
     isolated(|| {
@@ -226,7 +226,7 @@ fn a_blocking_echo_handler_has_bounded_memory() {
     });
 }
 
-/// 2.3: an error met in `send` closes from the loop, not inside the call.
+/// Q7: An error met in `send` closes from the loop, not inside the call.
 #[test]
 fn an_error_in_send_closes_from_the_loop() {
     isolated(|| {
@@ -259,7 +259,7 @@ fn an_error_in_send_closes_from_the_loop() {
     });
 }
 
-/// 2.3: sending nothing is allowed and sends nothing.
+/// Q4: Sending nothing is allowed and sends nothing.
 #[test]
 fn empty_sends() {
     isolated(|| {

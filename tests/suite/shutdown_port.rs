@@ -1,4 +1,4 @@
-//! 2.6: the shutdown port.
+//! The shutdown port.
 
 use crate::api::{Hooks, Server, State, Status};
 use crate::support::*;
@@ -7,7 +7,7 @@ fn knock(server: &Server) -> Client {
     Client::plain(("127.0.0.1", server.shutdown_port()))
 }
 
-/// 2.6: off unless set.
+/// P1: Off unless set.
 #[test]
 fn off_unless_set() {
     isolated(|| {
@@ -21,7 +21,7 @@ fn off_unless_set() {
     });
 }
 
-/// 2.6: the default handler's answer stops the server, through the ordinary stop path.
+/// P2: The default handler's answer stops the server, through the ordinary stop path.
 #[test]
 fn a_connection_stops_the_server() {
     isolated(|| {
@@ -40,7 +40,7 @@ fn a_connection_stops_the_server() {
     });
 }
 
-/// 2.6: a server in the foreground is ended by it as well.
+/// P2: A server in the foreground is ended by it as well.
 #[test]
 fn it_ends_a_server_in_the_foreground() {
     isolated(|| {
@@ -54,7 +54,7 @@ fn it_ends_a_server_in_the_foreground() {
     });
 }
 
-/// 2.6: it drains as any stop does.
+/// P3: It drains as any stop does.
 #[test]
 fn it_drains() {
     isolated(|| {
@@ -73,7 +73,7 @@ fn it_drains() {
     });
 }
 
-/// 2.6: bound to the loopback unless a host is given in its service string.
+/// P4: Bound to the loopback unless a host is given in its service string.
 #[test]
 fn bound_to_the_loopback() {
     isolated(|| {
@@ -92,7 +92,7 @@ fn bound_to_the_loopback() {
     });
 }
 
-/// 2.6: the handler decides: zero goes on, nonzero stops; it may talk with the peer.
+/// P5: The handler decides: zero goes on, nonzero stops; it may talk with the peer.
 #[test]
 fn the_handler_decides() {
     isolated(|| {
@@ -118,7 +118,7 @@ fn the_handler_decides() {
     });
 }
 
-/// 2.6: errors and panics in the handler are contained: the server goes on.
+/// P6: Errors and panics in the handler are contained: the server goes on.
 #[test]
 fn handler_errors_are_contained() {
     isolated(|| {
@@ -158,7 +158,7 @@ fn reading() -> (Hooks, Events<Option<Status>>) {
     (hooks, results)
 }
 
-/// 2.6: a silent peer holds it for 5 s at most, and nothing else meanwhile.
+/// P7: A silent peer holds it for 5 s at most, and nothing else meanwhile.
 #[test]
 fn a_silent_peer_does_not_hold_it() {
     isolated(|| {
@@ -176,7 +176,7 @@ fn a_silent_peer_does_not_hold_it() {
     });
 }
 
-/// 2.6: where others wait a silent peer has 500 ms, and who said something is next.
+/// A10.5: Where others wait a silent peer has 500 ms, and who said something is next.
 #[test]
 fn silent_peers_give_way() {
     isolated(|| {
@@ -195,7 +195,7 @@ fn silent_peers_give_way() {
     });
 }
 
-/// 2.6: the id of its sockets is no connection's.
+/// A21.1: The id of its sockets is no connection's.
 #[test]
 fn its_sockets_have_ids_of_their_own() {
     isolated(|| {
@@ -222,7 +222,7 @@ fn its_sockets_have_ids_of_their_own() {
     });
 }
 
-/// 2.6, 2.1: a stop does not wait for a silent peer of the shutdown port.
+/// A10.5: A stop does not wait for a silent peer of the shutdown port.
 #[test]
 fn a_stop_cuts_a_silent_peer() {
     isolated(|| {
@@ -241,7 +241,7 @@ fn a_stop_cuts_a_silent_peer() {
     });
 }
 
-/// 2.6: connections of the shutdown port are no connections of the server.
+/// P8: Connections of the shutdown port are no connections of the server.
 #[test]
 fn it_is_not_in_the_accounts() {
     isolated(|| {
@@ -268,7 +268,7 @@ fn it_is_not_in_the_accounts() {
     });
 }
 
-/// 2.6: however many silent peers come after it, the one that has said its word is heard.
+/// A10.5: However many silent peers come after it, the one that has said its word is heard.
 #[test]
 fn silent_peers_push_nobody_out() {
     isolated(|| {
@@ -283,7 +283,7 @@ fn silent_peers_push_nobody_out() {
     });
 }
 
-/// 2.0, 2.6: late input does not destroy its reply either, be it that the server stops or goes on.
+/// A5.1: Late input does not destroy its reply either, be it that the server stops or goes on.
 #[test]
 fn late_input_keeps_its_reply() {
     isolated(|| {
@@ -313,7 +313,7 @@ fn late_input_keeps_its_reply() {
     });
 }
 
-/// 2.1, 2.6: a peer that does not take its reply holds a stop to its deadline, and no longer.
+/// A10.5: A peer that does not take its reply holds a stop to its deadline, and no longer.
 #[test]
 fn a_stop_cuts_its_farewell() {
     isolated(|| {
@@ -333,7 +333,7 @@ fn a_stop_cuts_its_farewell() {
     });
 }
 
-/// 2.6: a peer that was answered and stays does not hold the port, whoever comes when.
+/// A10.5: A peer that was answered and stays does not hold the port, whoever comes when.
 #[test]
 fn an_answered_peer_does_not_hold_it() {
     isolated(|| {

@@ -1,9 +1,9 @@
-//! 2.8: statistics and the report.
+//! Statistics and the report.
 
 use crate::api::{CloseReason, Hooks, Server, State};
 use crate::support::*;
 
-/// 2.8: state, mode, threads and ports, at each point of a server's life.
+/// J1: State, mode, threads and ports, at each point of a server's life.
 #[test]
 fn state_and_ports() {
     isolated(|| {
@@ -28,7 +28,7 @@ fn state_and_ports() {
     });
 }
 
-/// 2.8: totals of connections and bytes.
+/// J2: Totals of connections and bytes.
 #[test]
 fn totals() {
     isolated(|| {
@@ -54,7 +54,7 @@ fn totals() {
     });
 }
 
-/// 2.8: per-thread numbers add up to the totals, in both modes.
+/// J3: Per-thread numbers add up to the totals, in both modes.
 #[test]
 fn threads_add_up() {
     isolated(|| {
@@ -85,7 +85,7 @@ fn threads_add_up() {
     });
 }
 
-/// 2.8: the report has the reference's lines, in both modes.
+/// J4: The report has the reference's lines, in both modes.
 #[test]
 fn the_report_has_the_known_lines() {
     isolated(|| {
@@ -105,7 +105,7 @@ fn the_report_has_the_known_lines() {
     });
 }
 
-/// 2.8: at rest accepted + attached = open + waiting + closed + detached, whatever happened.
+/// J5: At rest accepted + attached = open + waiting + closed + detached, whatever happened.
 #[test]
 fn the_accounts_balance() {
     isolated(|| {
@@ -147,7 +147,7 @@ fn the_accounts_balance() {
     });
 }
 
-/// 2.8: refused connections are in the accounts.
+/// J6: Refused connections are in the accounts.
 #[test]
 fn refused_connections_are_counted() {
     isolated(|| {
@@ -167,7 +167,7 @@ fn refused_connections_are_counted() {
     });
 }
 
-/// 2.8: totals never go back: a refused connection stays counted while its exception handler runs.
+/// J6: Totals never go back: a refused connection stays counted while its exception handler runs.
 #[test]
 fn a_refused_connection_stays_counted() {
     isolated(|| {
@@ -195,7 +195,7 @@ fn a_refused_connection_stays_counted() {
     });
 }
 
-/// 2.8: the snapshot may be taken at any moment, from any thread.
+/// J7: The snapshot may be taken at any moment, from any thread.
 #[test]
 fn snapshots_while_things_happen() {
     isolated(|| {

@@ -1,4 +1,4 @@
-//! 2.1: stop in its variants.
+//! Stop in its variants.
 
 use crate::api::{CloseReason, Hooks, Server, State, Status};
 use crate::support::*;
@@ -13,7 +13,7 @@ fn assert_stopped(server: &Server, drained: u64, cut: u64) {
     assert_settled(server);
 }
 
-/// 2.1: after a stop nothing is accepted and nothing is left open.
+/// S1: After a stop nothing is accepted and nothing is left open.
 #[test]
 fn stop_ends_accepting() {
     isolated(|| {
@@ -31,7 +31,7 @@ fn stop_ends_accepting() {
     });
 }
 
-/// 2.1: while a stop waits for a handler, no connection is accepted any more.
+/// S1: While a stop waits for a handler, no connection is accepted any more.
 #[test]
 fn stop_refuses_new_connections_at_once() {
     isolated(|| {
@@ -49,7 +49,7 @@ fn stop_refuses_new_connections_at_once() {
     });
 }
 
-/// 2.1: the same while queued bytes leave.
+/// S1: The same while queued bytes leave.
 #[test]
 fn stop_refuses_new_connections_while_bytes_leave() {
     isolated(|| {
@@ -66,7 +66,7 @@ fn stop_refuses_new_connections_while_bytes_leave() {
     });
 }
 
-/// 2.1: running handlers may finish, and are counted as drained.
+/// S2: Running handlers may finish, and are counted as drained.
 #[test]
 fn running_handlers_may_finish() {
     isolated(|| {
@@ -85,8 +85,8 @@ fn running_handlers_may_finish() {
     });
 }
 
-/// 2.1: no new handler starts once a stop is under way: here another connection of the same loop
-/// has sent something before it.
+/// S3: No new handler starts once a stop is under way: here another connection of the same loop has
+/// sent something before it.
 #[test]
 fn no_handler_starts_while_stopping() {
     isolated(|| {
@@ -117,7 +117,7 @@ fn no_handler_starts_while_stopping() {
     });
 }
 
-/// 2.1: connections that wait for a worker are refused by a stop, before the deadline.
+/// S4: Connections that wait for a worker are refused by a stop, before the deadline.
 #[test]
 fn waiting_connections_are_refused() {
     isolated(|| {
@@ -143,7 +143,7 @@ fn waiting_connections_are_refused() {
     });
 }
 
-/// 2.1: bytes that are queued when a stop comes still leave.
+/// S5: Bytes that are queued when a stop comes still leave.
 #[test]
 fn unsent_bytes_are_delivered() {
     isolated(|| {
@@ -163,7 +163,7 @@ fn unsent_bytes_are_delivered() {
     });
 }
 
-/// 2.1: what cannot leave until the deadline is cut, no earlier.
+/// S7: What cannot leave until the deadline is cut, no earlier.
 #[test]
 fn unsent_bytes_are_cut_at_the_deadline() {
     isolated(|| {
@@ -180,7 +180,7 @@ fn unsent_bytes_are_cut_at_the_deadline() {
     });
 }
 
-/// 2.1: a connection with nothing unsent closes at once, whatever the deadline.
+/// S6: A connection with nothing unsent closes at once, whatever the deadline.
 #[test]
 fn idle_connections_close_at_once() {
     isolated(|| {
@@ -200,7 +200,7 @@ fn idle_connections_close_at_once() {
     });
 }
 
-/// 2.1: an idle blocking server does not wait for its deadline either.
+/// S6: An idle blocking server does not wait for its deadline either.
 #[test]
 fn an_idle_server_stops_at_once() {
     isolated(|| {
@@ -214,7 +214,7 @@ fn an_idle_server_stops_at_once() {
     });
 }
 
-/// 2.1: at the deadline a blocked `recv` and a blocked `send` return NS_ERR_CLOSED.
+/// S7: At the deadline a blocked `recv` and a blocked `send` return NS_ERR_CLOSED.
 #[test]
 fn a_blocked_call_is_cut_at_the_deadline() {
     isolated(|| {
@@ -241,7 +241,7 @@ fn a_blocked_call_is_cut_at_the_deadline() {
     });
 }
 
-/// 2.1: `stop_within` overrides the drain timeout.
+/// S8: `stop_within` overrides the drain timeout.
 #[test]
 fn stop_within_overrides_the_drain_timeout() {
     isolated(|| {
@@ -258,8 +258,8 @@ fn stop_within_overrides_the_drain_timeout() {
     });
 }
 
-/// 2.1: a handler that never returns: `stop` times out, the server stays STOPPING and usable;
-/// once the handler has returned, a stop succeeds.
+/// S9: A handler that never returns: `stop` times out, the server stays STOPPING and usable; once
+/// the handler has returned, a stop succeeds.
 #[test]
 fn a_handler_that_does_not_return() {
     isolated(|| {
@@ -293,7 +293,7 @@ fn a_handler_that_does_not_return() {
     });
 }
 
-/// 2.1: stop is idempotent.
+/// S10: Stop is idempotent.
 #[test]
 fn stop_twice() {
     isolated(|| {
@@ -310,7 +310,7 @@ fn stop_twice() {
     });
 }
 
-/// 2.1: concurrent stops all return when the server has stopped.
+/// S10: Concurrent stops all return when the server has stopped.
 #[test]
 fn concurrent_stops() {
     isolated(|| {
@@ -335,7 +335,7 @@ fn concurrent_stops() {
     });
 }
 
-/// 2.1: a stop right after the start, and in the middle of many connects, loses nothing.
+/// S15: A stop right after the start, and in the middle of many connects, loses nothing.
 #[test]
 fn stop_while_clients_connect() {
     isolated(|| {
@@ -360,7 +360,7 @@ fn stop_while_clients_connect() {
     });
 }
 
-/// 2.1: what ends a server on every route: `on_stop` runs once, and after the last connection.
+/// S14: What ends a server on every route: `on_stop` runs once, and after the last connection.
 #[test]
 fn on_stop_runs_once_on_every_route() {
     isolated(|| {
@@ -408,8 +408,8 @@ fn on_stop_by(config: crate::api::Config, route: &str) {
     assert_eq!(calls.drain(), ["on_close", "on_stop"], "{route}");
 }
 
-/// 2.1, 2.3: an answer that is sent in pieces, the next one in each `on_drain`, is whole after a
-/// stop in its middle; one without end is cut at the deadline, and ends in a reset.
+/// A2.2: An answer that is sent in pieces, the next one in each `on_drain`, is whole after a stop
+/// in its middle; one without end is cut at the deadline, and ends in a reset.
 #[test]
 fn an_answer_in_pieces() {
     isolated(|| {
@@ -456,7 +456,7 @@ fn an_answer_in_pieces() {
     });
 }
 
-/// 2.1: a stop does not wait for peers that have acknowledged all, whatever they do then.
+/// S6: A stop does not wait for peers that have acknowledged all, whatever they do then.
 #[test]
 fn a_stop_ends_with_the_acknowledgement() {
     isolated(|| {
@@ -488,7 +488,7 @@ fn a_stop_ends_with_the_acknowledgement() {
     });
 }
 
-/// 2.1, 2.0: what a peer's reset destroyed in a stop is lost.
+/// A2.5: What a peer's reset destroyed in a stop is lost.
 #[test]
 fn a_reset_in_a_stop() {
     isolated(|| {

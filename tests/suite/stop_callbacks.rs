@@ -1,11 +1,11 @@
-//! 2.1: stop from inside callbacks and from a signal handler.
+//! Stop from inside callbacks and from a signal handler.
 
 use crate::api::{Config, Hooks, Server, State, Status};
 use crate::support::*;
 use std::io::Write;
 use std::sync::OnceLock;
 
-/// 2.1: `stop` in a handler or hook only requests the stop and returns at once.
+/// S11: `stop` in a handler or hook only requests the stop and returns at once.
 #[test]
 fn stop_in_a_callback_only_requests_it() {
     isolated(|| {
@@ -95,7 +95,7 @@ fn stop_in(callback: &'static str, config: Config) {
     assert_settled(&server);
 }
 
-/// 2.1: a stop that `on_start` asks for takes place after the start, which succeeds.
+/// S11: A stop that `on_start` asks for takes place after the start, which succeeds.
 #[test]
 fn stop_in_on_start_lets_start_return() {
     isolated(|| {
@@ -108,7 +108,7 @@ fn stop_in_on_start_lets_start_return() {
     });
 }
 
-/// 2.1: a stop request before start is remembered: start returns at once, hooks are not run.
+/// S13: A stop request before start is remembered: start returns at once, hooks are not run.
 #[test]
 fn a_request_before_start_is_remembered() {
     isolated(|| {
@@ -148,7 +148,7 @@ extern "C" fn on_signal(_: i32) {
     }
 }
 
-/// 2.1: `request_stop` may be called in a signal handler, and keeps errno.
+/// S12: `request_stop` may be called in a signal handler, and keeps errno.
 #[test]
 fn request_stop_in_a_signal_handler() {
     isolated_for(60, || {
@@ -171,7 +171,7 @@ fn request_stop_in_a_signal_handler() {
     });
 }
 
-/// 2.1: a callback may stop, wait for and free another server.
+/// L17: A callback may stop, wait for and free another server.
 #[test]
 fn stop_another_server_in_a_callback() {
     isolated(|| {
@@ -192,7 +192,7 @@ fn stop_another_server_in_a_callback() {
     });
 }
 
-/// 2.1: signals that interrupt the thread of a foreground start do not end it.
+/// H2: Signals that interrupt the thread of a foreground start do not end it.
 #[test]
 fn signals_in_the_foreground() {
     extern "C" fn nothing(_: i32) {}
@@ -227,7 +227,7 @@ fn signals_in_the_foreground() {
     });
 }
 
-/// 2.1: `request_stop` from anywhere, many times and at once.
+/// S12: `request_stop` from anywhere, many times and at once.
 #[test]
 fn many_requests_at_once() {
     isolated(|| {

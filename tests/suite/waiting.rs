@@ -1,4 +1,4 @@
-//! 2.2: connections that wait for a worker.
+//! Connections that wait for a worker.
 
 use crate::api::{CloseReason, Hooks, Server, Status};
 use crate::support::*;
@@ -36,7 +36,7 @@ fn let_finish(gate: &Gate, clients: Vec<Client>) {
     }
 }
 
-/// 2.2: the queue is first in, first out.
+/// W10: The queue is first in, first out.
 #[test]
 fn first_in_first_out() {
     isolated(|| {
@@ -71,7 +71,7 @@ fn first_in_first_out() {
     });
 }
 
-/// 2.2: a waiting connection is served the moment a worker is free: nothing polls.
+/// W11: A waiting connection is served the moment a worker is free: nothing polls.
 #[test]
 fn served_the_moment_a_worker_is_free() {
     isolated(|| {
@@ -89,7 +89,7 @@ fn served_the_moment_a_worker_is_free() {
     });
 }
 
-/// 2.2: after `max_retry` × `retry_interval` a connection is refused, no earlier: the exception
+/// W12: After `max_retry` × `retry_interval` a connection is refused, no earlier: the exception
 /// handler gets NS_ERR_REJECTED and a socket that is still open.
 #[test]
 fn refused_after_the_retries() {
@@ -125,7 +125,7 @@ fn refused_after_the_retries() {
     });
 }
 
-/// 2.2: a refused client that has already sent something gets the answer all the same.
+/// W13: A refused client that has already sent something gets the answer all the same.
 #[test]
 fn a_refusal_is_not_lost_to_a_reset() {
     isolated(|| {
@@ -142,7 +142,7 @@ fn a_refusal_is_not_lost_to_a_reset() {
     });
 }
 
-/// 2.2: without an exception handler a refused connection is just closed.
+/// W14: Without an exception handler a refused connection is just closed.
 #[test]
 fn refused_without_an_exception_handler() {
     isolated(|| {
@@ -156,7 +156,7 @@ fn refused_without_an_exception_handler() {
     });
 }
 
-/// 2.2: an exception handler that fails or panics on a refusal is contained.
+/// W14: An exception handler that fails or panics on a refusal is contained.
 #[test]
 fn a_failing_exception_handler_on_a_refusal() {
     isolated(|| {
@@ -178,7 +178,7 @@ fn a_failing_exception_handler_on_a_refusal() {
     });
 }
 
-/// 2.2: with `max_retry` 0 nobody waits.
+/// W15: With `max_retry` 0 nobody waits.
 #[test]
 fn no_retries_refuse_at_once() {
     isolated(|| {
@@ -193,7 +193,7 @@ fn no_retries_refuse_at_once() {
     });
 }
 
-/// 2.2: accepting goes on while connections wait; beyond `max_waiting` they are refused at once.
+/// W16: Accepting goes on while connections wait; beyond `max_waiting` they are refused at once.
 #[test]
 fn beyond_max_waiting_refused_at_once() {
     isolated(|| {
@@ -222,7 +222,7 @@ fn beyond_max_waiting_refused_at_once() {
     });
 }
 
-/// 2.2: refusing at its time goes on where several wait with different deadlines.
+/// W12: Refusing at its time goes on where several wait with different deadlines.
 #[test]
 fn several_deadlines_are_kept() {
     isolated(|| {
@@ -247,7 +247,7 @@ fn several_deadlines_are_kept() {
     });
 }
 
-/// 2.2: a client that goes away while it waits costs nothing but its place.
+/// W17: A client that goes away while it waits costs nothing but its place.
 #[test]
 fn a_waiting_client_may_leave() {
     isolated(|| {

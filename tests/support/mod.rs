@@ -161,7 +161,7 @@ pub fn assert_settled(server: &Server) {
     assert_balanced(server);
 }
 
-/// accepted + attached = open + waiting + closed + detached (2.8).
+/// accepted + attached = open + waiting + closed + detached (J5).
 #[track_caller]
 pub fn assert_balanced(server: &Server) {
     let stats = server.stats();

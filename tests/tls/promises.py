@@ -179,7 +179,7 @@ def optional_client_certificate(mode, version):
 
 
 def resumed_while_valid(mode):
-    """A session ends with the client's certificate, by ticket and from the cache."""
+    """A20.2: A session ends with the client's certificate, by ticket and from the cache."""
     end = int(time.time()) + 5
     name = f"short{end}"
     sign_until(name, "/CN=short", end)
