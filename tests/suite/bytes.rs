@@ -175,6 +175,40 @@ fn a_reset_while_paused() {
     });
 }
 
+/// A1.4: What is unread when the program closes or aborts the connection, or a deadline or a stop
+/// ends it, is not handed over.
+#[test]
+fn an_end_of_ones_own_hands_nothing_over() {
+    isolated(|| {
+        for end in ["close", "abort", "timer", "cut"] {
+            let (log, calls) = events();
+            let hooks = Hooks::new(move |_, socket| {
+                socket.recv(&mut [0])?;
+                log.add(());
+                match end {
+                    "close" => socket.close(),
+                    "abort" => socket.abort(),
+                    "timer" => {
+                        socket.pause()?;
+                        socket.set_timer(Some(ms(20)))?;
+                    }
+                    _ => socket.pause()?,
+                }
+                Ok(())
+            });
+            let (hooks, reasons) = hooks.telling_reasons();
+            let server = start(non_blocking(1).linger_timeout(ms(20)), hooks);
+            let _client = Client::connect(&server).saying("one byte is read, and these are not");
+            calls.next();
+            if end == "cut" {
+                server.stop_within(ms(0)).unwrap();
+            }
+            reasons.next();
+            calls.none();
+        }
+    });
+}
+
 /// A1.3: A reset that the loop meets by its own look for more input is told to the handler, and is
 /// no end of the stream.
 #[test]

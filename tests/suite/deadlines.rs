@@ -2,6 +2,7 @@
 
 use crate::api::{CloseReason, Hooks, Server, Socket, Status};
 use crate::support::*;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 /// When a callback set a deadline, for a later one to see.
@@ -413,6 +414,35 @@ fn socket_options() {
             assert_eq!((alive, idle, no_delay), (true, 2, false));
             assert!(!options(config.keep_alive(None)).0);
         }
+    });
+}
+
+/// A13: A timer that is set again and again, each time sooner, has one deadline and holds no memory.
+#[test]
+fn many_settings_of_a_timer_hold_no_memory() {
+    const COUNT: u64 = 100_000;
+    isolated(|| {
+        let (log, held) = events();
+        let set = AtomicU64::new(0);
+        let hooks = Hooks::new(|server, socket| {
+            text(socket)?;
+            server.wake(socket.id())
+        })
+        .on_wake(move |server, socket| {
+            let n = set.fetch_add(1, Ordering::SeqCst);
+            socket.set_timer(Some(ms(10 * COUNT - n))).unwrap();
+            if n == 1000 || n == COUNT {
+                log.add(resident_kib());
+            }
+            if n < COUNT {
+                server.wake(socket.id()).unwrap();
+            }
+        });
+        let server = start(non_blocking(1), hooks);
+        let _client = Client::connect(&server).saying("x");
+        let before = held.next();
+        let grown = held.next().saturating_sub(before);
+        assert!(grown < 1024, "{grown} KiB");
     });
 }
 

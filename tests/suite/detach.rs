@@ -184,6 +184,30 @@ fn user_data_is_included() {
     });
 }
 
+/// D11: The timer and a pause do not go along.
+#[test]
+fn a_timer_and_a_pause_stay_behind() {
+    isolated(|| {
+        let (log, owned) = events();
+        let (timeout_log, timeouts) = events();
+        let hooks = Hooks::new(move |server: &Server, socket| match text(socket)?.as_str() {
+            "detach" => {
+                socket.set_timer(Some(ms(50)))?;
+                socket.pause()?;
+                Ok(log.add(server.detach(socket)?))
+            }
+            other => socket.send(other.as_bytes()),
+        })
+        .on_timeout(move |_, _| timeout_log.add(()));
+        let server = start(non_blocking(1), hooks);
+        let (mut client, socket) = detached(&server, &owned);
+        timeouts.none();
+        server.attach(socket).unwrap();
+        client.echo("read again");
+        timeouts.none();
+    });
+}
+
 /// D6: Allowed in every callback of the connection but `on_close`.
 #[test]
 fn detach_in_every_callback_but_on_close() {
