@@ -147,8 +147,7 @@ def instructions_per_message(connections):
             f"threads: what callgrind counts in a run of {RUNS[1]:,} messages less what it counts "
             f"in one of {RUNS[0]:,}, so that starting falls out."
         )
-        goal = Goal("instructions of a round trip", values[OURS], 150)
-        return amounts(title, method, values, "instructions", "raw_epoll", goal)
+        return amounts(title, method, values, "instructions", "raw_epoll")
 
     title = f"instructions of an echo, {connections} connection{'s' * (connections > 1)}"
     return Workload(title, measure, quick=True)

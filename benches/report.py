@@ -8,6 +8,7 @@ import pathlib
 import platform
 import re
 import statistics
+import textwrap
 
 from common import per_operation, ratio, table
 
@@ -55,7 +56,8 @@ class Section:
     goals: list
 
     def markdown(self, picture=""):
-        return f"{self.method}\n\n{picture}{table(self.header, self.rows)}"
+        method = textwrap.fill(self.method, 100, break_long_words=False, break_on_hyphens=False)
+        return f"{method}\n\n{picture}{table(self.header, self.rows)}"
 
     def file_name(self):
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower().replace(",", "")) + ".svg"
@@ -94,12 +96,12 @@ def costs(title, method, results, calls, floor, most=None, most_calls=None):
     return Section(title, method, header, rows, bars, unit, floor, goals)
 
 
-def amounts(title, method, values, unit, floor, goal):
+def amounts(title, method, values, unit, floor, *goals):
     """The section of a workload that gives one number for each server."""
     header = ["", unit, f"of {floor}"]
     rows = [[name, number(x), f"{x / values[floor]:.3f}"] for name, x in values.items()]
     bars = {name: (x, x, x) for name, x in values.items()}
-    return Section(title, method, header, rows, bars, unit, floor, [goal])
+    return Section(title, method, header, rows, bars, unit, floor, list(goals))
 
 
 def goals_table(sections):
