@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Descriptors exhausted: no spinning, open connections go on, and accepting goes on by itself as
-soon as one is freed. Once because the process has no more, once because of max_connections."""
+"""M1, M4: Descriptors exhausted: no spinning, open connections go on, and accepting goes on by
+itself as soon as one is freed. Once because the process has no more, once because of
+max_connections."""
 
 import resource
 import time

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""10,000 connections held by one event loop while one more echoes; then a stop with all of them open."""
+"""M7: 10,000 connections held by one event loop while one more echoes; then a stop with all of them
+open."""
 
 import time
 

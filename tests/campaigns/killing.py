@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Clients killed at random moments for a minute in each mode: the accounting loses nothing."""
+"""J5: Clients killed at random moments for a minute in each mode: the accounting loses nothing."""
 
 import random
 import socket

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""A client that sends 1 GiB and does not read, to an echo handler that ignores back-pressure: the
-server's memory stays bounded. Then the client reads: nothing was lost."""
+"""Q6: A client that sends 1 GiB and does not read, to an echo handler that ignores back-pressure:
+the server's memory stays bounded. Then the client reads: nothing was lost."""
 
 import select
 import time

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""One connection's handler publishes by broadcast to 10,000 others under the mutex that on_close
-takes too, while members leave and others talk: no deadlock, no message lost."""
+"""N17: One connection's handler publishes by broadcast to 10,000 others under the mutex that
+on_close takes too, while members leave and others talk: no deadlock, no message lost."""
 
 import random
 import selectors

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""100,000 rounds of connect, serve and close in each mode leave memory, descriptors and threads
+"""M8: 100,000 rounds of connect, serve and close in each mode leave memory, descriptors and threads
 where they were."""
 
 import socket

@@ -32,7 +32,7 @@ struct Plan {
     slow: bool,
     /// Reads nothing for so long.
     deaf: Duration,
-    /// Begins TLS without waiting to be told to.
+    /// Begins TLS without waiting for the server's word.
     hasty: bool,
     /// How much it says in the clear, where there will be TLS later.
     clear: Option<u64>,

@@ -36,7 +36,7 @@ pub fn judge(story: &Story) {
 /// Which property, which kind of breach (equal ones are counted together), and the particulars.
 type Breach = (&'static str, String, String);
 
-/// What the handlers received of what the client sent.
+/// A1.1, A1.3, A4: What the handlers received of what the client sent.
 fn input(ledger: &Ledger, breaches: &mut Vec<Breach>) {
     if let Some(wrong) = &ledger.wrong_input {
         breaches.push((
@@ -91,7 +91,7 @@ fn ends_input(status: Status) -> bool {
     matches!(status, Status::Reset | Status::Io | Status::Truncated)
 }
 
-/// What the client received of what the server's threads sent.
+/// A2.2, A2.5, A3.1, A6.3: What the client received of what the server's threads sent.
 fn output(ledger: &Ledger, breaches: &mut Vec<Breach>) {
     if let Sight::Broken(how) = &ledger.sight {
         breaches.push(("output is a prefix", "bytes that nobody sent there".into(), how.clone()));
@@ -187,7 +187,7 @@ fn missing(ledger: &Ledger, places: &HashMap<u16, usize>) -> Option<String> {
     None
 }
 
-/// A client that reads all and sends nothing is reset soon after a close in order.
+/// A5.1: A client that reads all and sends nothing is reset soon after a close in order.
 fn needless_reset(ledger: &Ledger, breaches: &mut Vec<Breach>) {
     if ledger.sight != Sight::Reset || !ledger.attentive || !in_order(ledger) {
         return;
@@ -208,7 +208,7 @@ fn in_order(ledger: &Ledger) -> bool {
         && matches!(ledger.reason, Some(CloseReason::Handler | CloseReason::Peer))
 }
 
-/// `on_open`, `on_close` and the drop function.
+/// A12.2: `on_open`, `on_close` and the drop function.
 fn lifecycle(ledger: &Ledger, breaches: &mut Vec<Breach>) {
     let mut once = |holds: bool, kind: &str, detail: String| {
         if !holds {

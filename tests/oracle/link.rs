@@ -65,7 +65,7 @@ pub struct Link {
     pub reader: Reader,
     /// The sending side has failed, or is closed.
     broken: bool,
-    /// The kernel has told of a reset, which it does once: what looks like an end is none.
+    /// The kernel has reported a reset, which it does once: what looks like an end is none.
     was_reset: bool,
 }
 

@@ -181,7 +181,7 @@ impl Loops {
     ) -> Result<(), Error> {
         self.world.count("exceptions");
         let Some(socket) = socket else { return Ok(()) };
-        // A failed handshake is told before there is any story: nothing may leave in the clear.
+        // A failed handshake is reported before there is any story: nothing may leave in the clear.
         let story = story_of(socket).or_else(|| self.world.of_peer(socket.peer()?));
         let Some(story) = story else { return Ok(()) };
         story.called("on_exception");

@@ -73,7 +73,7 @@ fn broadcast(world: &Arc<World>, server: &Server, random: &mut Random) {
     let result = world.call("broadcast", NOW, first, || server.broadcast(&ids, &bytes));
     let fate = match result {
         Ok(accepted) if accepted == ids.len() => Fate::Accepted,
-        // Which of them is not told.
+        // The call does not say which of them.
         Ok(_) => Fate::Unknown,
         Err(_) => Fate::Refused,
     };

@@ -1,5 +1,5 @@
-//! The ledger of one connection: what each side sent, what it was told was accepted, what it
-//! received, and how it saw the end. When the last who has a part in it is gone, it is judged.
+//! The ledger of one connection: what each side sent, what its calls accepted, what it received,
+//! and how it saw the end. When the last who has a part in it is gone, it is judged.
 
 use super::judge;
 use super::wire::{client_byte, frame, Kind, Name, Received, HEADER};
@@ -68,7 +68,7 @@ pub enum Ending {
     Abrupt,
 }
 
-/// What the handler was told of the end of its input.
+/// How the handler saw the end of its input.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Told {
     End,
@@ -199,7 +199,7 @@ impl Story {
         self.world.add("bytes in", bytes.len() as u64);
     }
 
-    /// The server's side was told that nothing more comes.
+    /// The server's side knows that nothing more comes.
     pub fn told(&self, told: Told) {
         self.with(|ledger| {
             ledger.skipped = false;

@@ -149,7 +149,7 @@ impl World {
 
     // -- what was found -------------------------------------------------------------------
 
-    /// A property does not hold. Equal kinds are counted, and told once.
+    /// A property does not hold. Equal kinds are counted, and reported once.
     pub fn found(&self, property: &str, kind: &str, story: Option<&str>) {
         let mut findings = lock(&self.findings);
         let known = findings.entry(format!("{property}: {kind}")).or_insert_with(|| {
