@@ -74,7 +74,7 @@ static inline void nap(void)
     nanosleep(&ms, NULL);
 }
 
-/* For what can only be looked at: what is told comes as an event. */
+/* For what can only be looked at; what a callback reports comes as an event. */
 #define WAIT_UNTIL(condition)                                   \
     do {                                                        \
         long long until_ = now_ms() + DEADLINE_MS;              \

@@ -89,7 +89,7 @@ static int32_t impatient(ns_server *server, ns_socket *socket, void *user_data)
     return ns_socket_send(socket, "late", 4);
 }
 
-/* T7: A handler that waits for longer is told so and goes on. */
+/* T7: A handler that waits for longer gets NS_ERR_TIMEOUT and goes on. */
 static void io_timeout(void)
 {
     ns_server *server = SERVE(NULL, impatient, NULL);

@@ -1,4 +1,4 @@
-/* What the exception handler is told, and what it may do. */
+/* What the exception handler gets, and what it may do. */
 #include "check.h"
 
 static char object[] = "the language's own exception";
@@ -262,7 +262,7 @@ static void failing_after_detach(void)
     CHECK_IS(ns_server_free(server), NS_OK);
 }
 
-/* What is raised where nothing can fail, or by an owner, is not told of a later failure. */
+/* What is raised where nothing can fail, or by an owner, is in no later failure. */
 static event happened = EVENT;
 
 static void complain(ns_server *server, ns_socket *socket, void *user_data)
@@ -352,7 +352,7 @@ static int32_t refused(ns_server *server, ns_socket *socket, const ns_error *err
     return ns_socket_send(socket, "busy", 4);
 }
 
-/* W12: A connection that no worker takes in time is told so. */
+/* W12: A connection that no worker takes in time is refused with this error. */
 static void refused_connection(void)
 {
     ns_config *config = ns_config_new();

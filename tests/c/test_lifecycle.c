@@ -67,7 +67,7 @@ static void stopped_twice(void)
     CHECK_IS(event_count(&stops), stopped + 1);
 }
 
-/* In a handler: stop asks and returns at once, wait and free refuse. */
+/* In a handler stop requests and returns immediately; wait and free refuse. */
 static int32_t stop_in_handler(ns_server *server, ns_socket *socket, void *user_data)
 {
     char byte;
@@ -140,7 +140,7 @@ static void stopped_by_signal(void)
     CHECK_IS(sigaction(SIGUSR1, &former, NULL), 0);
 }
 
-/* Before the start it is remembered: the start returns at once, without hooks. */
+/* A request before the start is remembered: the start returns immediately, without hooks. */
 static void request_before_start_with(uint32_t flags)
 {
     int started = event_count(&starts), stopped = event_count(&stops);

@@ -200,7 +200,8 @@ static void starttls_after_late_setter(void)
 }
 
 /* U3: CVE-2011-0411: what somebody slips in behind STARTTLS never comes to the handler, be it in
- * the same packet or the next; the handshake fails of it, and the exception handler is told. */
+ * the same packet or the next; the handshake fails because of it, and the exception handler gets
+ * the error. */
 static void injection(void)
 {
     for (int i = 0; i < 4; i++) {

@@ -484,8 +484,8 @@ static void frozen(void)
     ns_config_free(config);
     check_frozen(tls);
     CHECK_IS(ns_server_free(server), NS_OK);
-    check_frozen(tls); /* for ever */
-    /* Who did not look at that is told now. */
+    check_frozen(tls); /* forever */
+    /* A program that did not look at the status gets the error now. */
     no_server(tls, NS_ERR_STATE, "in use", "");
 }
 

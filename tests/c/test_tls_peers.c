@@ -155,7 +155,7 @@ static void names(void)
 
 /* -- client certificates and failed handshakes ------------------------------ */
 
-/* What the exception handler was told last. */
+/* What the exception handler got last. */
 static event told = EVENT;
 static char reason[512];
 static ns_status told_status;

@@ -3,11 +3,11 @@
  *   server KIND [-n] [-t THREADS] [-m MAX_CONNECTIONS]
  *
  * KIND is what the handler does:
- *   echo     sends back what comes, and ignores what `send` answers
+ *   echo     sends back what comes, and ignores what `send` returns
  *   chaos    each byte that comes is an order: see `obey`
  *   publish  JOIN, PUB COUNT and PING lines: see `take_order`
  *
- * It is told what to do on its standard input: "stats" prints the statistics as JSON, "stop" stops
+ * It reads commands on its standard input: "stats" prints the statistics as JSON, "stop" stops
  * the server and prints them with the status and the time it took, the end of input ends it.
  */
 #define _GNU_SOURCE

@@ -9,7 +9,7 @@ use std::net::Shutdown;
 /// Connects, does some random things, and goes, over and over.
 pub fn client(port: u16, shared: &Shared, mut random: Random) {
     while !shared.is_over() {
-        // Refused or reset at once where the server stops meanwhile.
+        // Refused or reset immediately where the server stops meanwhile.
         let Ok(client) = Client::try_to(("127.0.0.1", port)) else {
             pause(&mut random);
             continue;

@@ -1,5 +1,5 @@
-//! The hammer: clients, handlers and other threads do random things to one server at once. In
-//! the end no connection, descriptor, thread or piece of user data may be left, and the accounts
+//! The hammer: clients, handlers and other threads do random things to one server at the same time.
+//! In the end no connection, descriptor, thread or piece of user data may be left, and the accounts
 //! must balance.
 //!
 //! `NS_HAMMER_SECONDS` (5 by default) is how long the four rounds take in all, `NS_HAMMER_SEED`

@@ -159,8 +159,8 @@ fn drop_functions_run_once_and_in_order() {
     });
 }
 
-/// O4: `new` takes a reference to the config: the caller's may go at once; while it is in use it
-/// cannot be changed.
+/// O4: `new` takes a reference to the config: the caller may free its own immediately; while it is
+/// in use it cannot be changed.
 #[test]
 fn the_server_has_its_own_reference_to_the_config() {
     isolated(|| unsafe {

@@ -134,7 +134,8 @@ fn the_last_handle_stops_the_server() {
         Client::connect(&second).echo("still running");
         drop(second);
         assert!(library_threads().is_empty());
-        // What a callback cloned is a view of a server that is gone; it answers, no more.
+        // A handle that a callback cloned outlives the server: its calls return, and do nothing
+        // more.
         let view = kept.get().expect("cloned");
         assert!(view.is_stopped());
         assert_eq!(view.state(), State::Stopped);
@@ -161,7 +162,7 @@ fn the_last_handle_dropped_in_a_callback() {
     });
 }
 
-/// R5: `in_callback` tells the library's threads and callbacks from others.
+/// R5: `in_callback` is true on the library's threads and in callbacks, and nowhere else.
 #[test]
 fn in_callback() {
     isolated(|| {

@@ -26,7 +26,8 @@ fn ends() -> (Hooks, Events<(String, Status)>) {
     (hooks, ends)
 }
 
-/// K8, A1.3: Clean close, truncation and reset are told apart, after what had arrived.
+/// K8, A1.3: A clean close, a truncation and a reset are three results, each after what had
+/// arrived.
 #[test]
 fn three_ends() {
     isolated(|| {
@@ -149,7 +150,7 @@ fn truncated_records() {
     });
 }
 
-/// K9: A broken record: NS_ERR_TLS with the reason, and the client is told by an alert.
+/// K9: A broken record is NS_ERR_TLS with the reason, and the client gets an alert.
 #[test]
 fn a_broken_record() {
     isolated(|| {

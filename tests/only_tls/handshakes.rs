@@ -5,7 +5,7 @@ use crate::api::{configure, CloseReason, Config};
 use std::os::fd::AsRawFd;
 use std::sync::Mutex;
 
-/// Nothing but the failure was told, and it was counted.
+/// Nothing but the failure was reported, and it was counted.
 #[track_caller]
 fn failed_once(server: &Server, told: &Events<(&'static str, Status)>, status: Status) {
     assert_eq!(told.next(), ("exception", status));
@@ -140,7 +140,8 @@ fn the_deadline_of_silence() {
     });
 }
 
-/// K5: A handshake that fails: exception handler, counted, closed, and nothing else is told.
+/// K5: A handshake that fails is reported to the exception handler, counted and closed, and no
+/// other callback runs.
 #[test]
 fn a_failed_handshake() {
     isolated(|| {
@@ -421,7 +422,7 @@ fn places_go_to_those_who_waited_longest() {
     });
 }
 
-/// A8.1: Many handshakes at once under a small cap all come to their end.
+/// A8.1: Many handshakes at the same time under a small cap all come to their end.
 #[test]
 fn many_under_a_small_cap() {
     isolated(|| {

@@ -5,7 +5,7 @@ use crate::api::{tls, TlsConfig, TlsInfo, TlsVersion, CHAIN, KEY};
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A handler that tells what was agreed.
+/// A handler that reports what was agreed.
 fn informing() -> (Hooks, Events<TlsInfo>) {
     let (log, infos) = events();
     let hooks = Hooks::new(move |_, socket| {
@@ -221,7 +221,8 @@ fn frozen_and_shared() {
     });
 }
 
-/// K20, A19.4, A20.4: What is wrong with a certificate or key is told, and no key material.
+/// K20, A19.4, A20.4: The error says what is wrong with a certificate or key, and shows no key
+/// material.
 #[test]
 fn bad_material() {
     let settings = TlsConfig::new();
@@ -249,7 +250,8 @@ fn bad_material() {
     assert_eq!(status(settings.set_alpn(&[b""])), Status::Invalid);
 }
 
-/// A19.3: A certificate and its key in DER, as a chain of arrays; what is not there is told.
+/// A19.3: A certificate and its key in DER, as a chain of arrays; the error says which part is
+/// missing.
 #[test]
 fn certificates_in_der() {
     use rustls::pki_types::PrivateKeyDer;

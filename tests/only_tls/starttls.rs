@@ -5,7 +5,7 @@ use crate::api::{tls, CloseReason, Config, Socket};
 
 const COMMAND: &[u8] = b"STARTTLS\n";
 
-/// A server that starts in the clear. What its handler reads is told: whether through TLS, and
+/// A server that starts in the clear. It reports what its handler reads: whether through TLS, and
 /// the bytes.
 fn clear(config: Config) -> (Server, Events<(bool, String)>, Events<Status>) {
     let (log, seen) = events();

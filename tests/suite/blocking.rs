@@ -5,7 +5,7 @@ use crate::support::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
-/// Counts how many callbacks are inside at once.
+/// Counts how many callbacks are inside at the same time.
 #[derive(Clone, Default)]
 struct Crowd(Arc<(AtomicUsize, AtomicUsize)>);
 
@@ -70,7 +70,7 @@ fn one_worker_never_refuses() {
     });
 }
 
-/// W2: At most `max_thread` handlers run at once, and that many do.
+/// W2: At most `max_thread` handlers run at the same time, and that many do.
 #[test]
 fn at_most_max_thread_handlers_at_once() {
     isolated(|| {
@@ -304,7 +304,7 @@ fn lingering_is_bounded() {
     });
 }
 
-/// C4: Where nothing is unread the descriptor is closed at once, whatever the linger timeout.
+/// C4: Where nothing is unread the descriptor is closed immediately, whatever the linger timeout.
 #[test]
 fn nothing_unread_closes_at_once() {
     isolated(|| {
@@ -330,7 +330,7 @@ fn nothing_unread_closes_at_once() {
     });
 }
 
-/// C3: The end of stream was seen: closed at once, and told apart as such.
+/// C3: Where the end of the stream was seen, the close is immediate and has its own reason.
 #[test]
 fn end_of_stream_closes_at_once() {
     isolated(|| {

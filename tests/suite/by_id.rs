@@ -5,7 +5,7 @@ use crate::support::*;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// An echo server whose opened connections are told.
+/// An echo server that reports the ids of opened connections.
 fn telling(config: crate::api::Config) -> (Server, Events<ConnId>) {
     let (hooks, ids) = Hooks::new(echo).telling_ids();
     (start(config, hooks), ids)
@@ -68,8 +68,8 @@ fn order_holds_per_calling_thread() {
     });
 }
 
-/// B2: Bytes are counted at once against `send_limit`: NS_ERR_BUFFER_FULL is immediate, also while
-/// the loop is busy; what was accepted arrives, and nothing else.
+/// B2: Bytes are counted immediately against `send_limit`: NS_ERR_BUFFER_FULL is immediate, also
+/// while the loop is busy; what was accepted arrives, and nothing else.
 #[test]
 fn send_is_counted_at_once() {
     isolated(|| {
@@ -364,7 +364,7 @@ fn connections_are_listed() {
     });
 }
 
-/// B11: Calls from many threads at once, for connections that come and go.
+/// B11: Calls from many threads at the same time, for connections that come and go.
 #[test]
 fn calls_while_connections_come_and_go() {
     isolated(|| {

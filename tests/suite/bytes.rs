@@ -209,8 +209,8 @@ fn an_end_of_ones_own_hands_nothing_over() {
     });
 }
 
-/// A1.3: A reset that the loop meets by its own look for more input is told to the handler, and is
-/// no end of the stream.
+/// A1.3: A reset that the loop meets when it looks for more input by itself is reported to the
+/// handler, and is no end of the stream.
 #[test]
 fn a_reset_met_by_a_look_for_input() {
     isolated(|| {
@@ -308,8 +308,8 @@ fn by_id_and_directly_in_order() {
     });
 }
 
-/// A3.2, A3.3: Bytes that another thread's send was told are accepted arrive, whenever the handler
-/// closes, half-closes or detaches; what comes later is refused.
+/// A3.2, A3.3: Bytes of another thread's send that returned 0 arrive, whenever the handler closes,
+/// half-closes or detaches; what comes later is refused.
 #[test]
 fn accepted_from_another_thread() {
     isolated(|| {

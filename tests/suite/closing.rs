@@ -65,7 +65,7 @@ fn lingering_is_bounded() {
     });
 }
 
-/// C3: Where the end of stream was seen the close is at once.
+/// C3: Where the end of stream was seen the close is immediate.
 #[test]
 fn close_after_the_end_of_stream_is_at_once() {
     isolated(|| {

@@ -1,4 +1,4 @@
-//! Deadlines between two things at once, and what becomes of lost listeners.
+//! Deadlines between two things that happen at the same time, and what becomes of lost listeners.
 
 use crate::api::{Config, Hooks, Server, State, Status};
 use crate::support::*;
@@ -164,7 +164,7 @@ fn destroy(listener: i32) {
     socket2::SockRef::from(&listener).shutdown(std::net::Shutdown::Both).unwrap();
 }
 
-/// A12.4: A lost listener is told of; without the last one the server stops.
+/// A12.4: The loss of a listener is reported; without the last one the server stops.
 #[test]
 fn a_lost_listener_is_no_silence() {
     isolated(|| {

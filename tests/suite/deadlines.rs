@@ -99,7 +99,7 @@ fn a_long_send_is_not_idle() {
         let mut client = Client::small(&server).saying("x");
         let (clock, mut left) = (Stopwatch::start(), LEN);
         while left > 0 {
-            // For much longer than the idle time, and then the rest at once.
+            // For much longer than the idle time, and then the rest without a pause.
             if clock.elapsed() < ms(1000) {
                 let_pass(ms(20));
             }
@@ -250,7 +250,7 @@ fn the_timer_closes_without_on_timeout() {
     });
 }
 
-/// T1: Many timers at once are all kept.
+/// T1: Many timers at the same time are all kept.
 #[test]
 fn many_timers() {
     isolated(|| {

@@ -66,8 +66,8 @@ fn a_detached_socket_is_the_programs_own() {
     });
 }
 
-/// D2: It is usable at once, also while the callback that detached it still runs, in which the
-/// borrowed object answers NS_ERR_DETACHED.
+/// D2: The owned socket is usable immediately, also while the callback that detached it still runs,
+/// in which the borrowed object returns NS_ERR_DETACHED.
 #[test]
 fn usable_while_the_callback_still_runs() {
     isolated(|| {

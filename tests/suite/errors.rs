@@ -63,7 +63,7 @@ fn the_sentence_of_a_taken_port() {
     });
 }
 
-/// E2: No permission for a port is told with the port that a name stands for.
+/// E2: The sentence of a port without permission has the port that the name stands for.
 #[test]
 fn the_sentence_of_a_forbidden_port() {
     isolated(|| {
@@ -84,7 +84,7 @@ fn the_sentence_of_a_forbidden_port() {
     });
 }
 
-/// E2: What cannot be resolved is told with its name.
+/// E2: The sentence of a service that cannot be resolved has its name.
 #[test]
 fn the_sentence_of_an_unknown_service() {
     isolated(|| {
@@ -97,7 +97,7 @@ fn the_sentence_of_an_unknown_service() {
     });
 }
 
-/// O2: Absurd settings are told by name.
+/// O2: The sentence of an absurd setting has its name.
 #[test]
 fn the_sentence_of_a_bad_setting() {
     isolated(|| {

@@ -4,7 +4,7 @@ use crate::api::{CloseReason, Error, Hooks, Server, Status};
 use crate::support::*;
 use std::sync::{Arc, Mutex};
 
-/// What an exception handler was told.
+/// What an exception handler got.
 #[derive(Clone, Debug, PartialEq)]
 struct Told {
     status: Status,
@@ -51,7 +51,7 @@ fn what_the_handler_raised_arrives() {
     });
 }
 
-/// X3: A panic is contained, and told as NS_ERR_PANIC.
+/// X3: A panic is contained and reported as NS_ERR_PANIC.
 #[test]
 fn a_panic_is_contained() {
     isolated(|| {
@@ -169,8 +169,8 @@ fn a_reset_is_told_after_what_had_arrived() {
     });
 }
 
-/// A21.2: A status that the connection itself has produced and the handler returns is told with its
-/// reason and the code of the operating system.
+/// A21.2: A status that the connection itself has produced and the handler returns is reported with
+/// its reason and the code of the operating system.
 #[test]
 fn a_reset_is_told_with_its_reason() {
     isolated(|| {
@@ -312,7 +312,7 @@ fn a_panic_in_a_hook_is_contained() {
             drop(client);
             wait_idle(&server);
             server.stop().unwrap();
-            // After `on_close` there is nobody to tell.
+            // After `on_close` nobody can be informed.
             let expected = if callback == "on_close" { vec![] } else { vec![Status::Panic] };
             assert_eq!(errors.drain(), expected, "{callback}");
             assert_eq!(server.stats().handler_errors, 1, "{callback}");
@@ -383,7 +383,7 @@ fn a_payload_is_handed_over() {
     });
 }
 
-/// X12: What one call raised is not told of the next failure.
+/// X12: What one call raised is in no report of the next failure.
 #[test]
 fn what_was_raised_is_not_kept() {
     isolated(|| {

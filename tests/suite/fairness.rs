@@ -186,7 +186,7 @@ fn every_call_under_the_programs_own_lock() {
         let hooks = Hooks::new(move |server, socket| {
             let own = socket.id();
             let text = text(socket)?;
-            // A callback inside one of these calls would wait for this lock for ever.
+            // A callback inside one of these calls would wait for this lock forever.
             let ids = in_handler.lock().unwrap();
             server.broadcast(&ids, b"news ")?;
             server.send(own, b"by id ")?;

@@ -176,7 +176,7 @@ fn a_stop_that_cannot_know() {
 }
 
 /// A2.5: A stop's NS_CLOSE_STOP says that nothing was lost: the client that reads late, but in
-/// time, has all of it before the program is told.
+/// time, has all of it before `on_close` says so.
 #[test]
 fn a_stop_that_knows() {
     isolated(|| {

@@ -65,7 +65,7 @@ fn signal_masks() {
             let mask = blocked_signals(&caller);
             let server = start(config.shutdown_port("0"), Hooks::new(echo));
             assert_eq!(blocked_signals(&caller), mask);
-            // A thread gives itself its name: before, it cannot be told from others.
+            // A thread gives itself its name: before that it cannot be distinguished from others.
             eventually("named threads", || library_threads().len() >= 3);
             Client::connect(&server).echo("hello");
             for (thread, name) in &library_threads() {
@@ -197,7 +197,7 @@ fn captured_output(body: impl FnOnce()) -> u64 {
     }
 }
 
-/// H6: The threads are named, so that a program's own tools can tell them.
+/// H6: The threads have names, so that a program's own tools can recognise them.
 #[test]
 fn threads_are_named() {
     isolated(|| {

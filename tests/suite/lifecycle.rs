@@ -207,7 +207,7 @@ fn start_fails_where_on_start_fails() {
     });
 }
 
-/// L5: The shutdown listener comes first: where both ports are taken its failure is told.
+/// L5: The shutdown listener comes first: where both ports are taken, the error is about that one.
 #[test]
 fn the_shutdown_port_is_bound_first() {
     isolated(|| {
@@ -406,7 +406,8 @@ fn wait_in_a_callback_is_a_deadlock() {
     });
 }
 
-/// L13: A server that was never started: `stop` and `wait` return at once, and it says NEW.
+/// L13: A server that was never started: `stop` and `wait` return immediately, and its state is
+/// NEW.
 #[test]
 fn never_started() {
     isolated(|| {

@@ -212,8 +212,8 @@ fn harmless_accept_errors() {
     });
 }
 
-/// M4, A14.1: ENFILE, ENOMEM and ENOBUFS are answered as EMFILE is: told, waited for, survived. So
-/// is every error that is not one connection's own.
+/// M4, A14.1: ENFILE, ENOMEM and ENOBUFS are treated as EMFILE is: reported, waited for, survived.
+/// So is every error that is not one connection's own.
 #[test]
 fn exhaustion_in_accept() {
     isolated(|| {

@@ -67,7 +67,7 @@ fn dispatch_to_the_least_busy_loop() {
     });
 }
 
-/// N2: Many connections at once are spread as well.
+/// N2: Many connections that come at the same time are spread as well.
 #[test]
 fn a_burst_is_spread() {
     isolated(|| {
@@ -340,7 +340,7 @@ fn no_spin_where_nothing_is_consumed() {
     });
 }
 
-/// N10: The same where something was consumed and the rest is left for ever.
+/// N10: The same where something was consumed and the rest is left forever.
 #[test]
 fn no_spin_where_the_rest_is_left() {
     isolated(|| {

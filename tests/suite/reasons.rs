@@ -13,7 +13,7 @@ fn obedient(config: Config) -> (Server, Events<(CloseReason, bool)>) {
             Ok(())
         })
         .on_close(move |_, socket, reason| {
-            // The object still answers; nothing can be sent.
+            // The object is still valid; nothing can be sent.
             let intact = socket.user_data::<String>().is_some()
                 && socket.peer().is_some()
                 && socket.send(b"x").is_err();

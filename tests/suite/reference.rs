@@ -107,7 +107,7 @@ fn non_blocking_echo_server_with_more_clients_than_threads() {
     });
 }
 
-/// I1: A server that serves IPv4 and IPv6 at once.
+/// I1: A server that serves IPv4 and IPv6 at the same time.
 #[test]
 fn ipv4_and_ipv6_at_once() {
     isolated(|| {

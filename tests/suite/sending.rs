@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
 /// Q1: `send` takes everything: what the kernel does not take is queued and written as the peer
-/// reads; `on_drain` tells when the queue is empty again.
+/// reads; `on_drain` runs when the queue is empty again.
 #[test]
 fn what_the_kernel_does_not_take_is_queued() {
     isolated(|| {

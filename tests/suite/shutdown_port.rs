@@ -146,7 +146,7 @@ fn handler_errors_are_contained() {
     });
 }
 
-/// A shutdown handler that reads: it tells of its beginning, and what became of `recv`.
+/// A shutdown handler that reads: it reports its beginning, and what became of `recv`.
 fn reading() -> (Hooks, Events<Option<Status>>) {
     let (log, results) = events();
     let hooks = Hooks::new(echo).on_shutdown(move |_, socket| {

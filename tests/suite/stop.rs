@@ -180,7 +180,7 @@ fn unsent_bytes_are_cut_at_the_deadline() {
     });
 }
 
-/// S6: A connection with nothing unsent closes at once, whatever the deadline.
+/// S6: A connection with nothing unsent closes immediately, whatever the deadline.
 #[test]
 fn idle_connections_close_at_once() {
     isolated(|| {

@@ -5,7 +5,7 @@ use crate::support::*;
 use std::io::Write;
 use std::sync::OnceLock;
 
-/// S11: `stop` in a handler or hook only requests the stop and returns at once.
+/// S11: `stop` in a handler or hook only requests the stop and returns immediately.
 #[test]
 fn stop_in_a_callback_only_requests_it() {
     isolated(|| {
@@ -108,7 +108,7 @@ fn stop_in_on_start_lets_start_return() {
     });
 }
 
-/// S13: A stop request before start is remembered: start returns at once, hooks are not run.
+/// S13: A stop request before start is remembered: start returns immediately and runs no hook.
 #[test]
 fn a_request_before_start_is_remembered() {
     isolated(|| {
@@ -227,7 +227,7 @@ fn signals_in_the_foreground() {
     });
 }
 
-/// S12: `request_stop` from anywhere, many times and at once.
+/// S12: `request_stop` from anywhere, many times and on many threads at the same time.
 #[test]
 fn many_requests_at_once() {
     isolated(|| {

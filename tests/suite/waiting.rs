@@ -193,7 +193,8 @@ fn no_retries_refuse_at_once() {
     });
 }
 
-/// W16: Accepting goes on while connections wait; beyond `max_waiting` they are refused at once.
+/// W16: Accepting goes on while connections wait; beyond `max_waiting` they are refused
+/// immediately.
 #[test]
 fn beyond_max_waiting_refused_at_once() {
     isolated(|| {

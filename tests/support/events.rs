@@ -1,4 +1,4 @@
-//! What callbacks tell a test, and how a test holds a callback.
+//! What callbacks report to a test, and how a test holds a callback.
 
 use super::{NEVER, SOON};
 use std::fmt::Debug;

@@ -38,7 +38,7 @@ pub fn bulk_or_echo(_: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
     }
 }
 
-/// A handler that answers when the gate opens, and closes.
+/// A handler that sends its answer when the gate opens, and closes.
 pub fn answer_behind(gate: &Gate) -> Hooks {
     let gate = gate.clone();
     Hooks::new(move |_, socket| {

@@ -45,7 +45,7 @@ impl Hooks {
         Hooks::default().handler(handler)
     }
 
-    /// With an `on_open` that tells who came.
+    /// With an `on_open` that reports who came.
     pub fn telling_ids(self) -> (Self, Events<ConnId>) {
         let (log, ids) = events();
         let hooks = self.on_open(move |_, socket| {
@@ -55,7 +55,7 @@ impl Hooks {
         (hooks, ids)
     }
 
-    /// With an `on_close` that tells the reasons.
+    /// With an `on_close` that reports the reasons.
     pub fn telling_reasons(self) -> (Self, Events<CloseReason>) {
         let (log, reasons) = events();
         (self.on_close(move |_, _, reason| log.add(reason)), reasons)

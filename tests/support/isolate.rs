@@ -12,7 +12,7 @@ const LIMIT_SECONDS: u32 = 60;
 
 /// Runs `body` in a process of its own (this test binary again, with this test alone) and checks
 /// that afterwards its threads and descriptors are what they were. To be called from the test
-/// function itself: the closure's type tells the name of the test.
+/// function itself: the closure's type has the name of the test.
 #[track_caller]
 pub fn isolated<F: FnOnce()>(body: F) {
     isolated_for(LIMIT_SECONDS, body);

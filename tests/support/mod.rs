@@ -20,7 +20,7 @@ pub use handlers::*;
 pub use isolate::{isolated, isolated_for};
 pub use process::*;
 
-/// How long a test waits for something that should happen at once.
+/// How long a test waits for something that should happen immediately.
 pub const SOON: Duration = Duration::from_secs(8);
 /// How late a deadline may be kept in a test, on a busy machine.
 pub const LATE: Duration = Duration::from_secs(2);
@@ -133,7 +133,7 @@ impl Stopwatch {
         kept(self.elapsed(), due);
     }
 
-    /// What happened did so at once.
+    /// What happened did so immediately.
     #[track_caller]
     pub fn at_once(&self) {
         let took = self.elapsed();
@@ -188,7 +188,7 @@ pub fn wait_idle(server: &Server) {
     assert_balanced(server);
 }
 
-/// The same where it must be at once.
+/// The same where it must be immediate.
 #[track_caller]
 pub fn idle_at_once(server: &Server) {
     let clock = Stopwatch::start();
@@ -196,7 +196,7 @@ pub fn idle_at_once(server: &Server) {
     clock.at_once();
 }
 
-/// Runs `body` on a thread of its own with a deadline, for calls that could block for ever.
+/// Runs `body` on a thread of its own with a deadline, for calls that could block forever.
 #[track_caller]
 pub fn within<T: Send>(limit: Duration, body: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {

@@ -26,7 +26,7 @@ impl Inventory {
     }
 
     /// Nothing was left behind since. A thread that has been joined stands in /proc a moment
-    /// longer: its end is told before the kernel takes it off the list.
+    /// longer: its end is reported before the kernel takes it off the list.
     #[track_caller]
     pub fn assert_restored(&self) {
         let restored = comes_true(SOON, || Inventory::take() == *self);

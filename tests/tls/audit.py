@@ -41,7 +41,7 @@ def keep(name, text):
 
 
 def audited(mode):
-    """Some probes say nothing for long, and there are many at once: workers for all of them."""
+    """Some probes say nothing for long, many at the same time: all get workers."""
     many = mode if "-n" in mode else ["-t", "64"]
     # Both kinds of key, so that every suite that we have is there to be found.
     both = pair("server") + pair("rsa")

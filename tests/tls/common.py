@@ -133,7 +133,7 @@ class Server(Program):
                 raise AssertionError(f"no {name} {fields}, but {self.events[-20:]}: {e}") from None
 
     def exception(self, status, text=""):
-        """The exception handler was told this, before anything else."""
+        """The exception handler got this, before anything else."""
         event = self.event("exception")
         equal((event["status"], event["message"]), (status, event["message"]))
         contains(event["message"], text)

@@ -358,7 +358,7 @@ def crowd(mode):
 
 
 def renegotiation(mode):
-    """TLS 1.2: refused; the client is told so and gives up."""
+    """TLS 1.2: refused by an alert; the client gives up."""
     with serving(mode, "--mode", "lines") as server:
         argv = ["openssl", "s_client", "-connect", f"127.0.0.1:{server.port}", "-tls1_2"]
         process = subprocess.Popen(
@@ -512,7 +512,7 @@ def data_before_end_of_handshake(mode, version):
 
 
 def truncations(mode, version):
-    """Many clients that vanish without close_notify, at once and in a row."""
+    """Many clients that vanish without close_notify, at the same time and in a row."""
     with serving(mode) as server:
         for _ in range(10):
             clients = [tls(server.port, context(version)) for _ in range(4)]

@@ -669,7 +669,7 @@ def reload_under_load(mode):
 
 
 def detach_refused(mode, version):
-    """A blocking server cannot: the handler is told so, others are served as ever."""
+    """A blocking server cannot: the handler gets the error, others are served as before."""
     with serving(mode, "--mode", "lines") as server, tls(server.port, context(version)) as client:
         client.suppress_ragged_eofs = False
         equal(ask(client, "before"), "before")

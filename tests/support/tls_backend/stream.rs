@@ -373,7 +373,7 @@ impl Session {
             state.push(&self.shared.tcp);
             match state.tls.reader().read(buffer) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                // A reset is told rather than what it looks like to TLS.
+                // The client reports the reset, not what it looks like to TLS.
                 Err(error) => return Err(state.error().err().unwrap_or(error)),
                 Ok(n) => return Ok(n),
             }
