@@ -25,7 +25,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use crossbeam_channel::Sender;
 
-use crate::clock::{self, NEVER};
+use crate::clock::Deadline;
 use crate::config::{Config, Limits};
 use crate::conn::{Conn, ForcedEnd, Owner, ThreadContext};
 use crate::error::{CloseReason, Status};
@@ -43,7 +43,7 @@ struct Arrival {
 
 struct Waiting {
     arrival: Arrival,
-    until: u64,
+    until: Deadline,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -128,7 +128,7 @@ impl Pool {
             listeners: Mutex::new(listeners.into()),
             next_id: AtomicU64::new(1),
             rejecting: Mutex::new(Vec::new()),
-            reject_until: AtomicU64::new(NEVER),
+            reject_until: AtomicU64::new(Deadline::NEVER.to_bits()),
             cut: AtomicBool::new(false),
             max_wait_ms,
             rest_ms: (max_wait_ms / 8).min(MAX_REST_MS),
@@ -159,7 +159,8 @@ impl Pool {
     /// Nothing more is accepted or begun; what waits is refused.
     pub fn begin_drain(&self) {
         self.state().gate = Gate::Stopping;
-        self.reject_until.store(clock::after_millis(REJECTION_MS), Ordering::SeqCst);
+        let until = Deadline::after_ms(REJECTION_MS);
+        self.reject_until.store(until.to_bits(), Ordering::SeqCst);
         self.changed.notify_all();
         let mut listeners = lock(&self.listeners);
         listeners.iter().for_each(Listener::shut);
@@ -235,7 +236,7 @@ const MAX_REST_MS: u64 = 20;
 const REJECTION_MS: u64 = 250;
 
 impl State {
-    fn head_deadline(&self) -> u64 {
-        self.queue.front().map_or(NEVER, |waiting| waiting.until)
+    fn head_deadline(&self) -> Deadline {
+        self.queue.front().map_or(Deadline::NEVER, |waiting| waiting.until)
     }
 }

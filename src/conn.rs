@@ -21,7 +21,7 @@ use std::time::Duration;
 use socket2::SockRef;
 
 use crate::address::{canonical, Peer};
-use crate::clock::{self, NEVER};
+use crate::clock::{self, Deadline};
 use crate::config::Limits;
 use crate::error::{CloseReason, Status};
 use crate::outbuf::OutBuf;
@@ -223,11 +223,12 @@ pub(crate) struct Conn {
     os_error: i32,
     pub tls: Option<Box<Session>>,
     user_data: Option<Box<dyn Any + Send>>,
-    /// The one-shot timer, later the end of lingering; on a worker's
-    /// connection the end of all waiting. 0 for off.
-    pub timer_at: u64,
-    /// The earliest entry in the loop's timers, or `NEVER`.
-    pub armed: u64,
+    /// The connection's own deadline, which is, by where it stands: on a loop the
+    /// end of the first handshake, then the one-shot timer, then the end of
+    /// lingering; elsewhere the end of all waiting.
+    pub own_deadline: Deadline,
+    /// The earliest entry in the loop's timers, or never.
+    pub armed: Deadline,
     peer: Peer,
 }
 
@@ -243,8 +244,8 @@ impl Conn {
             extra: None,
             user_data: None,
             active_at: 0,
-            timer_at: 0,
-            armed: NEVER,
+            own_deadline: Deadline::NEVER,
+            armed: Deadline::NEVER,
             peer: Peer::default(),
             fd: None,
             os_error: 0,
@@ -292,8 +293,8 @@ impl Conn {
         self.flags = self.context.flags();
         self.set_phase(Phase::Vacant);
         self.active_at = 0;
-        self.timer_at = 0;
-        self.armed = NEVER;
+        self.own_deadline = Deadline::NEVER;
+        self.armed = Deadline::NEVER;
         self.os_error = 0;
         self.reason = CloseReason::Handler;
     }
@@ -588,33 +589,33 @@ impl Conn {
         std::mem::replace(&mut self.user_data, data)
     }
 
-    /// What is due next by the connection's own settings, or `NEVER`.
-    pub fn next_deadline(&self) -> (u64, CloseReason) {
+    /// What is due next by the connection's own settings, or never.
+    pub fn next_deadline(&self) -> (Deadline, CloseReason) {
         let limits = &self.context.limits;
-        let mut next = (NEVER, CloseReason::Timer);
-        let mut consider = |due: u64, reason| {
+        let mut next = (Deadline::NEVER, CloseReason::Timer);
+        let mut consider = |due: Deadline, reason| {
             if due < next.0 {
                 next = (due, reason);
             }
         };
         let phase = self.phase();
-        if self.timer_at != 0 {
+        if self.own_deadline != Deadline::NEVER {
             // Before the first handshake it is the handshake's end.
             let opened = !self.has(flag::UNOPENED);
             let reason = if opened { CloseReason::Timer } else { CloseReason::Handshake };
-            consider(self.timer_at, reason);
+            consider(self.own_deadline, reason);
         }
         if phase.is_handshake() {
-            let end = self.tls.as_ref().map_or(NEVER, |tls| tls.deadline);
+            let end = self.tls.as_ref().map_or(Deadline::NEVER, |tls| tls.deadline);
             consider(end, CloseReason::Handshake);
             // No other deadline counts in a handshake.
             return next;
         }
         if matches!(phase, Phase::Open | Phase::Flushing) && limits.idle != 0 {
-            consider(self.active_at + limits.idle + 1, CloseReason::Idle);
+            consider(Deadline::since(self.active_at, limits.idle), CloseReason::Idle);
         }
         if let Some(out) = self.out.as_ref().filter(|_| limits.write != 0) {
-            consider(out.progress_at + limits.write + 1, CloseReason::WriteTimeout);
+            consider(Deadline::since(out.progress_at, limits.write), CloseReason::WriteTimeout);
         }
         next
     }

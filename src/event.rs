@@ -27,6 +27,7 @@ use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::{Receiver, Sender};
 
+use crate::clock::Deadline;
 use crate::config::{Config, Limits};
 use crate::conn::{flag, Bytes, Conn, ConnId, IdTable, Owner, SendError, ThreadContext};
 use crate::error::{Error, Status};
@@ -206,7 +207,7 @@ impl LoopGroup {
     }
 
     /// Lets the loops close their connections until `deadline`, then cut.
-    pub fn begin_drain(&self, deadline: u64) {
+    pub fn begin_drain(&self, deadline: Deadline) {
         for handle in &self.loops {
             handle.post(Mail::Stop(deadline));
         }
@@ -325,8 +326,8 @@ impl LoopGroup {
         stub.armed = conn.armed;
         stub.set(flag::DETACHED | flag::IN_CALLBACK | conn.flags & flag::IN_READY_QUEUE);
         let mut taken = conn.replace(stub);
-        taken.timer_at = 0;
-        taken.armed = crate::clock::NEVER;
+        taken.own_deadline = Deadline::NEVER;
+        taken.armed = Deadline::NEVER;
         taken.flags &= flag::SURVIVES_DETACH;
         taken.move_to(owner);
         taken.set_woken(woken);
@@ -338,7 +339,9 @@ impl LoopGroup {
     }
 
     /// Gives a connection of the program's to the loop it came from, where
-    /// that was one of the server with this number, or to the least busy.
+    /// that was one of the server with this number, or to the least busy. On
+    /// failure the connection is given back, which is as large as it is.
+    #[allow(clippy::result_large_err)]
     pub fn attach(&self, server: u64, conn: Conn) -> Result<u64, (Error, Conn)> {
         if conn.is_over() || conn.fd().is_none() {
             return Err((Error::from(Status::Closed), conn));

@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use crate::clock::{self, NEVER};
+use crate::clock::Deadline;
 use crate::sys::{self, PollFlags, Poller, RecvFlags};
 
 const BUFFER: usize = 16 << 10;
@@ -61,10 +61,14 @@ fn discard_some(fd: &OwnedFd) -> Left {
 impl Remains {
     /// Lingers on the calling thread, until the given time and while it
     /// `goes_on`; gives the descriptor back, and whether the peer has ended.
-    pub fn discard(self, until: u64, goes_on: impl Fn(BorrowedFd<'_>) -> bool) -> (OwnedFd, bool) {
+    pub fn discard(
+        self,
+        until: Deadline,
+        goes_on: impl Fn(BorrowedFd<'_>) -> bool,
+    ) -> (OwnedFd, bool) {
         let Remains { fd, ends_later } = self;
         let mut ended = !ends_later;
-        while clock::now() < until && goes_on(fd.as_fd()) {
+        while !until.is_due() && goes_on(fd.as_fd()) {
             if !ended && sys::unsent(fd.as_raw_fd()) == 0 {
                 send_end(&fd);
                 ended = true;
@@ -79,8 +83,8 @@ impl Remains {
                         true => (PollFlags::empty(), LOOK),
                         false => (PollFlags::IN, STEP),
                     };
-                    let end = until.min(clock::after_millis(step));
-                    let _ = sys::poll(fd.as_fd(), events, clock::poll_timeout(end));
+                    let end = until.min(Deadline::after_ms(step));
+                    let _ = sys::poll(fd.as_fd(), events, end.poll_timeout());
                 }
             }
         }
@@ -94,7 +98,7 @@ pub(crate) struct Lingering {
     max: usize,
     entries: HashMap<u64, OwnedFd>,
     /// Ends in order: every connection lingers for the same time.
-    ends: VecDeque<(u64, u64)>,
+    ends: VecDeque<(Deadline, u64)>,
     again: Vec<u64>,
     /// Those that end later.
     unended: Vec<u64>,
@@ -121,12 +125,12 @@ impl Lingering {
     }
 
     /// When to look again at the latest.
-    pub fn next_deadline(&self) -> u64 {
+    pub fn next_deadline(&self) -> Deadline {
         if !self.again.is_empty() {
-            return 0;
+            return Deadline::NOW;
         }
-        let look = if self.unended.is_empty() { NEVER } else { clock::after_millis(LOOK) };
-        self.ends.front().map_or(NEVER, |(end, _)| *end).min(look)
+        let look = if self.unended.is_empty() { Deadline::NEVER } else { Deadline::after_ms(LOOK) };
+        self.ends.front().map_or(Deadline::NEVER, |(end, _)| *end).min(look)
     }
 
     pub fn add(&mut self, poller: &Poller, Remains { fd, ends_later }: Remains) {
@@ -142,7 +146,7 @@ impl Lingering {
         if ends_later {
             self.unended.push(token);
         }
-        self.ends.push_back((clock::after_millis(self.linger), token));
+        self.ends.push_back((Deadline::after_ms(self.linger), token));
     }
 
     pub fn readable(&mut self, token: u64) {
@@ -168,7 +172,7 @@ impl Lingering {
             }
             waits
         });
-        let now = clock::now();
+        let now = Deadline::passed();
         while self
             .ends
             .front()

@@ -11,7 +11,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::address::canonical;
-use crate::clock::{self, NEVER};
+use crate::clock::{self, Deadline};
 use crate::config::Config;
 use crate::error::{quoted, Error, Status};
 use crate::service::Service;
@@ -212,10 +212,10 @@ pub(crate) type Accepted = (OwnedFd, Option<SocketAddr>);
 /// the bare call. `turn` is another number each time.
 pub(crate) fn accept_until(
     listeners: &[Listener],
-    until: u64,
+    until: Deadline,
     turn: usize,
 ) -> Result<Accepted, AcceptError> {
-    if let ([listener], NEVER) = (listeners, until) {
+    if let ([listener], Deadline::NEVER) = (listeners, until) {
         return match listener.is_lost() {
             true => Err(AcceptError::Shut),
             false => listener.accept(false),
@@ -228,14 +228,14 @@ pub(crate) fn accept_until(
 /// may. One that is lost takes no part.
 pub(crate) fn wait_ready(
     listeners: &[Listener],
-    until: u64,
+    until: Deadline,
 ) -> Result<Vec<&Listener>, AcceptError> {
     let there: Vec<_> = listeners.iter().filter(|l| !l.is_lost()).collect();
     if there.is_empty() {
         return Err(AcceptError::Shut);
     }
     let mut entries: Vec<_> = there.iter().map(|l| PollFd::new(*l, PollFlags::IN)).collect();
-    match sys::poll_many(&mut entries, clock::poll_timeout(until)) {
+    match sys::poll_many(&mut entries, until.poll_timeout()) {
         Ok(0) => Err(AcceptError::Empty),
         Ok(_) => {
             let ready = there.iter().zip(&entries).filter(|(_, e)| !e.revents().is_empty());

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::blocking::Seat;
 use crate::callback;
-use crate::clock::{self, NEVER};
+use crate::clock::Deadline;
 use crate::config::{Config, Limits};
 use crate::conn::{Conn, ConnId, ForcedEnd, Owner, ThreadContext};
 use crate::error::{CloseReason, Error, Status};
@@ -81,8 +81,9 @@ impl ShutdownPort {
         let listeners = lock(&self.listeners).clone();
         let (watched, crowd) = (listeners.clone(), Arc::new(AtomicBool::new(false)));
         let crowded = crowd.clone();
-        let others_wait =
-            move || crowded.load(Ordering::SeqCst) || listener::wait_ready(&watched, 0).is_ok();
+        let others_wait = move || {
+            crowded.load(Ordering::SeqCst) || listener::wait_ready(&watched, Deadline::NOW).is_ok()
+        };
         *lock(&self.seat.context().rivals) = Some(Box::new(others_wait));
         let mut peers = Peers { waiting: VecDeque::new(), backoff: Backoff::default() };
         let mut count = 0;
@@ -103,7 +104,7 @@ impl ShutdownPort {
         }
         let former = conn.replace(Conn::open(self.seat.context().clone(), id, fd, peer));
         drop(former);
-        conn.timer_at = clock::after_millis(PATIENCE);
+        conn.own_deadline = Deadline::after_ms(PATIENCE);
         let answer = callback::call(server, &mut conn, |handler, server, socket| {
             handler.on_shutdown(server, socket)
         });
@@ -123,14 +124,12 @@ impl ShutdownPort {
             // In a stop nobody waits any more, although the listeners say so.
             let rivals = &self.seat.context().rivals;
             let others_wait = || lock(rivals).as_ref().is_some_and(|others_wait| others_wait());
-            let enough = clock::after_millis(LINGER);
-            conn.see_off(until, |_| {
-                clock::now() < enough || server.is_stopping() || !others_wait()
-            });
+            let enough = Deadline::after_ms(LINGER);
+            conn.see_off(until, |_| !enough.is_due() || server.is_stopping() || !others_wait());
         }
         self.seat.retract();
         let _ = conn.check_forced_end();
-        drop(conn.close_waiting(clock::now()));
+        drop(conn.close_waiting(Deadline::NOW));
         self.answered.store(false, Ordering::SeqCst);
     }
 }
@@ -146,7 +145,7 @@ impl Peers {
     /// `false` when the port is shut.
     fn accept(&mut self, server: &Server, listeners: &[Listener]) -> bool {
         loop {
-            let until = if self.waiting.is_empty() { NEVER } else { 0 };
+            let until = if self.waiting.is_empty() { Deadline::NEVER } else { Deadline::NOW };
             let ready = listener::wait_ready(listeners, until);
             match ready.and_then(|ready| listener::accept_from(&ready, 0)) {
                 Ok(peer) => {

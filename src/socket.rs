@@ -8,7 +8,7 @@ use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{OwnedFd, RawFd};
 use std::time::Duration;
 
-use crate::clock;
+use crate::clock::Deadline;
 use crate::config::MAX_TIME;
 use crate::conn::{flag, Conn, ConnId, Owner};
 use crate::error::{CloseReason, Error, Status};
@@ -187,7 +187,7 @@ impl<'a> Socket<'a> {
     pub fn set_timer(&mut self, time: Option<Duration>) -> Result<(), Error> {
         check_time(time)?;
         self.on_loop(|conn| {
-            conn.timer_at = time.map_or(0, clock::after);
+            conn.own_deadline = time.map_or(Deadline::NEVER, Deadline::after);
             conn.set(flag::ARM);
         })
     }

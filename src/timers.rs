@@ -5,7 +5,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use crate::clock::NEVER;
+use crate::clock::Deadline;
 
 /// What falls due when, by slot. An entry is only a hint to look: whoever
 /// takes it out computes the true deadline and arms again, so that moving a
@@ -15,18 +15,18 @@ use crate::clock::NEVER;
 /// entry is moved by such a cleaning once on average.
 #[derive(Default)]
 pub(crate) struct Timers {
-    heap: BinaryHeap<Reverse<(u64, u32)>>,
+    heap: BinaryHeap<Reverse<(Deadline, u32)>>,
     stale: usize,
 }
 
 impl Timers {
-    pub fn arm(&mut self, due: u64, slot: u32) {
+    pub fn arm(&mut self, due: Deadline, slot: u32) {
         self.heap.push(Reverse((due, slot)));
     }
 
-    /// The earliest entry's time, or [`NEVER`].
-    pub fn next(&self) -> u64 {
-        self.heap.peek().map_or(NEVER, |Reverse((due, _))| *due)
+    /// The earliest entry's time, or [`Deadline::NEVER`].
+    pub fn next(&self) -> Deadline {
+        self.heap.peek().map_or(Deadline::NEVER, |Reverse((due, _))| *due)
     }
 
     /// An entry became stale. `true`: it is time for [`Timers::retain`].
@@ -41,14 +41,14 @@ impl Timers {
     }
 
     /// Drops the entries that nobody waits for.
-    pub fn retain(&mut self, mut waits: impl FnMut(u64, u32) -> bool) {
+    pub fn retain(&mut self, mut waits: impl FnMut(Deadline, u32) -> bool) {
         self.heap.retain(|Reverse((due, slot))| waits(*due, *slot));
         self.heap.shrink_to(2 * self.heap.len() + 64);
         self.stale = 0;
     }
 
     /// Takes out the earliest entry if it is due.
-    pub fn expired(&mut self, now: u64) -> Option<(u64, u32)> {
+    pub fn expired(&mut self, now: Deadline) -> Option<(Deadline, u32)> {
         let due = self.heap.peek().is_some_and(|Reverse((due, _))| *due <= now);
         due.then(|| self.heap.pop()).flatten().map(|Reverse(entry)| entry)
     }
@@ -58,27 +58,31 @@ impl Timers {
 mod tests {
     use super::*;
 
+    fn at(bits: u64) -> Deadline {
+        Deadline::from_bits(bits)
+    }
+
     #[test]
     fn entries_come_out_in_order_and_not_early() {
         let mut timers = Timers::default();
-        assert_eq!(timers.next(), NEVER);
+        assert_eq!(timers.next(), Deadline::NEVER);
         for (due, slot) in [(30, 1), (10, 2), (20, 3)] {
-            timers.arm(due, slot);
+            timers.arm(at(due), slot);
         }
-        assert_eq!(timers.next(), 10);
-        assert_eq!(timers.expired(9), None);
-        assert_eq!(timers.expired(25), Some((10, 2)));
-        assert_eq!(timers.expired(25), Some((20, 3)));
-        assert_eq!(timers.expired(25), None);
+        assert_eq!(timers.next(), at(10));
+        assert_eq!(timers.expired(at(9)), None);
+        assert_eq!(timers.expired(at(25)), Some((at(10), 2)));
+        assert_eq!(timers.expired(at(25)), Some((at(20), 3)));
+        assert_eq!(timers.expired(at(25)), None);
     }
 
     #[test]
     fn stale_entries_do_not_pile_up() {
         let mut timers = Timers::default();
         for round in 0..10_000_u64 {
-            timers.arm(1_000_000 + round, 7);
+            timers.arm(at(1_000_000 + round), 7);
             if timers.is_stale() {
-                timers.retain(|due, _| due == 1_000_000 + round);
+                timers.retain(|due, _| due == at(1_000_000 + round));
             }
             assert!(timers.heap.len() < 200);
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::{Arrival, Gate, Pool, Seat, State, Waiting, REJECTION_MS};
 use crate::callback;
-use crate::clock::{self, NEVER};
+use crate::clock::Deadline;
 use crate::conn::{flag, Conn, ForcedEnd, Owner, ThreadContext};
 use crate::error::{CloseReason, Error, Status};
 use crate::linger::Remains;
@@ -22,7 +22,7 @@ use crate::sys::{self, PollFlags};
 /// What a thread may do that wants to accept.
 struct Room {
     /// Not for longer: the first of the queue has waited too long then.
-    until: u64,
+    until: Deadline,
     has_seat: bool,
     /// It may only refuse.
     is_full: bool,
@@ -89,11 +89,11 @@ impl Pool {
                     }
                 }
             }
-            self.reject_waiting(server, |waiting| waiting.until <= clock::now());
+            self.reject_waiting(server, |waiting| waiting.until.is_due());
         }
     }
 
-    fn accept(&self, listeners: &[Listener], until: u64) -> Result<Accepted, AcceptError> {
+    fn accept(&self, listeners: &[Listener], until: Deadline) -> Result<Accepted, AcceptError> {
         accept_until(listeners, until, self.turn.fetch_add(1, Ordering::Relaxed))
     }
 
@@ -104,18 +104,18 @@ impl Pool {
     fn accept_for_later(
         &self,
         listeners: &[Listener],
-        until: u64,
+        until: Deadline,
         queued: bool,
     ) -> Result<Accepted, AcceptError> {
         if !queued {
             wait_ready(listeners, until)?;
             let state = self.state();
             if state.gate == Gate::Open {
-                let rest = self.rest_ms.min(until.saturating_sub(clock::now()));
+                let rest = self.rest_ms.min(until.ms_left());
                 drop(self.changed.wait_timeout(state, Duration::from_millis(rest)));
             }
         }
-        self.accept(listeners, 0)
+        self.accept(listeners, Deadline::NOW)
     }
 
     /// Waits while as many connections are held as may be. Who may accept
@@ -129,15 +129,15 @@ impl Pool {
             }
             let until = state.head_deadline();
             let is_full = self.occupied(&state) >= self.max_connections;
-            if !is_full || (until != NEVER && until <= clock::now()) {
+            if !is_full || (until != Deadline::NEVER && until.is_due()) {
                 state.accepting += usize::from(!is_full);
                 return Some(Room { until, has_seat: !state.free.is_empty(), is_full });
             }
             state.paused += 1;
             state = match until {
-                NEVER => self.changed.wait(state).ok()?,
+                Deadline::NEVER => self.changed.wait(state).ok()?,
                 _ => {
-                    let time = Duration::from_millis(until.saturating_sub(clock::now()));
+                    let time = Duration::from_millis(until.ms_left());
                     self.changed.wait_timeout(state, time).ok()?.0
                 }
             };
@@ -197,7 +197,7 @@ impl Pool {
             return Some((number, arrival));
         }
         if self.max_wait_ms > 0 && state.queue.len() < self.max_waiting {
-            let until = clock::after_millis(self.max_wait_ms);
+            let until = Deadline::after_ms(self.max_wait_ms);
             state.queue.push_back(Waiting { arrival, until });
             return None;
         }
@@ -268,8 +268,9 @@ impl Pool {
             seat.force_end_any(ForcedEnd::Cut);
         }
         conn.begin(id, fd, peer);
-        let until = self.reject_until.load(Ordering::SeqCst).min(clock::after_millis(REJECTION_MS));
-        conn.timer_at = until;
+        let of_stop = Deadline::from_bits(self.reject_until.load(Ordering::SeqCst));
+        let until = of_stop.min(Deadline::after_ms(REJECTION_MS));
+        conn.own_deadline = until;
         if server.is_tls() {
             // Nothing is said in the clear, and there is no session.
             conn.set(flag::WR_SHUT);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 
 use super::{flag, Conn, Phase};
-use crate::clock::{self, NEVER};
+use crate::clock::{self, Deadline};
 use crate::error::{CloseReason, Error, Status};
 use crate::tls::{Plain, Session, TlsInfo};
 
@@ -33,7 +33,7 @@ impl Conn {
         ahead: &[u8],
         millis: u64,
     ) -> Result<(), Error> {
-        let mut session = Session::new(config, clock::after_millis(millis))?;
+        let mut session = Session::new(config, Deadline::after_ms(millis))?;
         if !ahead.is_empty() {
             session.heard_at = clock::now();
         }
@@ -210,18 +210,17 @@ impl Conn {
             tls.send_close_notify();
         }
         // Where calls wait, not for a peer that does not read.
-        let until = clock::after_millis(self.context.limits.linger);
+        let until = Deadline::after_ms(self.context.limits.linger);
         let _ = self.bounded(until, Conn::push_tls);
     }
 
     /// Waits in `body` until the given time at the latest, however many system
     /// calls it makes, and no longer than without this bound.
-    pub(super) fn bounded<T>(&mut self, until: u64, body: impl FnOnce(&mut Conn) -> T) -> T {
-        let whole = self.timer_at;
-        let bound = if whole == 0 { until } else { until.min(whole) };
-        self.timer_at = if bound == NEVER { 0 } else { bound };
+    pub(super) fn bounded<T>(&mut self, until: Deadline, body: impl FnOnce(&mut Conn) -> T) -> T {
+        let whole = self.own_deadline;
+        self.own_deadline = until.min(whole);
         let result = body(self);
-        self.timer_at = whole;
+        self.own_deadline = whole;
         result
     }
 
@@ -250,7 +249,7 @@ impl Conn {
 
     /// The whole handshake, waiting for it.
     pub fn handshake_wait(&mut self) -> Result<(), Error> {
-        let until = self.tls.as_ref().map_or(0, |tls| tls.deadline);
+        let until = self.tls.as_ref().map_or(Deadline::NOW, |tls| tls.deadline);
         let phase = self.phase();
         self.set_phase(Phase::Handshake);
         let result = self.bounded(until, Conn::handshake_step);

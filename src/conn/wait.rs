@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 
 use super::{flag, Conn, ForcedEnd, Phase, Sending};
-use crate::clock::{self, NEVER};
+use crate::clock::Deadline;
 use crate::error::{CloseReason, Status};
 use crate::linger::Remains;
 use crate::sync::lock;
@@ -133,35 +133,34 @@ impl Conn {
 
     /// When a call that begins now gives up. A handshake has a deadline of its
     /// own, which is the whole's.
-    pub(super) fn wait_until(&self) -> u64 {
+    pub(super) fn wait_until(&self) -> Deadline {
         let io = match self.io_timeout() {
-            0 => NEVER,
-            _ if self.phase() == Phase::Handshake => NEVER,
-            millis => clock::after_millis(millis),
+            0 => Deadline::NEVER,
+            _ if self.phase() == Phase::Handshake => Deadline::NEVER,
+            millis => Deadline::after_ms(millis),
         };
-        let whole = if self.timer_at != 0 { self.timer_at } else { NEVER };
-        io.min(whole)
+        io.min(self.own_deadline)
     }
 
     /// The end of all waiting has not passed: nothing goes on after it, not
     /// what could be done without waiting either.
     fn check_whole(&self) -> Result<(), Status> {
-        match self.timer_at != 0 && self.timer_at <= clock::now() {
+        match self.own_deadline.is_due() {
             true => Err(Status::Timeout),
             false => Ok(()),
         }
     }
 
     /// A call that begins now may give up: it must not wait in the kernel.
-    fn may_give_up(&self, until: u64) -> bool {
-        until != NEVER || self.context.limits.idle != 0
+    fn may_give_up(&self, until: Deadline) -> bool {
+        until != Deadline::NEVER || self.context.limits.idle != 0
     }
 
-    fn idle_until(&self) -> u64 {
+    fn idle_until(&self) -> Deadline {
         match self.context.limits.idle {
-            0 => NEVER,
-            _ if self.phase() == Phase::Handshake => NEVER,
-            idle => self.active_at + idle + 1,
+            0 => Deadline::NEVER,
+            _ if self.phase() == Phase::Handshake => Deadline::NEVER,
+            idle => Deadline::since(self.active_at, idle),
         }
     }
 
@@ -169,7 +168,7 @@ impl Conn {
     /// that ends the connection then resets it, for what is not sent is lost.
     /// The mark before the look at `ended`, which the other does the other way
     /// round.
-    fn wait_to_send(&mut self, until: u64) -> Result<(), Status> {
+    fn wait_to_send(&mut self, until: Deadline) -> Result<(), Status> {
         let goodbye = self.has(flag::CLOSE_NOTIFY_SENT);
         let what = if goodbye { Sending::Goodbye } else { Sending::Message };
         self.context.sending.store(what as u8, Ordering::SeqCst);
@@ -189,10 +188,10 @@ impl Conn {
 
     /// Waits for `events`; queued bytes leave meanwhile. Every byte puts the
     /// end of idling off.
-    fn wait(&mut self, events: PollFlags, until: u64) -> Result<(), Status> {
+    fn wait(&mut self, events: PollFlags, until: Deadline) -> Result<(), Status> {
         let mut look_at = match lock(&self.context.rivals).is_some() {
-            true => clock::after_millis(SILENCE),
-            false => NEVER,
+            true => Deadline::after_ms(SILENCE),
+            false => Deadline::NEVER,
         };
         loop {
             let Some(fd) = self.fd() else { return Err(Status::Closed) };
@@ -202,28 +201,28 @@ impl Conn {
             };
             // A goodbye has its own bound.
             let idle = match events == PollFlags::OUT && self.has(flag::CLOSE_NOTIFY_SENT) {
-                true => NEVER,
+                true => Deadline::NEVER,
                 false => self.idle_until(),
             };
             let end = until.min(idle);
-            let step = if self.has(flag::FIN_SENT) { clock::after_millis(LOOK) } else { look_at };
-            match sys::poll(fd, events | writing, clock::poll_timeout(end.min(step))) {
-                Ok(none) if none.is_empty() && clock::now() >= end => {
-                    if clock::now() >= idle {
+            let step = if self.has(flag::FIN_SENT) { Deadline::after_ms(LOOK) } else { look_at };
+            match sys::poll(fd, events | writing, end.min(step).poll_timeout()) {
+                Ok(none) if none.is_empty() && end.is_due() => {
+                    if idle.is_due() {
                         self.idle_for_too_long(events | writing);
                     }
                     #[cfg(feature = "capi")]
                     self.set_failure(Status::Timeout.into());
                     return Err(Status::Timeout);
                 }
-                Ok(none) if none.is_empty() && clock::now() >= look_at => {
+                Ok(none) if none.is_empty() && look_at.is_due() => {
                     if lock(&self.context.rivals).as_ref().is_some_and(|others_wait| others_wait())
                     {
                         // Nothing goes on after this.
-                        self.timer_at = 1;
+                        self.own_deadline = Deadline::NOW;
                         return Err(Status::Timeout);
                     }
-                    look_at = clock::after_millis(SILENCE / 10);
+                    look_at = Deadline::after_ms(SILENCE / 10);
                 }
                 Ok(none) if none.is_empty() && events == PollFlags::IN => {
                     self.check_forced_end()?
@@ -266,13 +265,13 @@ impl Conn {
 
     /// What is queued leaves, and TLS's close_notify, until the given time; a
     /// queue that does not is given up.
-    pub fn say_goodbye(&mut self, until: u64) {
+    pub fn say_goodbye(&mut self, until: Deadline) {
         if self.has(flag::BROKEN | flag::ABORT) || self.reason == CloseReason::Abort {
             return;
         }
         // A refusal has an earlier end of its own.
-        let until = if self.timer_at == 0 { until } else { self.timer_at.min(until) };
-        self.timer_at = until;
+        let until = self.own_deadline.min(until);
+        self.own_deadline = until;
         self.send_close_notify();
         self.set(flag::CLOSE_NOTIFY_SENT);
         while self.has(flag::BACKLOG) {
@@ -288,8 +287,8 @@ impl Conn {
     }
 
     /// When a goodbye that begins now gives up.
-    pub fn linger_until(&self) -> u64 {
-        clock::after_millis(self.context.limits.linger)
+    pub fn linger_until(&self) -> Deadline {
+        Deadline::after_ms(self.context.limits.linger)
     }
 
     /// The end of a connection that no loop has, until the given time: what is
@@ -298,7 +297,7 @@ impl Conn {
     /// input is to be discarded before it is closed: close(2) with unread
     /// input makes the kernel send a reset (RFC 2525, 2.17), and so does input
     /// that comes after it; that can destroy the reply on its way.
-    pub fn close_waiting(&mut self, until: u64) -> Option<Remains> {
+    pub fn close_waiting(&mut self, until: Deadline) -> Option<Remains> {
         self.say_goodbye(until);
         if self.has(flag::ABORT) || self.reason == CloseReason::Abort {
             self.reset();
@@ -322,7 +321,7 @@ impl Conn {
     /// Lingers here, until the given time or a cut and while it `goes_on`,
     /// before the program is told of the end: `true` where nothing that was sent
     /// is lost.
-    pub fn see_off(&mut self, until: u64, goes_on: impl Fn(BorrowedFd<'_>) -> bool) -> bool {
+    pub fn see_off(&mut self, until: Deadline, goes_on: impl Fn(BorrowedFd<'_>) -> bool) -> bool {
         if self.must_linger() {
             let Some(remains) = self.half_close() else { return false };
             let context = self.context.clone();

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use super::run::Loop;
 use super::{INPUT, LISTENERS};
 use crate::callback;
-use crate::clock::{self, NEVER};
+use crate::clock::Deadline;
 use crate::conn::{flag, ConnId};
 use crate::error::{CloseReason, Error, Status};
 use crate::listener::{lost, AcceptError, Backoff, Listener};
@@ -27,16 +27,16 @@ pub(crate) struct Acceptor {
     turn: usize,
     backoff: Backoff,
     /// Descriptors are used up: not before this time. 0 for now.
-    resume_at: u64,
+    resume_at: Deadline,
     /// As many connections are open as may be.
     full: bool,
 }
 
 impl Acceptor {
     /// When to accept again without an event: 0 for at once, or never.
-    fn next_try(&self) -> u64 {
+    fn next_try(&self) -> Deadline {
         if self.full || !self.ready.contains(&true) {
-            return NEVER;
+            return Deadline::NEVER;
         }
         self.resume_at
     }
@@ -60,8 +60,14 @@ impl Loop {
         // Connections may be waiting since before.
         let ready = vec![true; listeners.len()];
         let backoff = Backoff::default();
-        self.acceptor =
-            Some(Acceptor { listeners, ready, turn: 0, backoff, resume_at: 0, full: false });
+        self.acceptor = Some(Acceptor {
+            listeners,
+            ready,
+            turn: 0,
+            backoff,
+            resume_at: Deadline::NOW,
+            full: false,
+        });
         self.reconsider_accepting();
     }
 
@@ -76,18 +82,18 @@ impl Loop {
     pub(super) fn accept_again(&mut self) {
         if let Some(acceptor) = &mut self.acceptor {
             acceptor.full = false;
-            acceptor.resume_at = 0;
+            acceptor.resume_at = Deadline::NOW;
             self.reconsider_accepting();
         }
     }
 
     fn reconsider_accepting(&mut self) {
-        self.accept_at = self.acceptor.as_ref().map_or(NEVER, Acceptor::next_try);
+        self.accept_at = self.acceptor.as_ref().map_or(Deadline::NEVER, Acceptor::next_try);
     }
 
     /// Accepts some of the connections that wait.
     pub(super) fn accept(&mut self) {
-        if (self.accept_at > 0 && self.accept_at > clock::now()) || self.stopping() {
+        if !self.accept_at.is_due() || self.stopping() {
             return;
         }
         if let Some(mut acceptor) = self.acceptor.take() {
@@ -118,7 +124,7 @@ impl Loop {
             match acceptor.listeners[i].accept(true) {
                 Ok((fd, peer)) => {
                     acceptor.backoff.recovered();
-                    acceptor.resume_at = 0;
+                    acceptor.resume_at = Deadline::NOW;
                     self.begin(fd, peer);
                 }
                 Err(AcceptError::Empty | AcceptError::Shut) => acceptor.ready[i] = false,
@@ -133,7 +139,7 @@ impl Loop {
                 }
                 Err(AcceptError::Exhausted(e)) => {
                     let (wait, report) = acceptor.backoff.exhausted(&e);
-                    acceptor.resume_at = clock::after_millis(wait);
+                    acceptor.resume_at = Deadline::after_ms(wait);
                     // The next connection to close lets us try at once.
                     self.loops.paused.store(true, Ordering::SeqCst);
                     self.handle.context.counters.accept_errors.add(1);

@@ -6,7 +6,7 @@ use std::io;
 
 use super::run::{Loop, SCRATCH};
 use crate::callback;
-use crate::clock::{self, NEVER};
+use crate::clock::Deadline;
 use crate::conn::{flag, Phase};
 use crate::error::CloseReason;
 use crate::sync::lock;
@@ -31,7 +31,7 @@ impl Loop {
         }
         conn.set_phase(Phase::Flushing);
         conn.reason = reason;
-        conn.timer_at = 0;
+        conn.own_deadline = Deadline::NEVER;
         // All that was ever accepted by id is there, and no more comes.
         conn.context.ids.shut(conn.id);
         conn.collect();
@@ -61,7 +61,7 @@ impl Loop {
         if !conn.has(flag::CLOSE) {
             conn.close_because(reason);
         }
-        conn.timer_at = 0;
+        conn.own_deadline = Deadline::NEVER;
         conn.collect();
         if conn.has(flag::STARTTLS) {
             self.begin_starttls(slot);
@@ -88,9 +88,9 @@ impl Loop {
             return;
         }
         conn.shut_write();
-        conn.timer_at = clock::after_millis(linger);
+        conn.own_deadline = Deadline::after_ms(linger);
         if let Some(stop_at) = self.stop_at {
-            conn.timer_at = conn.timer_at.min(stop_at.max(1));
+            conn.own_deadline = conn.own_deadline.min(stop_at);
         }
         let ready = conn.has(flag::READY);
         self.arm(slot);
@@ -195,8 +195,7 @@ impl Loop {
 
     /// Stops accepting and closes what can be closed. Asked again with an
     /// earlier deadline it takes that one.
-    pub(super) fn begin_drain(&mut self, deadline: u64) {
-        let deadline = deadline.max(1);
+    pub(super) fn begin_drain(&mut self, deadline: Deadline) {
         if let Some(earlier) = self.stop_at {
             self.stop_at = Some(earlier.min(deadline));
             return;
@@ -212,7 +211,7 @@ impl Loop {
     pub(super) fn stop_accepting(&mut self) {
         lock(&self.handle.intake).poller = None;
         self.acceptor = None;
-        self.accept_at = NEVER;
+        self.accept_at = Deadline::NEVER;
     }
 
     /// A stop closes a connection: immediately where nothing is unsent, unread
@@ -232,7 +231,7 @@ impl Loop {
                 }
                 // `on_drain` may have more of the same answer; nobody else.
                 conn.context.ids.shut(conn.id);
-                conn.timer_at = 0;
+                conn.own_deadline = Deadline::NEVER;
                 self.settle(slot);
             }
             Phase::Hello | Phase::Waiting | Phase::Handshake => {
@@ -240,7 +239,7 @@ impl Loop {
             }
             Phase::Lingering => {
                 if let Some(stop_at) = self.stop_at {
-                    conn.timer_at = conn.timer_at.min(stop_at);
+                    conn.own_deadline = conn.own_deadline.min(stop_at);
                     self.arm(slot);
                 }
             }
@@ -292,7 +291,7 @@ impl Loop {
     /// In a stop, now and then: ends those that linger although their peers
     /// have acknowledged all, which makes no event.
     pub(super) fn end_acknowledged(&mut self) {
-        self.look_at = clock::after_millis(LOOK);
+        self.look_at = Deadline::after_ms(LOOK);
         for slot in 0..self.slab.end() {
             let Some(conn) = self.slab.get(slot) else { continue };
             if conn.phase() == Phase::Lingering && conn.is_quiet() {

@@ -5,6 +5,7 @@
 
 use super::run::Loop;
 use crate::callback;
+use crate::clock::Deadline;
 use crate::conn::{flag, Conn, Phase, Verdict, READ_BUDGET};
 use crate::error::{CloseReason, Error};
 use crate::server::Server;
@@ -186,7 +187,7 @@ impl Loop {
                 Phase::Open | Phase::Hello | Phase::Waiting | Phase::Handshake,
                 CloseReason::Timer,
             ) => {
-                conn.timer_at = 0;
+                conn.own_deadline = Deadline::NEVER;
                 if stopping {
                     return;
                 }

@@ -16,7 +16,7 @@ use std::io;
 use super::run::{Loop, SCRATCH};
 use super::slab::Slab;
 use crate::callback;
-use crate::clock::{self, NEVER};
+use crate::clock::{self, Deadline};
 use crate::conn::{flag, handshake_timeout, Conn, ConnId, Phase};
 use crate::error::{CloseReason, Error, Status};
 use crate::sys::{self, RecvFlags};
@@ -48,10 +48,12 @@ impl Handshakes {
     }
 
     /// When to look again at those who are silent, while others wait.
-    pub fn next_deadline(&self) -> u64 {
+    pub fn next_deadline(&self) -> Deadline {
         match self.silent.peek() {
-            Some(Reverse((heard_at, _))) if !self.waiting.is_empty() => heard_at + SILENCE + 1,
-            _ => NEVER,
+            Some(Reverse((heard_at, _))) if !self.waiting.is_empty() => {
+                Deadline::since(*heard_at, SILENCE)
+            }
+            _ => Deadline::NEVER,
         }
     }
 
@@ -160,7 +162,7 @@ impl Loop {
         let Some(conn) = self.slab.get(slot) else { return };
         conn.set_phase(Phase::Hello);
         conn.set(flag::UNOPENED);
-        conn.timer_at = clock::after(self.server.config().handshake_timeout);
+        conn.own_deadline = Deadline::after(self.server.config().handshake_timeout);
         self.arm(slot);
     }
 
@@ -239,7 +241,7 @@ impl Loop {
         self.handshakes.take(id, self.live, &mut self.slab);
         let Some(conn) = self.slab.get(slot) else { return };
         if !conn.has(flag::TLS) {
-            let left = conn.timer_at.saturating_sub(clock::now());
+            let left = conn.own_deadline.ms_left();
             let begun = self.server.tls().map(|tls| conn.begin_tls(tls, &[], left));
             if let Some(Err(error)) = begun {
                 self.handshake_failed(slot, error);
@@ -292,7 +294,7 @@ impl Loop {
         conn.set_phase(Phase::Open);
         let (id, is_new) = (conn.id, conn.has(flag::UNOPENED));
         if is_new {
-            conn.timer_at = 0;
+            conn.own_deadline = Deadline::NEVER;
             conn.clear(flag::UNOPENED | flag::DRAINED);
         }
         conn.look_for_plain();

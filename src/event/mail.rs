@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::run::Loop;
 use crate::callback;
+use crate::clock::Deadline;
 use crate::conn::{Conn, ConnId, Phase};
 use crate::error::CloseReason;
 use crate::listener::Listener;
@@ -21,7 +22,7 @@ pub(crate) enum Mail {
     /// There may be room for connections again.
     Accept,
     /// Close everything, and cut what is left at this time.
-    Stop(u64),
+    Stop(Deadline),
     /// Stands for a defect of the library.
     #[cfg(test)]
     Panic,

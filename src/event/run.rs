@@ -12,7 +12,7 @@ use super::handshake::Handshakes;
 use super::slab::Slab;
 use super::{dispatch, LoopGroup, LoopHandle, CONTROL, LISTENERS, WAKE};
 use crate::callback;
-use crate::clock::{self, NEVER};
+use crate::clock::Deadline;
 use crate::conn::{flag, ConnId, Phase};
 use crate::error::{CloseReason, Error, Status};
 use crate::server::Server;
@@ -30,14 +30,14 @@ pub(super) const SCRATCH: usize = 64 << 10;
 pub(crate) struct Loop {
     pub(super) slab: Slab,
     /// The deadline of a stop.
-    pub(super) stop_at: Option<u64>,
+    pub(super) stop_at: Option<Deadline>,
     /// When a stop looks again at those that linger.
-    pub(super) look_at: u64,
+    pub(super) look_at: Deadline,
     /// Connections whose handler is to be called again without an event.
     pub(super) ready: VecDeque<u64>,
     pub(super) timers: Timers,
     /// When to accept without an event: 0 for at once, or never.
-    pub(super) accept_at: u64,
+    pub(super) accept_at: Deadline,
     pub(super) mail_left: bool,
     pub(super) acceptor: Option<Acceptor>,
     pub(super) server: Server,
@@ -73,13 +73,13 @@ impl Loop {
             ready: VecDeque::new(),
             timers: Timers::default(),
             acceptor: None,
-            accept_at: NEVER,
+            accept_at: Deadline::NEVER,
             mail_left: false,
             handshakes: Handshakes::new(most_handshakes),
             opening: VecDeque::new(),
             scratch: Vec::new(),
             stop_at: None,
-            look_at: 0,
+            look_at: Deadline::NOW,
             woken: None,
         }
     }
@@ -142,7 +142,7 @@ impl Loop {
         let text = format!("an event loop ended, and the server stops: {panic}");
         self.report(&Error::new(Status::Panic, text));
         self.server.request_stop();
-        self.stop_at = Some(1);
+        self.stop_at = Some(Deadline::NOW);
         self.stop_accepting();
         self.install_arrivals();
         for id in std::mem::take(&mut self.opening) {
@@ -161,8 +161,8 @@ impl Loop {
     fn is_idle(&self) -> bool {
         self.ready.is_empty()
             && !self.mail_left
-            && self.accept_at == NEVER
-            && self.timers.next() == NEVER
+            && self.accept_at == Deadline::NEVER
+            && self.timers.next() == Deadline::NEVER
             && self.stop_at.is_none()
     }
 
@@ -173,12 +173,12 @@ impl Loop {
     /// How long to wait for events, in ms, −1 for ever.
     fn timeout(&self) -> i32 {
         let work = self.mail_left || !self.ready.is_empty() || self.handshakes.can_begin();
-        if work || self.accept_at == 0 {
+        if work || self.accept_at == Deadline::NOW {
             return 0;
         }
-        let stop = self.stop_at.map_or(NEVER, |deadline| deadline.min(self.look_at));
+        let stop = self.stop_at.map_or(Deadline::NEVER, |deadline| deadline.min(self.look_at));
         let next = self.timers.next().min(stop).min(self.accept_at);
-        clock::poll_timeout(next.min(self.handshakes.next_deadline()))
+        next.min(self.handshakes.next_deadline()).poll_timeout()
     }
 
     /// What is to be done besides events. `again` connections are ready from
@@ -194,17 +194,17 @@ impl Loop {
             self.drain_mail();
         }
         self.take_in_arrivals();
-        if self.accept_at != NEVER {
+        if self.accept_at != Deadline::NEVER {
             self.accept();
         }
-        if self.timers.next() != NEVER {
+        if self.timers.next() != Deadline::NEVER {
             self.expire();
         }
         self.give_places();
-        if self.look_at <= clock::now() && self.stop_at.is_some() {
+        if self.look_at.is_due() && self.stop_at.is_some() {
             self.end_acknowledged();
         }
-        if self.stop_at.is_some_and(|deadline| deadline <= clock::now()) {
+        if self.stop_at.is_some_and(|deadline| deadline.is_due()) {
             self.cut();
         }
     }
@@ -332,16 +332,16 @@ impl Loop {
 
     /// Re-reads deadlines that may have passed.
     fn expire(&mut self) {
-        let now = clock::now();
+        let now = Deadline::passed();
         while let Some((due, slot)) = self.timers.expired(now) {
             let Some(conn) = self.slab.get(slot) else { continue };
             if conn.phase() == Phase::Vacant || conn.armed != due {
                 self.timers.stale_is_out();
                 continue;
             }
-            conn.armed = NEVER;
+            conn.armed = Deadline::NEVER;
             let (deadline, reason) = conn.next_deadline();
-            if deadline <= now {
+            if deadline.is_due() {
                 self.timed_out(slot, reason);
             }
             self.arm(slot);
@@ -364,8 +364,8 @@ impl Loop {
     }
 
     /// A connection does not wait for this time any more.
-    pub(super) fn disarm(&mut self, former: u64) {
-        if former != NEVER && self.timers.is_stale() {
+    pub(super) fn disarm(&mut self, former: Deadline) {
+        if former != Deadline::NEVER && self.timers.is_stale() {
             let slab = &mut self.slab;
             self.timers.retain(|due, slot| slab.get(slot).is_some_and(|conn| conn.armed == due));
         }

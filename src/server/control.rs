@@ -15,7 +15,7 @@ use super::handover::{handover, Giver, Taker};
 use super::start::cannot_spawn;
 use super::{Engine, Running, Server};
 use crate::callback::{self, CallbackScope};
-use crate::clock::{self, NEVER};
+use crate::clock::Deadline;
 use crate::error::{Error, Status};
 use crate::event::Loop;
 use crate::linger::{Lingering, Remains};
@@ -108,7 +108,7 @@ impl Control {
 
     /// Ends what a start that failed had begun.
     pub fn undo(mut self, running: &Running) {
-        begin_drain(running, 0);
+        begin_drain(running, Deadline::NOW);
         self.shutdown_gate = None;
         self.run_loop();
         self.join();
@@ -120,7 +120,7 @@ impl Control {
         self.run_loop();
         let mut events = Events::new(EVENTS);
         while !self.server.is_stopping() {
-            self.turn(&mut events, NEVER);
+            self.turn(&mut events, Deadline::NEVER);
         }
         self.drain(&running, &mut events);
         self.join();
@@ -149,10 +149,10 @@ impl Control {
         // What the last worker gave to linger may be all that is left.
         while self.any_alive() || !self.arrivals.1.is_empty() || !self.lingering.is_empty() {
             let look_at = match self.lingering.is_empty() {
-                true => NEVER,
-                false => clock::after_millis(LOOK),
+                true => Deadline::NEVER,
+                false => Deadline::after_ms(LOOK),
             };
-            self.turn(events, look_at.min(if cut { NEVER } else { deadline }));
+            self.turn(events, look_at.min(if cut { Deadline::NEVER } else { deadline }));
             self.lingering.end_acknowledged();
             let sooner = self.server.begin_stopping();
             if sooner < deadline {
@@ -161,7 +161,7 @@ impl Control {
                     loops.begin_drain(deadline);
                 }
             }
-            if deadline <= clock::now() {
+            if deadline.is_due() {
                 self.lingering.clear();
                 if !cut {
                     cut = true;
@@ -177,9 +177,9 @@ impl Control {
     }
 
     /// Waits for something to do, at most until a deadline, and lingers.
-    fn turn(&mut self, events: &mut Events, deadline: u64) {
+    fn turn(&mut self, events: &mut Events, deadline: Deadline) {
         let until = deadline.min(self.lingering.next_deadline());
-        if self.poller.wait(events, clock::poll_timeout(until)).is_err() {
+        if self.poller.wait(events, until.poll_timeout()).is_err() {
             // Interrupted: in the foreground the program's signals come here.
             return;
         }
@@ -205,7 +205,7 @@ impl Control {
 }
 
 /// Tells everybody; again with a sooner deadline.
-fn begin_drain(running: &Running, deadline: u64) {
+fn begin_drain(running: &Running, deadline: Deadline) {
     match &running.engine {
         Engine::Pool(pool) => pool.begin_drain(),
         Engine::Loops(loops) => loops.begin_drain(deadline),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::control::Control;
 use super::handover::handover;
 use super::{Running, Server, State};
-use crate::clock::{self, NEVER};
+use crate::clock::{self, Deadline};
 use crate::error::{Error, Status};
 use crate::sync::lock;
 use crate::sys::Waker;
@@ -39,15 +39,20 @@ struct Now {
     /// The drain time of the stop to come, where it is not the configured.
     drain: Option<Duration>,
     /// When what is left will be cut.
-    deadline: u64,
+    deadline: Deadline,
     /// Not later than this, by a stop that came while the server was starting.
-    latest: u64,
+    latest: Deadline,
 }
 
 impl Life {
     pub fn new() -> io::Result<Life> {
         Ok(Life {
-            now: Mutex::new(Now { state: State::New, drain: None, deadline: NEVER, latest: NEVER }),
+            now: Mutex::new(Now {
+                state: State::New,
+                drain: None,
+                deadline: Deadline::NEVER,
+                latest: Deadline::NEVER,
+            }),
             changed: Condvar::new(),
             requested: AtomicBool::new(false),
             wake: Waker::new()?,
@@ -169,11 +174,11 @@ impl Server {
             if let Some(drain) = drain {
                 now.drain = Some(now.drain.map_or(drain, |earlier| earlier.min(drain)));
                 if now.state == State::Stopping {
-                    now.deadline = now.deadline.min(clock::after(drain));
+                    now.deadline = now.deadline.min(Deadline::after(drain));
                 }
             }
             let drain = drain.or(now.drain).unwrap_or(self.inner.config.drain_timeout);
-            let until = clock::after(drain).min(now.deadline);
+            let until = Deadline::after(drain).min(now.deadline);
             if now.state == State::Starting {
                 now.latest = now.latest.min(until);
             }
@@ -192,9 +197,9 @@ impl Server {
 
     /// Waits for the stop until the given time, and then for as long as the
     /// cut ends connections.
-    fn wait_for_stop(&self, until: u64) -> Result<(), Error> {
+    fn wait_for_stop(&self, until: Deadline) -> Result<(), Error> {
         // A start that is under way sees the request when it has finished.
-        let limit = (until + GRACE).saturating_sub(clock::now());
+        let limit = until.later_by(GRACE).ms_left();
         self.wait_while(Some(Duration::from_millis(limit)), |state| state == State::Starting)?;
         if self.state() == State::Running {
             // Not only when the control thread comes to it, which may be in a
@@ -203,15 +208,15 @@ impl Server {
         }
         let mut last = (self.progress(), clock::now());
         loop {
-            let began = clock::now();
             let cut_at = until.min(self.inner.life.now().deadline);
-            let time = Duration::from_millis(cut_at.saturating_sub(began).max(LOOK));
+            let was_cut = cut_at.is_due();
+            let time = Duration::from_millis(cut_at.ms_left().max(LOOK));
             let goes_on = |state| matches!(state, State::Running | State::Stopping);
             let stopped = self.wait_while(Some(time), goes_on);
             let (progress, now) = (self.progress(), clock::now());
             match stopped {
                 Ok(()) => return Ok(()),
-                Err(_) if began < cut_at || progress != last.0 => last = (progress, now),
+                Err(_) if !was_cut || progress != last.0 => last = (progress, now),
                 Err(timeout) if now >= last.1 + GRACE => return Err(timeout),
                 Err(_) => {}
             }
@@ -311,13 +316,14 @@ impl Server {
 
     /// The stop's deadline, which a more urgent stop may bring forward. The
     /// stop begins now if it has not yet.
-    pub(super) fn begin_stopping(&self) -> u64 {
+    pub(super) fn begin_stopping(&self) -> Deadline {
         let life = &self.inner.life;
         let mut now = life.now();
-        if now.deadline == NEVER && matches!(now.state, State::Running | State::Starting) {
+        if now.deadline == Deadline::NEVER && matches!(now.state, State::Running | State::Starting)
+        {
             let drain = now.drain.unwrap_or(self.inner.config.drain_timeout);
             now.state = State::Stopping;
-            now.deadline = clock::after(drain).min(now.latest);
+            now.deadline = Deadline::after(drain).min(now.latest);
             life.changed.notify_all();
         }
         now.deadline

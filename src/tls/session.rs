@@ -9,6 +9,7 @@ use rustls::{HandshakeKind, ProtocolVersion, ServerConfig, ServerConnection};
 
 use super::{cert, TlsVersion};
 use crate::callback::contain;
+use crate::clock::Deadline;
 use crate::error::{Error, Status};
 
 /// What a session has for the reader.
@@ -39,7 +40,7 @@ pub(crate) struct Session {
     /// rustls panicked: it is not called any more.
     dead: bool,
     /// When the handshake must be over.
-    pub deadline: u64,
+    pub deadline: Deadline,
 }
 
 /// What was agreed in a handshake.
@@ -63,7 +64,7 @@ pub struct TlsInfo {
 }
 
 impl Session {
-    pub fn new(config: Arc<ServerConfig>, deadline: u64) -> Result<Session, Error> {
+    pub fn new(config: Arc<ServerConfig>, deadline: Deadline) -> Result<Session, Error> {
         let mut tls = ServerConnection::new(config).map_err(|e| failed(&e))?;
         // What is queued is bounded by `send_limit`, in the connection.
         tls.set_buffer_limit(None);

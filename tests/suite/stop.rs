@@ -426,7 +426,8 @@ fn an_answer_in_pieces() {
                 let Some(sent) = socket.user_data::<usize>().copied() else { return };
                 if sent < pieces {
                     socket.set_user_data(sent + 1);
-                    socket.send(&pattern(BULK)).unwrap();
+                    // Without end they are small: no callback may take long at the cut.
+                    socket.send(&pattern(if whole { BULK } else { 64 << 10 })).unwrap();
                 }
             });
             let (hooks, reasons) = hooks.telling_reasons();
