@@ -418,6 +418,10 @@ fn an_answer_in_pieces() {
             let (log, drains) = events();
             let hooks = Hooks::new(|_, socket| {
                 text(socket)?;
+                // The system takes none of the pieces whole.
+                // SAFETY: the socket is open in its callback.
+                let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(socket.raw_fd()) };
+                socket2::SockRef::from(&fd).set_send_buffer_size(8192).unwrap();
                 socket.set_user_data(1_usize);
                 socket.send(&pattern(BULK))
             })
