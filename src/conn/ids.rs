@@ -269,8 +269,8 @@ impl IdTable {
         let _ = self.update(id, |word| Ok(word | WOKEN));
     }
 
-    /// The wake arrived.
-    pub fn woken(&self, id: u64) {
+    /// The loop has received the wake.
+    pub fn clear_wake(&self, id: u64) {
         let _ = self.update(id, |word| Ok(word & !WOKEN));
     }
 
@@ -395,7 +395,7 @@ mod tests {
         let id = opened(&table, 0, 0);
         assert_eq!(table.wake(id), Ok(true));
         assert_eq!(table.wake(id), Ok(false));
-        table.woken(id);
+        table.clear_wake(id);
         assert_eq!(table.wake(id), Ok(true));
     }
 

@@ -306,8 +306,9 @@ impl Loop {
             self.on_opened(id);
             return;
         }
-        let woken = conn.tls.as_mut().is_some_and(|tls| std::mem::take(&mut tls.woken));
-        if woken && !conn.is_over() {
+        let wake_pending =
+            conn.tls.as_mut().is_some_and(|tls| std::mem::take(&mut tls.wake_pending));
+        if wake_pending && !conn.is_over() {
             self.run_on_wake(slot);
         } else {
             self.settle(slot);

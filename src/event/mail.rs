@@ -99,7 +99,7 @@ impl Loop {
             // Its handshake in mid-stream is not over: after it.
             phase if phase.is_handshake() => {
                 if let Some(tls) = &mut conn.tls {
-                    tls.woken = true;
+                    tls.wake_pending = true;
                 }
             }
             _ => self.run_on_wake(ConnId::slot(id)),
@@ -109,7 +109,7 @@ impl Loop {
     pub(super) fn run_on_wake(&mut self, slot: u32) {
         let stopping = self.stopping();
         let Some(conn) = self.slab.get(slot) else { return };
-        conn.context.ids.woken(conn.id);
+        conn.context.ids.clear_wake(conn.id);
         if stopping || conn.phase() != Phase::Open || conn.is_over() {
             return;
         }

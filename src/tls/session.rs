@@ -34,7 +34,7 @@ pub(crate) struct Session {
     /// Plaintext that waits for the end of the handshake; a loop's.
     pub held: Vec<u8>,
     /// A wake came during the handshake; a loop's.
-    pub woken: bool,
+    pub wake_pending: bool,
     /// When something was last received of the handshake; a loop's.
     pub heard_at: u64,
     /// rustls panicked: it is not called any more.
@@ -74,7 +74,7 @@ impl Session {
             taken: 0,
             error: None,
             held: Vec::new(),
-            woken: false,
+            wake_pending: false,
             heard_at: 0,
             dead: false,
             deadline,
