@@ -270,7 +270,7 @@ static void null_callbacks(void)
     CHECK_IS(event_count(&dropped), before + 9);
 }
 
-/* E5: Every function of a socket takes NULL. */
+/* E5, E9: Every function of a socket takes NULL. */
 static void null_socket(void)
 {
     char text[8] = "former";
@@ -384,13 +384,13 @@ static void nonsense_in(ns_config *config)
     CHECK_IS(ns_server_free(server), NS_OK);
 }
 
-/* E7, F4: Arguments that a worker's socket refuses, and text in buffers of any size. */
+/* E7, E9, F4: Arguments that a worker's socket refuses, and text in buffers of any size. */
 static void nonsense_blocking(void)
 {
     nonsense_in(NULL);
 }
 
-/* E7, F4: The same on a loop. */
+/* E7, E9, F4: The same on a loop. */
 static void nonsense_non_blocking(void)
 {
     nonsense_in(non_blocking());

@@ -76,7 +76,7 @@ static void agree(ns_config *config, ns_tls *tls, const char *options, agreement
     CONTAINS(heard, "served");
 }
 
-/* K14, K15: Both versions, and what was agreed on. */
+/* K14, K15, K23: Both versions, and what was agreed on. */
 static void versions(void)
 {
     const char *protocols[] = {"h2", "http/1.1"};
@@ -219,7 +219,7 @@ static ns_tls *asking(int required)
     return tls;
 }
 
-/* K17: Those that are let in, and those that are refused. */
+/* K17, K26: Those that are let in, and those that are refused. */
 static void client_certificates(void)
 {
     for (int i = 0; i < 4; i++) {

@@ -26,7 +26,7 @@ fn visit(server: &Server, config: ClientConfig, name: &str) -> CertificateDer<'s
     chain.into_owned()
 }
 
-/// K15: What was agreed, field by field.
+/// K15, K25, K26: What was agreed, field by field.
 #[test]
 fn the_info() {
     isolated(|| {

@@ -350,6 +350,20 @@ fn a_failed_attach_leaves_the_socket_to_the_caller() {
     });
 }
 
+/// D21: An attach does not ask for `max_connections`.
+#[test]
+fn attach_beyond_max_connections() {
+    isolated(|| {
+        let (server, owned) = detaching(non_blocking(1).max_connections(1));
+        let (mut first, socket) = detached(&server, &owned);
+        let mut second = Client::connect(&server);
+        second.echo("one is open");
+        server.attach(socket).unwrap();
+        first.echo("two are open");
+        assert_eq!(server.stats().open, 2);
+    });
+}
+
 /// D19: A detach and an attach inside one callback.
 #[test]
 fn detach_and_attach_inside_the_handler() {

@@ -284,6 +284,27 @@ fn start_fails_where_on_start_panics() {
     });
 }
 
+/// L18: In the foreground a single loop runs on the thread that called `start`.
+#[test]
+fn a_single_loop_in_the_foreground() {
+    isolated(|| {
+        let (log, threads) = events();
+        let hooks = Hooks::new(move |_, socket| {
+            text(socket)?;
+            Ok(log.add(std::thread::current().id()))
+        });
+        let server = unstarted(non_blocking(1), hooks);
+        std::thread::scope(|scope| {
+            let starting = scope.spawn(|| server.start());
+            eventually("it accepts", || server.state() == State::Running);
+            let _client = Client::connect(&server).saying("x");
+            assert_eq!(threads.next(), starting.thread().id());
+            server.stop().unwrap();
+            starting.join().unwrap().unwrap();
+        });
+    });
+}
+
 /// L9: A server runs once.
 #[test]
 fn start_on_a_running_or_stopped_server_is_an_error() {

@@ -51,7 +51,7 @@ def openssl(mode, version):
 
 
 def openssl_suites(mode):
-    """Each suite that we offer, and none of those that we do not."""
+    """K24: Each suite that we offer, and none of those that we do not."""
     good = {
         "1.3": ["TLS_AES_256_GCM_SHA384", "TLS_AES_128_GCM_SHA256", "TLS_CHACHA20_POLY1305_SHA256"],
         "1.2": ["ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-ECDSA-AES128-GCM-SHA256"]

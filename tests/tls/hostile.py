@@ -358,7 +358,7 @@ def crowd(mode):
 
 
 def renegotiation(mode):
-    """TLS 1.2: refused by an alert; the client gives up."""
+    """K24: Renegotiation of TLS 1.2 is refused by an alert; the client gives up."""
     with serving(mode, "--mode", "lines") as server:
         argv = ["openssl", "s_client", "-connect", f"127.0.0.1:{server.port}", "-tls1_2"]
         process = subprocess.Popen(
@@ -412,7 +412,7 @@ def key_updates(mode):
 
 
 def early_data(mode):
-    """Not agreed to: the bytes sent early are passed over, the handshake goes on without."""
+    """K24: Early data is not agreed to: its bytes are passed over, the handshake goes on without."""
     with serving(mode, "--mode", "lines") as server:
         with OpenSsl(server.port, "1.3").handshake() as client:
             equal(client.write(b"ticket\n"), 7)
