@@ -103,7 +103,7 @@ static void other_sizes(void)
     CHECK_IS(ns_server_free(server), NS_OK);
 }
 
-/* J4, F4: The lines of the reference's report. */
+/* J4, F4: The report has its fixed lines, in a buffer of any size. */
 static void report(void)
 {
     ns_config *config = non_blocking();

@@ -49,7 +49,7 @@ impl Handler for Shared {
     }
 }
 
-/// R2: What the reference does by subclassing, a trait with provided methods does.
+/// R2: A type is a handler by a trait whose other methods are provided.
 #[test]
 fn a_type_is_a_handler() {
     isolated(|| {
@@ -64,7 +64,7 @@ fn a_type_is_a_handler() {
     });
 }
 
-/// R3: `Socket: Read + Write`, with the errors of std.
+/// R3: A socket implements `Read` and `Write`, with the errors of std.
 #[test]
 fn sockets_read_and_write() {
     isolated(|| {
@@ -116,7 +116,8 @@ fn owned_sockets_read_and_write() {
     });
 }
 
-/// R4: The server is a handle; dropping the last one stops the server, a callback's does not count.
+/// R4: A `Server` is a handle: dropping the last one stops the server, and a callback's does not
+/// count.
 #[test]
 fn the_last_handle_stops_the_server() {
     isolated(|| {
@@ -142,7 +143,7 @@ fn the_last_handle_stops_the_server() {
     });
 }
 
-/// R4: `free` in a callback must not wait for itself: here a callback drops the last handle.
+/// R4: Where a callback drops the last handle, the server does not wait for that callback.
 #[test]
 fn the_last_handle_dropped_in_a_callback() {
     isolated(|| {
@@ -195,7 +196,7 @@ fn in_callback() {
     });
 }
 
-/// O1: The config has the documented defaults, public fields, and is the server's for reading.
+/// O1: The config has the documented defaults and public fields, and the server's can be read.
 #[test]
 fn config_defaults() {
     let config = Config::new();

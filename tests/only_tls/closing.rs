@@ -55,8 +55,8 @@ fn three_ends() {
     });
 }
 
-/// K8, T7: The fourth: in blocking mode a `recv` that takes too long, also in the middle of a
-/// record.
+/// K8, T7: A `recv` of blocking mode that takes too long is the fourth result, also in the middle
+/// of a record.
 #[test]
 fn a_timeout_is_another_end() {
     isolated(|| {
@@ -77,7 +77,7 @@ fn a_timeout_is_another_end() {
     });
 }
 
-/// T7: `io_timeout` bounds the whole call, however the bytes of a record dribble.
+/// T7: `io_timeout` covers the whole call, however slowly the bytes of a record come.
 #[test]
 fn a_dribbled_record_times_out() {
     isolated(|| {
@@ -121,8 +121,8 @@ fn a_dribbled_record_is_not_idle() {
     });
 }
 
-/// K8, A1.3: Truncated in the middle of a record, and right after a whole one that the handler has
-/// not read.
+/// K8, A1.3: A stream is truncated in the middle of a record, and after a whole record that the
+/// handler has not read.
 #[test]
 fn truncated_records() {
     isolated(|| {
@@ -176,7 +176,7 @@ fn a_broken_record() {
     });
 }
 
-/// A6.3: close_notify is sent on close, whatever closes the connection in good order.
+/// A6.3: Whatever closes the connection in good order sends close_notify.
 #[test]
 fn close_notify_on_every_close() {
     isolated(|| {
@@ -204,7 +204,7 @@ fn close_notify_on_every_close() {
     });
 }
 
-/// A6.3: The same for connections closed by id, in both modes.
+/// A6.3: A close by id sends it too, in both modes.
 #[test]
 fn close_notify_on_a_close_by_id() {
     isolated(|| {
@@ -220,7 +220,7 @@ fn close_notify_on_a_close_by_id() {
     });
 }
 
-/// A6.3: A stop with open connections: the clients see a clean end and no truncation.
+/// A6.3: In a stop, clients of open connections see a clean end and no truncation.
 #[test]
 fn close_notify_on_a_stop() {
     isolated(|| {
@@ -241,7 +241,7 @@ fn close_notify_on_a_stop() {
     });
 }
 
-/// S3: A stop waits for no handshake: no handler would be called after it.
+/// S3: A stop waits for no handshake, because no handler would be called after it.
 #[test]
 fn a_stop_during_a_handshake() {
     isolated(|| {
@@ -260,7 +260,7 @@ fn a_stop_during_a_handshake() {
     });
 }
 
-/// S3: One that is over after the stop began leads to no handler.
+/// S3: A handshake that is over after the stop began leads to no handler.
 #[test]
 fn no_handler_after_a_stop_began() {
     isolated(|| {
@@ -295,7 +295,7 @@ fn no_handler_after_a_stop_began() {
     });
 }
 
-/// S5, A6.3: What is queued leaves during a stop, then the clean end.
+/// S5, A6.3: In a stop the queue leaves, and then the clean end.
 #[test]
 fn queued_bytes_and_close_notify_on_a_stop() {
     isolated(|| {
@@ -388,8 +388,8 @@ fn the_reply_survives_unread_plain_text() {
     });
 }
 
-/// D10, A6.3: Where bytes wait to be sent, close_notify follows them and the FIN follows that: a
-/// half-close of a detached socket, and of a worker's whose `send` timed out.
+/// D10, A6.3: A half-close of a detached socket, and of a worker's whose `send` timed out: the
+/// queue leaves first, then close_notify, then the FIN.
 #[test]
 fn a_half_close_behind_a_queue() {
     isolated(|| {

@@ -17,7 +17,7 @@ fn failed_once(server: &Server, told: &Events<(&'static str, Status)>, status: S
     assert_settled(server);
 }
 
-/// K2: The handler first runs with application data at hand; `on_open` after the handshake.
+/// K2: `on_open` comes after the handshake, and the handler when application data is there.
 #[test]
 fn no_callback_before_its_time() {
     isolated(|| {
@@ -38,8 +38,8 @@ fn no_callback_before_its_time() {
     });
 }
 
-/// K3, A6.2: A connection takes no calls by id before its handshake: nothing leaves unencrypted.
-/// Here it waits among the arrivals of a loop that is busy.
+/// K3, A6.2: A connection takes no calls by id before its handshake, so that nothing leaves
+/// unencrypted. Here it waits among the arrivals of a loop that is busy.
 #[test]
 fn no_id_before_the_handshake() {
     isolated(|| {
@@ -73,8 +73,8 @@ fn no_id_before_the_handshake() {
     });
 }
 
-/// K2: In blocking mode the handler may speak first, so that it runs as soon as the handshake is
-/// over.
+/// K2: In blocking mode the handler runs as soon as the handshake is over, because it may speak
+/// first.
 #[test]
 fn no_callback_before_its_time_on_a_worker() {
     isolated(|| {
@@ -90,7 +90,7 @@ fn no_callback_before_its_time_on_a_worker() {
     });
 }
 
-/// K4: `handshake_timeout` covers the whole handshake, however the bytes dribble.
+/// K4: `handshake_timeout` covers the whole handshake, however slowly its bytes come.
 #[test]
 fn the_deadline_of_dribbled_bytes() {
     isolated(|| {
@@ -197,8 +197,8 @@ fn a_failed_handshake() {
     });
 }
 
-/// A6.2: There is no plain text on a port that speaks TLS: what the exception handler sends after a
-/// failed handshake does not leave in the clear.
+/// A6.2: What the exception handler sends after a failed handshake does not leave in the clear:
+/// there is no plain text on a port that speaks TLS.
 #[test]
 fn a_failure_is_no_plain_text() {
     isolated(|| {
@@ -274,8 +274,9 @@ fn capped(most: u32) -> Config {
     configure(non_blocking(1).max_handshakes(most).handshake_timeout(ms(20_000)))
 }
 
-/// A8.2: The cap: silent clients do not count, nor those whose first record is not whole; slow ones
-/// do; below it others go on, beyond it they wait until one is over, however it ends.
+/// A8.2: Slow handshakes count against the cap; silent clients, and those whose first record is not
+/// whole, do not. Below the cap handshakes go on; beyond it they wait until one is over, however it
+/// ends.
 #[test]
 fn the_cap_on_handshakes() {
     isolated(|| {
@@ -317,8 +318,8 @@ fn the_cap_on_handshakes() {
     });
 }
 
-/// A8.3: While others wait, a place is not kept by a client that says nothing more; while nobody
-/// waits it is.
+/// A8.3: A client that says nothing more loses its place while others wait, and keeps it while
+/// nobody waits.
 #[test]
 fn the_silent_give_their_places_up() {
     isolated(|| {
@@ -348,7 +349,7 @@ fn the_silent_give_their_places_up() {
     });
 }
 
-/// A8.3: Those who waited and have gone end nobody's handshake.
+/// A8.3: Clients that waited and left end nobody's handshake.
 #[test]
 fn the_gone_end_nobodys_handshake() {
     isolated(|| {
@@ -374,7 +375,8 @@ fn the_gone_end_nobodys_handshake() {
     });
 }
 
-/// A8.1: Who waits longest is next, also where others come in the same turn of the loop.
+/// A8.1: The client that has waited longest is next, also where others come in the same turn of the
+/// loop.
 #[test]
 fn places_go_to_those_who_waited_longest() {
     isolated(|| {
@@ -437,7 +439,7 @@ fn many_under_a_small_cap() {
     });
 }
 
-/// K5: Clients that fail, leave, reset and succeed side by side: each is accounted for.
+/// K5: Clients fail, leave, reset and succeed side by side, and each is in the statistics.
 #[test]
 fn a_mixed_crowd() {
     isolated(|| {

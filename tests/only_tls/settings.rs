@@ -26,7 +26,7 @@ fn visit(server: &Server, config: ClientConfig, name: &str) -> CertificateDer<'s
     chain.into_owned()
 }
 
-/// K15, K25, K26: What was agreed, field by field.
+/// K15, K25, K26: The info has what was agreed, field by field.
 #[test]
 fn the_info() {
     isolated(|| {
@@ -68,7 +68,7 @@ fn the_info() {
     });
 }
 
-/// K17: Handshakes that must fail for what the client has not.
+/// K17: A handshake fails where the client lacks what the server requires.
 #[test]
 fn refused_clients() {
     isolated(|| {
@@ -129,7 +129,7 @@ fn names() {
     });
 }
 
-/// K18: New handshakes use the new settings, open sessions go on; bad ones change nothing.
+/// K18: New handshakes use the new settings, and open sessions go on. Bad settings change nothing.
 #[test]
 fn reloading() {
     isolated(|| {
@@ -156,7 +156,7 @@ fn reloading() {
     });
 }
 
-/// K18: Under load not one handshake fails for a reload.
+/// K18: Under load no handshake fails because of a reload.
 #[test]
 fn reloading_under_load() {
     isolated(|| {
@@ -294,7 +294,7 @@ fn resumes(settings: TlsConfig, old: bool) -> bool {
     infos.next().resumed
 }
 
-/// K21: Sessions resume by tickets; without them from the cache, where there is one.
+/// K21: Sessions resume by tickets; without tickets they resume from the cache, where there is one.
 #[test]
 fn tickets_and_the_cache() {
     isolated(|| {

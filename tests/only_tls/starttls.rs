@@ -45,7 +45,7 @@ fn read(mut tcp: &TcpStream, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// U1: The upgrade, with the client's first message in the same write as the command or later.
+/// U1: The upgrade succeeds, whether the client's first message comes with the command or later.
 #[test]
 fn an_upgrade() {
     isolated(|| {
@@ -75,8 +75,8 @@ fn an_upgrade() {
     });
 }
 
-/// U3: Plain-text injection: what was sent ahead goes to TLS, which refuses it, and never to the
-/// handler.
+/// U3: Plain text that somebody sent behind the command goes to TLS, which refuses it, and never to
+/// the handler.
 #[test]
 fn an_injection() {
     isolated(|| {
@@ -107,7 +107,7 @@ fn an_injection() {
     });
 }
 
-/// U3: The injection and a whole handshake behind it: the handshake does not go on.
+/// U3: With a whole handshake behind the injection, the handshake does not go on.
 #[test]
 fn an_injection_before_a_handshake() {
     isolated(|| {
@@ -125,7 +125,7 @@ fn an_injection_before_a_handshake() {
     });
 }
 
-/// U4: Its handshake has the same deadline.
+/// U4: The handshake of an upgrade has the same deadline.
 #[test]
 fn the_deadline() {
     isolated(|| {
@@ -145,7 +145,7 @@ fn the_deadline() {
     });
 }
 
-/// U5: `on_close` comes once: the connection had been opened.
+/// U5: `on_close` runs once, because the connection was open.
 #[test]
 fn a_failed_upgrade_closes_what_was_open() {
     isolated(|| {
@@ -230,8 +230,8 @@ fn behind_a_queue() {
     });
 }
 
-/// U8: What is sent while the handshake goes on, by the callback that began it and by id from
-/// another thread, waits for it and leaves encrypted, in order, and never in the clear.
+/// U8: What the callback that began the handshake sends, and what another thread sends by id, waits
+/// for its end and leaves encrypted and in order.
 #[test]
 fn sending_during_the_handshake() {
     isolated(|| {
@@ -293,8 +293,8 @@ fn closing_during_the_handshake() {
     });
 }
 
-/// U10: A socket cannot be detached in the callback that asked for the upgrade, nor be had in the
-/// clear: the server goes on with it through TLS.
+/// U10: The callback that asked for the upgrade cannot detach the socket, and so cannot have it in
+/// the clear: the server goes on with it through TLS.
 #[test]
 fn detaching_with_the_handshake_to_come() {
     isolated(|| {
@@ -317,8 +317,8 @@ fn detaching_with_the_handshake_to_come() {
     });
 }
 
-/// A11.1: What happens during the handshake is not lost: the timer comes in it, a wake and
-/// `on_drain`, of what was queued before, after it.
+/// A11.1: Nothing that happens during the handshake is lost: the timer comes in it; a wake, and
+/// `on_drain` of an earlier queue, come after it.
 #[test]
 fn events_during_the_handshake() {
     isolated(|| {
@@ -374,8 +374,8 @@ fn events_during_the_handshake() {
     });
 }
 
-/// A2.2: A close while bytes wait for a handshake that does not come cannot send them: the peer
-/// sees a reset.
+/// A2.2: Where bytes wait for a handshake that does not come, a close cannot send them, and the
+/// peer sees a reset.
 #[test]
 fn a_close_with_bytes_held_back() {
     isolated(|| {
@@ -429,7 +429,7 @@ fn close_notify_after_an_upgrade_on_a_worker() {
     });
 }
 
-/// A2.3: A half-close while bytes wait for the handshake's end comes behind them.
+/// A2.3: Where bytes wait for the handshake's end, a half-close comes behind them.
 #[test]
 fn a_half_close_with_bytes_held_back() {
     isolated(|| {
@@ -483,7 +483,7 @@ fn a_stop_with_bytes_held_back() {
     });
 }
 
-/// A9.2: The one bound of a refusal holds for a close, too, that cannot send what is queued.
+/// A9.2: The one bound of a refusal includes a close that cannot send what is queued.
 #[test]
 fn a_refusal_has_one_bound() {
     isolated(|| {

@@ -52,8 +52,7 @@ fn a_byte_a_read() {
     });
 }
 
-/// A22.1, N10: Level-triggered, and yet no spin: a handler that takes nothing is called when more
-/// arrives.
+/// A22.1, N10: A handler that reads nothing is called when more arrives, and does not spin.
 #[test]
 fn a_handler_that_takes_nothing() {
     isolated(|| {
@@ -69,7 +68,7 @@ fn a_handler_that_takes_nothing() {
     });
 }
 
-/// K10, N14: A paused connection with bytes decrypted already is called for them when it goes on.
+/// K10, N14: A paused connection with decrypted bytes is called for them when it goes on.
 #[test]
 fn pausing_with_buffered_bytes() {
     isolated(|| {
@@ -206,8 +205,8 @@ fn a_detached_socket_outlives_its_server() {
     });
 }
 
-/// D9: A bare descriptor of a connection through TLS is of no use: refused, and the caller keeps
-/// the socket.
+/// D9: The descriptor of a connection through TLS would be of no use: the call is refused, and the
+/// caller keeps the socket.
 #[test]
 fn no_bare_descriptor() {
     isolated(|| {
@@ -222,7 +221,7 @@ fn no_bare_descriptor() {
     });
 }
 
-/// K13: Calls by id from other threads, while the handler echoes: no record is broken.
+/// K13: Calls by id from other threads break no record while the handler echoes.
 #[test]
 fn by_id_beside_the_handler() {
     isolated(|| {
@@ -254,8 +253,8 @@ fn by_id_beside_the_handler() {
     });
 }
 
-/// A7, A3.2: `detach` waits for nobody: what was accepted by id for a client that does not read
-/// goes along, and leaves later in order.
+/// A7, A3.2: `detach` does not wait for the client: what was accepted by id for a client that does
+/// not read goes along, and leaves later in order.
 #[test]
 fn a_detach_does_not_wait() {
     isolated(|| {
@@ -287,8 +286,8 @@ fn a_detach_does_not_wait() {
     });
 }
 
-/// A6.1: After a send that timed out in the middle of a record, the stream of records goes on: what
-/// the client gets is a part of what was sent, and no broken record.
+/// A6.1: After a send that timed out in the middle of a record, the stream of records goes on: the
+/// client gets a part of what was sent, and no broken record.
 #[test]
 fn a_send_that_timed_out_leaves_the_records_whole() {
     isolated(|| {
@@ -316,8 +315,8 @@ fn a_send_that_timed_out_leaves_the_records_whole() {
     });
 }
 
-/// A12.3: A defect of the TLS library is one connection's: a bad record after our own close_notify
-/// (an assertion of it in debug builds) ends neither the loop nor another connection.
+/// A12.3: A defect of the TLS library ends one connection: a bad record after our own close_notify
+/// (an assertion in its debug builds) ends neither the loop nor another connection.
 #[test]
 fn a_bad_record_after_our_end() {
     isolated(|| {

@@ -100,7 +100,7 @@ fn attach_with_bytes_both_ways() {
     });
 }
 
-/// D17: Unsent bytes that were long the program's have the whole `write_timeout` again.
+/// D17: Unsent bytes that the program owned for a long time have the whole `write_timeout` again.
 #[test]
 fn attach_long_after_the_write_timeout() {
     isolated(|| {
@@ -146,7 +146,7 @@ fn a_wake_goes_along() {
     });
 }
 
-/// A3.5: However soon it is detached again.
+/// A3.5: A wake comes after the attach, however soon the connection is detached again.
 #[test]
 fn a_wake_goes_along_twice() {
     isolated(|| {
@@ -199,8 +199,8 @@ fn a_queue_that_left_with_the_detach_is_told() {
     });
 }
 
-/// D17: The deadlines of a connection count from `attach` on, where nothing can be read or written
-/// that would wake the loop.
+/// D17: The deadlines of a connection count from `attach` on, also where nothing can be read or
+/// written that would wake the loop.
 #[test]
 fn attach_with_nothing_to_be_done() {
     isolated(|| {
@@ -272,7 +272,7 @@ fn attached_before_a_start_that_fails() {
     });
 }
 
-/// D17: The deadlines of an attached connection are kept: idleness and its timer.
+/// D17: An attached connection has its idle timeout and its timer.
 #[test]
 fn attach_with_deadlines() {
     isolated(|| {
@@ -326,7 +326,8 @@ fn attach_on_another_server() {
     });
 }
 
-/// D18: On failure the caller still owns the socket: blocking, unstarted and stopped servers.
+/// D18: Where an attach fails the caller still owns the socket: on blocking, unstarted and stopped
+/// servers.
 #[test]
 fn a_failed_attach_leaves_the_socket_to_the_caller() {
     isolated(|| {
@@ -364,7 +365,7 @@ fn attach_beyond_max_connections() {
     });
 }
 
-/// D19: A detach and an attach inside one callback.
+/// D19: A detach and an attach take place inside one callback.
 #[test]
 fn detach_and_attach_inside_the_handler() {
     isolated(|| {

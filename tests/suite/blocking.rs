@@ -163,8 +163,8 @@ fn the_handler_may_close_by_itself() {
     });
 }
 
-/// W5: A handler that fails: the exception handler is called with the socket still open, it may
-/// send, then the socket is closed.
+/// W5: Where a handler fails, the exception handler runs while the socket is open, and may send;
+/// then the socket is closed.
 #[test]
 fn a_failing_handler_closes_after_the_exception_handler() {
     isolated(|| {
@@ -191,8 +191,8 @@ fn a_failing_handler_closes_after_the_exception_handler() {
     });
 }
 
-/// W6: Never a leaked socket, on any path: success, failure, panic, own close, abort, and the same
-/// in the exception handler.
+/// W6: No path leaks a socket: success, failure, panic, the handler's own close, abort, and the
+/// same in the exception handler.
 #[test]
 fn no_path_leaks_a_socket() {
     isolated(|| {
@@ -232,7 +232,7 @@ fn no_path_leaks_a_socket() {
     });
 }
 
-/// A5.1: Unread input does not lose the reply to a reset.
+/// A5.1: Where input is unread, no reset destroys the reply.
 #[test]
 fn the_reply_survives_unread_input() {
     isolated(|| {
@@ -287,7 +287,7 @@ fn no_worker_lingers() {
     });
 }
 
-/// C2: The wait for the peer is bounded by `linger_timeout`, and not shorter.
+/// C2: The wait for the peer takes `linger_timeout`, not less and not more.
 #[test]
 fn lingering_is_bounded() {
     isolated(|| {
@@ -351,7 +351,7 @@ fn end_of_stream_closes_at_once() {
     });
 }
 
-/// W7: `send` takes all or fails, also where the peer reads slowly.
+/// W7: `send` sends everything or fails, also where the peer reads slowly.
 #[test]
 fn send_waits_for_a_slow_reader() {
     isolated(|| {
@@ -363,7 +363,7 @@ fn send_waits_for_a_slow_reader() {
     });
 }
 
-/// C5: An abort resets the connection.
+/// C5: An abort resets the connection, whatever is queued.
 #[test]
 fn abort_resets() {
     isolated(|| {
@@ -382,7 +382,7 @@ fn abort_resets() {
     });
 }
 
-/// W8: The pool is `max_thread` + 1 equal threads at most: no more than it needs.
+/// W8: The pool has `max_thread` + 1 equal threads at most.
 #[test]
 fn the_pool_is_small() {
     isolated(|| {
@@ -421,7 +421,7 @@ fn a_close_by_id_makes_room() {
     });
 }
 
-/// A5.2: Such a close is in order, although what it has said is not read.
+/// A5.2: Such a close is in order, although nobody reads what the client has sent.
 #[test]
 fn a_close_by_id_of_one_that_waits_is_in_order() {
     isolated(|| {

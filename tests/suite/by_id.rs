@@ -23,7 +23,7 @@ fn stale(value: u64) -> ConnId {
 /// An id that no server gives: of a loop that it does not have.
 const NOBODY: u64 = 0xdead_beef_dead_beef;
 
-/// B1: `send` from any thread.
+/// B1: `send` works from any thread.
 #[test]
 fn send_from_another_thread() {
     isolated(|| {
@@ -39,7 +39,7 @@ fn send_from_another_thread() {
     });
 }
 
-/// A3.1: Order holds per calling thread.
+/// A3.1: The calls of one thread keep their order.
 #[test]
 fn order_holds_per_calling_thread() {
     isolated(|| {
@@ -103,7 +103,7 @@ fn send_is_counted_at_once() {
     });
 }
 
-/// B3: `broadcast` returns how many it accepted; gone connections are none of them.
+/// B3: `broadcast` returns how many connections accepted; those that are gone do not count.
 #[test]
 fn broadcast() {
     isolated(|| {
@@ -149,8 +149,8 @@ fn broadcast_shares_one_copy() {
     });
 }
 
-/// N17: A program that publishes from one handler to many connections, under its own lock which
-/// `on_close` takes too, loses no message and does not dead-lock.
+/// N17: A program publishes from one handler to many connections, under its own lock that
+/// `on_close` takes too: it loses no message and does not dead-lock.
 #[test]
 fn publish_under_the_programs_own_lock() {
     isolated(|| {
@@ -341,7 +341,7 @@ fn ids_of_a_server_that_does_not_run() {
     });
 }
 
-/// B9: `foreach` is synchronous over a snapshot of ids.
+/// B9: `foreach` calls its function for each id of a snapshot, before it returns.
 #[test]
 fn connections_are_listed() {
     isolated(|| {
@@ -364,7 +364,7 @@ fn connections_are_listed() {
     });
 }
 
-/// B11: Calls from many threads at the same time, for connections that come and go.
+/// B11: Many threads call at the same time, while connections come and go.
 #[test]
 fn calls_while_connections_come_and_go() {
     isolated(|| {
@@ -392,7 +392,7 @@ fn calls_while_connections_come_and_go() {
     });
 }
 
-/// B5, A3.2: A handler that sends while another thread has closed its connection by id: what `send`
+/// B5, A3.2: A handler sends while another thread has closed its connection by id: what `send`
 /// accepted leaves before the end, and the loop goes on.
 #[test]
 fn a_close_by_id_beside_a_send() {
@@ -422,7 +422,7 @@ fn a_close_by_id_beside_a_send() {
     });
 }
 
-/// B10, A9.1: On a blocking server only close and abort: a blocked `recv` is ended.
+/// B10, A9.1: On a blocking server only close and abort work, and end a blocked `recv`.
 #[test]
 fn on_a_blocking_server() {
     isolated(|| {
@@ -458,8 +458,8 @@ fn on_a_blocking_server() {
     });
 }
 
-/// B9, A17: Who lists the connections sees those that `on_open` has taken; the program may give an
-/// id away before, in `on_open`.
+/// B9, A17: The list has those connections that `on_open` has accepted; the program may give an id
+/// away before, in `on_open`.
 #[test]
 fn nobody_is_listed_before_on_open_has_taken_it() {
     isolated(|| {

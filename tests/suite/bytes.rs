@@ -40,8 +40,9 @@ impl Seen {
 
 const UPLOAD: usize = 60_000;
 
-/// A1.1: A send that fails takes nothing from the input: a client that uploads, does not look at
-/// what is sent back, and closes is read to its end. Whoever reads in small steps is called again.
+/// A1.1: A send that fails takes nothing from the input: where a client uploads, does not look at
+/// what is sent back, and closes, the handler reads everything. One that reads in small steps is
+/// called again.
 #[test]
 fn a_failed_send_keeps_the_input() {
     isolated(|| {
@@ -127,8 +128,8 @@ fn a_reset_keeps_the_input() {
     });
 }
 
-/// A1.2: A reset while reading is paused: with nothing unread it closes immediately, else the input
-/// is handed over after `resume`, and then the error.
+/// A1.2: A reset while reading is paused closes immediately where nothing is unread. Otherwise the
+/// input is handed over after `resume`, and then the error.
 #[test]
 fn a_reset_while_paused() {
     isolated(|| {
@@ -247,7 +248,8 @@ fn a_reset_met_by_a_look_for_input() {
     });
 }
 
-/// A1.2: A failed connection whose handler reads nothing is over; it is not called again and again.
+/// A1.2: A failed connection whose handler reads nothing ends; the handler is not called again and
+/// again.
 #[test]
 fn a_handler_that_reads_nothing_after_a_reset() {
     isolated(|| {
@@ -267,7 +269,7 @@ fn a_handler_that_reads_nothing_after_a_reset() {
 /// How a callback ends after it has sent by id and directly.
 const ENDS: [&str; 5] = ["nothing", "close", "close by id", "half-close", "detach"];
 
-/// A3.1: What one thread sends by id and directly arrives in order, and before its close.
+/// A3.1: What one thread sends by id and directly arrives in order, and before that thread's close.
 #[test]
 fn by_id_and_directly_in_order() {
     isolated(|| {
@@ -356,8 +358,8 @@ fn accepted_from_another_thread() {
     });
 }
 
-/// A2.2: A deadline that drops what is queued ends with a reset, never with an end that says that
-/// all was sent; with nothing queued it is an orderly end.
+/// A2.2: A deadline that drops a queue ends with a reset, never with an end that says that
+/// everything was sent. With nothing queued the end is in order.
 #[test]
 fn a_deadline_with_bytes_queued_resets() {
     isolated(|| {
@@ -402,8 +404,8 @@ fn the_idle_timeout_while_a_close_flushes() {
     });
 }
 
-/// A11.2: `on_drain` comes once for each queue that has left, however it left: by id is one, a
-/// `sendv` behind a queue is part of it, a send that the kernel takes whole is none.
+/// A11.2: `on_drain` comes once for each queue that has left, however it left. Bytes by id are a
+/// queue, a `sendv` behind a queue is part of it, and a send that the kernel takes whole is none.
 #[test]
 fn on_drain_however_it_left() {
     isolated(|| {
@@ -442,7 +444,7 @@ fn on_drain_however_it_left() {
     });
 }
 
-/// A3.4: Memory follows the bytes that are accepted, not the calls: on the way to a busy loop too.
+/// A3.4: Memory follows the bytes that are accepted, not the calls, also on the way to a busy loop.
 #[test]
 fn many_small_sends_hold_little_memory() {
     isolated(|| {
@@ -469,7 +471,7 @@ fn many_small_sends_hold_little_memory() {
     });
 }
 
-/// A14.2: The same for aborts and wakes, of which each is on its way once.
+/// A14.2: Each connection has one abort and one wake on the way, however often they are asked for.
 #[test]
 fn many_aborts_hold_no_memory() {
     isolated(|| {
@@ -561,8 +563,8 @@ fn urgent_data_is_no_input() {
     });
 }
 
-/// A17, A3.2: Bytes accepted by id while `on_open` runs, which gave the id away, arrive, also where
-/// it closes.
+/// A17, A3.2: `on_open` gave the id away: bytes that another thread sends while it runs arrive,
+/// also where it closes.
 #[test]
 fn accepted_during_on_open() {
     isolated(|| {

@@ -16,7 +16,7 @@ fn close_flushes() {
     });
 }
 
-/// A5.1: It discards input until the peer closes: nothing is lost to a reset.
+/// A5.1: A close discards input until the peer closes, so that no reset destroys what was sent.
 #[test]
 fn close_discards_input() {
     isolated(|| {
@@ -42,7 +42,7 @@ fn close_discards_input() {
     });
 }
 
-/// C2: The wait for the peer is bounded by `linger_timeout`, and not shorter.
+/// C2: The wait for the peer takes `linger_timeout`, not less and not more.
 #[test]
 fn lingering_is_bounded() {
     isolated(|| {
@@ -86,7 +86,7 @@ fn close_after_the_end_of_stream_is_at_once() {
     });
 }
 
-/// C5: `abort` resets, whatever is queued.
+/// C5: An abort resets the connection, whatever is queued.
 #[test]
 fn abort_resets() {
     isolated(|| {

@@ -75,7 +75,7 @@ fn give_way() {
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
 
-/// L6: A start that fails returns, also where another one begins as soon as it may.
+/// L6: A start that fails returns, also where another one begins immediately after it.
 #[test]
 fn a_failed_start_beside_the_next() {
     isolated(|| {
@@ -139,7 +139,7 @@ fn a_stop_waits_while_connections_end() {
     });
 }
 
-/// A10.2: It does not wait for one that does not.
+/// A10.2: A stop does not wait for a callback that hangs.
 #[test]
 fn a_stop_does_not_wait_for_a_callback_that_hangs() {
     isolated(|| {
@@ -164,7 +164,7 @@ fn destroy(listener: i32) {
     socket2::SockRef::from(&listener).shutdown(std::net::Shutdown::Both).unwrap();
 }
 
-/// A12.4: The loss of a listener is reported; without the last one the server stops.
+/// A12.4: The loss of a listener is reported; the loss of the last one stops the server.
 #[test]
 fn a_lost_listener_is_no_silence() {
     isolated(|| {
@@ -185,7 +185,8 @@ fn a_lost_listener_is_no_silence() {
     });
 }
 
-/// A12.4, A8.4: With another listener it goes on, at rest. And each has its turn.
+/// A12.4, A8.4: With another listener the server goes on and does not spin. Each listener has its
+/// turn.
 #[test]
 fn two_listeners() {
     isolated(|| {
@@ -214,7 +215,7 @@ fn two_listeners() {
     });
 }
 
-/// A8.4: One listener's clients do not keep those of the other waiting.
+/// A8.4: The clients of one listener do not keep those of another waiting.
 #[test]
 fn listeners_take_turns() {
     isolated(|| {

@@ -16,7 +16,7 @@ fn since(socket: &Socket<'_>) -> std::time::Duration {
     socket.user_data::<Since>().expect("marked").0.elapsed()
 }
 
-/// T2: `idle_timeout`: no byte either way closes the connection.
+/// T2: A connection without a byte in either direction is closed.
 #[test]
 fn idle_timeout() {
     isolated(|| {
@@ -32,7 +32,7 @@ fn idle_timeout() {
     });
 }
 
-/// T3: Bytes of either direction put it off.
+/// T3: Bytes in either direction put the idle timeout off.
 #[test]
 fn activity_puts_the_idle_timeout_off() {
     isolated(|| {
@@ -61,7 +61,8 @@ fn activity_puts_the_idle_timeout_off() {
     });
 }
 
-/// T3, T1: Never early: a handler that took long and then sent is not idle since its turn began.
+/// T3, T1: The idle timeout is not early where a handler took long and then sent: it counts from
+/// the last byte, not from the beginning of the turn.
 #[test]
 fn the_idle_timeout_counts_from_the_last_byte() {
     isolated(|| {
@@ -111,7 +112,7 @@ fn a_long_send_is_not_idle() {
     });
 }
 
-/// T2: `idle_timeout` in blocking mode, where the handler waits in `recv`.
+/// T2: The idle timeout of blocking mode ends a `recv` in which the handler waits.
 #[test]
 fn idle_timeout_in_blocking_mode() {
     isolated(|| {
@@ -136,7 +137,7 @@ fn idle_timeout_in_blocking_mode() {
     });
 }
 
-/// T4: A connection's timer calls `on_timeout`, once, never early.
+/// T4: The timer calls `on_timeout` once, and is not early.
 #[test]
 fn the_timer_calls_on_timeout_once() {
     isolated(|| {
@@ -158,7 +159,7 @@ fn the_timer_calls_on_timeout_once() {
     });
 }
 
-/// T4, T1: Never early in a callback that took long before it set the timer.
+/// T4, T1: The timer is not early where the callback took long before it set the timer.
 #[test]
 fn the_timer_counts_from_its_setting() {
     isolated(|| {
@@ -176,7 +177,7 @@ fn the_timer_counts_from_its_setting() {
     });
 }
 
-/// T5: Setting the timer again moves it, setting none stops it.
+/// T5: To set the timer again moves it; to set none stops it.
 #[test]
 fn the_timer_can_be_moved_and_stopped() {
     isolated(|| {
@@ -206,7 +207,7 @@ fn the_timer_can_be_moved_and_stopped() {
     });
 }
 
-/// T5: `on_timeout` may set the timer again: a clock for each connection.
+/// T5: `on_timeout` may set the timer again, which makes it a clock for the connection.
 #[test]
 fn a_periodic_timer() {
     isolated(|| {
@@ -275,8 +276,8 @@ fn many_timers() {
     });
 }
 
-/// T7: `io_timeout`: a blocking `recv` and a blocking `send` return NS_ERR_TIMEOUT, no earlier, and
-/// the socket is usable afterwards.
+/// T7: A blocking `recv` and a blocking `send` return NS_ERR_TIMEOUT, not earlier, and the socket
+/// is usable afterwards.
 #[test]
 fn io_timeout() {
     isolated(|| {
@@ -331,7 +332,7 @@ fn io_timeout_of_one_connection() {
     });
 }
 
-/// T9: `write_timeout`: queued bytes that make no progress close the connection.
+/// T9: Queued bytes that make no progress close the connection.
 #[test]
 fn write_timeout() {
     isolated(|| {
@@ -352,7 +353,7 @@ fn write_timeout() {
     });
 }
 
-/// T10: Progress, however slow, puts it off.
+/// T10: Progress, however slow, puts the write timeout off.
 #[test]
 fn progress_puts_the_write_timeout_off() {
     isolated(|| {
@@ -385,7 +386,7 @@ fn no_write_timeout_without_queued_bytes() {
     });
 }
 
-/// O5: Keep-alive and TCP_NODELAY as the config says, on accepted connections.
+/// O5: Accepted connections have keep-alive and TCP_NODELAY as the config says.
 #[test]
 fn socket_options() {
     isolated(|| {
@@ -446,7 +447,7 @@ fn many_settings_of_a_timer_hold_no_memory() {
     });
 }
 
-/// T12: `set_timer` is for non-blocking servers; elsewhere it is an error or kept, never a crash.
+/// T12: In blocking mode `set_timer` is an error.
 #[test]
 fn a_timer_in_blocking_mode() {
     isolated(|| {

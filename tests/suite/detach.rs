@@ -125,7 +125,7 @@ fn usable_after_the_server_was_freed() {
     });
 }
 
-/// D4: Unread bytes go with it.
+/// D4: Unread bytes go along with a detached socket.
 #[test]
 fn unread_bytes_are_included() {
     isolated(|| {
@@ -137,7 +137,7 @@ fn unread_bytes_are_included() {
     });
 }
 
-/// D4: Unsent bytes go with it, and are sent before what the owner sends.
+/// D4: Unsent bytes go along, and leave before what the owner sends.
 #[test]
 fn unsent_bytes_are_included() {
     isolated(|| {
@@ -161,7 +161,7 @@ fn unsent_bytes_are_included() {
     });
 }
 
-/// D5: User data goes with it, and is dropped once, with the socket.
+/// D5: User data goes along, and is dropped once, with the socket.
 #[test]
 fn user_data_is_included() {
     isolated(|| {
@@ -208,7 +208,7 @@ fn a_timer_and_a_pause_stay_behind() {
     });
 }
 
-/// D6: Allowed in every callback of the connection but `on_close`.
+/// D6: Every callback of the connection but `on_close` may detach it.
 #[test]
 fn detach_in_every_callback_but_on_close() {
     isolated(|| {
@@ -266,7 +266,8 @@ fn detach_in(callback: &'static str) {
     wait_idle(&server);
 }
 
-/// D7: Anywhere else it is an error, never a crash: in `on_close`, and for what is already owned.
+/// D7: Elsewhere a detach is an error and no crash: in `on_close`, and of a socket that is owned
+/// already.
 #[test]
 fn detach_anywhere_else_is_an_error() {
     isolated(|| {
@@ -311,7 +312,7 @@ fn detach_after_close_is_an_error() {
     });
 }
 
-/// D8: The raw descriptor of a plain socket without buffered bytes can be had.
+/// D8: The owner can have the descriptor of a plain socket without buffered bytes.
 #[test]
 fn the_descriptor_can_be_released() {
     isolated(|| {
@@ -331,8 +332,8 @@ fn the_descriptor_can_be_released() {
     });
 }
 
-/// D9, A5.1: Where it cannot be had, the socket is as before: late input does not destroy the
-/// reply.
+/// D9, A5.1: Where the descriptor is refused the socket is as before: late input does not destroy
+/// the reply.
 #[test]
 fn a_refused_release_destroys_nothing() {
     isolated(|| {
@@ -354,7 +355,7 @@ fn a_refused_release_destroys_nothing() {
     });
 }
 
-/// A3.5: What a call by id was promised is done, and not forgotten with the connection.
+/// A3.5: A call by id that returned 0 is done, and not forgotten with a detach.
 #[test]
 fn no_detach_after_a_close_by_id() {
     isolated(|| {
@@ -382,7 +383,7 @@ fn no_detach_after_a_close_by_id() {
     });
 }
 
-/// D10: A half-close of a detached socket has what is queued leave, and then the end.
+/// D10: A half-close of a detached socket sends what is queued, and then the end.
 #[test]
 fn a_half_close_behind_the_queue() {
     isolated(|| {
@@ -417,7 +418,7 @@ fn no_release_with_buffered_bytes() {
     });
 }
 
-/// T8: The I/O timeout of an owned socket.
+/// T8: An owned socket has an I/O timeout.
 #[test]
 fn an_owned_socket_has_an_io_timeout() {
     isolated(|| {

@@ -48,7 +48,7 @@ fn numbers_and_names_are_stable() {
     }
 }
 
-/// E2: A sentence that says what failed, on what, and why, with the OS code kept.
+/// E2: The sentence says what failed, on what, and why, and the error keeps the OS code.
 #[test]
 fn the_sentence_of_a_taken_port() {
     isolated(|| {

@@ -16,8 +16,8 @@ fn told(error: &Error) -> Told {
     Told { status: error.status(), code: error.handler_code(), message: error.message().to_owned() }
 }
 
-/// X1, X2: The status, code and message of a handler's failure; `ns_raise` always gives a negative
-/// number: the code if negative, else -1.
+/// X1, X2: The exception handler gets the status, code and message of the handler's failure.
+/// `ns_raise` returns a negative number: the code where that is negative, else −1.
 #[test]
 fn what_the_handler_raised_arrives() {
     isolated(|| {
@@ -126,8 +126,8 @@ fn without_an_exception_handler_a_failure_closes() {
     });
 }
 
-/// X6, A1.1: On a reset the handler is called once more: `recv` gives what had arrived, then the
-/// error; the connection closes whatever the exception handler does.
+/// X6, A1.1: After a reset the handler is called once more: `recv` returns what had arrived, then
+/// the error. The connection closes whatever the exception handler does.
 #[test]
 fn a_reset_is_told_after_what_had_arrived() {
     isolated(|| {
@@ -195,7 +195,7 @@ fn a_reset_is_told_with_its_reason() {
     });
 }
 
-/// X14: One that the connection did not produce is the handler's own.
+/// X14: A status that the connection did not produce is the handler's own.
 #[test]
 fn a_status_of_the_handlers_own_has_no_reason() {
     isolated(|| {
@@ -213,7 +213,7 @@ fn a_status_of_the_handlers_own_has_no_reason() {
     });
 }
 
-/// X8: `ns_socket_id` is valid in the exception handler, and the one the handler saw.
+/// X8: `ns_socket_id` is valid in the exception handler and returns the id that the handler saw.
 #[test]
 fn the_id_is_the_one_the_handler_saw() {
     isolated(|| {
@@ -320,7 +320,7 @@ fn a_panic_in_a_hook_is_contained() {
     });
 }
 
-/// X10: A handler that detached its socket and then failed: the exception handler has no socket.
+/// X10: Where a handler detached its socket and then failed, the exception handler gets no socket.
 #[test]
 fn a_failure_after_a_detach_has_no_socket() {
     isolated(|| {

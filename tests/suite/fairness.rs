@@ -106,8 +106,8 @@ impl Watch {
     }
 }
 
-/// N16: Callbacks of one connection never run concurrently, and always on its loop's thread,
-/// whoever sends, wakes and closes from elsewhere.
+/// N16: Callbacks of one connection never run at the same time, and always on its loop's thread,
+/// whichever threads send, wake and close.
 #[test]
 fn callbacks_never_overlap() {
     isolated(|| {

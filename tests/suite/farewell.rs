@@ -26,8 +26,8 @@ fn expect_reply_after_late_input(server: &Server, ended: impl FnOnce()) {
     assert!(client.rest() == pattern(REPLY));
 }
 
-/// A5.1: Late input does not destroy a reply that the client has not read, however it came to the
-/// close: the handler returned or failed, or it closed.
+/// A5.1: Late input does not destroy a reply that the client has not read, however the connection
+/// came to its close: the handler returned, failed, or closed.
 #[test]
 fn late_input_keeps_the_reply() {
     isolated(|| {
@@ -120,7 +120,7 @@ fn late_input_keeps_the_reply_of_two_ends() {
     });
 }
 
-/// A5.3: The same in a stop, until its deadline.
+/// A5.3: In a stop it does not either, until the stop's deadline.
 #[test]
 fn late_input_keeps_the_reply_in_a_stop() {
     isolated(|| {
@@ -144,8 +144,8 @@ fn late_input_keeps_the_reply_in_a_stop() {
     });
 }
 
-/// A2.5: A stop whose deadline, or the end of whose lingering, comes before the peer has what was
-/// sent says so.
+/// A2.5: Where the deadline, or the end of lingering, comes before the peer has what was sent, the
+/// reason says so.
 #[test]
 fn a_stop_that_cannot_know() {
     isolated(|| {
@@ -175,8 +175,8 @@ fn a_stop_that_cannot_know() {
     });
 }
 
-/// A2.5: A stop's NS_CLOSE_STOP says that nothing was lost: the client that reads late, but in
-/// time, has all of it before `on_close` says so.
+/// A2.5: NS_CLOSE_STOP says that nothing was lost: a client that reads late, but in time, has
+/// everything before `on_close` runs.
 #[test]
 fn a_stop_that_knows() {
     isolated(|| {
@@ -202,7 +202,7 @@ fn a_stop_that_knows() {
     });
 }
 
-/// A5.4: More connections linger than may: the oldest are closed, and not the new one.
+/// A5.4: Where more connections linger than may, the oldest are closed, and not the new one.
 #[test]
 fn the_bound_on_lingering_ends_the_oldest() {
     isolated(|| {
@@ -227,7 +227,7 @@ fn the_bound_on_lingering_ends_the_oldest() {
     });
 }
 
-/// A4: After `shutdown(RD)` a close keeps the reply too, and `recv` gives the end.
+/// A4: After `shutdown(RD)` a close keeps the reply too, and `recv` returns the end.
 #[test]
 fn reading_shut_keeps_the_reply() {
     isolated(|| {
@@ -284,7 +284,7 @@ fn what_a_detached_socket_drops_is_a_reset() {
     });
 }
 
-/// A2.2: So does an idle timeout in the middle of a `send` that waits.
+/// A2.2: An idle timeout in the middle of a `send` that waits ends in a reset.
 #[test]
 fn an_idle_timeout_while_sending_is_a_reset() {
     isolated(|| {
@@ -303,8 +303,8 @@ fn an_idle_timeout_while_sending_is_a_reset() {
     });
 }
 
-/// A9.1: Close and abort by id, and the cut of a stop, end a handler that sends without end: to a
-/// client that reads, and to one that does not, in whose `send` it waits.
+/// A9.1: Close and abort by id, and the cut of a stop, end a handler that sends without end: one
+/// whose client reads, and one whose client does not, so that its `send` waits.
 #[test]
 fn ending_reaches_a_worker_that_sends() {
     isolated(|| {
@@ -356,7 +356,7 @@ fn ending_reaches_a_worker_that_sends() {
     });
 }
 
-/// A2.2: A handler that was ended in the middle of what it sends leaves no clean end behind.
+/// A2.2: A handler that is ended in the middle of what it sends leaves no clean end behind.
 #[test]
 fn a_message_cut_short_is_a_reset() {
     isolated(|| {
@@ -382,8 +382,8 @@ fn a_message_cut_short_is_a_reset() {
     });
 }
 
-/// A9.2: Refused clients that dribble or flood what the exception handler reads hold nobody up: the
-/// next is refused in its time, and a stop ends it.
+/// A9.2: Refused clients that send slowly, or without end, what the exception handler reads hold
+/// nobody up: the next one is refused in its time, and a stop ends it.
 #[test]
 fn a_refused_client_holds_nobody_up() {
     if TLS {
@@ -439,8 +439,8 @@ fn a_refused_client_holds_nobody_up() {
     });
 }
 
-/// A2.2: A stop's cut of a handler that is still sending ends in a reset, for half an answer is not
-/// to be taken for a whole one; one that waits for input has sent all that it had to say.
+/// A2.2: A cut of a handler that is still sending ends in a reset, so that nobody takes half an
+/// answer for a whole one. A handler that waits for input has sent all that it had to say.
 #[test]
 fn a_cut_answer_is_a_reset() {
     isolated(|| {

@@ -37,7 +37,7 @@ fn signal_actions() -> Vec<usize> {
         .collect()
 }
 
-/// H1: No signal handlers, no environment, no resource limit is touched.
+/// H1: The library touches no signal handler, no environment and no resource limit.
 #[test]
 fn the_process_stays_as_it_is() {
     isolated(|| {

@@ -27,7 +27,7 @@ fn expect_addresses(mut client: Client) {
     client.expect_last(&format!("{} to {ours}", client.local()));
 }
 
-/// I1: One dual-stack socket; IPv4 peers are shown as IPv4.
+/// I1: One dual-stack socket serves both families, and shows IPv4 peers as IPv4.
 #[test]
 fn both_families_on_one_socket() {
     isolated(|| {
@@ -41,7 +41,7 @@ fn both_families_on_one_socket() {
     });
 }
 
-/// I2: Without `use_ipv6` a wildcard service is IPv4 only.
+/// I2: Without `use_ipv6` a wildcard service listens for IPv4 only.
 #[test]
 fn off_by_default() {
     isolated(|| {
@@ -98,7 +98,7 @@ fn an_address_that_is_not_ours() {
     });
 }
 
-/// I5, I6: Two sockets on the same port where dual-stack is not to be had; still one pool.
+/// I5, I6: Where dual-stack is not available two sockets listen on the same port, with one pool.
 #[test]
 fn two_sockets_without_dual_stack() {
     isolated(|| {
@@ -125,8 +125,8 @@ fn two_sockets_without_dual_stack() {
     });
 }
 
-/// A18.2: Any free port is one that is free in both families: where the first choice is taken in
-/// the other one, another is chosen.
+/// A18.2: A free port is one that is free in both families: where the first choice is taken in the
+/// other one, another is chosen.
 #[test]
 fn a_port_that_is_taken_in_one_family() {
     isolated(|| {

@@ -74,7 +74,7 @@ fn start_in_the_foreground_blocks_until_stop() {
     });
 }
 
-/// L4: In the background it returns when the server accepts; the ports are final then.
+/// L4: In the background `start` returns when the server accepts; the ports are final then.
 #[test]
 fn start_in_the_background_is_ready_on_return() {
     isolated(|| {
@@ -92,8 +92,8 @@ fn start_in_the_background_is_ready_on_return() {
     });
 }
 
-/// L5: The order of `start`: the listeners and threads are there when `on_start` runs, and nothing
-/// is accepted before it returns.
+/// L5: The listeners and threads are there when `on_start` runs, and nothing is accepted before it
+/// returns.
 #[test]
 fn on_start_runs_before_accepting() {
     isolated(|| {
@@ -131,7 +131,7 @@ fn on_start_runs_before_accepting() {
     });
 }
 
-/// L6: A failed start (port in use) is undone, and the server may be started again.
+/// L6: A start whose port is in use is undone, and the server may be started again.
 #[test]
 fn start_fails_where_the_port_is_taken() {
     isolated(|| {
@@ -154,7 +154,7 @@ fn start_fails_where_the_port_is_taken() {
     });
 }
 
-/// L6: A shutdown port that is taken fails `start`, with everything undone.
+/// L6: A start whose shutdown port is in use is undone.
 #[test]
 fn start_fails_where_the_shutdown_port_is_taken() {
     isolated(|| {
@@ -175,7 +175,7 @@ fn start_fails_where_the_shutdown_port_is_taken() {
     });
 }
 
-/// L7: An error of `on_start` fails `start`, with everything undone; the next one may succeed.
+/// L7: An error of `on_start` fails the start, which is undone; the next one may succeed.
 #[test]
 fn start_fails_where_on_start_fails() {
     isolated(|| {
@@ -221,7 +221,7 @@ fn the_shutdown_port_is_bound_first() {
     });
 }
 
-/// L8: `start` fails where threads cannot be made, at each of them, with everything undone.
+/// L8: A start fails where threads cannot be made, at each of them, and is undone.
 #[test]
 fn start_fails_without_threads() {
     isolated(|| {
@@ -246,7 +246,7 @@ fn start_fails_without_threads() {
     });
 }
 
-/// L8: `start` fails where descriptors are used up, at each of them, with everything undone.
+/// L8: A start fails where descriptors are used up, at each of them, and is undone.
 #[test]
 fn start_fails_without_descriptors() {
     isolated(|| {
@@ -359,7 +359,7 @@ fn is_stopped_before_and_after() {
     });
 }
 
-/// L11: `wait` returns when the server has stopped, or says that it has not in time.
+/// L11: `wait` returns when the server has stopped, or reports that it has not in time.
 #[test]
 fn wait_with_and_without_a_deadline() {
     isolated(|| {
@@ -389,7 +389,7 @@ fn wait_with_and_without_a_deadline() {
     });
 }
 
-/// L12: In a callback `wait` would wait for itself.
+/// L12: In a callback `wait` would wait for itself, and is an error.
 #[test]
 fn wait_in_a_callback_is_a_deadlock() {
     isolated(|| {
@@ -427,7 +427,7 @@ fn wait_in_a_callback_is_a_deadlock() {
     });
 }
 
-/// L13: A server that was never started: `stop` and `wait` return immediately, and its state is
+/// L13: On a server that was never started `stop` and `wait` return immediately, and its state is
 /// NEW.
 #[test]
 fn never_started() {
@@ -473,7 +473,7 @@ fn free_stops_and_releases_everything() {
     });
 }
 
-/// L17: Many servers in one process do not know of each other.
+/// L17: Many servers in one process are independent.
 #[test]
 fn several_servers_at_once() {
     isolated(|| {

@@ -48,7 +48,7 @@ fn max_connections_pauses_accepting() {
     });
 }
 
-/// M2: Waiting connections count as well.
+/// M2: Connections that wait count as well.
 #[test]
 fn max_connections_counts_waiting_ones() {
     isolated(|| {
@@ -105,7 +105,7 @@ fn max_connections_from_the_descriptor_limit() {
     });
 }
 
-/// O6: `backlog` is the listener's.
+/// O6: The listener has the backlog of the config.
 #[test]
 fn backlog() {
     isolated(|| {
@@ -120,8 +120,8 @@ fn backlog() {
     });
 }
 
-/// M4: Out of descriptors accepting backs off: no spin, one report per second without a socket,
-/// open connections are served, and it recovers by itself as soon as one is free.
+/// M4: Out of descriptors, accepting backs off: it does not spin, reports once per second without a
+/// socket, serves open connections, and recovers by itself as soon as a descriptor is free.
 #[test]
 fn out_of_descriptors() {
     isolated(|| {
@@ -188,7 +188,8 @@ fn without_descriptors(config: crate::api::Config) {
     wait_idle(&server);
 }
 
-/// M5: ECONNABORTED, EPROTO and EINTR of accept(2): go on, as if nothing had been.
+/// M5: Accepting goes on after ECONNABORTED, EPROTO and EINTR of accept(2) as if nothing had
+/// happened.
 #[test]
 fn harmless_accept_errors() {
     isolated(|| {
@@ -212,8 +213,8 @@ fn harmless_accept_errors() {
     });
 }
 
-/// M4, A14.1: ENFILE, ENOMEM and ENOBUFS are treated as EMFILE is: reported, waited for, survived.
-/// So is every error that is not one connection's own.
+/// M4, A14.1: ENFILE, ENOMEM and ENOBUFS are treated as EMFILE is, and so is every error that is
+/// not one connection's own: accepting reports it, waits, and goes on.
 #[test]
 fn exhaustion_in_accept() {
     isolated(|| {

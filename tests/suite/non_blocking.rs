@@ -13,7 +13,7 @@ fn active(server: &Server) -> Vec<u64> {
     (0..).map_while(|i| server.thread_stats(i)).map(|thread| thread.active).collect()
 }
 
-/// N1: `max_thread` loops and no acceptor thread beside them.
+/// N1: There are `max_thread` loops and no acceptor thread beside them.
 #[test]
 fn as_many_loops_as_threads() {
     isolated(|| {
@@ -118,7 +118,7 @@ fn what_recv_returns() {
     });
 }
 
-/// N5: The first `recv` of a handler call never blocks nor would it.
+/// N5: The first `recv` of a handler call neither blocks nor returns NS_ERR_WOULD_BLOCK.
 #[test]
 fn the_first_recv_has_something() {
     isolated(|| {
@@ -153,8 +153,8 @@ fn the_first_recv_has_something() {
     });
 }
 
-/// N6: After a short read `recv` would block without looking: what came since is for the next call
-/// of the handler.
+/// N6: After a short read `recv` returns NS_ERR_WOULD_BLOCK without a look at the kernel: what has
+/// arrived since is for the next call of the handler.
 #[test]
 fn would_block_after_a_short_read() {
     isolated(|| {
@@ -183,8 +183,8 @@ fn would_block_after_a_short_read() {
     });
 }
 
-/// N7: After 16 reads in one call `recv` would block; the handler is called again without new
-/// input.
+/// N7: After 16 reads in one call `recv` returns NS_ERR_WOULD_BLOCK; the handler is called again
+/// without new input.
 #[test]
 fn would_block_after_sixteen_reads() {
     isolated(|| {
@@ -212,7 +212,7 @@ fn would_block_after_sixteen_reads() {
     });
 }
 
-/// N7: One handler call reads no more than 256 KiB (and the read that reaches it).
+/// N7: One call of the handler reads no more than 256 KiB and the read that reaches it.
 #[test]
 fn would_block_after_its_share() {
     isolated(|| {
@@ -318,7 +318,8 @@ fn unread_bytes_bring_the_handler_back() {
     });
 }
 
-/// N10, A22.1: A handler that consumes nothing is called again only when more arrives: no spin.
+/// N10, A22.1: A handler that consumes nothing is called again only when more arrives, and does not
+/// spin.
 #[test]
 fn no_spin_where_nothing_is_consumed() {
     isolated(|| {
@@ -340,7 +341,7 @@ fn no_spin_where_nothing_is_consumed() {
     });
 }
 
-/// N10: The same where something was consumed and the rest is left forever.
+/// N10: A handler that consumes something and leaves the rest forever does not spin either.
 #[test]
 fn no_spin_where_the_rest_is_left() {
     isolated(|| {
@@ -365,7 +366,7 @@ fn no_spin_where_the_rest_is_left() {
     });
 }
 
-/// N11: No spin after the end of stream or a half-close, while the socket stays open.
+/// N11: After the end of stream, or a half-close, nothing spins while the socket stays open.
 #[test]
 fn no_spin_after_the_end_of_stream() {
     isolated(|| {
@@ -390,7 +391,8 @@ fn no_spin_after_the_end_of_stream() {
     });
 }
 
-/// N11: After the end of stream was delivered the socket stays writable until the handler closes.
+/// N11: After `recv` has returned the end of stream the socket stays writable until the handler
+/// closes it.
 #[test]
 fn half_closed_by_the_peer() {
     isolated(|| {

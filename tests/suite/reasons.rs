@@ -37,7 +37,7 @@ fn obey(server: &Server, socket: &mut Socket<'_>) -> Result<(), crate::api::Erro
     Ok(())
 }
 
-/// C9: The reason of what a non-blocking connection ended by, once each.
+/// C9: `on_close` gets the reason for which a connection of a loop ended; each reason once.
 #[test]
 fn on_close_tells_the_reason() {
     isolated(|| {
@@ -91,7 +91,7 @@ fn on_close_tells_the_reason() {
     });
 }
 
-/// C9: Closed for idleness.
+/// C9: `on_close` gets the reason of an idle timeout.
 #[test]
 fn on_close_tells_idleness() {
     isolated(|| {
@@ -105,7 +105,7 @@ fn on_close_tells_idleness() {
     });
 }
 
-/// C9: The same in blocking mode.
+/// C9: `on_close` gets the reason in blocking mode, too.
 #[test]
 fn on_close_in_blocking_mode() {
     isolated(|| {
@@ -173,7 +173,7 @@ fn on_open_first_and_on_close_last() {
     });
 }
 
-/// C11: A negative answer of `on_open` closes the connection; its handler is never called.
+/// C11: A negative return of `on_open` closes the connection; its handler is never called.
 #[test]
 fn a_failing_on_open_closes() {
     isolated(|| {

@@ -1,18 +1,18 @@
-//! The scenarios of the documentation of the framework that this one takes after.
+//! Whole scenarios, as a first program has them.
 
 use crate::api::{Config, Error, Hooks, Server, Socket, Status};
 use crate::support::*;
 use std::net::TcpListener;
 use std::sync::Mutex;
 
-/// The handler of the page: at most 255 bytes, the framework closes the socket.
+/// A handler of blocking mode: at most 255 bytes, the library closes the socket.
 fn echo_once(_: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
     let mut buffer = [0; 255];
     let n = socket.recv(&mut buffer)?;
     socket.send(&buffer[..n])
 }
 
-/// The non-blocking handler of the page: it closes the socket itself.
+/// A handler of non-blocking mode: it closes the socket itself.
 fn echo_until_end(_: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
     let mut buffer = [0; 255];
     match socket.recv(&mut buffer)? {
@@ -24,7 +24,7 @@ fn echo_until_end(_: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
     }
 }
 
-/// W1: The first echo server of the page: one thread, all defaults.
+/// W1: An echo server with one thread and all defaults.
 #[test]
 fn echo_server_with_one_thread() {
     isolated(|| {
@@ -43,7 +43,7 @@ fn echo_server_with_one_thread() {
     });
 }
 
-/// W2: The second echo server of the page: five threads; a sixth connection waits and is served.
+/// W2: An echo server with five threads; a sixth connection waits and is served.
 #[test]
 fn echo_server_with_five_threads() {
     isolated(|| {
@@ -65,7 +65,7 @@ fn echo_server_with_five_threads() {
     });
 }
 
-/// W12: "If it doesn't finish in time, then connection will be refused."
+/// W12: A connection that no worker serves in time is refused.
 #[test]
 fn a_connection_that_waits_too_long_is_refused() {
     isolated(|| {
@@ -84,7 +84,7 @@ fn a_connection_that_waits_too_long_is_refused() {
     });
 }
 
-/// N3: The third echo server of the page: five threads, non-blocking, all requests are accepted.
+/// N3: A non-blocking echo server with five threads accepts all clients.
 #[test]
 fn non_blocking_echo_server_with_more_clients_than_threads() {
     isolated(|| {
@@ -218,7 +218,7 @@ fn is_stopped_and_not_reusable() {
     });
 }
 
-/// X7: "The passing socket is not closed so that the handler can send messages to client socket."
+/// X7: The socket is open in the exception handler, which can send to the client.
 #[test]
 fn the_exception_handler_can_answer_the_client() {
     isolated(|| {

@@ -73,8 +73,8 @@ fn sending_from_on_drain() {
     });
 }
 
-/// Q3, A2.1: Where queued + new would pass `send_limit` `send` is NS_ERR_BUFFER_FULL, and nothing
-/// of it is sent: the client gets all pieces that were accepted and no part of another.
+/// Q3, A2.1: A `send` that would pass `send_limit` is NS_ERR_BUFFER_FULL and sends nothing: the
+/// client gets all pieces that were accepted and no part of another.
 #[test]
 fn send_is_all_or_nothing() {
     isolated(|| {
@@ -112,8 +112,8 @@ fn send_is_all_or_nothing() {
     });
 }
 
-/// Q3: One piece above the limit is refused even on an empty queue, unless the kernel's share makes
-/// room: it is never sent in part.
+/// Q3: One piece above the limit is refused even on an empty queue, unless the kernel takes enough
+/// of it; it is never sent in part.
 #[test]
 fn a_piece_beyond_the_limit() {
     isolated(|| {
@@ -209,7 +209,7 @@ fn an_echo_handler_has_bounded_memory() {
     });
 }
 
-/// W7: The same in blocking mode, where `send` waits.
+/// W7: A blocking echo handler has bounded memory, because `send` waits.
 #[test]
 fn a_blocking_echo_handler_has_bounded_memory() {
     isolated(|| {

@@ -7,7 +7,7 @@ fn knock(server: &Server) -> Client {
     Client::plain(("127.0.0.1", server.shutdown_port()))
 }
 
-/// P1: Off unless set.
+/// P1: There is no shutdown port unless it is set.
 #[test]
 fn off_unless_set() {
     isolated(|| {
@@ -21,7 +21,7 @@ fn off_unless_set() {
     });
 }
 
-/// P2: The default handler's answer stops the server, through the ordinary stop path.
+/// P2: Without a shutdown handler a connection stops the server, through the ordinary stop path.
 #[test]
 fn a_connection_stops_the_server() {
     isolated(|| {
@@ -40,7 +40,7 @@ fn a_connection_stops_the_server() {
     });
 }
 
-/// P2: A server in the foreground is ended by it as well.
+/// P2: A connection ends a server in the foreground as well.
 #[test]
 fn it_ends_a_server_in_the_foreground() {
     isolated(|| {
@@ -54,7 +54,7 @@ fn it_ends_a_server_in_the_foreground() {
     });
 }
 
-/// P3: It drains as any stop does.
+/// P3: This stop drains as any stop does.
 #[test]
 fn it_drains() {
     isolated(|| {
@@ -73,7 +73,7 @@ fn it_drains() {
     });
 }
 
-/// P4: Bound to the loopback unless a host is given in its service string.
+/// P4: The port is bound to the loopback unless its service string names a host.
 #[test]
 fn bound_to_the_loopback() {
     isolated(|| {
@@ -92,7 +92,8 @@ fn bound_to_the_loopback() {
     });
 }
 
-/// P5: The handler decides: zero goes on, nonzero stops; it may talk with the peer.
+/// P5: Where the handler returns zero the server goes on, and where it returns another number it
+/// stops. It may talk with the peer.
 #[test]
 fn the_handler_decides() {
     isolated(|| {
@@ -158,7 +159,7 @@ fn reading() -> (Hooks, Events<Option<Status>>) {
     (hooks, results)
 }
 
-/// P7: A silent peer holds it for 5 s at most, and nothing else meanwhile.
+/// P7: A silent peer holds the port for 5 s at most, and holds up nothing else meanwhile.
 #[test]
 fn a_silent_peer_does_not_hold_it() {
     isolated(|| {
@@ -176,7 +177,7 @@ fn a_silent_peer_does_not_hold_it() {
     });
 }
 
-/// A10.5: Where others wait a silent peer has 500 ms, and who said something is next.
+/// A10.5: Where others wait a silent peer has 500 ms, and the one that has sent something is next.
 #[test]
 fn silent_peers_give_way() {
     isolated(|| {
@@ -195,7 +196,7 @@ fn silent_peers_give_way() {
     });
 }
 
-/// A21.1: The id of its sockets is no connection's.
+/// A21.1: The id of a socket of the shutdown port is no connection's.
 #[test]
 fn its_sockets_have_ids_of_their_own() {
     isolated(|| {
@@ -268,7 +269,7 @@ fn it_is_not_in_the_accounts() {
     });
 }
 
-/// A10.5: However many silent peers come after it, the one that has said its word is heard.
+/// A10.5: However many silent peers come after it, the one that has sent something is heard.
 #[test]
 fn silent_peers_push_nobody_out() {
     isolated(|| {
@@ -283,7 +284,8 @@ fn silent_peers_push_nobody_out() {
     });
 }
 
-/// A5.1: Late input does not destroy its reply either, be it that the server stops or goes on.
+/// A5.1: Late input does not destroy the reply of the shutdown port, whether the server stops or
+/// goes on.
 #[test]
 fn late_input_keeps_its_reply() {
     isolated(|| {
@@ -333,7 +335,7 @@ fn a_stop_cuts_its_farewell() {
     });
 }
 
-/// A10.5: A peer that was answered and stays does not hold the port, whoever comes when.
+/// A10.5: A peer that was answered and stays does not hold the port, whatever others do.
 #[test]
 fn an_answered_peer_does_not_hold_it() {
     isolated(|| {

@@ -3,7 +3,7 @@
 use crate::api::{CloseReason, Hooks, Server, State};
 use crate::support::*;
 
-/// J1: State, mode, threads and ports, at each point of a server's life.
+/// J1: State, mode, threads and ports are right at each point of a server's life.
 #[test]
 fn state_and_ports() {
     isolated(|| {
@@ -28,7 +28,7 @@ fn state_and_ports() {
     });
 }
 
-/// J2: Totals of connections and bytes.
+/// J2: The totals count connections and bytes.
 #[test]
 fn totals() {
     isolated(|| {
@@ -85,7 +85,7 @@ fn threads_add_up() {
     });
 }
 
-/// J4: The report has the reference's lines, in both modes.
+/// J4: The report has its fixed lines, in both modes.
 #[test]
 fn the_report_has_the_known_lines() {
     isolated(|| {
@@ -147,7 +147,7 @@ fn the_accounts_balance() {
     });
 }
 
-/// J6: Refused connections are in the accounts.
+/// J6: Refused connections are in the statistics.
 #[test]
 fn refused_connections_are_counted() {
     isolated(|| {

@@ -49,7 +49,7 @@ fn stop_refuses_new_connections_at_once() {
     });
 }
 
-/// S1: The same while queued bytes leave.
+/// S1: While a stop waits for queued bytes, none is accepted either.
 #[test]
 fn stop_refuses_new_connections_while_bytes_leave() {
     isolated(|| {
@@ -163,7 +163,7 @@ fn unsent_bytes_are_delivered() {
     });
 }
 
-/// S7: What cannot leave until the deadline is cut, no earlier.
+/// S7: What cannot leave until the deadline is cut then, and not earlier.
 #[test]
 fn unsent_bytes_are_cut_at_the_deadline() {
     isolated(|| {
@@ -258,8 +258,8 @@ fn stop_within_overrides_the_drain_timeout() {
     });
 }
 
-/// S9: A handler that never returns: `stop` times out, the server stays STOPPING and usable; once
-/// the handler has returned, a stop succeeds.
+/// S9: Where a handler does not return, `stop` times out, and the server stays STOPPING and usable.
+/// When the handler has returned, a stop succeeds.
 #[test]
 fn a_handler_that_does_not_return() {
     isolated(|| {
@@ -293,7 +293,7 @@ fn a_handler_that_does_not_return() {
     });
 }
 
-/// S10: Stop is idempotent.
+/// S10: A stop may be repeated.
 #[test]
 fn stop_twice() {
     isolated(|| {
@@ -310,7 +310,7 @@ fn stop_twice() {
     });
 }
 
-/// S10: Concurrent stops all return when the server has stopped.
+/// S10: Stops on several threads all return when the server has stopped.
 #[test]
 fn concurrent_stops() {
     isolated(|| {
@@ -360,7 +360,7 @@ fn stop_while_clients_connect() {
     });
 }
 
-/// S14: What ends a server on every route: `on_stop` runs once, and after the last connection.
+/// S14: Whatever stops a server, `on_stop` runs once, and after the last connection.
 #[test]
 fn on_stop_runs_once_on_every_route() {
     isolated(|| {
@@ -408,8 +408,8 @@ fn on_stop_by(config: crate::api::Config, route: &str) {
     assert_eq!(calls.drain(), ["on_close", "on_stop"], "{route}");
 }
 
-/// A2.2: An answer that is sent in pieces, the next one in each `on_drain`, is whole after a stop
-/// in its middle; one without end is cut at the deadline, and ends in a reset.
+/// A2.2: An answer that `on_drain` sends in pieces is whole after a stop in its middle. One without
+/// end is cut at the deadline, and ends in a reset.
 #[test]
 fn an_answer_in_pieces() {
     isolated(|| {
@@ -493,7 +493,7 @@ fn a_stop_ends_with_the_acknowledgement() {
     });
 }
 
-/// A2.5: What a peer's reset destroyed in a stop is lost.
+/// A2.5: A reset by the peer in a stop is no NS_CLOSE_STOP: something was lost.
 #[test]
 fn a_reset_in_a_stop() {
     isolated(|| {

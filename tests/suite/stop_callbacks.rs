@@ -95,7 +95,7 @@ fn stop_in(callback: &'static str, config: Config) {
     assert_settled(&server);
 }
 
-/// S11: A stop that `on_start` asks for takes place after the start, which succeeds.
+/// S11: A stop that `on_start` requests takes place after the start, which succeeds.
 #[test]
 fn stop_in_on_start_lets_start_return() {
     isolated(|| {

@@ -36,7 +36,7 @@ fn let_finish(gate: &Gate, clients: Vec<Client>) {
     }
 }
 
-/// W10: The queue is first in, first out.
+/// W10: Connections that wait are served in the order in which they came.
 #[test]
 fn first_in_first_out() {
     isolated(|| {
@@ -71,7 +71,7 @@ fn first_in_first_out() {
     });
 }
 
-/// W11: A waiting connection is served the moment a worker is free: nothing polls.
+/// W11: A connection that waits is served as soon as a worker is free, because nothing polls.
 #[test]
 fn served_the_moment_a_worker_is_free() {
     isolated(|| {
@@ -89,8 +89,8 @@ fn served_the_moment_a_worker_is_free() {
     });
 }
 
-/// W12: After `max_retry` × `retry_interval` a connection is refused, no earlier: the exception
-/// handler gets NS_ERR_REJECTED and a socket that is still open.
+/// W12: After `max_retry` × `retry_interval`, and not earlier, a connection is refused: the
+/// exception handler gets NS_ERR_REJECTED and a socket that is still open.
 #[test]
 fn refused_after_the_retries() {
     isolated(|| {
@@ -125,7 +125,7 @@ fn refused_after_the_retries() {
     });
 }
 
-/// W13: A refused client that has already sent something gets the answer all the same.
+/// W13: A refused client that has already sent something gets the answer.
 #[test]
 fn a_refusal_is_not_lost_to_a_reset() {
     isolated(|| {
@@ -223,7 +223,7 @@ fn beyond_max_waiting_refused_at_once() {
     });
 }
 
-/// W12: Refusing at its time goes on where several wait with different deadlines.
+/// W12: Each connection that waits is refused at its own deadline.
 #[test]
 fn several_deadlines_are_kept() {
     isolated(|| {
