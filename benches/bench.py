@@ -18,9 +18,9 @@ from common import LIBRARIES, TARGET, build, build_rust_peers, own_network
 
 INTRODUCTION = """\
 Made by `make bench`. Every server gets the same load from the same client, which checks every
-byte. All servers of a workload live at once and are driven in short bursts in turn, {bursts} each:
-a slow minute of the machine is a slow minute of all. Client and server share one core where nothing
-else is said; the network is loopback.
+byte. All servers of a workload live at the same time and are driven in short bursts in turn, {bursts}
+each: a slow minute of the machine is a slow minute of all. Client and server share one core where
+nothing else is said; the network is loopback.
 
 - *CPU µs/op* is the server's own processor time for an operation (its process CPU clock, user and
   system), the median of the bursts. Its ratio to the floor is that of the medians, with the least

@@ -226,7 +226,7 @@ def in_turn(loads, operations, bursts):
 
 
 def compare(args, starts, options, cores=None, least=1):
-    """The bursts of each of the servers (command lines by name) under the load: all alive at once,
+    """The bursts of each of the servers (command lines by name) under the load: all alive together,
     driven in turn, by `least` operations at least. Half of them with the servers begun in the
     opposite order: who comes first among many connections gets other memory, which is up to a
     twentieth of the time."""

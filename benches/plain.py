@@ -75,7 +75,7 @@ def paced_stream(args, title):
 
 
 def echo_on_two_cores(args, title):
-    method = "The same with both cores for everything: what waking each other costs is in it."
+    method = "The same with both cores for everything: the cost of waking each other is in it."
     options = ["-c", "64", "echo"]
     return cost(args, title, method, loops(args), options, cores=args.two_cores, least=128)
 
@@ -87,7 +87,7 @@ def echo_of_two(args, title):
 
 
 def churn(args, title):
-    method = "An operation is a connection of one message of 64 B; 4 at once. One loop."
+    method = "An operation is a connection of one message of 64 B; 4 at a time. One loop."
     return cost(args, title, method, loops(args), ["-c", "4", "churn"], 1.00, 6.2)
 
 
@@ -103,7 +103,7 @@ def churn_of_two(args, title):
 def blocking(workers, connections):
     def measure(args, title):
         method = (
-            f"An operation is a connection of one message of 64 B; {connections} at once. "
+            f"An operation is a connection of one message of 64 B; {connections} at a time. "
             "std_threads has a thread for each connection."
         )
         servers = starts(args, ["-t", workers], ["raw_pool"], ["-t", workers])

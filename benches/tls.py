@@ -1,5 +1,5 @@
 """The workloads over TLS 1.3. The goals are ratios to OpenSSL over epoll as it is by itself; beside
-it stand OpenSSL told to read ahead, and rustls over mio."""
+it stand OpenSSL set to read ahead, and rustls over mio."""
 
 import subprocess
 
@@ -52,7 +52,7 @@ def memory(args, title):
 
 
 ECHO = "a message there and back on a lasting connection"
-CHURN = "a connection of one message of 64 B, 4 at once, each with"
+CHURN = "a connection of one message of 64 B, 4 at a time, each with"
 
 WORKLOADS = [
     workload("TLS full handshake", ["-t", "-c", "4", "churn"], f"{CHURN} a full handshake", 0.55),
