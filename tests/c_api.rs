@@ -1,4 +1,4 @@
-//! The same test-suite against the C ABI, and what only C programs can do.
+//! The same test-suite against the C ABI, and the tests that only C programs can make.
 
 // `Ok(socket.close())` is how a handler ends.
 #![allow(clippy::unit_arg)]

@@ -161,7 +161,7 @@ static void unchecked_setters(void)
     ns_error_free(err);
     ns_config_free(config);
 
-    /* What is only wrong together is seen there too, whatever the order. */
+    /* Settings that are only wrong together are seen there too, whatever the order. */
     config = ns_config_new();
     CHECK_IS(ns_config_set_send_limit(config, 1000), NS_OK);
     CHECK(ns_server_new("0", echo, NULL, NULL, config, &err) == NULL);

@@ -161,7 +161,7 @@ static void by_id(void)
     }
     CHECK_IS(ns_server_broadcast(server, ids, CLIENTS, "late", 4), CLIENTS - 2);
 
-    /* What is more than the limit is refused immediately and as a whole. */
+    /* A send above the limit is refused immediately and as a whole. */
     {
         char *big = calloc(1, (1 << 20) + 1);
         CHECK(big != NULL);

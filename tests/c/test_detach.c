@@ -118,7 +118,7 @@ static void *work(void *data)
     CHECK_IS(ns_socket_is_closed(socket), 0);
     CHECK_IS(ns_server_send(server, former, "x", 1), NS_ERR_CLOSED);
     CHECK_IS(ns_socket_pause(socket), NS_ERR_NOT_NON_BLOCKING);
-    /* What was unread, then what the client sends when asked. */
+    /* The unread input, then the client's reply to a question. */
     while (length < 4) {
         int64_t n = ns_socket_recv(socket, buf + length, 4 - length);
         CHECK(n > 0);

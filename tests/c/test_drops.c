@@ -1,7 +1,7 @@
 /* A drop function runs exactly once, after its last call, also when the call fails. */
 #include "check.h"
 
-/* What was dropped, in order. */
+/* The names of the dropped data, in order. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char order[64];
 
@@ -13,7 +13,7 @@ static void drop(void *user_data)
     pthread_mutex_unlock(&lock);
 }
 
-/* What was dropped since the last look. */
+/* Checks the names dropped since the last look. */
 #define DROPPED(expected)              \
     do {                               \
         pthread_mutex_lock(&lock);     \

@@ -1,4 +1,4 @@
-/* What the exception handler gets, and what it may do. */
+/* The exception handler: the errors that it gets, and the calls that it may make. */
 #include "check.h"
 
 static char object[] = "the language's own exception";
@@ -10,7 +10,7 @@ static void drop(void *user_data)
     event_add(&dropped);
 }
 
-/* What the last exception was. */
+/* The last exception. */
 static struct {
     ns_status status;
     int32_t code;
@@ -262,7 +262,7 @@ static void failing_after_detach(void)
     CHECK_IS(ns_server_free(server), NS_OK);
 }
 
-/* What is raised where nothing can fail, or by an owner, is in no later failure. */
+/* A message raised where nothing can fail, or by an owner, is in no later failure. */
 static event happened = EVENT;
 
 static void complain(ns_server *server, ns_socket *socket, void *user_data)

@@ -274,7 +274,7 @@ static void codes(void)
 
 static event flooded = EVENT;
 
-/* What waits for the end of the handshake counts against send_limit. */
+/* Bytes that wait for the end of the handshake count against send_limit. */
 static int32_t flood(ns_server *server, ns_socket *socket, void *user_data)
 {
     static char megabyte[1 << 20];

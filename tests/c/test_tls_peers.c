@@ -155,7 +155,7 @@ static void names(void)
 
 /* -- client certificates and failed handshakes ------------------------------ */
 
-/* What the exception handler got last. */
+/* The last error of the exception handler. */
 static event told = EVENT;
 static char reason[512];
 static ns_status told_status;
@@ -340,7 +340,7 @@ static void reload(void)
         run_client(server, "-servername localhost", "Q\n", heard, sizeof heard);
         CONTAINS(heard, "subject=CN = localhost\n");
 
-        /* What cannot be used leaves everything as it is. */
+        /* A TLS object that cannot be used leaves everything as it is. */
         next = ns_tls_new();
         CHECK_IS(ns_server_reload_tls(server, next, &err), NS_ERR_CERTIFICATE);
         ERROR_IS(err, NS_ERR_CERTIFICATE, "certificate", "key");

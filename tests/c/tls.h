@@ -104,7 +104,7 @@ static inline command start_client(const ns_server *server, const char *options)
     return start_command(text);
 }
 
-/* What it printed, when it has ended; `kept` has room for `size` bytes. */
+/* The output of a command, when it has ended; `kept` has room for `size` bytes. */
 static inline void finish_command(command c, char *kept, size_t size)
 {
     size_t length = 0;

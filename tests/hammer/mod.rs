@@ -72,7 +72,7 @@ fn limit() -> u32 {
     time().as_secs() as u32 + 50
 }
 
-/// What all threads of a round share.
+/// State that all threads of a round share.
 pub struct Shared {
     pub done: AtomicBool,
     pub ids: Mutex<Vec<ConnId>>,
@@ -80,7 +80,7 @@ pub struct Shared {
     pub closed: AtomicU64,
     /// Every connection has one as its user data, which must be dropped once.
     pub data: Arc<()>,
-    /// What should not have happened. A failed assertion in a callback would only close one
+    /// Events that should not have happened. A failed assertion in a callback would only close one
     /// connection.
     wrong: Mutex<Vec<String>>,
 }

@@ -28,7 +28,7 @@ pub fn random<T>(seed: u64, body: impl FnOnce(&mut Random) -> T) -> T {
     let thread = crate::support::thread_number() as u64;
     let own = OWN.take();
     let mut numbers = own.unwrap_or_else(|| Random::new(seed ^ thread << 20));
-    // What comes next must not depend on whether the body panics.
+    // The next numbers must not depend on whether the body panics.
     let next = Random::new(numbers.below(usize::MAX >> 1) as u64);
     OWN.set(Some(next));
     body(&mut numbers)

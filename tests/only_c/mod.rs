@@ -1,4 +1,4 @@
-//! What only C programs can do, rightly and wrongly.
+//! Tests that only C programs can make: right calls and wrong ones.
 
 use crate::api::{Hooks, Server, Status};
 use crate::support::*;

@@ -1,4 +1,4 @@
-//! What only Rust programs see of the API.
+//! Tests of those parts of the API that only Rust programs have.
 
 use crate::support::*;
 use net_server::{CloseReason, Config, Error, Handler, OwnedSocket, Server, Socket, State, Status};

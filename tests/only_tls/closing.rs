@@ -345,7 +345,7 @@ fn a_farewell_at_the_deadline_of_a_stop() {
         let (log, sent) = events();
         let hooks = Hooks::new(move |_, socket| {
             text(socket)?;
-            // What the kernel has room for, and more.
+            // More than the kernel has room for.
             socket.set_io_timeout(Some(ms(100)))?;
             while socket.send(&pattern(BULK)).is_ok() {}
             log.add(());

@@ -1,4 +1,4 @@
-//! What there is with TLS alone.
+//! Tests that only a run over TLS has.
 
 mod closing;
 mod handshakes;
@@ -79,7 +79,7 @@ fn shake_hands(mut tcp: &TcpStream, words: &[u8]) -> ClientConnection {
     session
 }
 
-/// What `len` bytes of application data a session that is moved by hand receives.
+/// Receives `len` bytes of application data in a session that the test moves by hand.
 fn receive_by_hand(session: &mut ClientConnection, mut tcp: &TcpStream, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     rustls::Stream::new(session, &mut tcp).read_exact(&mut bytes).unwrap();
@@ -115,7 +115,7 @@ fn telling() -> (Hooks, Events<(&'static str, Status)>) {
     (hooks, told)
 }
 
-/// What is excluded from this run is there to be excluded.
+/// The tests that this run excludes exist.
 #[test]
 fn the_excluded_tests_exist() {
     let list = std::process::Command::new(std::env::current_exe().unwrap()).arg("--list").output();

@@ -1,4 +1,4 @@
-//! What is configured and what was agreed: certificates, names, protocols, reloading.
+//! Settings and their result: certificates, names, protocols, reloading.
 
 use super::*;
 use crate::api::{tls, TlsConfig, TlsInfo, TlsVersion, CHAIN, KEY};

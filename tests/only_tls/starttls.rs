@@ -492,8 +492,8 @@ fn a_refusal_has_one_bound() {
         let hooks = Hooks::new(move |_, _| Ok(inside.wait())).on_exception(move |_, socket, _| {
             let socket = socket.expect("a socket");
             socket.starttls(&tls, &[])?;
-            // What the system's buffer does not take waits to be sent.
-            // SAFETY: the socket is open in its callback.
+            // The bytes that the system's buffer does not take wait to be sent. SAFETY: the socket
+            // is open in its callback.
             let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(socket.raw_fd()) };
             socket2::SockRef::from(&fd).set_send_buffer_size(8192).unwrap();
             socket.send(&pattern(64_000))?;

@@ -309,7 +309,7 @@ impl<'a> Visit<'a> {
         });
     }
 
-    /// Nobody looks after it: it would be a finding, but for a stop.
+    /// Nobody serves it: that would be a finding, except in a stop.
     fn is_kept_out(&self) -> bool {
         let world = &self.story.world;
         let shaking = world.tls && self.link.is_shaking();

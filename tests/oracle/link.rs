@@ -60,7 +60,7 @@ pub enum End {
 pub struct Link {
     tcp: TcpStream,
     tls: Option<Box<ClientConnection>>,
-    /// What arrives is still clear text.
+    /// Input is still clear text.
     clear: bool,
     pub reader: Reader,
     /// The sending side has failed, or is closed.
@@ -290,7 +290,7 @@ impl Link {
         let mut poll = libc::pollfd { fd: self.tcp.as_raw_fd(), events, revents: 0 };
         // SAFETY: one structure, valid for writing.
         unsafe { libc::poll(&mut poll, 1, time.as_micros().div_ceil(1000) as i32) };
-        // What is not asked for comes all the same, as long as it is not looked at.
+        // poll(2) reports a hang-up and an error without being asked, until somebody reads them.
         if !read && poll.revents & (libc::POLLHUP | libc::POLLERR) != 0 {
             let_pass(time.min(ms(5)));
         }

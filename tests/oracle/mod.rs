@@ -231,7 +231,7 @@ fn leaves_nothing(world: &World, server: &Server) {
     }
 }
 
-/// What the server accepts holds little in the kernel.
+/// The sockets that the server accepts hold little in the kernel.
 fn small_buffers() {
     for listener in listening_sockets() {
         // SAFETY: this process is the run's: the listener is open.

@@ -1,4 +1,4 @@
-//! What every part of the server's side does with a connection: receive, send, end it.
+//! Acts of every part of the server's side with a connection: receive, send, end it.
 
 use super::story::{fate, Fate, Stage, Story, Told};
 use super::wire::{Kind, HEADER};
@@ -12,7 +12,7 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a loop does, does not wait.
+/// An act on a loop does not wait.
 pub const NOW: Duration = ms(600);
 
 /// One side of the server: who calls, and what may wait.

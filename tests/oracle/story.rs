@@ -24,7 +24,7 @@ pub enum Stage {
 pub struct Story {
     pub world: Arc<World>,
     pub key: u16,
-    /// Nobody sends by id: it may become idle.
+    /// Nobody sends by id, so that it may become idle.
     pub quiet: bool,
     ledger: Mutex<Ledger>,
 }
@@ -206,7 +206,7 @@ impl Story {
             if ledger.told.is_some() {
                 return;
             }
-            // What this side did itself says nothing of the peer.
+            // An end by this side itself says nothing about the peer.
             let own = matches!(told, Told::Error(Status::Closed | Status::Detached, _));
             match told {
                 Told::End => ledger.note("server told of the end", 0),
@@ -386,7 +386,7 @@ pub fn story_of(socket: &Socket<'_>) -> Option<Arc<Story>> {
     socket.user_data::<Part>().map(|part| part.0.clone())
 }
 
-/// What a failed call that sends leaves behind.
+/// The fate of the bytes of a call that sends.
 pub fn fate(result: &Result<(), Error>, waits: bool) -> Fate {
     match result {
         Ok(()) => Fate::Accepted,

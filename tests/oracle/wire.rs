@@ -5,7 +5,7 @@
 //! Only a frame's first byte has the highest bit, so that a reader finds the next frame after one
 //! that a timed-out `send` left unfinished.
 
-/// What a frame is for.
+/// The purpose of a frame.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
     Data = 0,

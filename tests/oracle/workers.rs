@@ -65,7 +65,7 @@ impl Workers {
                 }
             }
         }
-        // What is unread is not wanted.
+        // The handler does not want the unread input.
         if story.with(|ledger| ledger.told.is_none()) {
             story.refuse("the handler returns");
         }

@@ -1,4 +1,4 @@
-//! What all threads of a run share: who is there, what was done, what was found.
+//! State that all threads of a run share: the connections, the acts, the findings.
 
 use super::story::Story;
 use super::wire::Name;
@@ -43,7 +43,7 @@ struct Watched {
 
 /// How much longer than its bound a call may take on a busy machine.
 const SLACK: Duration = Duration::from_millis(900);
-/// What does not return within this never will: the process of the run is ended.
+/// A call that does not return within this never will: the process of the run is ended.
 const FOREVER: Duration = Duration::from_secs(25);
 
 impl World {
@@ -185,7 +185,7 @@ impl World {
         self.watch(what, bound, Arc::downgrade(story), call)
     }
 
-    /// The same of a call that is no connection's.
+    /// The same for a call that belongs to no connection.
     pub fn watch<T>(
         &self,
         what: &'static str,

@@ -211,7 +211,7 @@ fn attach_with_nothing_to_be_done() {
         let client = Client::small(&server).saying("detach");
         let mut socket = owned.next();
         socket.socket().set_io_timeout(Some(ms(100))).unwrap();
-        // What the kernel has room for, and more.
+        // More than the kernel has room for.
         while socket.socket().send(&pattern(BULK)).is_ok() {}
         other.attach(socket).unwrap();
         assert_eq!(closes.next(), CloseReason::Idle);

@@ -1,4 +1,4 @@
-//! What arrived is delivered, and what was accepted leaves or the peer sees a reset.
+//! Input that arrived is delivered, and output that was accepted leaves or the peer sees a reset.
 
 use crate::api::{CloseReason, ConnId, Error, Hooks, Server, Socket, Status};
 use crate::support::*;
@@ -12,7 +12,7 @@ fn await_on(socket: &Socket<'_>, events: i16) {
     assert_eq!(unsafe { libc::poll(&mut entry, 1, 8000) }, 1, "nothing happened");
 }
 
-/// What a handler has read, and how it ended.
+/// The bytes that a handler has read, and how often it ran.
 #[derive(Default)]
 struct Seen {
     bytes: Mutex<Vec<u8>>,

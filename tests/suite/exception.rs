@@ -4,7 +4,7 @@ use crate::api::{CloseReason, Error, Hooks, Server, Status};
 use crate::support::*;
 use std::sync::{Arc, Mutex};
 
-/// What an exception handler got.
+/// The error that an exception handler got.
 #[derive(Clone, Debug, PartialEq)]
 struct Told {
     status: Status,

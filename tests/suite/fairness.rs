@@ -82,7 +82,7 @@ fn a_flood_does_not_starve_others() {
     });
 }
 
-/// What a connection's callbacks know of each other.
+/// Shared by the callbacks of a connection, to see each other.
 #[derive(Default)]
 struct Watch {
     inside: AtomicBool,

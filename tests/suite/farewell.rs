@@ -1,5 +1,5 @@
-//! What was accepted leaves, or the peer sees a reset; closing and ending reach a
-//! connection wherever it is.
+//! Output that was accepted leaves, or the peer sees a reset; an end reaches a connection wherever
+//! it is.
 
 use crate::api::{
     CloseReason, Config, Error, Hooks, OwnedSocket, Server, Socket, State, Status, TLS,

@@ -1,4 +1,4 @@
-//! What the library leaves alone in its host.
+//! The library leaves its host alone.
 
 use crate::api::{Hooks, State};
 use crate::support::*;
@@ -118,7 +118,7 @@ fn no_sigpipe() {
             let inside = gate.clone();
             let hooks = Hooks::new(move |_, socket| {
                 inside.wait();
-                // Not the worker's mask must save us, but the library's calls.
+                // The library's calls must prevent the signal, not the worker's mask.
                 allow_sigpipe();
                 let sent = (0..50).map(|_| status(socket.send(&[1; 70_000]))).collect::<Vec<_>>();
                 log.add(sent.len());

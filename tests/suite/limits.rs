@@ -149,7 +149,7 @@ fn without_descriptors(config: crate::api::Config) {
     let server = start(config.max_connections(10_000), hooks);
     let mut inside = Client::connect(&server);
     inside.echo("inside");
-    // What the clients need is made first; then nothing is left. A thread that waits in accept(2)
+    // The clients' descriptors are made first; then none is left. A thread that waits in accept(2)
     // already has a descriptor for what comes: there are more clients than threads.
     let unconnected: Vec<_> =
         (0..12).map(|_| socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap()).collect();

@@ -5,7 +5,7 @@ use crate::support::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
-/// What has become of the connections at the end of a stop, which leaves none.
+/// The fates of the connections at the end of a stop, which leaves none.
 #[track_caller]
 fn assert_stopped(server: &Server, drained: u64, cut: u64) {
     let stats = server.stats();

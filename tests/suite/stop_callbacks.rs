@@ -166,7 +166,7 @@ fn request_stop_in_a_signal_handler() {
         // A signal after the stop is harmless.
         // SAFETY: as above.
         unsafe { libc::raise(libc::SIGUSR1) };
-        // What is left of a stopped server holds no descriptor: the isolation checks it.
+        // A stopped server holds no descriptor: the isolation checks it.
         assert_eq!(status(server.start()), Status::State);
     });
 }

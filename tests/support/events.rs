@@ -1,4 +1,4 @@
-//! What callbacks report to a test, and how a test holds a callback.
+//! Events that callbacks report to a test, and gates that hold callbacks.
 
 use super::{NEVER, SOON};
 use std::fmt::Debug;
@@ -50,7 +50,7 @@ impl<T> Events<T> {
         self.0.recv_timeout(limit).ok()
     }
 
-    /// What has come so far.
+    /// The events that have come so far.
     pub fn drain(&self) -> Vec<T> {
         self.0.try_iter().collect()
     }

@@ -1,4 +1,4 @@
-//! What every test uses: isolation, deadlines, clients, events.
+//! Tools of every test: isolation, deadlines, clients, events.
 
 // Each test binary uses a part of it.
 #![allow(dead_code, unused_imports)]
@@ -133,7 +133,7 @@ impl Stopwatch {
         kept(self.elapsed(), due);
     }
 
-    /// What happened did so immediately.
+    /// The event came immediately.
     #[track_caller]
     pub fn at_once(&self) {
         let took = self.elapsed();

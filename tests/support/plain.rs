@@ -1,4 +1,4 @@
-//! What clients and servers of a plain-text run are made of.
+//! The streams and settings of a plain-text run.
 
 use super::{Config, Hooks, Server};
 use std::net::TcpStream;
@@ -20,7 +20,7 @@ pub fn into_tcp(stream: Stream) -> TcpStream {
     stream
 }
 
-/// Waits until whatever comes before the first byte of the program is over.
+/// Waits until the connection is ready for the program's first byte.
 pub fn settle(_: &Stream) -> std::io::Result<()> {
     Ok(())
 }
@@ -28,7 +28,7 @@ pub fn settle(_: &Stream) -> std::io::Result<()> {
 /// Every connection goes through TLS.
 pub const TLS: bool = false;
 
-/// What every server's settings get in this run.
+/// Adds to a server's settings what every server of this run has.
 pub fn configure(config: Config) -> Config {
     config
 }

@@ -25,7 +25,7 @@ impl Inventory {
         Inventory { threads, descriptors }
     }
 
-    /// Nothing was left behind since. A thread that has been joined stands in /proc a moment
+    /// Nothing was left behind since then. A thread that has been joined stands in /proc a moment
     /// longer: its end is reported before the kernel takes it off the list.
     #[track_caller]
     pub fn assert_restored(&self) {
@@ -207,7 +207,7 @@ pub fn was_read(client: &impl AsFd) -> bool {
     bytes_under_way(client.as_raw_fd()) == 0 && others.any(|fd| bytes_waiting(fd) == 0)
 }
 
-/// What the kernel says of a TCP socket.
+/// The kernel's report about a TCP socket.
 pub fn tcp_info(fd: RawFd) -> libc::tcp_info {
     // SAFETY: a plain structure of numbers.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };

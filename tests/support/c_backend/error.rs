@@ -109,7 +109,7 @@ impl Error {
         }
     }
 
-    /// What a callback returns for this error.
+    /// The number that a callback returns for this error.
     ///
     /// # Safety
     /// `socket` is NULL or the callback's.

@@ -26,7 +26,7 @@ pub fn tls() -> TlsConfig {
 /// Every connection goes through TLS.
 pub const TLS: bool = true;
 
-/// What every server's settings get in this run.
+/// Adds to a server's settings what every server of this run has.
 pub fn configure(config: Config) -> Config {
     match config.tls {
         None => config.tls(tls()),

@@ -412,7 +412,7 @@ impl Session {
             }
             drop(state);
             if Instant::now() >= until {
-                // What was accepted leaves with the next transfer.
+                // Accepted bytes leave with the next transfer.
                 return if accepted > 0 { Ok(accepted) } else { Err(ErrorKind::WouldBlock.into()) };
             }
             self.shared.wait(libc::POLLOUT, until);
