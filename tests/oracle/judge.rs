@@ -202,9 +202,8 @@ fn needless_reset(ledger: &Ledger, breaches: &mut Vec<Breach>) {
 
 /// The server's side closed it as a program does that has said all: not in the middle of a `send`.
 fn in_order(ledger: &Ledger) -> bool {
-    let cut_short = ledger.sent.values().flatten().any(|sent| sent.fate == Fate::Unknown);
     !ledger.forced
-        && !cut_short
+        && !ledger.is_cut_short()
         && matches!(ledger.reason, Some(CloseReason::Handler | CloseReason::Peer))
 }
 

@@ -107,7 +107,11 @@ impl Side<'_> {
         story: &Arc<Story>,
         ahead: &[u8],
     ) -> Result<(), Error> {
-        self.send_frame(socket, story, Kind::Go, 40);
+        if story.is_cut_short() || !self.send_frame(socket, story, Kind::Go, 40) {
+            // A message was cut short: nothing that follows it would make sense.
+            story.refuse("no upgrade");
+            return Err("a message was cut short".into());
+        }
         story.act("starttls");
         story.with(|ledger| ledger.stage = Stage::Shaking);
         let bound = if self.waits { self.times.handshake } else { NOW };

@@ -239,6 +239,11 @@ impl Story {
         self.with(|ledger| ledger.stage != Stage::Shaking)
     }
 
+    /// A part of a message may have left, and its rest will not.
+    pub fn is_cut_short(&self) -> bool {
+        self.with(|ledger| ledger.is_cut_short())
+    }
+
     pub fn is_settled(&self) -> bool {
         self.with(|ledger| ledger.stage == Stage::Settled)
     }
@@ -323,6 +328,11 @@ impl Story {
 }
 
 impl Ledger {
+    /// A part of a message may have left, and its rest will not.
+    pub fn is_cut_short(&self) -> bool {
+        self.sent.values().flatten().any(|sent| sent.fate == Fate::Unknown)
+    }
+
     pub fn note(&mut self, what: &'static str, number: i64) {
         let at = self.begun.elapsed().as_micros() as u64;
         if self.events.len() >= FIRST_EVENTS + LAST_EVENTS {
