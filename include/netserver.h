@@ -1,7 +1,7 @@
 /*
  * netserver: a TCP server inside your program.
  *
- * Give it a service (port) and a handler; it does the listening, the threads, the event loops,
+ * You give it a service (port) and a handler. It does the listening, the threads, the event loops,
  * TLS, the limits, the deadlines and the shutdown. An echo server, in either mode: any second
  * argument selects the non-blocking one, in which ns_socket_recv returns NS_ERR_WOULD_BLOCK when
  * nothing can be read now; a handler may return that.
@@ -33,46 +33,48 @@
  *         return status == NS_OK ? 0 : 1;
  *     }
  *
- * THE TWO MODES. Blocking (the default): `max_thread` workers; the handler runs once per
- * connection, may block, and the socket is closed when it returns. Non-blocking: `max_thread`
- * event loops; the handler runs whenever its socket can be read, must not block, and closes the
- * socket itself. What it does not read brings it back; what it sends is queued as needed. The
- * callbacks of one connection never run at the same time; those of different ones do, on as many
- * threads as there are workers or loops. No callback runs inside a call of this library, except
- * what is said to, and no lock is held while one runs: every call is allowed in it.
+ * THE TWO MODES. Blocking (the default): there are `max_thread` workers. A worker calls the
+ * handler once for each connection and closes the socket when the handler returns; the handler may
+ * block. Non-blocking: there are `max_thread` event loops. A loop calls the handler whenever its
+ * socket can be read; the handler must not block, and closes the socket itself. If it leaves input
+ * unread, the loop calls it again; what it sends is queued as needed.
  *
- * TLS. ns_config_set_tls has every connection begin with a handshake; ns_socket_starttls goes over
- * to TLS in mid-stream. The handler is the same with and without: it runs when the handshake is
- * over and there is data for it; ns_socket_tls_info says what was agreed.
+ * The callbacks of one connection never run at the same time. Those of different connections do, on
+ * as many threads as there are workers or loops. No callback runs inside a call of this library,
+ * except in calls that say so. The library holds no lock while a callback runs, so every call is
+ * allowed in a callback.
+ *
+ * TLS. With ns_config_set_tls every connection begins with a handshake; ns_socket_starttls upgrades
+ * a connection to TLS later. The handler is the same with and without TLS: it runs when the
+ * handshake is over and there is data for it. ns_socket_tls_info shows what was agreed.
  *
  * RESULTS. Functions return 0 or a count on success and a negative NS_ERR_... on failure, as an
  * ns_status or in place of the count. Every NULL, text that is not UTF-8, number out of bounds,
- * stale id and wrong state is such a failure. Where there is an `err` parameter it may be NULL;
- * else *err is always written: NULL on success, an error that you free with ns_error_free on
- * failure.
+ * stale id and wrong state is such a failure. `err` may be NULL. If it is not, *err is always
+ * written: NULL on success; on failure an error, which you free with ns_error_free.
  *
- * OWNERSHIP. What a function ending in _new, or ns_detach, returns is yours, to be freed by the
- * function ending in _free. What is passed to a callback is borrowed, valid until it returns.
- * Strings and buffers that you pass are copied, unless said otherwise. User data comes with an
- * optional function that frees it (ns_drop_fn), which runs exactly once, after the last use, also
- * when the call fails. ns_server_free drops the connections' data, then the callbacks', then the
- * context.
+ * OWNERSHIP. You own what ns_detach or a function ending in _new returns, and free it with the
+ * function ending in _free. What a callback gets is borrowed: it is valid until the callback
+ * returns. Strings and buffers that you pass are copied, unless the comment says otherwise. User
+ * data comes with an optional function that frees it (ns_drop_fn). The library calls that exactly
+ * once, after the last use, also when the call fails. ns_server_free drops the connections' data,
+ * then the callbacks', then the context.
  *
- * TAGS. [any]: on any thread, at any time. [setup]: before the server is made or started.
- * [handler]: in a callback of that connection, or by the owner of a detached socket. [signal]:
- * also in a signal handler. [blocks]: may wait, or run callbacks or ns_drop_fn's on the calling
- * thread; a language with a global lock releases it around the call.
+ * TAGS. The last line of a function's comment says where you may call it. [any]: on any thread, at
+ * any time. [setup]: before the server is made or started. [handler]: in a callback of that
+ * connection, or by the owner of a detached socket. [signal]: also in a signal handler. [blocks]:
+ * the call may wait, or run callbacks or ns_drop_fn's on the calling thread; a language with a
+ * global lock releases it around the call.
  *
- * FORBIDDEN. A C++ exception, longjmp or pthread_exit must not pass through this library: what
- * happens then is undefined. fork in a program with a running server must be followed by exec. Freed
- * pointers are freed pointers; connection ids alone are always safe to keep.
+ * FORBIDDEN. No C++ exception, longjmp or pthread_exit may pass through this library: what happens
+ * then is undefined. After a fork in a program with a running server the child must call exec. Do
+ * not use a pointer after you freed it; only connection ids are always safe to keep.
  *
- * THE HOST. The library installs no signal handlers, prints nothing, and touches no environment
- * and no limits. Its threads block all asynchronous signals. Its descriptors are close-on-exec.
- * No call is a cancellation point: a pthread_cancel of its thread stays pending until it returned.
- * Where an allocation fails, the process is aborted.
+ * THE HOST. The library installs no signal handlers, prints nothing, and changes no environment and
+ * no limits. Its threads block all asynchronous signals. Its descriptors are close-on-exec. No call
+ * is a cancellation point: pthread_cancel takes effect after the call has returned. Where an
+ * allocation fails, the library aborts the process.
  */
-
 
 #ifndef NETSERVER_H
 #define NETSERVER_H
@@ -82,91 +84,88 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/** The version of this header. */
-#define NS_VERSION_MAJOR 0
-#define NS_VERSION_MINOR 1
-#define NS_VERSION_PATCH 0
-#define NS_VERSION_STRING "0.1.0"
-/** As a number, 0xMMmmpp, to compare with `ns_version_number`. */
-#define NS_VERSION_NUMBER (NS_VERSION_MAJOR << 16 | NS_VERSION_MINOR << 8 | NS_VERSION_PATCH)
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ============================================================================================
+ * HANDLES: what the functions are about
+ * ============================================================================================ */
 
 /**
- * `ns_server_start`: return as soon as the server accepts, instead of when it
- * has stopped.
+ * A server. The pointer is valid until `ns_server_free` has succeeded. Callbacks
+ * get the same pointer that `ns_server_new` returned.
  */
-#define NS_START_BACKGROUND 1
-
-/** `ns_socket_shutdown`: no more reading. */
-#define NS_SHUT_RD 0
+typedef struct ns_server ns_server;
 
 /**
- * `ns_socket_shutdown`: no more writing; the peer sees the end of the stream
- * after what was already sent.
+ * A connection. Borrowed in callbacks: valid only there, and only for the
+ * connection that the callback is about. Owned when `ns_detach` returned it:
+ * valid until `ns_socket_free`, `ns_socket_release_fd` or `ns_attach`.
  */
-#define NS_SHUT_WR 1
-
-/** `ns_socket_shutdown`: neither. */
-#define NS_SHUT_RDWR 2
-
-/** The server was made and not yet started. */
-#define NS_STATE_NEW 0
-
-/** `ns_server_start` is under way. */
-#define NS_STATE_STARTING 1
-
-/** The server accepts connections. */
-#define NS_STATE_RUNNING 2
-
-/** A stop was asked for and is under way. */
-#define NS_STATE_STOPPING 3
-
-/** The server has stopped: no thread and no descriptor of it is left. */
-#define NS_STATE_STOPPED 4
-
-/** The program closed the connection. */
-#define NS_CLOSE_HANDLER 1
-
-/** The program closed it after the end of the peer's stream. */
-#define NS_CLOSE_PEER 2
-
-/** The peer reset it, or the transport failed. */
-#define NS_CLOSE_RESET 3
-
-/** `idle_timeout` passed. */
-#define NS_CLOSE_IDLE 4
-
-/** Its one-shot timer fired and there is no `on_timeout`. */
-#define NS_CLOSE_TIMER 5
-
-/** Queued bytes made no progress for `write_timeout`. */
-#define NS_CLOSE_WRITE_TIMEOUT 6
-
-/** The handler failed. */
-#define NS_CLOSE_ERROR 7
-
-/** The program aborted it. */
-#define NS_CLOSE_ABORT 8
-
-/** A stop closed it; nothing that was sent is lost. */
-#define NS_CLOSE_STOP 9
+typedef struct ns_socket ns_socket;
 
 /**
- * A stop ended it, or its peer did not acknowledge in time all that was sent:
- * something may be lost.
+ * Settings and callbacks of servers.
+ *
+ * Reference-counted: each server made from it holds a share, so free yours at
+ * any time. While a server uses it, it cannot change. Durations are in
+ * milliseconds, sizes in bytes, flags are 0 or 1.
+ *
+ * A setter returns 0, NS_ERR_INVALID, or NS_ERR_STATE (in use by a server; the
+ * config stays as it is). The config remembers the first failure of a setter
+ * that is not NS_ERR_STATE, and `ns_server_new` reports it: so a program may
+ * leave the results of setters unchecked. A getter returns 0 (NULL) for NULL.
  */
-#define NS_CLOSE_CUT 10
+typedef struct ns_config ns_config;
 
-/** No worker became free in time. */
-#define NS_CLOSE_REJECTED 11
+/**
+ * Certificates and what belongs to them.
+ *
+ * Reference-counted: each config that it is set in holds a share, so free yours
+ * at any time; one object may serve several servers. Its first use freezes it:
+ * `ns_server_new`, `ns_server_reload_tls` or `ns_socket_starttls`.
+ *
+ * TLS 1.2 and 1.3, with forward secrecy and authenticated encryption only.
+ * Sessions resume by tickets, whose keys rotate every 6 hours. No early data, no
+ * renegotiation.
+ *
+ * A setter returns 0 or a negative status; NS_ERR_STATE means that the object is
+ * frozen. The object remembers the first failure of a setter, and whatever uses
+ * it reports that: so a program may leave the results of setters unchecked.
+ */
+typedef struct ns_tls ns_tls;
 
-/** Its TLS handshake failed. */
-#define NS_CLOSE_HANDSHAKE 12
+/**
+ * What failed: a status, a sentence, and the code of the operating system or
+ * of the handler. Owned where a call returned it through `err`
+ * (`ns_error_free`); borrowed in an exception handler.
+ */
+typedef struct ns_error ns_error;
 
-/** TLS 1.2 (RFC 5246); 0x0303, the protocol's own number. */
-#define NS_TLS_1_2 771
+/**
+ * Names a connection: never 0, never given to another connection, safe to
+ * keep forever and to use from any thread.
+ */
+typedef uint64_t ns_conn_id;
 
-/** TLS 1.3 (RFC 8446); 0x0304. */
-#define NS_TLS_1_3 772
+/**
+ * Frees `user_data`. The library calls it exactly once, after the last use,
+ * also when the call fails that `user_data` was passed to. It runs on a thread
+ * of the library, or on the thread of a call with the tag `[blocks]`. It must
+ * not call the library with the object that is going away.
+ */
+typedef void (*ns_drop_fn)(void *user_data);
+
+/* ============================================================================================
+ * ERRORS: status numbers, error objects, why a handler fails, why a connection closed
+ * ============================================================================================ */
+
+/**
+ * 0 (`NS_OK`) for success, else one of the negative `NS_ERR_...`. The numbers
+ * are stable.
+ */
+typedef int32_t ns_status;
 
 /** Success. */
 #define NS_OK 0
@@ -260,80 +259,499 @@
 #define NS_ERR_CERTIFICATE -1027
 
 /**
- * Settings and callbacks of servers. Reference-counted: each server made from
- * it holds a share, so free yours at any time. While a server uses it it
- * cannot be changed. Durations are milliseconds, sizes bytes, flags 0 or 1.
- * A getter answers 0 (NULL) for NULL.
+ * Returns: the status, a negative `NS_ERR_...`; 0 for NULL.
+ * [any]
  */
-typedef struct ns_config ns_config;
+ns_status ns_error_status(const ns_error *error);
 
 /**
- * What failed: a status, a sentence, and what the operating system or the
- * handler said. Owned where a call gives it through `err` (`ns_error_free`),
- * borrowed in an exception handler.
+ * Returns: the code of the operating system (`errno`); 0 where there is none.
+ * [any]
  */
-typedef struct ns_error ns_error;
+int32_t ns_error_os_code(const ns_error *error);
 
 /**
- * A server. The pointer is valid until `ns_server_free` succeeded, in
- * callbacks too, where it is the one that `ns_server_new` returned.
+ * Returns: the negative number that the handler returned or raised; 0 where the
+ * failure is not a handler's.
+ * [any]
  */
-typedef struct ns_server ns_server;
+int32_t ns_error_handler_code(const ns_error *error);
 
 /**
- * A connection. Borrowed in callbacks: valid there only, and only for the
- * connection that the callback is about. Owned when it comes from `ns_detach`:
- * valid until `ns_socket_free`, `ns_socket_release_fd` or `ns_attach`.
+ * A sentence that says what failed, on what, and why, for example
+ * `cannot listen on "http": permission denied (port 80)`.
+ *
+ * Returns: the text in UTF-8, borrowed from the error; "" for NULL, never NULL.
+ * [any]
  */
-typedef struct ns_socket ns_socket;
+const char *ns_error_message(const ns_error *error);
 
 /**
- * Certificates and what goes with them. Reference-counted: each config that it
- * is set in holds a share, so free yours at any time; one may serve several
- * servers. Frozen by its first use: `ns_server_new`, `ns_server_reload_tls` or
- * `ns_socket_starttls`. TLS 1.2 and 1.3, with forward secrecy and
- * authenticated encryption only; sessions resume by tickets whose keys rotate
- * every 6 hours; no early data, no renegotiation.
+ * Returns: the payload that `ns_raise_with` got, borrowed from the error; NULL
+ * where there is none.
+ * [any]
  */
-typedef struct ns_tls ns_tls;
+void *ns_error_payload(const ns_error *error);
 
 /**
- * Serves a connection. Blocking mode: once per connection, may block, the
- * socket is closed when it returns. Non-blocking mode: whenever the socket is
- * readable, must not block, closes the socket itself. Returns 0 or more for
- * success; a negative number for failure (your own, or a status), on which the
- * exception handler is called. `NS_ERR_WOULD_BLOCK` is no failure. What it
- * leaves unread brings it back, in non-blocking mode; one that reads nothing is
- * called again only when more arrives.
+ * Frees an error that a call returned through `err`. Does nothing to NULL and to
+ * the borrowed error of a callback.
+ * [any]
  */
-typedef int32_t (*ns_handler_fn)(ns_server *server, ns_socket *socket, void *user_data);
+void ns_error_free(ns_error *error);
 
 /**
- * Frees `user_data`. Runs exactly once, after the last use, also when the
- * call that it was given to fails. The thread is any of the library's or that
- * of a call tagged `[blocks]`; it must not call the library with the object
- * that is going away.
+ * Returns: the name of a status, `"NS_ERR_CLOSED"`; `"NS_ERR_UNKNOWN"` for
+ * another number. The text is static.
+ * [any]
  */
-typedef void (*ns_drop_fn)(void *user_data);
-
-/** 0 (`NS_OK`) for success, else one of the negative `NS_ERR_...`. */
-typedef int32_t ns_status;
+const char *ns_status_name(ns_status status);
 
 /**
- * Serves a connection of the shutdown port, in blocking mode. Any number but
- * 0 stops the server, a negative one too: here it is an answer.
+ * Returns: what a status means, in a few words; `"unknown status"` for another
+ * number. The text is static.
+ * [any]
  */
-typedef int32_t (*ns_shutdown_fn)(ns_server *server, ns_socket *socket, void *user_data);
+const char *ns_status_message(ns_status status);
 
 /**
- * Told of what failed: a handler, a refused connection, an accept, a listener
- * that was lost, a TLS handshake (nothing can be sent or received then).
+ * Reports to the exception handler why a handler fails:
+ * `return ns_raise(socket, code, "why");`
+ *
+ * `code` is a number of your own or an `NS_ERR_...`. `message` is copied; NULL
+ * is allowed. The library forgets what was raised when the callback returns 0 or
+ * more, or is one that returns nothing. A second call in the same callback
+ * replaces the first, and drops its payload.
+ *
+ * Returns: `code` if it is negative, else -1, whatever else is wrong.
+ * [handler] [blocks]
+ */
+int32_t ns_raise(ns_socket *socket, int32_t code, const char *message);
+
+/**
+ * `ns_raise` with an object that the exception handler reads with
+ * `ns_error_payload`. `drop` (NULL: none) frees it after that; or immediately if
+ * it cannot be passed on.
+ *
+ * Returns: as `ns_raise`.
+ * [handler] [blocks]
+ */
+int32_t ns_raise_with(ns_socket *socket,
+                      int32_t code,
+                      const char *message,
+                      void *payload,
+                      ns_drop_fn drop);
+
+/** The program closed the connection. */
+#define NS_CLOSE_HANDLER 1
+
+/** The program closed it after the end of the peer's stream. */
+#define NS_CLOSE_PEER 2
+
+/** The peer reset it, or the transport failed. */
+#define NS_CLOSE_RESET 3
+
+/** `idle_timeout` passed. */
+#define NS_CLOSE_IDLE 4
+
+/** Its one-shot timer fired and there is no `on_timeout`. */
+#define NS_CLOSE_TIMER 5
+
+/** Queued bytes made no progress for `write_timeout`. */
+#define NS_CLOSE_WRITE_TIMEOUT 6
+
+/** The handler failed. */
+#define NS_CLOSE_ERROR 7
+
+/** The program aborted it. */
+#define NS_CLOSE_ABORT 8
+
+/** A stop closed it; nothing that was sent is lost. */
+#define NS_CLOSE_STOP 9
+
+/**
+ * A stop ended it, or its peer did not acknowledge in time all that was sent:
+ * something may be lost.
+ */
+#define NS_CLOSE_CUT 10
+
+/** No worker became free in time. */
+#define NS_CLOSE_REJECTED 11
+
+/** Its TLS handshake failed. */
+#define NS_CLOSE_HANDSHAKE 12
+
+/**
+ * Returns: one word for an `NS_CLOSE_...` reason, for example `"peer"`;
+ * `"unknown"` for another number. The text is static.
+ * [any]
+ */
+const char *ns_close_reason_name(int32_t reason);
+
+/* ============================================================================================
+ * CONFIG: settings and callbacks, each with a default
+ * ============================================================================================ */
+
+/**
+ * A new config with the defaults.
+ *
+ * Returns: the config, yours to free with `ns_config_free`; never NULL. One that
+ * could not be made remembers why, and `ns_server_new` reports it.
+ * [any]
+ */
+ns_config *ns_config_new(void);
+
+/**
+ * Gives your share back; NULL is allowed. The drop functions of its callbacks
+ * run when no server uses it either.
+ * [any] [blocks]
+ */
+void ns_config_free(ns_config *config);
+
+/**
+ * Sets how many connections are served at the same time (blocking mode), or the
+ * number of event loops (non-blocking mode): 1 (default) to 4096.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_max_thread(ns_config *config, uint32_t count);
+
+/**
+ * Returns: the setting `max_thread`.
+ * [any]
+ */
+uint32_t ns_config_max_thread(const ns_config *config);
+
+/**
+ * Blocking mode: sets how many times `retry_interval`, and up to 20 ms more, a
+ * connection waits that finds no worker free: 0 to 1000000, default 10.
+ *
+ * Then the connection is refused. Clients are refused one after another, and the
+ * exception handler has 250 ms for each. With a `max_thread` of 1 no client is
+ * refused: all wait, however long.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_max_retry(ns_config *config, uint32_t count);
+
+/**
+ * Returns: the setting `max_retry`.
+ * [any]
+ */
+uint32_t ns_config_max_retry(const ns_config *config);
+
+/**
+ * Blocking mode: sets the interval of `max_retry`: milliseconds, 0 to 2^31 - 1,
+ * default 500.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_retry_interval_ms(ns_config *config, uint32_t time);
+
+/**
+ * Returns: the setting `retry_interval`, in milliseconds.
+ * [any]
+ */
+uint32_t ns_config_retry_interval_ms(const ns_config *config);
+
+/**
+ * Blocking mode: sets how many connections may wait for a worker; the next one is
+ * refused immediately. Default 1024.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_max_waiting(ns_config *config, uint32_t count);
+
+/**
+ * Returns: the setting `max_waiting`.
+ * [any]
+ */
+uint32_t ns_config_max_waiting(const ns_config *config);
+
+/**
+ * Sets the mode. 1: event loops, and a handler that must not block; 0 (default):
+ * workers, and a handler that may block.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_non_blocking(ns_config *config, int32_t value);
+
+/**
+ * Returns: the setting `non_blocking`, 0 or 1.
+ * [any]
+ */
+int32_t ns_config_non_blocking(const ns_config *config);
+
+/**
+ * Sets whether a service without a host listens for IPv6 as well as IPv4, on the
+ * same port, where the host has it: 1 or 0 (default).
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_use_ipv6(ns_config *config, int32_t value);
+
+/**
+ * Returns: the setting `use_ipv6`, 0 or 1.
+ * [any]
+ */
+int32_t ns_config_use_ipv6(const ns_config *config);
+
+/**
+ * Sets how many connections may be open. At that number accepting pauses, and
+ * clients wait in the backlog. 0 (default): what the limit of open files allows.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_max_connections(ns_config *config, uint32_t count);
+
+/**
+ * Returns: the setting `max_connections`.
+ * [any]
+ */
+uint32_t ns_config_max_connections(const ns_config *config);
+
+/**
+ * Sets the length of the kernel's queue of connections that are not yet accepted:
+ * 1 to 65535, default 4096. The kernel's own limit applies too.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_backlog(ns_config *config, uint32_t count);
+
+/**
+ * Returns: the setting `backlog`.
+ * [any]
+ */
+uint32_t ns_config_backlog(const ns_config *config);
+
+/**
+ * Sets how long a TLS handshake may take as a whole before the library ends it:
+ * milliseconds, 0 to 2^31 - 1, default 10000.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_handshake_timeout_ms(ns_config *config, uint32_t time);
+
+/**
+ * Returns: the setting `handshake_timeout`, in milliseconds.
+ * [any]
+ */
+uint32_t ns_config_handshake_timeout_ms(const ns_config *config);
+
+/**
+ * Non-blocking mode: sets how many TLS handshakes may be in progress at the same
+ * time; others wait. Default 1024; 0: no bound. Each loop has an equal part of it,
+ * at least one. A client counts when its whole first record has come.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_max_handshakes(ns_config *config, uint32_t count);
+
+/**
+ * Returns: the setting `max_handshakes`.
+ * [any]
+ */
+uint32_t ns_config_max_handshakes(const ns_config *config);
+
+/**
+ * Sets how long a connection may be without a byte in either direction before the
+ * library closes it: milliseconds, 1 to 2^31 - 1; 0 (default) is off. A worker
+ * checks it while its handler waits in a call: the call returns NS_ERR_TIMEOUT,
+ * and the library closes the connection.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_idle_timeout_ms(ns_config *config, uint32_t time);
+
+/**
+ * Returns: the setting `idle_timeout`, in milliseconds; 0 is off.
+ * [any]
+ */
+uint32_t ns_config_idle_timeout_ms(const ns_config *config);
+
+/**
+ * Sets how long a blocking `recv` or `send` may wait before it returns
+ * NS_ERR_TIMEOUT: milliseconds, 1 to 2^31 - 1; 0 (default) is off.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_io_timeout_ms(ns_config *config, uint32_t time);
+
+/**
+ * Returns: the setting `io_timeout`, in milliseconds; 0 is off.
+ * [any]
+ */
+uint32_t ns_config_io_timeout_ms(const ns_config *config);
+
+/**
+ * Sets how long the queued bytes of a connection may make no progress before the
+ * library closes it: milliseconds, 1 to 2^31 - 1; 0 is off; default 30000. It is
+ * progress when the kernel takes some of them, or the peer acknowledges some.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_write_timeout_ms(ns_config *config, uint32_t time);
+
+/**
+ * Returns: the setting `write_timeout`, in milliseconds; 0 is off.
+ * [any]
+ */
+uint32_t ns_config_write_timeout_ms(const ns_config *config);
+
+/**
+ * Sets how long the library discards the input of a closed connection, until the
+ * peer closes: milliseconds, 0 to 2^31 - 1, default 1000. In blocking mode it does
+ * so only where input is unread or output is not acknowledged. For a connection of
+ * a worker and for a detached one this also bounds how long the library goes on
+ * sending what is unsent; on a loop `write_timeout` bounds that.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_linger_timeout_ms(ns_config *config, uint32_t time);
+
+/**
+ * Returns: the setting `linger_timeout`, in milliseconds.
+ * [any]
+ */
+uint32_t ns_config_linger_timeout_ms(const ns_config *config);
+
+/**
+ * Sets how long a stop lets handlers finish and bytes leave before it cuts what is
+ * left: milliseconds, 0 to 2^31 - 1, default 5000.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_drain_timeout_ms(ns_config *config, uint32_t time);
+
+/**
+ * Returns: the setting `drain_timeout`, in milliseconds.
+ * [any]
+ */
+uint32_t ns_config_drain_timeout_ms(const ns_config *config);
+
+/**
+ * Sets the time of TCP keep-alive, which notices a peer that has vanished:
+ * milliseconds, rounded up to seconds, 1 to 32767000; 0 is off; default 60000.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_keep_alive_ms(ns_config *config, uint32_t time);
+
+/**
+ * Returns: the setting `keep_alive`, in milliseconds; 0 is off.
+ * [any]
+ */
+uint32_t ns_config_keep_alive_ms(const ns_config *config);
+
+/**
+ * Sets whether small pieces leave immediately (TCP_NODELAY): 1 (default) or 0.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_no_delay(ns_config *config, int32_t value);
+
+/**
+ * Returns: the setting `no_delay`, 0 or 1.
+ * [any]
+ */
+int32_t ns_config_no_delay(const ns_config *config);
+
+/**
+ * Non-blocking mode: sets the number of queued outbound bytes above which the
+ * library stops reading a connection, until half of them have left: 1 to
+ * `send_limit`, default 262144.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_high_water_mark(ns_config *config, size_t bytes);
+
+/**
+ * Returns: the setting `high_water_mark`, in bytes.
+ * [any]
+ */
+size_t ns_config_high_water_mark(const ns_config *config);
+
+/**
+ * Non-blocking mode: sets how many bytes may be queued; a `send` that would pass
+ * this returns NS_ERR_BUFFER_FULL: 1 to 2^31 - 1, default 16777216.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_send_limit(ns_config *config, size_t bytes);
+
+/**
+ * Returns: the setting `send_limit`, in bytes.
+ * [any]
+ */
+size_t ns_config_send_limit(const ns_config *config);
+
+/**
+ * Sets the service on which a connection stops the server; "0" for any free
+ * port. It has the form of the service of `ns_server_new`, but means loopback
+ * unless it names a host. Copied. NULL (default): none.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_shutdown_port(ns_config *config, const char *service);
+
+/**
+ * Returns: the setting `shutdown_port`; NULL when unset. Borrowed: valid until it
+ * is set again or the config is freed.
+ * [any]
+ */
+const char *ns_config_shutdown_port(const ns_config *config);
+
+/**
+ * Turns TLS on for every connection but those of the shutdown port. The config
+ * takes its own share of `tls`, which must have a certificate when
+ * `ns_server_new` freezes it.
+ *
+ * Returns: 0, NS_ERR_INVALID (NULL; remembered like every failure of a setter, so
+ * that a missing TLS object never means plain text) or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_tls(ns_config *config, const ns_tls *tls);
+
+/**
+ * Turns TLS off (default): connections are plain text.
+ *
+ * Returns: 0, NS_ERR_INVALID (NULL config) or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_clear_tls(ns_config *config);
+
+/**
+ * Reports a failure: of a handler, a refused connection, an accept, a listener
+ * that was lost, a TLS handshake (then nothing can be sent or received).
+ *
  * `socket` is NULL where there is none. Unless the connection has ended it is
- * still open, so this can send; to a refused client it has 250 ms, but over TLS
- * there is no session to send by. `error` is borrowed: valid during the call, not
- * to be freed. In non-blocking mode the socket stays open unless this closes it,
- * or fails itself: a negative return but NS_ERR_WOULD_BLOCK is counted and
- * closes.
+ * still open, and this function can send on it. It has 250 ms for a refused
+ * client; over TLS it cannot send to one, because there is no session yet.
+ * `error` is borrowed: valid during the call, not to be freed. In non-blocking
+ * mode the socket stays open unless this function closes it or fails.
+ *
+ * Returns: 0 or more for success. Any negative number but NS_ERR_WOULD_BLOCK is
+ * a failure, which is counted, and which closes the connection.
  */
 typedef int32_t (*ns_exception_fn)(ns_server *server,
                                    ns_socket *socket,
@@ -341,35 +759,862 @@ typedef int32_t (*ns_exception_fn)(ns_server *server,
                                    void *user_data);
 
 /**
- * Runs once in `ns_server_start`, when the ports are known and before
- * anything is accepted. A negative return makes the start fail.
+ * Sets the exception handler, which the library calls on each failure. Without
+ * one the library closes a connection whose handler fails.
+ *
+ * For all callbacks: NULL for `function` unsets the callback. `drop` (NULL:
+ * none) frees `user_data` after the last call; or immediately if this fails or
+ * unsets.
+ *
+ * Returns: 0, NS_ERR_INVALID (NULL config) or NS_ERR_STATE (in use by a server).
+ * [setup] [blocks]
+ */
+ns_status ns_config_set_exception_handler(ns_config *config,
+                                          ns_exception_fn function,
+                                          void *user_data,
+                                          ns_drop_fn drop);
+
+/**
+ * Serves a connection of the shutdown port, in blocking mode.
+ *
+ * Returns: 0 to go on. Any other number stops the server, a negative one too:
+ * here it is not a failure.
+ */
+typedef int32_t (*ns_shutdown_fn)(ns_server *server, ns_socket *socket, void *user_data);
+
+/**
+ * Sets the handler of the shutdown port. It serves one peer after another; peers
+ * that have sent something come first. Each has 5 s, or 500 ms if it is silent
+ * and another one waits. Without a handler every connection to the port stops
+ * the server.
+ *
+ * Returns: as `ns_config_set_exception_handler`.
+ * [setup] [blocks]
+ */
+ns_status ns_config_set_shutdown_handler(ns_config *config,
+                                         ns_shutdown_fn function,
+                                         void *user_data,
+                                         ns_drop_fn drop);
+
+/**
+ * Runs once in `ns_server_start`, when the ports are known and before the server
+ * accepts anything.
+ *
+ * Returns: 0 or more for success; with a negative number the start fails.
  */
 typedef int32_t (*ns_start_fn)(ns_server *server, void *user_data);
 
-/** Runs once, after the last connection has gone, whatever stopped the server. */
+/**
+ * Sets the hook that runs before the server accepts, on the thread that starts
+ * it. If there is one event loop, it runs on that thread afterwards: so the hook
+ * cannot wait for anything that the loop does.
+ *
+ * Returns: as `ns_config_set_exception_handler`.
+ * [setup] [blocks]
+ */
+ns_status ns_config_set_on_start(ns_config *config,
+                                 ns_start_fn function,
+                                 void *user_data,
+                                 ns_drop_fn drop);
+
+/** Runs once, after the last connection has ended, whatever stopped the server. */
 typedef void (*ns_stop_fn)(ns_server *server, void *user_data);
 
 /**
- * A connection was accepted, and over TLS its handshake is over. A negative
- * return closes it immediately, after the exception handler; NS_ERR_WOULD_BLOCK
- * is no failure.
+ * Sets the hook that runs when the server has stopped.
+ *
+ * Returns: as `ns_config_set_exception_handler`.
+ * [setup] [blocks]
+ */
+ns_status ns_config_set_on_stop(ns_config *config,
+                                ns_stop_fn function,
+                                void *user_data,
+                                ns_drop_fn drop);
+
+/**
+ * Reports a new connection: it was accepted, and over TLS its handshake is over.
+ *
+ * Returns: 0 or more for success; NS_ERR_WOULD_BLOCK is no failure. With another
+ * negative number the library calls the exception handler and closes the
+ * connection immediately.
  */
 typedef int32_t (*ns_open_fn)(ns_server *server, ns_socket *socket, void *user_data);
 
 /**
- * A connection ended, for an `NS_CLOSE_...` reason: the last callback of each
- * one for which `on_open` was due, unless it was detached.
+ * Sets the callback that runs for each new connection, before its handler.
+ *
+ * Returns: as `ns_config_set_exception_handler`.
+ * [setup] [blocks]
+ */
+ns_status ns_config_set_on_open(ns_config *config,
+                                ns_open_fn function,
+                                void *user_data,
+                                ns_drop_fn drop);
+
+/**
+ * Reports the end of a connection; `reason` is an `NS_CLOSE_...`. It is the last
+ * callback of each connection for which `on_open` was due, except for a
+ * connection that was detached.
  */
 typedef void (*ns_close_fn)(ns_server *server,
                             ns_socket *socket,
                             int32_t reason,
                             void *user_data);
 
-/** `on_drain`, `on_timeout`, `on_wake`: something happened to a connection. */
+/**
+ * Sets the callback that runs last for each connection.
+ *
+ * Returns: as `ns_config_set_exception_handler`.
+ * [setup] [blocks]
+ */
+ns_status ns_config_set_on_close(ns_config *config,
+                                 ns_close_fn function,
+                                 void *user_data,
+                                 ns_drop_fn drop);
+
+/** Reports an event of a connection: `on_drain`, `on_timeout`, `on_wake`. */
 typedef void (*ns_event_fn)(ns_server *server, ns_socket *socket, void *user_data);
 
-/** What was agreed in a TLS handshake. Texts end with a NUL. */
-typedef struct {
+/**
+ * Non-blocking mode: sets the callback that runs when all queued bytes of a
+ * connection have left. It runs during a stop too: what it then sends is the
+ * rest of a reply, and the library closes the connection when it sends no more.
+ *
+ * Returns: as `ns_config_set_exception_handler`.
+ * [setup] [blocks]
+ */
+ns_status ns_config_set_on_drain(ns_config *config,
+                                 ns_event_fn function,
+                                 void *user_data,
+                                 ns_drop_fn drop);
+
+/**
+ * Non-blocking mode: sets the callback that runs when a connection's timer
+ * fires. Without one the library closes the connection.
+ *
+ * Returns: as `ns_config_set_exception_handler`.
+ * [setup] [blocks]
+ */
+ns_status ns_config_set_on_timeout(ns_config *config,
+                                   ns_event_fn function,
+                                   void *user_data,
+                                   ns_drop_fn drop);
+
+/**
+ * Non-blocking mode: sets the callback that runs on a connection's loop after
+ * `ns_server_wake`.
+ *
+ * Returns: as `ns_config_set_exception_handler`.
+ * [setup] [blocks]
+ */
+ns_status ns_config_set_on_wake(ns_config *config,
+                                ns_event_fn function,
+                                void *user_data,
+                                ns_drop_fn drop);
+
+/* ============================================================================================
+ * SERVER: make, start, stop, free
+ * ============================================================================================ */
+
+/**
+ * Serves a connection.
+ *
+ * Blocking mode: the library calls it once for each connection and closes the
+ * socket when it returns; it may block. Non-blocking mode: the library calls it
+ * whenever the socket can be read; it must not block, and closes the socket
+ * itself. What it leaves unread makes the library call it again; if it reads
+ * nothing, the next call comes only when more input arrives.
+ *
+ * Returns: 0 or more for success; NS_ERR_WOULD_BLOCK is no failure. Another
+ * negative number (your own, or a status) is a failure, on which the library
+ * calls the exception handler.
+ */
+typedef int32_t (*ns_handler_fn)(ns_server *server, ns_socket *socket, void *user_data);
+
+/**
+ * Makes a server, which does not listen yet.
+ *
+ * `service` is where it will listen: "5000", "http", "0" or NULL (any free port),
+ * "127.0.0.1:5000", "[::1]:5000". A port is digits alone, at most 65535, or a
+ * name of services(5), which has a letter. `handler` serves the connections;
+ * `drop` (NULL: none) frees its `user_data` with the server, or immediately if
+ * this fails. `config` is NULL for the defaults; the server takes its own share
+ * of it. `err`: see RESULTS.
+ *
+ * Returns: the server, yours to free with `ns_server_free`; NULL on failure:
+ * NS_ERR_INVALID (an argument, or what a setter of the config refused),
+ * NS_ERR_STATE (a setter of the TLS object came too late), NS_ERR_CERTIFICATE
+ * (TLS without a certificate, or what a setter of the TLS object refused),
+ * NS_ERR_TLS, NS_ERR_IO (no descriptor left).
+ * [any] [blocks]
+ */
+ns_server *ns_server_new(const char *service,
+                         ns_handler_fn handler,
+                         void *user_data,
+                         ns_drop_fn drop,
+                         const ns_config *config,
+                         ns_error **err);
+
+/**
+ * `ns_server_start`: return as soon as the server accepts, instead of when it
+ * has stopped.
+ */
+#define NS_START_BACKGROUND 1
+
+/**
+ * Starts a server: binds, makes the threads, runs `on_start`, accepts.
+ *
+ * With `flags` 0 the call returns when the server has stopped; with
+ * NS_START_BACKGROUND as soon as it accepts: its ports are final then. In
+ * non-blocking mode with one loop and `flags` 0 the callbacks run on the calling
+ * thread, which may also get the program's signals. `err`: see RESULTS.
+ *
+ * Returns: 0, or NS_ERR_INVALID, NS_ERR_STATE (started before), NS_ERR_ADDRESS,
+ * NS_ERR_LISTEN, NS_ERR_THREAD, NS_ERR_HOOK, NS_ERR_IO. A failed start leaves
+ * nothing behind and may be tried again.
+ * [any] [blocks]
+ */
+ns_status ns_server_start(ns_server *server, uint32_t flags, ns_error **err);
+
+/**
+ * Stops a server, and returns when it has stopped.
+ *
+ * No handler starts any more. Running ones may finish and queued bytes may leave
+ * until the config's `drain_timeout`. Then the stop cuts what is left, for as
+ * long as that ends connections. `on_drain` is still called, and may send more;
+ * `on_wake` and `on_timeout` are not. In a callback this only requests the stop,
+ * and returns 0 immediately.
+ *
+ * Returns: 0, also if it was never started or has stopped; NS_ERR_TIMEOUT if a
+ * handler or `on_start` does not return within 80 ms of the cut (the server goes
+ * on stopping); NS_ERR_INVALID for NULL.
+ * [any] [blocks]
+ */
+ns_status ns_server_stop(ns_server *server);
+
+/**
+ * `ns_server_stop` with another drain deadline: 0 to 2^31 - 1 milliseconds.
+ *
+ * Returns: as `ns_server_stop`; NS_ERR_INVALID for another number.
+ * [any] [blocks]
+ */
+ns_status ns_server_stop_within(ns_server *server, int64_t ms);
+
+/**
+ * Requests a stop and returns immediately; it keeps errno. The server remembers a
+ * request before its start: then the start returns 0 immediately and runs no
+ * hook.
+ *
+ * Returns: 0 or NS_ERR_INVALID.
+ * [any] [signal]
+ */
+ns_status ns_server_request_stop(ns_server *server);
+
+/**
+ * Waits until the server has stopped, whatever stopped it.
+ *
+ * Returns: 0 when it has stopped, or was never started; NS_ERR_TIMEOUT after
+ * `timeout_ms` milliseconds (-1: wait forever); NS_ERR_DEADLOCK in a callback;
+ * NS_ERR_INVALID for NULL and for a number below -1.
+ * [any] [blocks]
+ */
+ns_status ns_server_wait(ns_server *server, int64_t timeout_ms);
+
+/**
+ * Stops as `ns_server_stop` does, then frees: the connections' data, the
+ * callbacks, the context, in this order, with their drop functions. Other threads
+ * may be in `ns_server_start`, `_stop` and `_wait` meanwhile, which return first;
+ * they must be in no other call.
+ *
+ * Returns: 0, also for NULL; NS_ERR_BUSY in a callback; NS_ERR_TIMEOUT if a
+ * handler does not return. After a failure nothing is freed, and you may call it
+ * again.
+ * [any] [blocks]
+ */
+ns_status ns_server_free(ns_server *server);
+
+/**
+ * Returns: 1 before the start and after the stop, also for NULL; else 0.
+ * [any]
+ */
+int32_t ns_server_is_stopped(const ns_server *server);
+
+/** The server was made and not yet started. */
+#define NS_STATE_NEW 0
+
+/** `ns_server_start` is in progress. */
+#define NS_STATE_STARTING 1
+
+/** The server accepts connections. */
+#define NS_STATE_RUNNING 2
+
+/** A stop was requested and is in progress. */
+#define NS_STATE_STOPPING 3
+
+/** The server has stopped: no thread and no descriptor of it is left. */
+#define NS_STATE_STOPPED 4
+
+/**
+ * Returns: an `NS_STATE_...`; NS_STATE_NEW for NULL.
+ * [any]
+ */
+int32_t ns_server_state(const ns_server *server);
+
+/**
+ * Returns: the port that it listens on, in host byte order; 0 before the start.
+ * [any]
+ */
+uint16_t ns_server_port(const ns_server *server);
+
+/**
+ * Returns: the shutdown port, in host byte order; 0 before the start and where
+ * there is none.
+ * [any]
+ */
+uint16_t ns_server_shutdown_port(const ns_server *server);
+
+/**
+ * Writes the address that it listens on as text, "0.0.0.0:5000", several joined
+ * by ", "; "" before the start. It writes as `snprintf` does: at most `len` bytes
+ * with the final NUL.
+ *
+ * Returns: the length of the whole text without the NUL.
+ * [any]
+ */
+size_t ns_server_address(const ns_server *server, char *buf, size_t len);
+
+/**
+ * Returns: the config that the server was made with (one with the defaults if that
+ * was NULL). Borrowed: not to be freed, valid as long as the server. NULL for
+ * NULL.
+ * [any]
+ */
+const ns_config *ns_server_config(const ns_server *server);
+
+/**
+ * Returns: the pointer that `ns_server_set_context` got; NULL if there is none.
+ * [any]
+ */
+void *ns_server_context(const ns_server *server);
+
+/**
+ * Keeps a pointer of the program's with the server. `drop` (NULL: none) frees it:
+ * last in `ns_server_free`, or when it is replaced, or immediately if this fails.
+ *
+ * Returns: 0, NS_ERR_INVALID (NULL server) or NS_ERR_STATE (started).
+ * [setup] [blocks]
+ */
+ns_status ns_server_set_context(ns_server *server, void *context, ns_drop_fn drop);
+
+/* ============================================================================================
+ * SOCKET: in the callbacks of a connection, or detached
+ * ============================================================================================ */
+
+/**
+ * Reads at most `len` bytes into `buf`; `len` is 1 or more.
+ *
+ * Returns: the number of bytes; 0 at the end of the stream; or a negative
+ * status: NS_ERR_WOULD_BLOCK (non-blocking mode: nothing can be read now; never
+ * from the first call in a handler), NS_ERR_TIMEOUT (`io_timeout`; or
+ * `idle_timeout`, which closes the connection), NS_ERR_RESET, NS_ERR_TRUNCATED
+ * (TLS: the stream ended without close_notify), NS_ERR_TLS, NS_ERR_CLOSED,
+ * NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_IO, NS_ERR_INVALID.
+ * [handler] [blocks, in blocking mode]
+ */
+int64_t ns_socket_recv(ns_socket *socket, void *buf, size_t len);
+
+/**
+ * Sends all `len` bytes at `buf`.
+ *
+ * Blocking mode: the call returns when the kernel has them. After
+ * NS_ERR_TIMEOUT (`io_timeout`) a part of them was sent and the rest will not
+ * be. How large that part is, is not known, so the stream is of use only to a
+ * program that can find out by other means. Non-blocking mode: the call sends
+ * all of them or none; it copies what the kernel does not take, and the library
+ * writes that later.
+ *
+ * Returns: 0 or a negative status: NS_ERR_BUFFER_FULL (non-blocking mode: above
+ * `send_limit`; nothing was sent), NS_ERR_TIMEOUT, NS_ERR_RESET, NS_ERR_CLOSED,
+ * NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_IO, NS_ERR_INVALID.
+ * [handler] [blocks, in blocking mode]
+ */
+ns_status ns_socket_send(ns_socket *socket, const void *buf, size_t len);
+
+/**
+ * `ns_socket_send` of `count` pieces in a row, at most 1024: `lens[i]` bytes at
+ * `bufs[i]`. It sends all of them or none.
+ *
+ * Returns: as `ns_socket_send`.
+ * [handler] [blocks, in blocking mode]
+ */
+ns_status ns_socket_sendv(ns_socket *socket,
+                          const void *const *bufs,
+                          const size_t *lens,
+                          size_t count);
+
+/** `ns_socket_shutdown`: no more reading. */
+#define NS_SHUT_RD 0
+
+/**
+ * `ns_socket_shutdown`: no more writing; the peer sees the end of the stream
+ * after what was already sent.
+ */
+#define NS_SHUT_WR 1
+
+/** `ns_socket_shutdown`: no more reading and no more writing. */
+#define NS_SHUT_RDWR 2
+
+/**
+ * Ends one direction or both: NS_SHUT_RD, NS_SHUT_WR, NS_SHUT_RDWR. What is
+ * queued leaves first. In blocking mode this waits for `linger_timeout` at most.
+ *
+ * Returns: 0, NS_ERR_CLOSED, NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER or
+ * NS_ERR_INVALID.
+ * [handler] [blocks, in blocking mode]
+ */
+ns_status ns_socket_shutdown(ns_socket *socket, int32_t how);
+
+/**
+ * Closes the connection. What is queued leaves first: in blocking mode this waits
+ * for it, for `linger_timeout` at most. The object lives until the callback
+ * returns, an owned one until `ns_socket_free`. Closing twice is harmless.
+ *
+ * Returns: 0, NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER or NS_ERR_INVALID.
+ * [handler] [blocks, in blocking mode]
+ */
+ns_status ns_socket_close(ns_socket *socket);
+
+/**
+ * Resets the connection; what is queued is lost. Otherwise as `ns_socket_close`.
+ *
+ * Returns: as `ns_socket_close`.
+ * [handler]
+ */
+ns_status ns_socket_abort(ns_socket *socket);
+
+/**
+ * Returns: 1 if the connection is closed or cannot be used here (NULL, detached,
+ * not in its callback), else 0.
+ * [handler]
+ */
+int32_t ns_socket_is_closed(const ns_socket *socket);
+
+/**
+ * Returns: the connection's id; 0 where the connection cannot be used here.
+ * [handler]
+ */
+ns_conn_id ns_socket_id(const ns_socket *socket);
+
+/**
+ * The descriptor, for getsockopt(2) and the like: not to read, write or close.
+ *
+ * Returns: the descriptor; -1 where there is none any more.
+ * [handler]
+ */
+int ns_socket_fd(const ns_socket *socket);
+
+/**
+ * Writes the peer's address as text: "127.0.0.1:4711", "[::1]:4711", "" where it
+ * is not known. It writes as `snprintf` does: at most `len` bytes with the final
+ * NUL.
+ *
+ * Returns: the length of the whole text without the NUL.
+ * [handler]
+ */
+size_t ns_socket_peer(const ns_socket *socket, char *buf, size_t len);
+
+/**
+ * Writes the address of this side, as `ns_socket_peer` does.
+ *
+ * Returns: the length of the whole text without the NUL.
+ * [handler]
+ */
+size_t ns_socket_local(const ns_socket *socket, char *buf, size_t len);
+
+/**
+ * Returns: how many bytes are queued and not yet with the kernel.
+ * [handler]
+ */
+size_t ns_socket_queued(const ns_socket *socket);
+
+/**
+ * Returns: the `errno` of the failure that ended the connection; 0 for none.
+ * [handler]
+ */
+int32_t ns_socket_os_error(const ns_socket *socket);
+
+/**
+ * Sets the connection's one-shot timer: the library calls `on_timeout` once, `ms`
+ * milliseconds from now (up to 2^31 - 1); 0 clears the timer. Where there is no
+ * `on_timeout`, the library then closes the connection.
+ *
+ * Returns: 0, NS_ERR_NOT_NON_BLOCKING, NS_ERR_CLOSED, NS_ERR_DETACHED,
+ * NS_ERR_NOT_IN_HANDLER or NS_ERR_INVALID.
+ * [handler]
+ */
+ns_status ns_socket_set_timer_ms(ns_socket *socket, uint32_t ms);
+
+/**
+ * Sets the config's `io_timeout` for this socket alone: milliseconds up to
+ * 2^31 - 1; 0 is off.
+ *
+ * Returns: 0, NS_ERR_UNSUPPORTED (on a loop, where no call waits),
+ * NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER or NS_ERR_INVALID.
+ * [handler]
+ */
+ns_status ns_socket_set_io_timeout_ms(ns_socket *socket, uint32_t ms);
+
+/**
+ * Non-blocking mode: has the library call the handler for no new input until
+ * `ns_socket_resume`. The end of the peer's stream, or a reset while input is
+ * unread, is not reported before that either.
+ *
+ * Returns: 0, NS_ERR_NOT_NON_BLOCKING, NS_ERR_CLOSED, NS_ERR_DETACHED,
+ * NS_ERR_NOT_IN_HANDLER or NS_ERR_INVALID.
+ * [handler]
+ */
+ns_status ns_socket_pause(ns_socket *socket);
+
+/**
+ * Ends `ns_socket_pause`. From another thread: call `ns_server_wake`, and this in
+ * `on_wake`.
+ *
+ * Returns: as `ns_socket_pause`.
+ * [handler]
+ */
+ns_status ns_socket_resume(ns_socket *socket);
+
+/**
+ * Returns: the pointer that `ns_socket_set_user_data` got; NULL if there is none.
+ * [handler]
+ */
+void *ns_socket_user_data(const ns_socket *socket);
+
+/**
+ * Keeps a pointer of the program's with the connection, also through detach and
+ * attach. `drop` (NULL: none) frees it: after `on_close`, or when it is replaced,
+ * or immediately if this fails.
+ *
+ * Returns: 0, NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER or NS_ERR_INVALID.
+ * [handler] [blocks]
+ */
+ns_status ns_socket_set_user_data(ns_socket *socket, void *user_data, ns_drop_fn drop);
+
+/**
+ * Takes a connection out of a non-blocking server, in any of its callbacks but
+ * `on_close`.
+ *
+ * The new socket is an owned one in blocking mode. It has the user data, the
+ * unread and the unsent bytes; a timer and a pause are gone. Any one thread at a
+ * time can use it, immediately, also after the server was freed. It ends with
+ * `ns_socket_free`, `ns_socket_release_fd` or `ns_attach`. With `socket` itself
+ * every call returns NS_ERR_DETACHED until the callback returns. `err`: see
+ * RESULTS.
+ *
+ * Returns: the owned socket; NULL on failure: NS_ERR_NOT_NON_BLOCKING,
+ * NS_ERR_NOT_IN_HANDLER, NS_ERR_DETACHED, NS_ERR_STATE (a TLS handshake is in
+ * progress), NS_ERR_CLOSED (also where it was closed by id and that is not yet
+ * done), NS_ERR_INVALID.
+ * [handler]
+ */
+ns_socket *ns_detach(ns_server *server, ns_socket *socket, ns_error **err);
+
+/**
+ * Gives an owned socket to a non-blocking server: its former one or another.
+ *
+ * The connection gets a new id, and `owned` is gone. There is no second
+ * `on_open`; the handler runs if bytes wait; `max_connections` does not apply. In
+ * `on_start` the handler may run on a loop before that hook returns, and the
+ * connection is closed where the hook fails. `err`: see RESULTS.
+ *
+ * Returns: the new id; 0 on failure, and you still own the socket: NS_ERR_STATE
+ * (before `on_start` or after the stop), NS_ERR_NOT_NON_BLOCKING, NS_ERR_CLOSED,
+ * NS_ERR_INVALID.
+ * [any, by the owner]
+ */
+ns_conn_id ns_attach(ns_server *server, ns_socket *owned, ns_error **err);
+
+/**
+ * Closes and frees an owned socket. Where bytes are unsent, unacknowledged or
+ * unread it waits for the peer, for `linger_timeout` at most in all. If bytes are
+ * still unsent then, the connection is reset. Does nothing to NULL and to a
+ * borrowed socket.
+ * [any, by the owner] [blocks]
+ */
+void ns_socket_free(ns_socket *owned);
+
+/**
+ * Gives you the descriptor of an owned socket that has no buffered bytes, and
+ * frees the socket. The descriptor is in blocking mode, and yours to close.
+ *
+ * Returns: the descriptor; or a negative status, and you still own the socket:
+ * NS_ERR_BUSY (buffered bytes), NS_ERR_UNSUPPORTED (a TLS socket),
+ * NS_ERR_CLOSED, NS_ERR_INVALID.
+ * [any, by the owner] [blocks]
+ */
+int ns_socket_release_fd(ns_socket *owned);
+
+/* ============================================================================================
+ * BY ID: calls for a connection from any thread
+ * ============================================================================================ */
+
+/**
+ * Queues `len` bytes for a connection of a non-blocking server; the bytes are
+ * copied. What one thread sends stays in order.
+ *
+ * Returns: 0 when the bytes are accepted, which is not yet delivered; or
+ * NS_ERR_CLOSED (the id is gone, or 0), NS_ERR_BUFFER_FULL (nothing is queued),
+ * NS_ERR_NOT_NON_BLOCKING, NS_ERR_INVALID.
+ * [any]
+ */
+ns_status ns_server_send(ns_server *server, ns_conn_id id, const void *buf, size_t len);
+
+/**
+ * Closes a connection as `ns_socket_close` does, on a server of either mode. A
+ * worker in the middle of a `send` loses the rest, which ends in a reset.
+ *
+ * Returns: 0, NS_ERR_CLOSED or NS_ERR_INVALID.
+ * [any]
+ */
+ns_status ns_server_close(ns_server *server, ns_conn_id id);
+
+/**
+ * Resets a connection as `ns_socket_abort` does, on a server of either mode.
+ *
+ * Returns: 0, NS_ERR_CLOSED or NS_ERR_INVALID.
+ * [any]
+ */
+ns_status ns_server_abort(ns_server *server, ns_conn_id id);
+
+/**
+ * Has the library call `on_wake` for a connection of a non-blocking server, on
+ * its loop; once for all calls before it runs.
+ *
+ * Returns: 0, NS_ERR_CLOSED, NS_ERR_NOT_NON_BLOCKING or NS_ERR_INVALID.
+ * [any]
+ */
+ns_status ns_server_wake(ns_server *server, ns_conn_id id);
+
+/**
+ * `ns_server_send` of the same bytes to `n` connections, which share one copy.
+ *
+ * Returns: how many connections accepted the bytes: ids that are gone and full
+ * queues are left out; or a negative status: NS_ERR_CLOSED (the server is not
+ * running), NS_ERR_NOT_NON_BLOCKING, NS_ERR_INVALID.
+ * [any]
+ */
+int64_t ns_server_broadcast(ns_server *server,
+                            const ns_conn_id *ids,
+                            size_t n,
+                            const void *buf,
+                            size_t len);
+
+/**
+ * Called by `ns_server_foreach` for each id.
+ *
+ * Returns: 0 to go on; another number ends the walk.
+ */
+typedef int32_t (*ns_foreach_fn)(ns_conn_id id, void *user_data);
+
+/**
+ * Calls `function` with the id of each connection that is open now, on the
+ * calling thread, until it returns a number that is not 0. The function may make
+ * any call.
+ *
+ * Returns: for how many ids it was called; or a negative status:
+ * NS_ERR_NOT_NON_BLOCKING, NS_ERR_INVALID.
+ * [any] [blocks]
+ */
+int64_t ns_server_foreach(ns_server *server, ns_foreach_fn function, void *user_data);
+
+/* ============================================================================================
+ * TLS: certificates, and TLS on one connection
+ * ============================================================================================ */
+
+/**
+ * A new TLS object. It needs a certificate before a server can use it.
+ *
+ * Returns: the object, yours to free with `ns_tls_free`; never NULL. One that
+ * could not be made remembers why, and every use reports it.
+ * [any]
+ */
+ns_tls *ns_tls_new(void);
+
+/**
+ * Gives your share back; NULL is allowed.
+ * [any]
+ */
+void ns_tls_free(ns_tls *tls);
+
+/**
+ * Adds a certificate chain, the server's own certificate first, and its private
+ * key, from PEM files.
+ *
+ * A client gets it that asks for `server_name` (SNI, RFC 6066): "example.org", or
+ * "*.example.org" for any one label in front. NULL makes it the default, for all
+ * other names; if there is no such default, the first certificate that was added
+ * is it. Among several for the same name the library takes the first whose kind
+ * of key the client can verify. `err`: see RESULTS.
+ *
+ * Returns: 0, NS_ERR_CERTIFICATE, NS_ERR_INVALID (NULL, not a server name) or
+ * NS_ERR_STATE. With NS_ERR_CERTIFICATE the error names the file, the block in it
+ * and what is wrong with it: it cannot be read, has no certificate or no key, is
+ * bad PEM, has something in the chain that is no certificate, has an encrypted
+ * key, a key of an unsupported type or length, or the key of another certificate.
+ * [setup] [blocks]
+ */
+ns_status ns_tls_add_cert_file(ns_tls *tls,
+                               const char *server_name,
+                               const char *chain_file,
+                               const char *key_file,
+                               ns_error **err);
+
+/**
+ * `ns_tls_add_cert_file` with PEM text in memory: `chain_len` and `key_len` bytes
+ * of it, without a final NUL. Copied; wipe yours.
+ *
+ * Returns: as `ns_tls_add_cert_file`.
+ * [setup]
+ */
+ns_status ns_tls_add_cert_pem(ns_tls *tls,
+                              const char *server_name,
+                              const void *chain,
+                              size_t chain_len,
+                              const void *key,
+                              size_t key_len,
+                              ns_error **err);
+
+/**
+ * `ns_tls_add_cert_file` with certificates and a key in DER. The chain is `count`
+ * certificates, at most 100: `chain_lens[i]` bytes at `chain[i]`. The key is
+ * PKCS #8, PKCS #1 or SEC 1. Copied; wipe yours.
+ *
+ * Returns: as `ns_tls_add_cert_file`.
+ * [setup]
+ */
+ns_status ns_tls_add_cert_der(ns_tls *tls,
+                              const char *server_name,
+                              const void *const *chain,
+                              const size_t *chain_lens,
+                              size_t count,
+                              const void *key,
+                              size_t key_len,
+                              ns_error **err);
+
+/**
+ * Asks clients for a certificate that one of the authorities in a PEM file has
+ * signed, and refuses clients with any other. A client's self-signed certificate
+ * that is its own authority in the file is refused too.
+ *
+ * `required` 1: a client without a certificate is refused as well. 0: such a
+ * client may connect, and `ns_socket_tls_peer_certificate` shows which one it is.
+ * No session resumes once a certificate of the client's has expired. `err`: see
+ * RESULTS.
+ *
+ * Returns: 0, NS_ERR_CERTIFICATE, NS_ERR_INVALID or NS_ERR_STATE. With
+ * NS_ERR_CERTIFICATE the error names the file, the block in it and what is wrong
+ * with it: the library never skips a block that is no authority.
+ * [setup] [blocks]
+ */
+ns_status ns_tls_set_client_ca_file(ns_tls *tls,
+                                    const char *path,
+                                    int32_t required,
+                                    ns_error **err);
+
+/**
+ * `ns_tls_set_client_ca_file` with `len` bytes of PEM text in memory. Copied.
+ *
+ * Returns: as `ns_tls_set_client_ca_file`.
+ * [setup]
+ */
+ns_status ns_tls_set_client_ca_pem(ns_tls *tls,
+                                   const void *pem,
+                                   size_t len,
+                                   int32_t required,
+                                   ns_error **err);
+
+/**
+ * Sets the application protocols (ALPN, RFC 7301) that the server speaks, the
+ * preferred one first: `n` of them, at most 1024, each of 1 to 255 bytes and a
+ * NUL: "h2", "http/1.1". Copied. A client that offers only others is refused; one
+ * that offers none is not. With an `n` of 0 (default) no protocol is agreed.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_tls_set_alpn(ns_tls *tls, const char *const *protocols, size_t n);
+
+/** TLS 1.2 (RFC 5246): 0x0303, the number of the protocol. */
+#define NS_TLS_1_2 771
+
+/** TLS 1.3 (RFC 8446): 0x0304, the number of the protocol. */
+#define NS_TLS_1_3 772
+
+/**
+ * Sets the oldest version that the server speaks: NS_TLS_1_2 (default) or
+ * NS_TLS_1_3.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_tls_set_min_version(ns_tls *tls, int32_t version);
+
+/**
+ * Sets how sessions resume. 1 (default): clients get tickets; 0: sessions resume
+ * from the session cache, where there is one.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_tls_set_tickets(ns_tls *tls, int32_t tickets);
+
+/**
+ * Sets how many sessions are kept in memory, for clients that resume without
+ * tickets: at most 1048576; 0 (default): none.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_tls_set_session_cache(ns_tls *tls, size_t sessions);
+
+/**
+ * Has the handshakes that begin from now on use `tls`, which must be another
+ * object than the one in use: that one is frozen. Open sessions go on. After a
+ * failure the one in use stays. `err`: see RESULTS.
+ *
+ * Returns: 0, NS_ERR_CERTIFICATE (no certificate), NS_ERR_STATE (the server was
+ * made without TLS), NS_ERR_TLS, NS_ERR_INVALID, or the remembered failure of a
+ * setter of `tls`.
+ * [any]
+ */
+ns_status ns_server_reload_tls(ns_server *server, const ns_tls *tls, ns_error **err);
+
+/**
+ * Upgrades a plain connection to TLS (STARTTLS). Call it after you have sent your
+ * own go-ahead.
+ *
+ * The `n` bytes at `ahead` are what `ns_socket_recv` returned beyond the client's
+ * request. They go to TLS, and so do all unread bytes: so the handler never gets
+ * bytes that a third party inserted before the handshake as if the client had
+ * sent them over TLS. Forget everything else that the client sent in plain text.
+ *
+ * Non-blocking mode: the call returns 0 immediately. What you send is encrypted,
+ * and the library calls the handler next with application data. If the handshake
+ * fails, the library calls the exception handler and closes the connection.
+ * Blocking mode: the call returns when the handshake is over. Return its failure
+ * from the handler: then the exception handler gets the sentence that says why.
+ *
+ * Returns: 0; in blocking mode also NS_ERR_HANDSHAKE, NS_ERR_TIMEOUT
+ * (`handshake_timeout`), NS_ERR_RESET; in both modes NS_ERR_CERTIFICATE (no
+ * certificate), NS_ERR_STATE (TLS already), NS_ERR_CLOSED, NS_ERR_DETACHED,
+ * NS_ERR_NOT_IN_HANDLER, NS_ERR_INVALID, or the remembered failure of a setter of
+ * `tls`.
+ * [handler] [blocks, in blocking mode]
+ */
+ns_status ns_socket_starttls(ns_socket *socket, const ns_tls *tls, const void *ahead, size_t n);
+
+/** What a TLS handshake agreed. Texts end with a NUL. */
+typedef struct ns_tls_info {
     /** NS_TLS_1_2 or NS_TLS_1_3. */
     int32_t version;
     /** 1: an earlier session was resumed. */
@@ -383,36 +1628,60 @@ typedef struct {
 } ns_tls_info;
 
 /**
- * Names a connection: never 0, never given to another connection, safe to
- * keep for ever and to use from any thread.
+ * Fills `*out`, of which `size` is the `sizeof`, as `ns_server_stats` does.
+ *
+ * Returns: 0, NS_ERR_STATE (no TLS, or the handshake is not over),
+ * NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER or NS_ERR_INVALID.
+ * [handler]
  */
-typedef uint64_t ns_conn_id;
-
-/** Called by `ns_server_foreach` for each id; nonzero ends the walk. */
-typedef int32_t (*ns_foreach_fn)(ns_conn_id id, void *user_data);
+ns_status ns_socket_tls_info(const ns_socket *socket, ns_tls_info *out, size_t size);
 
 /**
- * A snapshot of a server. At rest: accepted + attached = open + waiting + all
- * of closed + detached.
+ * Writes the client's own certificate in DER, at most `len` bytes of it. It was
+ * verified.
+ *
+ * Returns: the length of the whole certificate; 0 where there is none.
+ * [handler]
  */
-typedef struct {
+size_t ns_socket_tls_peer_certificate(const ns_socket *socket, void *buf, size_t len);
+
+/**
+ * Writes the subject of that certificate as text (RFC 4514), "CN=ann,O=Example";
+ * "" where there is none. Control characters are escaped, so that none ends the
+ * text early. It writes as `snprintf` does: at most `len` bytes with the final
+ * NUL.
+ *
+ * Returns: the length of the whole text without the NUL.
+ * [handler]
+ */
+size_t ns_socket_tls_peer_subject(const ns_socket *socket, char *buf, size_t len);
+
+/* ============================================================================================
+ * STATISTICS: counters and a report
+ * ============================================================================================ */
+
+/**
+ * A snapshot of a server. When nothing changes: accepted + attached = open +
+ * waiting + all of closed + detached.
+ */
+typedef struct ns_stats {
     /** An NS_STATE_.... */
     uint32_t state;
     /** 1 in non-blocking mode. */
     uint32_t non_blocking;
     /** Workers or loops. */
     uint32_t threads;
-    /** Those of them that have a connection. */
+    /** How many of them have a connection. */
     uint32_t active_threads;
-    /** As `ns_server_port`. */
+    /** As `ns_server_port` returns it. */
     uint32_t port;
-    /** As `ns_server_shutdown_port`. */
+    /** As `ns_server_shutdown_port` returns it. */
     uint32_t shutdown_port;
     /** Milliseconds since the start. */
     uint64_t uptime_ms;
     /** Connections accepted. */
     uint64_t accepted;
-    /** Sockets given back by `ns_attach`. */
+    /** Sockets that `ns_attach` gave to the server. */
     uint64_t attached;
     /** Connections refused because no worker became free. */
     uint64_t refused;
@@ -420,33 +1689,33 @@ typedef struct {
     uint64_t open;
     /** Connections that wait for a worker now. */
     uint64_t waiting;
-    /** Connections taken out by `ns_detach`. */
+    /** Connections that `ns_detach` took out. */
     uint64_t detached;
     /** Connections that a stop let finish. */
     uint64_t drained;
     /** Connections that a stop cut. */
     uint64_t cut;
-    /** Bytes received, as they came: over TLS the encrypted ones. */
+    /** Bytes received; over TLS the encrypted bytes. */
     uint64_t bytes_in;
-    /** Bytes that the kernel took, as they left: over TLS the encrypted ones. */
+    /** Bytes that the kernel took; over TLS the encrypted bytes. */
     uint64_t bytes_out;
     /** Failures of handlers and of exception handlers. */
     uint64_t handler_errors;
-    /** Failures to accept. */
+    /** Failures of accept(2). */
     uint64_t accept_errors;
     /** TLS handshakes completed. */
     uint64_t handshakes;
     /** TLS handshakes failed. */
     uint64_t handshake_failures;
-    /** Connections closed, by NS_CLOSE_... reason. */
+    /** Connections closed, for each NS_CLOSE_... reason. */
     uint64_t closed[16];
 } ns_stats;
 
 /** A snapshot of one worker or loop. */
-typedef struct {
+typedef struct ns_thread_stats {
     /** 0 to threads - 1. */
     uint32_t index;
-    /** 0; for alignment. */
+    /** Always 0; for alignment. */
     uint32_t reserved;
     /** Its connections now. */
     uint64_t active;
@@ -462,805 +1731,20 @@ typedef struct {
     uint64_t handler_errors;
 } ns_thread_stats;
 
-#ifdef __cplusplus
-extern "C" {
-#endif // __cplusplus
-
 /**
- * A new server that listens nowhere yet.
+ * Fills `*out`; `size` is its `sizeof`. A library that knows more members than
+ * the program leaves them out; one that knows fewer fills the rest with zeros.
  *
- * `service` says where: "5000", "http", "0" or NULL (any free port),
- * "127.0.0.1:5000", "[::1]:5000". A port is digits alone, at most 65535, or a
- * name of services(5), which has a letter. `handler` serves the connections; `drop`
- * (NULL: none) frees its `user_data` when the server goes, and at once if this
- * fails. `config` is NULL for the defaults; the server takes its own share of
- * it. Returns the server, the caller's to free (`ns_server_free`); NULL on
- * failure: NS_ERR_INVALID (an argument, or what a setter of the config
- * refused), NS_ERR_STATE (a setter of the TLS object came too late),
- * NS_ERR_CERTIFICATE (TLS without a certificate, or what a setter of the TLS
- * object refused), NS_ERR_TLS, NS_ERR_IO (no descriptor left). `err` may be NULL; else `*err` is
- * NULL or an error that is the caller's to free. [any] [blocks]
- */
-ns_server *ns_server_new(const char *service,
-                         ns_handler_fn handler,
-                         void *user_data,
-                         ns_drop_fn drop,
-                         const ns_config *config,
-                         ns_error **err);
-
-/**
- * Starts: binds, makes the threads, runs `on_start`, accepts. Returns when the
- * server has stopped, or with NS_START_BACKGROUND in `flags` (else 0) as soon
- * as it accepts: its ports are final then. 0, or NS_ERR_INVALID, NS_ERR_STATE
- * (started before), NS_ERR_ADDRESS, NS_ERR_LISTEN, NS_ERR_THREAD, NS_ERR_HOOK,
- * NS_ERR_IO; a failed start leaves nothing behind and may be tried again. In
- * non-blocking mode with one loop and without NS_START_BACKGROUND the callbacks
- * run on the calling thread, where the program's signals may come too.
- * `err` may be NULL; else `*err` is NULL or an error that is the caller's to
- * free. [any] [blocks]
- */
-ns_status ns_server_start(ns_server *server, uint32_t flags, ns_error **err);
-
-/**
- * Stops and returns when the server has stopped: no handler starts any more,
- * running ones may finish and queued bytes leave until the config's
- * `drain_timeout`, then what is left is cut, for as long as that ends
- * connections. `on_drain` is still called, and may send more; `on_wake` and
- * `on_timeout` are not. 0, also if it was never started or has stopped;
- * NS_ERR_TIMEOUT if a handler or `on_start` does not return within 80 ms of the
- * cut (it goes on stopping). In a callback it only asks for the stop and returns
- * 0 immediately. [any] [blocks]
- */
-ns_status ns_server_stop(ns_server *server);
-
-/**
- * `ns_server_stop` with another drain deadline: 0 to 2^31 - 1 milliseconds,
- * else NS_ERR_INVALID. [any] [blocks]
- */
-ns_status ns_server_stop_within(ns_server *server, int64_t ms);
-
-/**
- * Asks for the stop and returns at once; errno is kept. Before the start it is
- * remembered: the start then returns 0 at once and runs no hook. 0, or
- * NS_ERR_INVALID. [any] [signal]
- */
-ns_status ns_server_request_stop(ns_server *server);
-
-/**
- * Returns 0 when the server has stopped, by whichever way, or was never
- * started; NS_ERR_TIMEOUT after `timeout_ms` milliseconds (-1: never);
- * NS_ERR_DEADLOCK in a callback; NS_ERR_INVALID for NULL and below -1. [any] [blocks]
- */
-ns_status ns_server_wait(ns_server *server, int64_t timeout_ms);
-
-/**
- * Stops as `ns_server_stop`, then frees: connection data, callbacks, context,
- * in this order, by their drop functions. 0, also for NULL; NS_ERR_BUSY in a
- * callback, NS_ERR_TIMEOUT if a handler does not return: then nothing is freed
- * and it may be called again. Other threads may meanwhile be in
- * `ns_server_start`, `_stop` and `_wait`, which return first, and in no other
- * call. [any] [blocks]
- */
-ns_status ns_server_free(ns_server *server);
-
-/** 1 before the start and after the stop, also for NULL; else 0. [any] */
-int32_t ns_server_is_stopped(const ns_server *server);
-
-/** An `NS_STATE_...`; NS_STATE_NEW for NULL. [any] */
-int32_t ns_server_state(const ns_server *server);
-
-/** The port it listens on, in host byte order; 0 before the start. [any] */
-uint16_t ns_server_port(const ns_server *server);
-
-/** The shutdown port, in host byte order; 0 before the start and without one. [any] */
-uint16_t ns_server_shutdown_port(const ns_server *server);
-
-/**
- * The address it listens on as text, "0.0.0.0:5000", several joined by ", ";
- * "" before the start. As `snprintf`: writes at most `len` bytes, NUL included,
- * and returns the length of the whole text without it. [any]
- */
-size_t ns_server_address(const ns_server *server, char *buf, size_t len);
-
-/**
- * The config it was made with (one with the defaults if that was NULL),
- * borrowed: not to be freed, valid as long as the server. NULL for NULL. [any]
- */
-const ns_config *ns_server_config(const ns_server *server);
-
-/** The pointer of `ns_server_set_context`; NULL if there is none. [any] */
-void *ns_server_context(const ns_server *server);
-
-/**
- * Keeps a pointer of the program's with the server; `drop` (NULL: none) frees
- * it last in `ns_server_free`, when it is replaced, and at once if this fails.
- * 0, NS_ERR_INVALID (NULL server), NS_ERR_STATE (started). [setup] [blocks]
- */
-ns_status ns_server_set_context(ns_server *server, void *context, ns_drop_fn drop);
-
-/**
- * A new config with the defaults, the caller's to free (`ns_config_free`);
- * never NULL: one that could not be made remembers why, and `ns_server_new`
- * reports it. [any]
- */
-ns_config *ns_config_new(void);
-
-/**
- * Gives the caller's share back; NULL is allowed. Its callbacks' drop
- * functions run when no server uses it either. [any] [blocks]
- */
-void ns_config_free(ns_config *config);
-
-/**
- * How many connections are served at once (blocking mode), or the number of
- * event loops (non-blocking mode): 1 (default) to 4096. All setters return 0,
- * NS_ERR_INVALID or NS_ERR_STATE (in use by a server: it stays as it is); the
- * first failure but NS_ERR_STATE is remembered and reported by `ns_server_new`,
- * so they may go unchecked. [setup]
- */
-ns_status ns_config_set_max_thread(ns_config *config, uint32_t count);
-
-/** The setting. [any] */
-uint32_t ns_config_max_thread(const ns_config *config);
-
-/**
- * Blocking mode: a connection that finds no worker free waits this many times
- * `retry_interval`, up to 20 ms more, and is then refused, one client after
- * another, for each of which the exception handler has 250 ms: 0 to 1000000,
- * default 10. With a `max_thread` of 1 nobody is refused: all wait, however
- * long. [setup]
- */
-ns_status ns_config_set_max_retry(ns_config *config, uint32_t count);
-
-/** The setting. [any] */
-uint32_t ns_config_max_retry(const ns_config *config);
-
-/** See `max_retry`. Milliseconds, 0 to 2^31 - 1, default 500. [setup] */
-ns_status ns_config_set_retry_interval_ms(ns_config *config, uint32_t time);
-
-/** The setting, in milliseconds. [any] */
-uint32_t ns_config_retry_interval_ms(const ns_config *config);
-
-/**
- * Blocking mode: how many connections may wait for a worker, the next one is
- * refused at once. Default 1024. [setup]
- */
-ns_status ns_config_set_max_waiting(ns_config *config, uint32_t count);
-
-/** The setting. [any] */
-uint32_t ns_config_max_waiting(const ns_config *config);
-
-/**
- * 1: event loops and a handler that must not block; 0 (default): workers and a
- * handler that may. [setup]
- */
-ns_status ns_config_set_non_blocking(ns_config *config, int32_t value);
-
-/** The setting, 0 or 1. [any] */
-int32_t ns_config_non_blocking(const ns_config *config);
-
-/**
- * 1: a service without a host listens for IPv6 as well as IPv4, on the same
- * port, where the host has it. Default 0. [setup]
- */
-ns_status ns_config_set_use_ipv6(ns_config *config, int32_t value);
-
-/** The setting, 0 or 1. [any] */
-int32_t ns_config_use_ipv6(const ns_config *config);
-
-/**
- * How many connections may be open; accepting pauses there and clients wait in
- * the backlog. 0 (default): what the limit of open files allows. [setup]
- */
-ns_status ns_config_set_max_connections(ns_config *config, uint32_t count);
-
-/** The setting. [any] */
-uint32_t ns_config_max_connections(const ns_config *config);
-
-/**
- * Length of the kernel's queue of connections not yet accepted: 1 to 65535,
- * default 4096; the kernel's own cap applies. [setup]
- */
-ns_status ns_config_set_backlog(ns_config *config, uint32_t count);
-
-/** The setting. [any] */
-uint32_t ns_config_backlog(const ns_config *config);
-
-/**
- * A TLS handshake that takes longer as a whole is given up: milliseconds, 0 to
- * 2^31 - 1, default 10000. [setup]
- */
-ns_status ns_config_set_handshake_timeout_ms(ns_config *config, uint32_t time);
-
-/** The setting, in milliseconds. [any] */
-uint32_t ns_config_handshake_timeout_ms(const ns_config *config);
-
-/**
- * Non-blocking mode: how many TLS handshakes may be in progress at once; beyond
- * it new ones wait. Each loop has its equal part, at least one. A client counts
- * when its whole first record has come. Default 1024, 0: no bound. [setup]
- */
-ns_status ns_config_set_max_handshakes(ns_config *config, uint32_t count);
-
-/** The setting. [any] */
-uint32_t ns_config_max_handshakes(const ns_config *config);
-
-/**
- * A connection with no byte either way for so long is closed: milliseconds, 1
- * to 2^31 - 1, 0 (default) is off. A worker looks while its handler waits in a
- * call: that returns NS_ERR_TIMEOUT, and the connection is closed. [setup]
- */
-ns_status ns_config_set_idle_timeout_ms(ns_config *config, uint32_t time);
-
-/** The setting, in milliseconds; 0 is off. [any] */
-uint32_t ns_config_idle_timeout_ms(const ns_config *config);
-
-/**
- * A blocking `recv` or `send` gives up after so long with NS_ERR_TIMEOUT:
- * milliseconds, 1 to 2^31 - 1, 0 (default) is off. [setup]
- */
-ns_status ns_config_set_io_timeout_ms(ns_config *config, uint32_t time);
-
-/** The setting, in milliseconds; 0 is off. [any] */
-uint32_t ns_config_io_timeout_ms(const ns_config *config);
-
-/**
- * A connection whose queued bytes make no progress for so long is closed; it is
- * progress when the kernel takes some, or the peer acknowledges some: milliseconds, 1 to 2^31 - 1, 0 is off, default 30000. [setup]
- */
-ns_status ns_config_set_write_timeout_ms(ns_config *config,
-                                         uint32_t time);
-
-/** The setting, in milliseconds; 0 is off. [any] */
-uint32_t ns_config_write_timeout_ms(const ns_config *config);
-
-/**
- * How long the input of a closed connection is discarded until the peer closes,
- * in blocking mode where some is unread or output not acknowledged; and how long
- * a worker's or a detached one goes on to send what is unsent (on a loop
- * `write_timeout` bounds that): milliseconds, 0 to 2^31 - 1, default 1000. [setup]
- */
-ns_status ns_config_set_linger_timeout_ms(ns_config *config, uint32_t time);
-
-/** The setting, in milliseconds. [any] */
-uint32_t ns_config_linger_timeout_ms(const ns_config *config);
-
-/**
- * How long a stop lets handlers finish and bytes leave before it cuts:
- * milliseconds, 0 to 2^31 - 1, default 5000. [setup]
- */
-ns_status ns_config_set_drain_timeout_ms(ns_config *config, uint32_t time);
-
-/** The setting, in milliseconds. [any] */
-uint32_t ns_config_drain_timeout_ms(const ns_config *config);
-
-/**
- * TCP keep-alive, so that a vanished peer is noticed: milliseconds, rounded up
- * to seconds, 1 to 32767000, 0 is off, default 60000. [setup]
- */
-ns_status ns_config_set_keep_alive_ms(ns_config *config, uint32_t time);
-
-/** The setting, in milliseconds; 0 is off. [any] */
-uint32_t ns_config_keep_alive_ms(const ns_config *config);
-
-/** 1 (default): small pieces are sent at once (TCP_NODELAY). [setup] */
-ns_status ns_config_set_no_delay(ns_config *config, int32_t value);
-
-/** The setting, 0 or 1. [any] */
-int32_t ns_config_no_delay(const ns_config *config);
-
-/**
- * Non-blocking mode: a connection with more queued outbound bytes than this is
- * not read until half of them left: 1 to `send_limit`, default 262144. [setup]
- */
-ns_status ns_config_set_high_water_mark(ns_config *config, size_t bytes);
-
-/** The setting, in bytes. [any] */
-size_t ns_config_high_water_mark(const ns_config *config);
-
-/**
- * Non-blocking mode: a `send` that would queue more than this is refused with
- * NS_ERR_BUFFER_FULL: 1 to 2^31 - 1, default 16777216. [setup]
- */
-ns_status ns_config_set_send_limit(ns_config *config, size_t bytes);
-
-/** The setting, in bytes. [any] */
-size_t ns_config_send_limit(const ns_config *config);
-
-/**
- * A service (as of `ns_server_new`; loopback unless it names a host) on which
- * a connection stops the server; "0" for any free port. Copied. NULL (default):
- * none. [setup]
- */
-ns_status ns_config_set_shutdown_port(ns_config *config, const char *service);
-
-/**
- * The setting, NULL when unset. Borrowed: valid until it is set again or the
- * config goes away. [any]
- */
-const char *ns_config_shutdown_port(const ns_config *config);
-
-/**
- * TLS on every connection but those of the shutdown port. The config takes its
- * own share of `tls`, which must have a certificate when `ns_server_new` freezes
- * it. 0, NS_ERR_INVALID (NULL: remembered as every failure of a setter, so that
- * a TLS object that is missing never means plain text) or NS_ERR_STATE (in use
- * by a server). [setup]
- */
-ns_status ns_config_set_tls(ns_config *config, const ns_tls *tls);
-
-/**
- * Takes TLS out of the config (default): its connections are plain text. 0,
- * NS_ERR_INVALID (NULL config) or NS_ERR_STATE (in use by a server). [setup]
- */
-ns_status ns_config_clear_tls(ns_config *config);
-
-/**
- * What serves the shutdown port, one peer after another, who sent something
- * first: each has 5 s, 500 ms where it is silent and another waits. Without it
- * every connection there stops the
- * server. For all callbacks: `function` NULL unsets; `drop` (NULL: none) frees
- * `user_data` after the last call, and at once if this fails or unsets.
- * Returns 0, NS_ERR_INVALID (NULL config) or NS_ERR_STATE (in use by a
- * server). [setup] [blocks]
- */
-ns_status ns_config_set_shutdown_handler(ns_config *config,
-                                         ns_shutdown_fn function,
-                                         void *user_data,
-                                         ns_drop_fn drop);
-
-/**
- * What is told of failures; without one a connection whose handler fails is
- * closed. [setup] [blocks]
- */
-ns_status ns_config_set_exception_handler(ns_config *config,
-                                          ns_exception_fn function,
-                                          void *user_data,
-                                          ns_drop_fn drop);
-
-/**
- * A hook before the server accepts, on the thread that starts it. A single
- * event loop runs there afterwards: nothing that it does can be waited for
- * here. [setup] [blocks]
- */
-ns_status ns_config_set_on_start(ns_config *config,
-                                 ns_start_fn function,
-                                 void *user_data,
-                                 ns_drop_fn drop);
-
-/** A hook when the server has stopped. [setup] [blocks] */
-ns_status ns_config_set_on_stop(ns_config *config,
-                                ns_stop_fn function,
-                                void *user_data,
-                                ns_drop_fn drop);
-
-/** Called for each new connection, before its handler. [setup] [blocks] */
-ns_status ns_config_set_on_open(ns_config *config,
-                                ns_open_fn function,
-                                void *user_data,
-                                ns_drop_fn drop);
-
-/** Called last for each connection. [setup] [blocks] */
-ns_status ns_config_set_on_close(ns_config *config,
-                                 ns_close_fn function,
-                                 void *user_data,
-                                 ns_drop_fn drop);
-
-/**
- * Non-blocking mode: called when all queued bytes of a connection have left; in
- * a stop, too: what it sends is the rest of an answer, and the connection is
- * closed when it sends no more. [setup] [blocks]
- */
-ns_status ns_config_set_on_drain(ns_config *config,
-                                 ns_event_fn function,
-                                 void *user_data,
-                                 ns_drop_fn drop);
-
-/**
- * Non-blocking mode: called when a connection's timer fires; without one it is
- * closed. [setup] [blocks]
- */
-ns_status ns_config_set_on_timeout(ns_config *config,
-                                   ns_event_fn function,
-                                   void *user_data,
-                                   ns_drop_fn drop);
-
-/**
- * Non-blocking mode: called on a connection's loop after `ns_server_wake`.
- * [setup] [blocks]
- */
-ns_status ns_config_set_on_wake(ns_config *config,
-                                ns_event_fn function,
-                                void *user_data,
-                                ns_drop_fn drop);
-
-/**
- * A new TLS object, the caller's to free (`ns_tls_free`); never NULL: one that
- * could not be made remembers why, and every use reports it. It needs a
- * certificate before a server can use it. [any]
- */
-ns_tls *ns_tls_new(void);
-
-/** Gives the caller's share back; NULL is allowed. [any] */
-void ns_tls_free(ns_tls *tls);
-
-/**
- * Adds a certificate chain, the server's own certificate first, and its
- * private key, from PEM files. `server_name` is the name that clients ask for
- * to get it (SNI, RFC 6066): "example.org", or "*.example.org" for any one
- * label in front. NULL makes it the default, for all other names; without one
- * that is the first certificate added. Several for the same name: the first
- * whose kind of key the client can verify. All setters return 0 or a negative
- * status; the first failure is remembered and reported by whatever uses the
- * object, so they may go unchecked. Here: NS_ERR_CERTIFICATE (the error names
- * the file, the block in it and what is wrong with it: it cannot be read, has no
- * certificate or no key, bad PEM, a certificate of the chain that is none, an
- * encrypted key, a key of an unsupported type or length, the key of another
- * certificate), NS_ERR_INVALID (NULL, not a server name),
- * NS_ERR_STATE (frozen). `err` may be NULL; else `*err` is NULL or an error
- * that is the caller's to free. [setup] [blocks]
- */
-ns_status ns_tls_add_cert_file(ns_tls *tls,
-                               const char *server_name,
-                               const char *chain_file,
-                               const char *key_file,
-                               ns_error **err);
-
-/**
- * `ns_tls_add_cert_file` with PEM text in memory, `chain_len` and `key_len`
- * bytes of it, without a final NUL. Copied; wipe yours. [setup]
- */
-ns_status ns_tls_add_cert_pem(ns_tls *tls,
-                              const char *server_name,
-                              const void *chain,
-                              size_t chain_len,
-                              const void *key,
-                              size_t key_len,
-                              ns_error **err);
-
-/**
- * `ns_tls_add_cert_file` with certificates and a key in DER: the chain is
- * `count` certificates, at most 100, `chain_lens[i]` bytes at `chain[i]`; the
- * key is PKCS #8, PKCS #1 or SEC 1. Copied; wipe yours. [setup]
- */
-ns_status ns_tls_add_cert_der(ns_tls *tls,
-                              const char *server_name,
-                              const void *const *chain,
-                              const size_t *chain_lens,
-                              size_t count,
-                              const void *key,
-                              size_t key_len,
-                              ns_error **err);
-
-/**
- * Asks clients for a certificate that one of the authorities in a PEM file
- * vouches for, and refuses any other: a self-signed certificate of a client's
- * that is its own authority there is refused too. `required` 1: also a client
- * without one; 0: those are let in, and `ns_socket_tls_peer_certificate` tells.
- * A session is not resumed once a certificate of the client's has expired. 0,
- * NS_ERR_CERTIFICATE (the error names the file, the block in it and what is
- * wrong with it: a block that is no authority is never left out silently),
- * NS_ERR_INVALID, NS_ERR_STATE (frozen). `err` may be NULL; else `*err` is NULL
- * or an error that is the caller's to free. [setup] [blocks]
- */
-ns_status ns_tls_set_client_ca_file(ns_tls *tls,
-                                    const char *path,
-                                    int32_t required,
-                                    ns_error **err);
-
-/**
- * `ns_tls_set_client_ca_file` with `len` bytes of PEM text in memory. Copied.
- * [setup]
- */
-ns_status ns_tls_set_client_ca_pem(ns_tls *tls,
-                                   const void *pem,
-                                   size_t len,
-                                   int32_t required,
-                                   ns_error **err);
-
-/**
- * The application protocols (ALPN, RFC 7301) that the server speaks, the
- * preferred one first: `n` of them, at most 1024, each of 1 to 255 bytes and a
- * NUL: "h2", "http/1.1". Copied. A client that offers only others is refused;
- * one that offers none is not. 0 (default): none is agreed. 0 or
- * NS_ERR_INVALID, NS_ERR_STATE (frozen). [setup]
- */
-ns_status ns_tls_set_alpn(ns_tls *tls, const char *const *protocols, size_t n);
-
-/**
- * The oldest version that is spoken: NS_TLS_1_2 (default) or NS_TLS_1_3. 0 or
- * NS_ERR_INVALID, NS_ERR_STATE (frozen). [setup]
- */
-ns_status ns_tls_set_min_version(ns_tls *tls, int32_t version);
-
-/**
- * 1 (default): clients get tickets, by which their sessions resume; 0: they
- * resume from the session cache, where there is one. 0 or NS_ERR_INVALID,
- * NS_ERR_STATE (frozen). [setup]
- */
-ns_status ns_tls_set_tickets(ns_tls *tls, int32_t tickets);
-
-/**
- * How many sessions are kept in memory, for clients that resume without
- * tickets: at most 1048576; 0 (default): none. 0 or NS_ERR_INVALID,
- * NS_ERR_STATE (frozen). [setup]
- */
-ns_status ns_tls_set_session_cache(ns_tls *tls, size_t sessions);
-
-/**
- * Has the handshakes that begin from now on use `tls` (another object than
- * the one in use: that is frozen); open sessions go on. On failure the one in
- * use stays: NS_ERR_CERTIFICATE (no certificate), NS_ERR_STATE (the server was
- * made without TLS), NS_ERR_TLS, NS_ERR_INVALID, or what a setter of `tls`
- * said. 0 on success. `err` may be NULL; else `*err` is NULL or an error that
- * is the caller's to free. [any]
- */
-ns_status ns_server_reload_tls(ns_server *server, const ns_tls *tls, ns_error **err);
-
-/**
- * Goes over to TLS on a plain connection (STARTTLS), after your own go-ahead
- * was sent. The `n` bytes at `ahead` are what `ns_socket_recv` gave beyond the
- * client's request: they are handed to TLS, as are all unread ones, so that
- * nothing a third party slipped in before is taken for what the client said
- * under TLS. Forget what else the client said in plain text.
- *
- * Non-blocking mode: returns 0 at once, what you send is encrypted, and the
- * handler is next called with application data; a handshake that fails is
- * told to the exception handler and closes the connection. Blocking mode:
- * returns when the handshake is over: 0, NS_ERR_HANDSHAKE, NS_ERR_TIMEOUT
- * (`handshake_timeout`), NS_ERR_RESET; return it from the handler, and the
- * exception handler gets the sentence that says why. Both:
- * NS_ERR_CERTIFICATE (no certificate), NS_ERR_STATE (TLS already),
- * NS_ERR_CLOSED, NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_INVALID, or
- * what a setter of `tls` said. [handler]; [blocks] in blocking mode.
- */
-ns_status ns_socket_starttls(ns_socket *socket, const ns_tls *tls, const void *ahead, size_t n);
-
-/**
- * Fills `*out`, of which `size` is the `sizeof`, as `ns_server_stats` does. 0,
- * NS_ERR_STATE where there is no TLS or the handshake is not over,
- * NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_INVALID. [handler]
- */
-ns_status ns_socket_tls_info(const ns_socket *socket, ns_tls_info *out, size_t size);
-
-/**
- * The client's own certificate in DER, verified. Writes at most `len` bytes
- * and returns the length of the whole; 0 where there is none. [handler]
- */
-size_t ns_socket_tls_peer_certificate(const ns_socket *socket, void *buf, size_t len);
-
-/**
- * The subject of that certificate as text (RFC 4514), "CN=ann,O=Example":
- * control characters are escaped, so that none ends the text early; "" where
- * there is none. As `snprintf`: writes at most `len` bytes, NUL included, and
- * returns the length of the whole text without it. [handler]
- */
-size_t ns_socket_tls_peer_subject(const ns_socket *socket, char *buf, size_t len);
-
-/**
- * Reads at most `len` bytes, 1 or more. Returns how many; 0 at the end of the
- * stream; NS_ERR_WOULD_BLOCK (non-blocking mode: nothing more now; not on the
- * first call in a handler); NS_ERR_TIMEOUT (`io_timeout`, or `idle_timeout`,
- * which closes the connection), NS_ERR_RESET,
- * NS_ERR_TRUNCATED (TLS: the stream ended without close_notify), NS_ERR_TLS,
- * NS_ERR_CLOSED, NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_IO,
- * NS_ERR_INVALID. [handler]; [blocks] in blocking mode.
- */
-int64_t ns_socket_recv(ns_socket *socket, void *buf, size_t len);
-
-/**
- * Sends all `len` bytes: 0 or a negative status. Blocking mode: returns when the
- * kernel has them; after NS_ERR_TIMEOUT (`io_timeout`) a part of them, which is
- * not known, has been sent and the rest will not be, so that the stream is of use
- * only to who can tell by other means. Non-blocking mode: all of them or none;
- * what the kernel does not take is copied and written later; NS_ERR_BUFFER_FULL
- * above `send_limit`. Also NS_ERR_RESET, NS_ERR_CLOSED, NS_ERR_DETACHED,
- * NS_ERR_NOT_IN_HANDLER, NS_ERR_IO, NS_ERR_INVALID. [handler]; [blocks] in
- * blocking mode.
- */
-ns_status ns_socket_send(ns_socket *socket, const void *buf, size_t len);
-
-/**
- * `ns_socket_send` of `count` pieces in a row, `lens[i]` bytes at `bufs[i]`, at
- * most 1024; all or none of them. [handler]; [blocks] in blocking mode.
- */
-ns_status ns_socket_sendv(ns_socket *socket,
-                          const void *const *bufs,
-                          const size_t *lens,
-                          size_t count);
-
-/**
- * Ends one direction (NS_SHUT_RD, NS_SHUT_WR, NS_SHUT_RDWR), after what is
- * queued. 0 or NS_ERR_CLOSED, NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER,
- * NS_ERR_INVALID. [handler]; [blocks] in blocking mode, for `linger_timeout` at
- * most
- */
-ns_status ns_socket_shutdown(ns_socket *socket, int32_t how);
-
-/**
- * Closes: what is queued leaves first. The object lives until the callback
- * returns, an owned one until `ns_socket_free`. Closing twice is harmless. 0 or
- * NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_INVALID. [handler]; [blocks]
- * in blocking mode, for `linger_timeout` at most
- */
-ns_status ns_socket_close(ns_socket *socket);
-
-/**
- * Resets the connection; what is queued is lost. As `ns_socket_close`
- * otherwise. [handler]
- */
-ns_status ns_socket_abort(ns_socket *socket);
-
-/**
- * 1 if it is closed or cannot be used here (NULL, detached, not in its
- * callback), else 0. [handler]
- */
-int32_t ns_socket_is_closed(const ns_socket *socket);
-
-/** The connection's id; 0 where it cannot be used here. [handler] */
-ns_conn_id ns_socket_id(const ns_socket *socket);
-
-/**
- * The descriptor, to look at (`getsockopt`), not to read, write or close; -1
- * when it is gone. [handler]
- */
-int ns_socket_fd(const ns_socket *socket);
-
-/**
- * The peer's address as text: "127.0.0.1:4711", "[::1]:4711", "" where it is
- * not known. As `snprintf`: writes at most `len` bytes, NUL included, and
- * returns the length of the whole text without it. [handler]
- */
-size_t ns_socket_peer(const ns_socket *socket, char *buf, size_t len);
-
-/** The address of this side, as `ns_socket_peer`. [handler] */
-size_t ns_socket_local(const ns_socket *socket, char *buf, size_t len);
-
-/** How many bytes are queued and not yet with the kernel. [handler] */
-size_t ns_socket_queued(const ns_socket *socket);
-
-/** The `errno` of what ended the connection, 0 for none. [handler] */
-int32_t ns_socket_os_error(const ns_socket *socket);
-
-/**
- * Has `on_timeout` called once, `ms` milliseconds from now (to 2^31 - 1; 0: not
- * any more); where none is set the connection is then closed. 0 or
- * NS_ERR_NOT_NON_BLOCKING, NS_ERR_CLOSED, NS_ERR_DETACHED,
- * NS_ERR_NOT_IN_HANDLER, NS_ERR_INVALID. [handler]
- */
-ns_status ns_socket_set_timer_ms(ns_socket *socket, uint32_t ms);
-
-/**
- * The config's `io_timeout` for this socket alone: milliseconds to 2^31 - 1, 0
- * is off. 0 or NS_ERR_UNSUPPORTED (on a loop, where no call waits),
- * NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_INVALID. [handler]
- */
-ns_status ns_socket_set_io_timeout_ms(ns_socket *socket, uint32_t ms);
-
-/**
- * Non-blocking mode: the handler is not called for new input until
- * `ns_socket_resume`. That the peer has ended, or reset the connection with
- * input unread, shows only then. 0 or NS_ERR_NOT_NON_BLOCKING, NS_ERR_CLOSED,
- * NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_INVALID. [handler]
- */
-ns_status ns_socket_pause(ns_socket *socket);
-
-/**
- * Ends `ns_socket_pause`; the same results. From another thread:
- * `ns_server_wake`, and this in `on_wake`. [handler]
- */
-ns_status ns_socket_resume(ns_socket *socket);
-
-/** The pointer of `ns_socket_set_user_data`; NULL if there is none. [handler] */
-void *ns_socket_user_data(const ns_socket *socket);
-
-/**
- * Keeps a pointer of the program's with the connection; it goes along through
- * detach and attach. `drop` (NULL: none) frees it after `on_close`, when it is
- * replaced, and at once if this fails. 0 or NS_ERR_DETACHED,
- * NS_ERR_NOT_IN_HANDLER, NS_ERR_INVALID. [handler] [blocks]
- */
-ns_status ns_socket_set_user_data(ns_socket *socket, void *user_data, ns_drop_fn drop);
-
-/**
- * Takes a connection out of a non-blocking server, in any of its callbacks but
- * `on_close`. Returns a new, owned socket in blocking mode, with user data,
- * unread and unsent bytes, without its timer and a pause: usable from any one
- * thread at a time, immediately, also after the server was freed; to be ended
- * by `ns_socket_free`, `ns_socket_release_fd` or `ns_attach`. `socket` itself
- * answers NS_ERR_DETACHED until the callback returns. NULL on failure:
- * NS_ERR_NOT_NON_BLOCKING, NS_ERR_NOT_IN_HANDLER, NS_ERR_DETACHED,
- * NS_ERR_STATE (a TLS handshake is in progress), NS_ERR_CLOSED (also by id,
- * although that has not been done yet), NS_ERR_INVALID. `err` may be NULL; else
- * `*err` is NULL or an error that is the caller's to free. [handler]
- */
-ns_socket *ns_detach(ns_server *server, ns_socket *socket, ns_error **err);
-
-/**
- * Gives an owned socket to a non-blocking server: its former one or another.
- * Returns its new id, and `owned` is gone; no second `on_open`; the handler
- * runs if bytes wait; `max_connections` is not asked. In `on_start` the handler
- * may run on a loop before that returns, and the connection is closed where that
- * fails. 0 on failure, and the caller still owns it: NS_ERR_STATE (before
- * `on_start` or after the stop), NS_ERR_NOT_NON_BLOCKING, NS_ERR_CLOSED,
- * NS_ERR_INVALID. `err` may be NULL; else `*err` is NULL or an error that is the
- * caller's to free. [any], by the owner
- */
-ns_conn_id ns_attach(ns_server *server, ns_socket *owned, ns_error **err);
-
-/**
- * Closes and frees an owned socket; where bytes are unsent, unacknowledged or
- * unread it waits for the peer, at most `linger_timeout` in all. What is unsent
- * then ends in a reset. NULL and a borrowed one are left alone. [any], by the
- * owner; [blocks]
- */
-void ns_socket_free(ns_socket *owned);
-
-/**
- * The descriptor of an owned socket that has no buffered bytes; the socket is
- * freed and the descriptor, in blocking mode, the caller's to close. Negative
- * on failure, and the caller still owns the socket: NS_ERR_BUSY (buffered
- * bytes), NS_ERR_UNSUPPORTED (a TLS socket), NS_ERR_CLOSED, NS_ERR_INVALID. [any], by the owner; [blocks]
- */
-int ns_socket_release_fd(ns_socket *owned);
-
-/**
- * Queues `len` bytes for a connection of a non-blocking server; they are
- * copied. 0 means accepted, not delivered; what one thread sends stays in
- * order. NS_ERR_CLOSED for an id that is gone (and 0), NS_ERR_BUFFER_FULL
- * (nothing is queued), NS_ERR_NOT_NON_BLOCKING, NS_ERR_INVALID. [any]
- */
-ns_status ns_server_send(ns_server *server, ns_conn_id id, const void *buf, size_t len);
-
-/**
- * Closes a connection as `ns_socket_close`, of a server of either mode; a worker
- * in the middle of a `send` loses the rest, which ends in a reset. 0 or
- * NS_ERR_CLOSED, NS_ERR_INVALID. [any]
- */
-ns_status ns_server_close(ns_server *server, ns_conn_id id);
-
-/**
- * Resets a connection as `ns_socket_abort`, of a server of either mode. 0 or
- * NS_ERR_CLOSED, NS_ERR_INVALID. [any]
- */
-ns_status ns_server_abort(ns_server *server, ns_conn_id id);
-
-/**
- * Has `on_wake` called for a connection of a non-blocking server, on its loop;
- * once for all calls before it runs.
- * 0 or NS_ERR_CLOSED, NS_ERR_NOT_NON_BLOCKING, NS_ERR_INVALID. [any]
- */
-ns_status ns_server_wake(ns_server *server, ns_conn_id id);
-
-/**
- * `ns_server_send` of the same bytes to `n` connections; one copy is made for
- * all. Returns how many accepted it: ids that are gone and full queues are
- * left out. Or a negative status: NS_ERR_CLOSED (not running),
- * NS_ERR_NOT_NON_BLOCKING, NS_ERR_INVALID. [any]
- */
-int64_t ns_server_broadcast(ns_server *server,
-                            const ns_conn_id *ids,
-                            size_t n,
-                            const void *buf,
-                            size_t len);
-
-/**
- * Calls `function` with the id of each connection that is open now, on the
- * calling thread, until it returns nonzero. It may call anything. Returns how
- * many ids it saw, or a negative status: NS_ERR_NOT_NON_BLOCKING,
- * NS_ERR_INVALID. [any] [blocks]
- */
-int64_t ns_server_foreach(ns_server *server, ns_foreach_fn function, void *user_data);
-
-/**
- * Fills `*out`, of which `size` is the `sizeof`: a library with more to say
- * leaves the rest out, one with less fills it with zeros. 0 or NS_ERR_INVALID. [any]
+ * Returns: 0 or NS_ERR_INVALID.
+ * [any]
  */
 ns_status ns_server_stats(const ns_server *server, ns_stats *out, size_t size);
 
 /**
- * As `ns_server_stats`, for the thread `index` of 0 to threads - 1, else
- * NS_ERR_INVALID. [any]
+ * `ns_server_stats` for one thread: `index` is 0 to threads - 1.
+ *
+ * Returns: 0 or NS_ERR_INVALID.
+ * [any]
  */
 ns_status ns_server_thread_stats(const ns_server *server,
                                  uint32_t index,
@@ -1268,99 +1752,52 @@ ns_status ns_server_thread_stats(const ns_server *server,
                                  size_t size);
 
 /**
- * A report to read: state, threads, connections, counters. As `snprintf`:
- * writes at most `len` bytes, NUL included, and returns the length of the
- * whole text without it; it may differ at the next call. [any]
+ * Writes a report for people: state, threads, connections, counters. It writes as
+ * `snprintf` does: at most `len` bytes with the final NUL.
+ *
+ * Returns: the length of the whole text without the NUL. It may differ at the
+ * next call.
+ * [any]
  */
 size_t ns_server_report(const ns_server *server, char *buf, size_t len);
 
-/** The status: a negative `NS_ERR_...`. 0 for NULL. [any] */
-ns_status ns_error_status(const ns_error *error);
+/* ============================================================================================
+ * VERSION: which library is in use
+ * ============================================================================================ */
 
-/** The code of the operating system (`errno`), 0 where there is none. [any] */
-int32_t ns_error_os_code(const ns_error *error);
-
-/**
- * The negative number that the handler returned or raised, 0 where the
- * failure is not a handler's. [any]
- */
-int32_t ns_error_handler_code(const ns_error *error);
-
-/**
- * A sentence that says what failed, on what, and why, for example
- * `cannot listen on "http": permission denied (port 80)`. UTF-8, borrowed from
- * the error. "" for NULL, never NULL. [any]
- */
-const char *ns_error_message(const ns_error *error);
+/** The version of this header. */
+#define NS_VERSION_MAJOR 0
+#define NS_VERSION_MINOR 1
+#define NS_VERSION_PATCH 0
+#define NS_VERSION_STRING "0.1.0"
+/** As a number, 0xMMmmpp, to compare with `ns_version_number`. */
+#define NS_VERSION_NUMBER (NS_VERSION_MAJOR << 16 | NS_VERSION_MINOR << 8 | NS_VERSION_PATCH)
 
 /**
- * The payload given to `ns_raise_with`, borrowed from the error; NULL where
- * there is none. [any]
+ * Returns: the version of the library in use, `"MAJOR.MINOR.PATCH"`. The text is
+ * static.
+ * [any]
  */
-void *ns_error_payload(const ns_error *error);
-
-/**
- * Frees an error that a call gave through `err`. NULL and a callback's
- * borrowed error are left alone. [any]
- */
-void ns_error_free(ns_error *error);
-
-/**
- * Says why a handler fails, for its exception handler: `return ns_raise(...)`.
- * `code` is a number of your own or an `NS_ERR_...`; `message` is copied, NULL
- * for none. Returns `code` if it is negative, else -1, whatever else is wrong.
- * What was raised is forgotten when the callback returns 0 or more, or nothing.
- * A payload raised before is dropped. [handler] [blocks]
- */
-int32_t ns_raise(ns_socket *socket, int32_t code, const char *message);
-
-/**
- * `ns_raise` with an object that the exception handler reads by
- * `ns_error_payload`; `drop` (NULL: none) frees it after that, or at once if
- * it cannot be handed over. [handler] [blocks]
- */
-int32_t ns_raise_with(ns_socket *socket,
-                      int32_t code,
-                      const char *message,
-                      void *payload,
-                      ns_drop_fn drop);
-
-/**
- * The name of a status, `"NS_ERR_CLOSED"`; `"NS_ERR_UNKNOWN"` for another
- * number. Static. [any]
- */
-const char *ns_status_name(ns_status status);
-
-/**
- * What a status means, in a few words; `"unknown status"` for another
- * number. Static. [any]
- */
-const char *ns_status_message(ns_status status);
-
-/**
- * One word for an `NS_CLOSE_...` reason, `"peer"`; `"unknown"` for another
- * number. Static. [any]
- */
-const char *ns_close_reason_name(int32_t reason);
-
-/** The version of the library in use, `"MAJOR.MINOR.PATCH"`. Static. [any] */
 const char *ns_version_string(void);
 
 /**
- * The version of the library in use as a number, 0xMMmmpp; compare it with
- * `NS_VERSION_NUMBER`, the header's. [any]
+ * Returns: the version of the library in use as a number, 0xMMmmpp; compare it
+ * with `NS_VERSION_NUMBER`, the header's.
+ * [any]
  */
 uint32_t ns_version_number(void);
 
 /**
- * 1 if the library in use can do `name`, else 0, also for NULL and unknown
- * names. There are: "blocking", "non-blocking", "detach", "attach", "ipv6",
- * "shutdown-port", "tls". [any]
+ * Whether the library in use has a feature. The names are "blocking",
+ * "non-blocking", "detach", "attach", "ipv6", "shutdown-port", "tls".
+ *
+ * Returns: 1 or 0; 0 for NULL and for other names.
+ * [any]
  */
 int32_t ns_has_feature(const char *name);
 
 #ifdef __cplusplus
-}  // extern "C"
-#endif  // __cplusplus
+}
+#endif
 
-#endif  /* NETSERVER_H */
+#endif /* NETSERVER_H */

@@ -1,52 +1,142 @@
-//! `include/netserver.h` is what cbindgen makes of `src/ffi`, its version is that of `Cargo.toml`,
-//! and `tests/c/symbols.txt` has its functions. `NS_BLESS=1` writes both files anew.
+//! What must agree with `src/ffi`: `include/netserver.h`, which cbindgen and this file make of it;
+//! its version, which is that of `Cargo.toml`; and `tests/c/symbols.txt`. `NS_BLESS=1` writes the
+//! header and the symbols anew.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-/// In the order in which their functions appear in the header.
-const SOURCES: [&str; 10] = [
-    "types",
-    "server",
-    "config",
-    "callbacks",
-    "tls",
-    "socket",
-    "calls",
-    "stats",
-    "error",
-    "version",
+/// The handles come first, because functions of all groups need them.
+const HANDLES: [&str; 5] = ["ns_server", "ns_socket", "ns_config", "ns_tls", "ns_error"];
+
+/// The groups of the header, in the order in which a program needs them: the banner, and the
+/// sources. Inside a group the order is that of the sources.
+const GROUPS: [(&str, &[&str]); 9] = [
+    ("HANDLES: what the functions are about", &["handles", "user_data"]),
+    (
+        "ERRORS: status numbers, error objects, why a handler fails, why a connection closed",
+        &["error", "raise", "close_reason"],
+    ),
+    ("CONFIG: settings and callbacks, each with a default", &["config", "callbacks"]),
+    ("SERVER: make, start, stop, free", &["server"]),
+    ("SOCKET: in the callbacks of a connection, or detached", &["transfer", "socket", "owned"]),
+    ("BY ID: calls for a connection from any thread", &["calls"]),
+    ("TLS: certificates, and TLS on one connection", &["tls", "tls_socket"]),
+    ("STATISTICS: counters and a report", &["stats"]),
+    ("VERSION: which library is in use", &["version"]),
 ];
 
 fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
+fn source(name: &str) -> String {
+    fs::read_to_string(path(name)).expect(name)
+}
+
 fn version_macros() -> String {
     format!(
-        "\n/** The version of this header. */\n\
+        "/** The version of this header. */\n\
          #define NS_VERSION_MAJOR {0}\n#define NS_VERSION_MINOR {1}\n#define NS_VERSION_PATCH {2}\n\
          #define NS_VERSION_STRING \"{0}.{1}.{2}\"\n\
          /** As a number, 0xMMmmpp, to compare with `ns_version_number`. */\n\
-         #define NS_VERSION_NUMBER (NS_VERSION_MAJOR << 16 | NS_VERSION_MINOR << 8 | NS_VERSION_PATCH)",
+         #define NS_VERSION_NUMBER \
+         (NS_VERSION_MAJOR << 16 | NS_VERSION_MINOR << 8 | NS_VERSION_PATCH)",
         env!("CARGO_PKG_VERSION_MAJOR"),
         env!("CARGO_PKG_VERSION_MINOR"),
         env!("CARGO_PKG_VERSION_PATCH"),
     )
 }
 
-fn header() -> String {
-    let mut config = cbindgen::Config::from_file(path("cbindgen.toml")).expect("cbindgen.toml");
-    config.after_includes = Some(version_macros());
+/// What cbindgen makes of all sources.
+fn generated() -> String {
+    let config = cbindgen::Config::from_file(path("cbindgen.toml")).expect("cbindgen.toml");
     let mut builder = cbindgen::Builder::new().with_config(config);
-    for source in SOURCES {
+    for source in GROUPS.iter().flat_map(|group| group.1) {
         builder = builder.with_src(path(&format!("src/ffi/{source}.rs")));
     }
     let mut text = Vec::new();
     builder.generate().expect("the sources parse").write(&mut text);
     let text = String::from_utf8(text).expect("UTF-8");
     assert!(text.is_ascii(), "the header is read by every compiler");
-    short_comments(&text)
+    text
+}
+
+/// A text of C without its comments.
+fn without_comments(text: &str) -> String {
+    let mut pieces = text.split("/*");
+    let first = pieces.next().unwrap_or_default().to_owned();
+    first + &pieces.filter_map(|piece| piece.split_once("*/")).map(|p| p.1).collect::<String>()
+}
+
+/// The name that an item of the header declares, if it declares one.
+fn declared(item: &str) -> Option<String> {
+    let code = without_comments(item);
+    let code = code.trim();
+    let start = match code {
+        _ if code.starts_with("#define ") => &code["#define ".len()..],
+        _ if code.starts_with('#') || !code.ends_with(';') => return None,
+        _ if code.contains("(*") => code.split_once("(*")?.1,
+        _ if code.starts_with("typedef ") => code.rsplit([' ', '*']).next()?,
+        _ => code.split_once('(')?.0.rsplit([' ', '*']).next()?,
+    };
+    Some(start.split(|c: char| !c.is_alphanumeric() && c != '_').next()?.to_owned())
+}
+
+/// The names that a source exports, in its order.
+fn exported(file: &str) -> Vec<String> {
+    let kinds = ["const ", "struct ", "type ", "extern \"C\" fn "];
+    let text = source(&format!("src/ffi/{file}.rs"));
+    let public = text.lines().filter_map(|line| line.strip_prefix("pub "));
+    let names = public.filter_map(|line| {
+        let line = line.strip_prefix("unsafe ").unwrap_or(line);
+        let rest = kinds.iter().find_map(|kind| line.strip_prefix(kind))?;
+        Some(rest.split(|c: char| !c.is_alphanumeric() && c != '_').next()?.to_owned())
+    });
+    names.collect()
+}
+
+fn banner(title: &str) -> String {
+    let line = "=".repeat(92);
+    format!("/* {line}\n * {title}\n * {line} */")
+}
+
+fn header() -> String {
+    let text = generated();
+    // No item and no comment has an empty line inside.
+    let blocks: Vec<&str> = text.split("\n\n").map(|b| b.trim_matches('\n')).collect();
+    let first = blocks.iter().position(|b| declared(b).is_some()).expect("an item");
+    let last = blocks.iter().rposition(|b| declared(b).is_some()).expect("an item");
+    let mut items: BTreeMap<String, &str> =
+        blocks[first..=last].iter().map(|b| (declared(b).expect(b), *b)).collect();
+
+    let mut out: Vec<String> = blocks[..first].iter().map(|b| b.to_string()).collect();
+    for (at, (title, sources)) in GROUPS.iter().enumerate() {
+        out.push(banner(title));
+        if at == 0 {
+            out.extend(HANDLES.map(|name| items.remove(name).expect(name).to_owned()));
+        }
+        if sources.contains(&"version") {
+            out.push(version_macros());
+        }
+        let names = sources.iter().flat_map(|source| exported(source));
+        out.extend(names.filter_map(|name| items.remove(&name)).map(str::to_owned));
+    }
+    assert!(items.is_empty(), "in no group: {items:?}");
+    out.extend(blocks[last + 1..].iter().map(|b| b.to_string()));
+    for item in &mut out {
+        *item = with_tag(item);
+    }
+    short_comments(&(out.join("\n\n") + "\n"))
+}
+
+/// A struct with its name as its tag too. cbindgen's style "both" would also write `struct` before
+/// each parameter.
+fn with_tag(item: &str) -> String {
+    match declared(item) {
+        Some(name) => item.replace("typedef struct {", &format!("typedef struct {name} {{")),
+        None => item.to_owned(),
+    }
 }
 
 /// Comments of one line on one line.
@@ -70,15 +160,29 @@ fn short_comments(text: &str) -> String {
     out
 }
 
+/// The items of the header: name, comment without its marks, declaration.
+fn items(header: &str) -> Vec<(String, String, String)> {
+    let items = header.split("\n\n").filter_map(|item| {
+        let name = declared(item)?;
+        let comment = item.split_once("/**").map_or("", |(_, rest)| rest);
+        let comment = comment.split_once("*/").map_or("", |(comment, _)| comment);
+        let lines = comment.lines().map(|l| l.trim().trim_start_matches('*').trim());
+        let comment = lines.collect::<Vec<_>>().join("\n").trim().to_owned();
+        Some((name, comment, without_comments(item).trim().to_owned()))
+    });
+    items.collect()
+}
+
+fn is_function(declaration: &str) -> bool {
+    !declaration.starts_with("typedef") && declaration.ends_with(");")
+}
+
 /// The functions that a header declares, sorted.
 fn functions(header: &str) -> String {
-    let mut names: Vec<&str> = header
-        .lines()
-        .filter(|line| !line.starts_with([' ', '/', '#']) && !line.starts_with("typedef"))
-        .filter_map(|line| line.split_once('(')?.0.rsplit([' ', '*']).next())
-        .collect();
+    let functions = items(header).into_iter().filter(|(.., declaration)| is_function(declaration));
+    let mut names: Vec<String> = functions.map(|(name, ..)| name + "\n").collect();
     names.sort_unstable();
-    names.into_iter().map(|name| format!("{name}\n")).collect()
+    names.concat()
 }
 
 fn check(name: &str, fresh: &str) {
@@ -114,4 +218,72 @@ fn every_exported_function_is_declared() {
     exported.sort_unstable();
     let exported: String = exported.into_iter().map(|name| format!("{name}\n")).collect();
     assert_eq!(exported, functions(&header()));
+}
+
+/// `Returns:` at the beginning of a line, and the tags on the last.
+#[test]
+fn every_function_says_what_it_returns_and_where_it_may_be_called() {
+    let tags = [
+        "[any]",
+        "[any, by the owner]",
+        "[setup]",
+        "[handler]",
+        "[signal]",
+        "[blocks]",
+        "[blocks, in blocking mode]",
+    ];
+    for (name, comment, declaration) in items(&header()) {
+        let function = is_function(&declaration);
+        if function {
+            let mut rest = comment.lines().last().unwrap_or_default();
+            assert!(rest.starts_with('['), "{name}: no line with tags at the end");
+            while let Some(tag) = tags.iter().find(|tag| rest.starts_with(*tag)) {
+                rest = rest[tag.len()..].trim_start();
+            }
+            assert!(rest.is_empty(), "{name}: not a tag: {rest}");
+        }
+        let pointer = declaration.contains("(*");
+        let void = ["void ns_", "typedef void (*"].iter().any(|v| declaration.starts_with(v));
+        let says = comment.lines().filter(|line| line.starts_with("Returns: ")).count();
+        if function || pointer {
+            assert_eq!(says, usize::from(!void), "{name}: one line begins with Returns:");
+        }
+        assert!(!comment.contains("eturns:") || says == 1, "{name}: Returns: inside a line");
+    }
+}
+
+/// In the files that rely on the caller's contract (`src/ffi/mod.rs`), whatever reads through a
+/// pointer or frees it has a SAFETY comment of its own.
+#[test]
+fn what_does_more_than_pass_arguments_on_says_why_it_may() {
+    let more = [
+        "from_raw",
+        "from_ptr(",
+        "increment_strong_count",
+        ".add(",
+        ".read(",
+        ".write(",
+        "copy_nonoverlapping",
+        "write_bytes",
+        "unsafe { &",
+        "unsafe { *",
+        "unsafe impl",
+        "transmute",
+        "function(",
+    ];
+    for entry in fs::read_dir(path("src/ffi")).expect("src/ffi") {
+        let file = entry.expect("an entry").path();
+        let text = fs::read_to_string(&file).expect("a source");
+        if !text.contains("#![allow(clippy::undocumented_unsafe_blocks)]") {
+            continue;
+        }
+        let lines: Vec<&str> = text.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            let does_more = more.iter().any(|word| code.contains(word));
+            // The comment stands above the statement.
+            let says_why = lines[at.saturating_sub(4)..at].iter().any(|l| l.contains("// SAFETY:"));
+            assert!(!does_more || says_why, "{}:{}: no SAFETY comment", file.display(), at + 1);
+        }
+    }
 }

@@ -1,41 +1,17 @@
-//! The callbacks of a config.
+//! The callbacks of a config: their types, and a setter each.
+
+// SAFETY of the blocks without a comment: the caller's contract, see `mod.rs`.
+#![allow(clippy::undocumented_unsafe_blocks)]
 
 use std::ffi::c_void;
 use std::mem;
-use std::ptr;
-use std::sync::Arc;
 
 use super::config::ns_config;
-use super::support::{object, status, UserData};
-use super::types::*;
-
-/// A function of the program's with its user data, shared by the config and
-/// the servers made from it.
-#[derive(Clone)]
-pub(super) struct Callback<F> {
-    pub function: F,
-    /// What the function gets; `_owner` frees it.
-    pub user_data: *mut c_void,
-    _owner: Option<Arc<UserData>>,
-}
-
-// SAFETY: see UserData; the function is a plain pointer.
-unsafe impl<F: Send> Send for Callback<F> {}
-// SAFETY: as above.
-unsafe impl<F: Sync> Sync for Callback<F> {}
-
-impl<F> Callback<F> {
-    pub fn new(function: F, user_data: UserData) -> Callback<F> {
-        Callback { function, user_data: user_data.pointer, _owner: Some(Arc::new(user_data)) }
-    }
-}
-
-/// Unset.
-impl<F> Default for Callback<Option<F>> {
-    fn default() -> Self {
-        Callback { function: None, user_data: ptr::null_mut(), _owner: None }
-    }
-}
+use super::error::{ns_error, ns_status};
+use super::handles::{ns_socket, object};
+use super::server::ns_server;
+use super::support::status;
+use super::user_data::{ns_drop_fn, Callback, UserData};
 
 #[derive(Clone, Default)]
 pub(super) struct Callbacks {
@@ -50,8 +26,11 @@ pub(super) struct Callbacks {
     pub wake: Callback<ns_event_fn>,
 }
 
-/// Puts a callback in its place. The former one is dropped, unlocked; so is
-/// the new one's user data where there is no function or no place.
+/// Sets or unsets one callback. The former one is dropped without the lock; so
+/// is the new user data where there is no function or the config cannot change.
+///
+/// # Safety
+/// The caller's contract.
 unsafe fn set<F>(
     config: *mut ns_config,
     place: fn(&mut Callbacks) -> &mut Callback<Option<F>>,
@@ -65,7 +44,6 @@ unsafe fn set<F>(
             Some(_) => Callback::new(function, user_data),
             None => Callback::default(),
         };
-        // SAFETY: the caller's contract.
         let config = unsafe { object(config, "config") }?;
         let _former =
             config.change(|inner| Ok(mem::replace(place(&mut inner.callbacks), callback)))?;
@@ -73,26 +51,35 @@ unsafe fn set<F>(
     })
 }
 
-/// What serves the shutdown port, one peer after another, who sent something
-/// first: each has 5 s, 500 ms where it is silent and another waits. Without it
-/// every connection there stops the
-/// server. For all callbacks: `function` NULL unsets; `drop` (NULL: none) frees
-/// `user_data` after the last call, and at once if this fails or unsets.
-/// Returns 0, NS_ERR_INVALID (NULL config) or NS_ERR_STATE (in use by a
-/// server). [setup] [blocks]
-#[no_mangle]
-pub unsafe extern "C" fn ns_config_set_shutdown_handler(
-    config: *mut ns_config,
-    function: ns_shutdown_fn,
-    user_data: *mut c_void,
-    drop: ns_drop_fn,
-) -> ns_status {
-    // SAFETY: the caller's contract.
-    unsafe { set(config, |c| &mut c.shutdown, function, user_data, drop) }
-}
+/// Reports a failure: of a handler, a refused connection, an accept, a listener
+/// that was lost, a TLS handshake (then nothing can be sent or received).
+///
+/// `socket` is NULL where there is none. Unless the connection has ended it is
+/// still open, and this function can send on it. It has 250 ms for a refused
+/// client; over TLS it cannot send to one, because there is no session yet.
+/// `error` is borrowed: valid during the call, not to be freed. In non-blocking
+/// mode the socket stays open unless this function closes it or fails.
+///
+/// Returns: 0 or more for success. Any negative number but NS_ERR_WOULD_BLOCK is
+/// a failure, which is counted, and which closes the connection.
+pub type ns_exception_fn = Option<
+    unsafe extern "C-unwind" fn(
+        server: *mut ns_server,
+        socket: *mut ns_socket,
+        error: *const ns_error,
+        user_data: *mut c_void,
+    ) -> i32,
+>;
 
-/// What is told of failures; without one a connection whose handler fails is
-/// closed. [setup] [blocks]
+/// Sets the exception handler, which the library calls on each failure. Without
+/// one the library closes a connection whose handler fails.
+///
+/// For all callbacks: NULL for `function` unsets the callback. `drop` (NULL:
+/// none) frees `user_data` after the last call; or immediately if this fails or
+/// unsets.
+///
+/// Returns: 0, NS_ERR_INVALID (NULL config) or NS_ERR_STATE (in use by a server).
+/// [setup] [blocks]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_set_exception_handler(
     config: *mut ns_config,
@@ -100,13 +87,51 @@ pub unsafe extern "C" fn ns_config_set_exception_handler(
     user_data: *mut c_void,
     drop: ns_drop_fn,
 ) -> ns_status {
-    // SAFETY: the caller's contract.
     unsafe { set(config, |c| &mut c.exception, function, user_data, drop) }
 }
 
-/// A hook before the server accepts, on the thread that starts it. A single
-/// event loop runs there afterwards: nothing that it does can be waited for
-/// here. [setup] [blocks]
+/// Serves a connection of the shutdown port, in blocking mode.
+///
+/// Returns: 0 to go on. Any other number stops the server, a negative one too:
+/// here it is not a failure.
+pub type ns_shutdown_fn = Option<
+    unsafe extern "C-unwind" fn(
+        server: *mut ns_server,
+        socket: *mut ns_socket,
+        user_data: *mut c_void,
+    ) -> i32,
+>;
+
+/// Sets the handler of the shutdown port. It serves one peer after another; peers
+/// that have sent something come first. Each has 5 s, or 500 ms if it is silent
+/// and another one waits. Without a handler every connection to the port stops
+/// the server.
+///
+/// Returns: as `ns_config_set_exception_handler`.
+/// [setup] [blocks]
+#[no_mangle]
+pub unsafe extern "C" fn ns_config_set_shutdown_handler(
+    config: *mut ns_config,
+    function: ns_shutdown_fn,
+    user_data: *mut c_void,
+    drop: ns_drop_fn,
+) -> ns_status {
+    unsafe { set(config, |c| &mut c.shutdown, function, user_data, drop) }
+}
+
+/// Runs once in `ns_server_start`, when the ports are known and before the server
+/// accepts anything.
+///
+/// Returns: 0 or more for success; with a negative number the start fails.
+pub type ns_start_fn =
+    Option<unsafe extern "C-unwind" fn(server: *mut ns_server, user_data: *mut c_void) -> i32>;
+
+/// Sets the hook that runs before the server accepts, on the thread that starts
+/// it. If there is one event loop, it runs on that thread afterwards: so the hook
+/// cannot wait for anything that the loop does.
+///
+/// Returns: as `ns_config_set_exception_handler`.
+/// [setup] [blocks]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_set_on_start(
     config: *mut ns_config,
@@ -114,11 +139,17 @@ pub unsafe extern "C" fn ns_config_set_on_start(
     user_data: *mut c_void,
     drop: ns_drop_fn,
 ) -> ns_status {
-    // SAFETY: the caller's contract.
     unsafe { set(config, |c| &mut c.start, function, user_data, drop) }
 }
 
-/// A hook when the server has stopped. [setup] [blocks]
+/// Runs once, after the last connection has ended, whatever stopped the server.
+pub type ns_stop_fn =
+    Option<unsafe extern "C-unwind" fn(server: *mut ns_server, user_data: *mut c_void)>;
+
+/// Sets the hook that runs when the server has stopped.
+///
+/// Returns: as `ns_config_set_exception_handler`.
+/// [setup] [blocks]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_set_on_stop(
     config: *mut ns_config,
@@ -126,11 +157,26 @@ pub unsafe extern "C" fn ns_config_set_on_stop(
     user_data: *mut c_void,
     drop: ns_drop_fn,
 ) -> ns_status {
-    // SAFETY: the caller's contract.
     unsafe { set(config, |c| &mut c.stop, function, user_data, drop) }
 }
 
-/// Called for each new connection, before its handler. [setup] [blocks]
+/// Reports a new connection: it was accepted, and over TLS its handshake is over.
+///
+/// Returns: 0 or more for success; NS_ERR_WOULD_BLOCK is no failure. With another
+/// negative number the library calls the exception handler and closes the
+/// connection immediately.
+pub type ns_open_fn = Option<
+    unsafe extern "C-unwind" fn(
+        server: *mut ns_server,
+        socket: *mut ns_socket,
+        user_data: *mut c_void,
+    ) -> i32,
+>;
+
+/// Sets the callback that runs for each new connection, before its handler.
+///
+/// Returns: as `ns_config_set_exception_handler`.
+/// [setup] [blocks]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_set_on_open(
     config: *mut ns_config,
@@ -138,11 +184,25 @@ pub unsafe extern "C" fn ns_config_set_on_open(
     user_data: *mut c_void,
     drop: ns_drop_fn,
 ) -> ns_status {
-    // SAFETY: the caller's contract.
     unsafe { set(config, |c| &mut c.open, function, user_data, drop) }
 }
 
-/// Called last for each connection. [setup] [blocks]
+/// Reports the end of a connection; `reason` is an `NS_CLOSE_...`. It is the last
+/// callback of each connection for which `on_open` was due, except for a
+/// connection that was detached.
+pub type ns_close_fn = Option<
+    unsafe extern "C-unwind" fn(
+        server: *mut ns_server,
+        socket: *mut ns_socket,
+        reason: i32,
+        user_data: *mut c_void,
+    ),
+>;
+
+/// Sets the callback that runs last for each connection.
+///
+/// Returns: as `ns_config_set_exception_handler`.
+/// [setup] [blocks]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_set_on_close(
     config: *mut ns_config,
@@ -150,13 +210,24 @@ pub unsafe extern "C" fn ns_config_set_on_close(
     user_data: *mut c_void,
     drop: ns_drop_fn,
 ) -> ns_status {
-    // SAFETY: the caller's contract.
     unsafe { set(config, |c| &mut c.close, function, user_data, drop) }
 }
 
-/// Non-blocking mode: called when all queued bytes of a connection have left; in
-/// a stop, too: what it sends is the rest of an answer, and the connection is
-/// closed when it sends no more. [setup] [blocks]
+/// Reports an event of a connection: `on_drain`, `on_timeout`, `on_wake`.
+pub type ns_event_fn = Option<
+    unsafe extern "C-unwind" fn(
+        server: *mut ns_server,
+        socket: *mut ns_socket,
+        user_data: *mut c_void,
+    ),
+>;
+
+/// Non-blocking mode: sets the callback that runs when all queued bytes of a
+/// connection have left. It runs during a stop too: what it then sends is the
+/// rest of a reply, and the library closes the connection when it sends no more.
+///
+/// Returns: as `ns_config_set_exception_handler`.
+/// [setup] [blocks]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_set_on_drain(
     config: *mut ns_config,
@@ -164,12 +235,14 @@ pub unsafe extern "C" fn ns_config_set_on_drain(
     user_data: *mut c_void,
     drop: ns_drop_fn,
 ) -> ns_status {
-    // SAFETY: the caller's contract.
     unsafe { set(config, |c| &mut c.drain, function, user_data, drop) }
 }
 
-/// Non-blocking mode: called when a connection's timer fires; without one it is
-/// closed. [setup] [blocks]
+/// Non-blocking mode: sets the callback that runs when a connection's timer
+/// fires. Without one the library closes the connection.
+///
+/// Returns: as `ns_config_set_exception_handler`.
+/// [setup] [blocks]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_set_on_timeout(
     config: *mut ns_config,
@@ -177,11 +250,13 @@ pub unsafe extern "C" fn ns_config_set_on_timeout(
     user_data: *mut c_void,
     drop: ns_drop_fn,
 ) -> ns_status {
-    // SAFETY: the caller's contract.
     unsafe { set(config, |c| &mut c.timeout, function, user_data, drop) }
 }
 
-/// Non-blocking mode: called on a connection's loop after `ns_server_wake`.
+/// Non-blocking mode: sets the callback that runs on a connection's loop after
+/// `ns_server_wake`.
+///
+/// Returns: as `ns_config_set_exception_handler`.
 /// [setup] [blocks]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_set_on_wake(
@@ -190,6 +265,5 @@ pub unsafe extern "C" fn ns_config_set_on_wake(
     user_data: *mut c_void,
     drop: ns_drop_fn,
 ) -> ns_status {
-    // SAFETY: the caller's contract.
     unsafe { set(config, |c| &mut c.wake, function, user_data, drop) }
 }

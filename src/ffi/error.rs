@@ -1,14 +1,20 @@
-//! Status numbers, the error object, and what a handler says of its failure.
+//! Status numbers and the error object.
+
+// SAFETY of the blocks without a comment: the caller's contract, see `mod.rs`.
+#![allow(clippy::undocumented_unsafe_blocks)]
 
 use std::array;
 use std::ffi::{c_char, c_void, CString};
 use std::ptr;
 use std::sync::OnceLock;
 
-use super::socket::reachable;
-use super::support::{guard, text, UserData};
-use super::types::{ns_drop_fn, ns_socket, ns_status};
-use crate::{CloseReason, Error, Status};
+use super::raise::Payload;
+use super::support::{guard, in_place};
+use crate::{Error, Status};
+
+/// 0 (`NS_OK`) for success, else one of the negative `NS_ERR_...`. The numbers
+/// are stable.
+pub type ns_status = i32;
 
 /// Success.
 pub const NS_OK: i32 = 0;
@@ -104,9 +110,9 @@ const _: () = {
     assert!(Status::ALL.len() == 28);
 };
 
-/// What failed: a status, a sentence, and what the operating system or the
-/// handler said. Owned where a call gives it through `err` (`ns_error_free`),
-/// borrowed in an exception handler.
+/// What failed: a status, a sentence, and the code of the operating system or
+/// of the handler. Owned where a call returned it through `err`
+/// (`ns_error_free`); borrowed in an exception handler.
 pub struct ns_error {
     error: Source,
     message: CString,
@@ -114,7 +120,7 @@ pub struct ns_error {
 
 enum Source {
     Owned(Error),
-    /// Of a callback: the error outlives the object, which is on the stack.
+    /// In a callback: the error outlives the object, which is on the stack.
     Borrowed(*const Error),
 }
 
@@ -131,7 +137,7 @@ impl ns_error {
     fn get(&self) -> &Error {
         match &self.error {
             Source::Owned(error) => error,
-            // SAFETY: `borrowed` states that it outlives this object.
+            // SAFETY: `borrowed` demands that the error outlives this object.
             Source::Borrowed(error) => unsafe { &**error },
         }
     }
@@ -142,64 +148,63 @@ fn c_string(text: &str) -> CString {
     CString::new(text.replace('\0', "\u{fffd}")).unwrap_or_default()
 }
 
-/// A payload of `ns_raise_with`, as the core keeps it.
-struct Payload(UserData);
-
-/// What one error says, or `none` for NULL.
+/// What `read` returns for an error, or `none` for NULL.
 ///
 /// # Safety
 /// `error` is NULL or valid.
-unsafe fn ask<T: Copy>(error: *const ns_error, none: T, what: impl FnOnce(&ns_error) -> T) -> T {
+unsafe fn get<T: Copy>(error: *const ns_error, none: T, read: impl FnOnce(&ns_error) -> T) -> T {
     // SAFETY: the caller's promise.
-    guard(none, || unsafe { error.as_ref() }.map_or(none, what))
+    guard(none, || unsafe { error.as_ref() }.map_or(none, read))
 }
 
-/// The status: a negative `NS_ERR_...`. 0 for NULL. [any]
+/// Returns: the status, a negative `NS_ERR_...`; 0 for NULL.
+/// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_error_status(error: *const ns_error) -> ns_status {
-    // SAFETY: the caller's contract.
-    unsafe { ask(error, NS_OK, |e| e.get().status().code()) }
+    unsafe { get(error, NS_OK, |e| e.get().status().code()) }
 }
 
-/// The code of the operating system (`errno`), 0 where there is none. [any]
+/// Returns: the code of the operating system (`errno`); 0 where there is none.
+/// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_error_os_code(error: *const ns_error) -> i32 {
-    // SAFETY: the caller's contract.
-    unsafe { ask(error, 0, |e| e.get().os_code()) }
+    unsafe { get(error, 0, |e| e.get().os_code()) }
 }
 
-/// The negative number that the handler returned or raised, 0 where the
-/// failure is not a handler's. [any]
+/// Returns: the negative number that the handler returned or raised; 0 where the
+/// failure is not a handler's.
+/// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_error_handler_code(error: *const ns_error) -> i32 {
-    // SAFETY: the caller's contract.
-    unsafe { ask(error, 0, |e| e.get().handler_code()) }
+    unsafe { get(error, 0, |e| e.get().handler_code()) }
 }
 
 /// A sentence that says what failed, on what, and why, for example
-/// `cannot listen on "http": permission denied (port 80)`. UTF-8, borrowed from
-/// the error. "" for NULL, never NULL. [any]
+/// `cannot listen on "http": permission denied (port 80)`.
+///
+/// Returns: the text in UTF-8, borrowed from the error; "" for NULL, never NULL.
+/// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_error_message(error: *const ns_error) -> *const c_char {
-    // SAFETY: the caller's contract.
-    unsafe { ask(error, c"".as_ptr(), |e| e.message.as_ptr()) }
+    unsafe { get(error, c"".as_ptr(), |e| e.message.as_ptr()) }
 }
 
-/// The payload given to `ns_raise_with`, borrowed from the error; NULL where
-/// there is none. [any]
+/// Returns: the payload that `ns_raise_with` got, borrowed from the error; NULL
+/// where there is none.
+/// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_error_payload(error: *const ns_error) -> *mut c_void {
-    // SAFETY: the caller's contract.
     unsafe {
-        ask(error, ptr::null_mut(), |e| {
+        get(error, ptr::null_mut(), |e| {
             let payload = e.get().payload().and_then(|p| p.downcast_ref::<Payload>());
             payload.map_or(ptr::null_mut(), |p| p.0.pointer)
         })
     }
 }
 
-/// Frees an error that a call gave through `err`. NULL and a callback's
-/// borrowed error are left alone. [any]
+/// Frees an error that a call returned through `err`. Does nothing to NULL and to
+/// the borrowed error of a callback.
+/// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_error_free(error: *mut ns_error) {
     // SAFETY: the caller's contract; an owned one was made by Box::into_raw.
@@ -210,99 +215,40 @@ pub unsafe extern "C" fn ns_error_free(error: *mut ns_error) {
     })
 }
 
-/// Says why a handler fails, for its exception handler: `return ns_raise(...)`.
-/// `code` is a number of your own or an `NS_ERR_...`; `message` is copied, NULL
-/// for none. Returns `code` if it is negative, else -1, whatever else is wrong.
-/// What was raised is forgotten when the callback returns 0 or more, or nothing.
-/// A payload raised before is dropped. [handler] [blocks]
-#[no_mangle]
-pub unsafe extern "C" fn ns_raise(
-    socket: *mut ns_socket,
-    code: i32,
-    message: *const c_char,
-) -> i32 {
-    // SAFETY: the caller's contract.
-    unsafe { ns_raise_with(socket, code, message, ptr::null_mut(), None) }
-}
-
-/// `ns_raise` with an object that the exception handler reads by
-/// `ns_error_payload`; `drop` (NULL: none) frees it after that, or at once if
-/// it cannot be handed over. [handler] [blocks]
-#[no_mangle]
-pub unsafe extern "C" fn ns_raise_with(
-    socket: *mut ns_socket,
-    code: i32,
-    message: *const c_char,
-    payload: *mut c_void,
-    drop: ns_drop_fn,
-) -> i32 {
-    let code = if code < 0 { code } else { -1 };
-    let payload = Payload(UserData::new(payload, drop));
-    guard(code, || {
-        // SAFETY: the caller's contract.
-        let (conn, message) = unsafe { (reachable(socket), text(message, "message")) };
-        // An owned one is in no callback whose failure could be told.
-        if let Some(conn) = conn.ok().filter(|conn| !conn.is_owned()) {
-            let error = match message {
-                Ok(message) => Error::raise(code, message),
-                Err(_) => Error::returned(code),
-            };
-            conn.set_raised(error.with_payload(Box::new(payload)));
-        }
-        code
-    })
-}
-
-/// The name of a status, `"NS_ERR_CLOSED"`; `"NS_ERR_UNKNOWN"` for another
-/// number. Static. [any]
+/// Returns: the name of a status, `"NS_ERR_CLOSED"`; `"NS_ERR_UNKNOWN"` for
+/// another number. The text is static.
+/// [any]
 #[no_mangle]
 pub extern "C" fn ns_status_name(status: ns_status) -> *const c_char {
-    static NAMES: OnceLock<[Text; Status::ALL.len()]> = OnceLock::new();
-    guard(c"".as_ptr(), || {
-        let names = NAMES.get_or_init(|| array::from_fn(|i| text_of(Status::ALL[i].name())));
-        place(status).map_or(c"NS_ERR_UNKNOWN".as_ptr(), |at| names[at].as_ptr())
-    })
+    static NAMES: OnceLock<Texts> = OnceLock::new();
+    text_of(status, &NAMES, Status::name).unwrap_or(c"NS_ERR_UNKNOWN".as_ptr())
 }
 
-/// What a status means, in a few words; `"unknown status"` for another
-/// number. Static. [any]
+/// Returns: what a status means, in a few words; `"unknown status"` for another
+/// number. The text is static.
+/// [any]
 #[no_mangle]
 pub extern "C" fn ns_status_message(status: ns_status) -> *const c_char {
-    static TEXTS: OnceLock<[Text; Status::ALL.len()]> = OnceLock::new();
-    guard(c"".as_ptr(), || {
-        let texts = TEXTS.get_or_init(|| array::from_fn(|i| text_of(Status::ALL[i].message())));
-        place(status).map_or(c"unknown status".as_ptr(), |at| texts[at].as_ptr())
+    static TEXTS: OnceLock<Texts> = OnceLock::new();
+    text_of(status, &TEXTS, Status::message).unwrap_or(c"unknown status".as_ptr())
+}
+
+/// A text for each status. In place and not on the heap: a leak checker finds
+/// nothing at the end of the process.
+type Texts = [[c_char; 64]; Status::ALL.len()];
+
+/// The text of a status; `None` for another number.
+fn text_of(
+    status: ns_status,
+    texts: &'static OnceLock<Texts>,
+    text: fn(Status) -> &'static str,
+) -> Option<*const c_char> {
+    guard(Some(c"".as_ptr()), || {
+        let at = Status::ALL.iter().position(|s| s.code() == status)?;
+        let texts =
+            texts.get_or_init(|| array::from_fn(|i| in_place(text(Status::ALL[i]).as_bytes())));
+        Some(texts[at].as_ptr())
     })
-}
-
-/// One word for an `NS_CLOSE_...` reason, `"peer"`; `"unknown"` for another
-/// number. Static. [any]
-#[no_mangle]
-pub extern "C" fn ns_close_reason_name(reason: i32) -> *const c_char {
-    static NAMES: OnceLock<[Text; CloseReason::COUNT]> = OnceLock::new();
-    guard(c"".as_ptr(), || {
-        let name = |i| CloseReason::from_code(i as i32).map_or("unknown", CloseReason::name);
-        let names = NAMES.get_or_init(|| array::from_fn(|i| text_of(name(i))));
-        let name = usize::try_from(reason).ok().and_then(|at| names.get(at));
-        name.map_or(c"unknown".as_ptr(), |name| name.as_ptr())
-    })
-}
-
-/// A C string in place: static ones that need no heap, so nothing is left at
-/// the end of the process for a leak checker to find.
-type Text = [c_char; 64];
-
-fn text_of(text: &str) -> Text {
-    let mut out = [0; 64];
-    // The last one stays 0.
-    for (to, from) in out[..63].iter_mut().zip(text.bytes()) {
-        *to = from as c_char;
-    }
-    out
-}
-
-fn place(status: ns_status) -> Option<usize> {
-    Status::ALL.iter().position(|s| s.code() == status)
 }
 
 #[cfg(test)]

@@ -1,63 +1,61 @@
 //! The program's C functions as a `Handler` of the core.
 
+use std::ffi::c_void;
 use std::ptr;
 
-use super::callbacks::{Callback, Callbacks};
+use super::callbacks::Callbacks;
 use super::error::{ns_error, NS_ERR_WOULD_BLOCK};
-use super::server::ns_server;
-use super::types::{ns_handler_fn, ns_socket};
+use super::handles::{borrowed_handle, ns_socket};
+use super::server::{ns_handler_fn, ns_server};
+use super::user_data::Callback;
 use crate::{CloseReason, Error, Handler, Server, Socket};
 
-type HandlerFn =
-    unsafe extern "C-unwind" fn(*mut ns_server, *mut ns_socket, *mut std::ffi::c_void) -> i32;
+type HandlerFn = unsafe extern "C-unwind" fn(*mut ns_server, *mut ns_socket, *mut c_void) -> i32;
 
 pub(super) struct CHandler {
-    /// What callbacks get as their server: the object that `ns_server_new`
-    /// gives the program. It outlives every callback.
+    /// The argument for callbacks: the object that `ns_server_new` returns to
+    /// the program. It outlives every callback.
     server: *mut ns_server,
     function: HandlerFn,
     handler: Callback<ns_handler_fn>,
     callbacks: Callbacks,
 }
 
-// SAFETY: `server` is only handed on, to functions that take it on any thread.
+// SAFETY: `server` is only passed on, to functions that may get it on any thread.
 unsafe impl Send for CHandler {}
-// SAFETY: as above.
+// SAFETY: as for Send.
 unsafe impl Sync for CHandler {}
 
 /// The core's default behaviour, for callbacks that are not set: a closure has
-/// all the provided methods.
+/// all the provided methods of `Handler`.
 fn defaults() -> impl Handler {
     |_: &Server, _: &mut Socket<'_>| Ok::<(), Error>(())
 }
 
-fn handle(socket: &mut Socket<'_>) -> *mut ns_socket {
-    socket.conn_ptr().cast()
-}
-
-/// What a callback's answer means: what it raised, else the number itself.
+/// The result of a callback that returned `code`. A failure is the error that it
+/// raised, else one that is made of the number.
 #[inline]
 fn outcome(code: i32, socket: &mut Socket<'_>) -> Result<(), Error> {
-    let fine = code >= 0 || code == NS_ERR_WOULD_BLOCK;
-    if fine && !socket.conn().may_have_raised() {
+    let success = code >= 0 || code == NS_ERR_WOULD_BLOCK;
+    if success && !socket.conn().may_have_raised() {
         return Ok(());
     }
-    other_outcome(fine, code, socket)
+    outcome_slow(success, code, socket)
 }
 
 #[cold]
 #[inline(never)]
-fn other_outcome(fine: bool, code: i32, socket: &mut Socket<'_>) -> Result<(), Error> {
+fn outcome_slow(success: bool, code: i32, socket: &mut Socket<'_>) -> Result<(), Error> {
     let raised = socket.conn().take_raised();
-    match fine {
+    match success {
         true => Ok(()),
         false => Err(raised.unwrap_or_else(|| socket.returned(code))),
     }
 }
 
-/// Forgets what was raised in a callback that cannot fail, so that it is not
-/// taken for the reason of a later failure.
-fn forget(socket: &mut Socket<'_>) {
+/// Drops what was raised in a callback that cannot fail, so that no later failure
+/// is reported with it.
+fn drop_raised(socket: &mut Socket<'_>) {
     if socket.conn().may_have_raised() {
         drop(socket.conn().take_raised());
     }
@@ -76,11 +74,13 @@ impl CHandler {
 }
 
 // SAFETY, for all calls below: the program gave function and user data as a
-// pair; the handles are valid during the call, which is what is promised.
+// pair; the handles are valid during the call, as the header promises.
 impl Handler for CHandler {
     fn handle(&self, _: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
-        // SAFETY: see above.
-        let code = unsafe { (self.function)(self.server, handle(socket), self.handler.user_data) };
+        // SAFETY: as above.
+        let code = unsafe {
+            (self.function)(self.server, borrowed_handle(socket), self.handler.user_data)
+        };
         outcome(code, socket)
     }
 
@@ -88,7 +88,7 @@ impl Handler for CHandler {
         let Callback { function: Some(call), user_data, .. } = self.callbacks.start else {
             return Ok(());
         };
-        // SAFETY: see above.
+        // SAFETY: as above.
         match unsafe { call(self.server, user_data) } {
             code if code < 0 => Err(Error::returned(code)),
             _ => Ok(()),
@@ -97,7 +97,7 @@ impl Handler for CHandler {
 
     fn on_stop(&self, _: &Server) {
         if let Callback { function: Some(call), user_data, .. } = self.callbacks.stop {
-            // SAFETY: see above.
+            // SAFETY: as above.
             unsafe { call(self.server, user_data) }
         }
     }
@@ -106,32 +106,32 @@ impl Handler for CHandler {
         let Callback { function: Some(call), user_data, .. } = self.callbacks.open else {
             return Ok(());
         };
-        // SAFETY: see above.
-        outcome(unsafe { call(self.server, handle(socket), user_data) }, socket)
+        // SAFETY: as above.
+        outcome(unsafe { call(self.server, borrowed_handle(socket), user_data) }, socket)
     }
 
     fn on_close(&self, _: &Server, socket: &mut Socket<'_>, reason: CloseReason) {
         if let Callback { function: Some(call), user_data, .. } = self.callbacks.close {
-            // SAFETY: see above.
-            unsafe { call(self.server, handle(socket), reason as i32, user_data) };
-            forget(socket);
+            // SAFETY: as above.
+            unsafe { call(self.server, borrowed_handle(socket), reason as i32, user_data) };
+            drop_raised(socket);
         }
     }
 
     fn on_drain(&self, _: &Server, socket: &mut Socket<'_>) {
         if let Callback { function: Some(call), user_data, .. } = self.callbacks.drain {
-            // SAFETY: see above.
-            unsafe { call(self.server, handle(socket), user_data) };
-            forget(socket);
+            // SAFETY: as above.
+            unsafe { call(self.server, borrowed_handle(socket), user_data) };
+            drop_raised(socket);
         }
     }
 
     fn on_timeout(&self, server: &Server, socket: &mut Socket<'_>) {
         match self.callbacks.timeout {
             Callback { function: Some(call), user_data, .. } => {
-                // SAFETY: see above.
-                unsafe { call(self.server, handle(socket), user_data) };
-                forget(socket);
+                // SAFETY: as above.
+                unsafe { call(self.server, borrowed_handle(socket), user_data) };
+                drop_raised(socket);
             }
             _ => defaults().on_timeout(server, socket),
         }
@@ -139,9 +139,9 @@ impl Handler for CHandler {
 
     fn on_wake(&self, _: &Server, socket: &mut Socket<'_>) {
         if let Callback { function: Some(call), user_data, .. } = self.callbacks.wake {
-            // SAFETY: see above.
-            unsafe { call(self.server, handle(socket), user_data) };
-            forget(socket);
+            // SAFETY: as above.
+            unsafe { call(self.server, borrowed_handle(socket), user_data) };
+            drop_raised(socket);
         }
     }
 
@@ -157,10 +157,13 @@ impl Handler for CHandler {
         let error = ns_error::borrowed(error);
         match socket {
             Some(socket) => {
-                // SAFETY: see above; `error` outlives the call.
-                outcome(unsafe { call(self.server, handle(socket), &error, user_data) }, socket)
+                // SAFETY: as above; `error` outlives the call.
+                outcome(
+                    unsafe { call(self.server, borrowed_handle(socket), &error, user_data) },
+                    socket,
+                )
             }
-            // SAFETY: see above; `error` outlives the call.
+            // SAFETY: as above; `error` outlives the call.
             None => match unsafe { call(self.server, ptr::null_mut(), &error, user_data) } {
                 code if code < 0 => Err(Error::returned(code)),
                 _ => Ok(()),
@@ -171,10 +174,10 @@ impl Handler for CHandler {
     fn on_shutdown(&self, server: &Server, socket: &mut Socket<'_>) -> Result<bool, Error> {
         match self.callbacks.shutdown {
             Callback { function: Some(call), user_data, .. } => {
-                // SAFETY: see above.
-                let answer = unsafe { call(self.server, handle(socket), user_data) };
-                forget(socket);
-                Ok(answer != 0)
+                // SAFETY: as above.
+                let code = unsafe { call(self.server, borrowed_handle(socket), user_data) };
+                drop_raised(socket);
+                Ok(code != 0)
             }
             _ => defaults().on_shutdown(server, socket),
         }

@@ -1,15 +1,19 @@
 //! Counters and the report.
 
+// SAFETY of the blocks without a comment: the caller's contract, see `mod.rs`.
+#![allow(clippy::undocumented_unsafe_blocks)]
+
 use std::ffi::c_char;
 use std::mem;
 
-use super::server::{alive, ns_server};
+use super::error::ns_status;
+use super::handles::server_of;
+use super::server::ns_server;
 use super::support::{fill, give_text, guard, status};
-use super::types::ns_status;
 use crate::{Error, Stats, Status, ThreadStats};
 
-/// A snapshot of a server. At rest: accepted + attached = open + waiting + all
-/// of closed + detached.
+/// A snapshot of a server. When nothing changes: accepted + attached = open +
+/// waiting + all of closed + detached.
 #[repr(C)]
 pub struct ns_stats {
     /// An NS_STATE_....
@@ -18,17 +22,17 @@ pub struct ns_stats {
     pub non_blocking: u32,
     /// Workers or loops.
     pub threads: u32,
-    /// Those of them that have a connection.
+    /// How many of them have a connection.
     pub active_threads: u32,
-    /// As `ns_server_port`.
+    /// As `ns_server_port` returns it.
     pub port: u32,
-    /// As `ns_server_shutdown_port`.
+    /// As `ns_server_shutdown_port` returns it.
     pub shutdown_port: u32,
     /// Milliseconds since the start.
     pub uptime_ms: u64,
     /// Connections accepted.
     pub accepted: u64,
-    /// Sockets given back by `ns_attach`.
+    /// Sockets that `ns_attach` gave to the server.
     pub attached: u64,
     /// Connections refused because no worker became free.
     pub refused: u64,
@@ -36,25 +40,25 @@ pub struct ns_stats {
     pub open: u64,
     /// Connections that wait for a worker now.
     pub waiting: u64,
-    /// Connections taken out by `ns_detach`.
+    /// Connections that `ns_detach` took out.
     pub detached: u64,
     /// Connections that a stop let finish.
     pub drained: u64,
     /// Connections that a stop cut.
     pub cut: u64,
-    /// Bytes received, as they came: over TLS the encrypted ones.
+    /// Bytes received; over TLS the encrypted bytes.
     pub bytes_in: u64,
-    /// Bytes that the kernel took, as they left: over TLS the encrypted ones.
+    /// Bytes that the kernel took; over TLS the encrypted bytes.
     pub bytes_out: u64,
     /// Failures of handlers and of exception handlers.
     pub handler_errors: u64,
-    /// Failures to accept.
+    /// Failures of accept(2).
     pub accept_errors: u64,
     /// TLS handshakes completed.
     pub handshakes: u64,
     /// TLS handshakes failed.
     pub handshake_failures: u64,
-    /// Connections closed, by NS_CLOSE_... reason.
+    /// Connections closed, for each NS_CLOSE_... reason.
     pub closed: [u64; 16],
 }
 
@@ -63,7 +67,7 @@ pub struct ns_stats {
 pub struct ns_thread_stats {
     /// 0 to threads - 1.
     pub index: u32,
-    /// 0; for alignment.
+    /// Always 0; for alignment.
     pub reserved: u32,
     /// Its connections now.
     pub active: u64,
@@ -125,20 +129,25 @@ impl From<ThreadStats> for ns_thread_stats {
     }
 }
 
-/// Fills `*out`, of which `size` is the `sizeof`: a library with more to say
-/// leaves the rest out, one with less fills it with zeros. 0 or NS_ERR_INVALID. [any]
+/// Fills `*out`; `size` is its `sizeof`. A library that knows more members than
+/// the program leaves them out; one that knows fewer fills the rest with zeros.
+///
+/// Returns: 0 or NS_ERR_INVALID.
+/// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_server_stats(
     server: *const ns_server,
     out: *mut ns_stats,
     size: usize,
 ) -> ns_status {
-    // SAFETY: the caller's contract; no padding, see below.
-    status(|| unsafe { fill(out, size, || Ok(alive(server)?.server.stats().into())) })
+    // No padding, see below.
+    status(|| unsafe { fill(out, size, || Ok(server_of(server)?.server.stats().into())) })
 }
 
-/// As `ns_server_stats`, for the thread `index` of 0 to threads - 1, else
-/// NS_ERR_INVALID. [any]
+/// `ns_server_stats` for one thread: `index` is 0 to threads - 1.
+///
+/// Returns: 0 or NS_ERR_INVALID.
+/// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_server_thread_stats(
     server: *const ns_server,
@@ -147,17 +156,19 @@ pub unsafe extern "C" fn ns_server_thread_stats(
     size: usize,
 ) -> ns_status {
     let value = || {
-        // SAFETY: the caller's contract.
-        let stats = unsafe { alive(server) }?.server.thread_stats(index as usize);
+        let stats = unsafe { server_of(server) }?.server.thread_stats(index as usize);
         stats.map(Into::into).ok_or(Error::from(Status::Invalid))
     };
-    // SAFETY: the caller's contract; no padding, see below.
+    // No padding, see below.
     status(|| unsafe { fill(out, size, value) })
 }
 
-/// A report to read: state, threads, connections, counters. As `snprintf`:
-/// writes at most `len` bytes, NUL included, and returns the length of the
-/// whole text without it; it may differ at the next call. [any]
+/// Writes a report for people: state, threads, connections, counters. It writes as
+/// `snprintf` does: at most `len` bytes with the final NUL.
+///
+/// Returns: the length of the whole text without the NUL. It may differ at the
+/// next call.
+/// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_server_report(
     server: *const ns_server,
@@ -165,9 +176,7 @@ pub unsafe extern "C" fn ns_server_report(
     len: usize,
 ) -> usize {
     guard(0, || {
-        // SAFETY: the caller's contract.
-        let report = unsafe { alive(server) }.map_or(String::new(), |s| s.server.report());
-        // SAFETY: the caller's contract.
+        let report = unsafe { server_of(server) }.map_or(String::new(), |s| s.server.report());
         unsafe { give_text(&report, buf, len) }
     })
 }

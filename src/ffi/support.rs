@@ -1,32 +1,35 @@
-//! What every entry needs: the panic boundary, user data with its drop
-//! function, and strings in both directions.
+//! What the entries need, each helper once: the boundary, results, remembered
+//! failures, arguments, and texts in both directions.
 
 use std::ffi::{c_char, c_void, CStr};
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::ptr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use std::{ptr, slice};
 
-use super::error::ns_error;
-use super::types::{ns_drop_fn, ns_status};
+use super::error::{ns_error, ns_status};
 use crate::sys::Uncancelled;
 use crate::{Error, Status};
 
-/// The panic boundary: no Rust unwinding crosses the ABI. `on_panic` is what
-/// the caller gets instead. For what makes no system call, or none that is a
-/// cancellation point.
+// The boundary.
+
+/// The panic boundary: no Rust unwinding crosses the ABI. After a panic the
+/// caller gets `on_panic`. It is enough for a body that makes no system call,
+/// or none that is a cancellation point.
 #[inline(always)]
 pub(super) fn contain<T>(on_panic: T, body: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or(on_panic)
 }
 
-/// The boundary: no unwinding crosses the ABI, neither a panic nor a
-/// pthread_cancel(3), which nearly everything may meet, since close(2) is a
-/// cancellation point.
+/// The boundary: no unwinding crosses the ABI, neither that of a panic nor that
+/// of pthread_cancel(3). Almost every body can meet the latter, because
+/// close(2) is a cancellation point.
 #[inline(always)]
 pub(super) fn guard<T>(on_panic: T, body: impl FnOnce() -> T) -> T {
     let _uncancelled = Uncancelled::new();
     contain(on_panic, body)
 }
+
+// Results.
 
 /// The boundary of a function that returns a status and no error object.
 #[inline(always)]
@@ -37,12 +40,22 @@ pub(super) fn status<E: Into<Error>>(body: impl FnOnce() -> Result<(), E>) -> ns
     })
 }
 
-/// The boundary of a function with an `err` parameter: a failure goes to
-/// `*err` if the caller wants it, and becomes `failed(status)`.
+/// The boundary of a function that returns a count or a negative status.
+#[inline(always)]
+pub(super) fn counted<E: Into<Error>>(body: impl FnOnce() -> Result<usize, E>) -> i64 {
+    guard(Status::Panic.code().into(), || match body() {
+        Ok(count) => count as i64,
+        Err(error) => error.into().status().code().into(),
+    })
+}
+
+/// The boundary of a function with an `err` parameter. On failure the error
+/// goes to `*err`, where the caller wants it, and the function returns
+/// `failed(status)`.
 ///
 /// # Safety
 /// `err` is NULL or can be written.
-pub(super) unsafe fn reporting<T>(
+pub(super) unsafe fn with_err<T>(
     err: *mut *mut ns_error,
     failed: impl FnOnce(Status) -> T,
     body: impl FnOnce() -> Result<T, Error>,
@@ -62,91 +75,142 @@ pub(super) unsafe fn reporting<T>(
     value
 }
 
-/// Locks; a panic while locked cannot have left these small values half done.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+// Remembered failures.
+
+/// The first failure of an object's setters. Whatever uses the object reports
+/// it again, so a program may leave the results of its setters unchecked.
+#[derive(Default)]
+pub(super) struct FirstFailure(Option<(Status, String)>);
+
+impl FirstFailure {
+    pub fn of(error: &Error) -> FirstFailure {
+        FirstFailure(Some((error.status(), error.message().to_string())))
+    }
+
+    /// Remembers a failure if it is the first.
+    pub fn remember(&mut self, error: &Error) {
+        if self.0.is_none() {
+            *self = FirstFailure::of(error);
+        }
+    }
+
+    /// Fails with the failure that is remembered: its message after `what`.
+    pub fn check(&self, what: &str) -> Result<(), Error> {
+        match &self.0 {
+            None => Ok(()),
+            Some((status, message)) => Err(Error::new(*status, format!("{what}: {message}"))),
+        }
+    }
 }
 
-/// What the first failed setter of an object said.
-pub(super) type Bad = (Status, String);
-
-/// Keeps the first failure.
-pub(super) fn remember(bad: &mut Option<Bad>, error: &Error) {
-    bad.get_or_insert_with(|| (error.status(), error.message().to_string()));
-}
-
-/// Makes what an object is about. A panic, too, gives an object: one that
-/// remembers why it is of no use, so that nobody takes it for "not set".
-pub(super) fn made<T>(make: impl FnOnce() -> T) -> (Option<T>, Option<Bad>) {
+/// Makes the inside of an object. After a panic there is an object too, one
+/// that remembers the panic: so a program that goes on with it gets an error
+/// and not a server without its settings.
+pub(super) fn make<T>(make: impl FnOnce() -> T) -> (Option<T>, FirstFailure) {
     let _uncancelled = Uncancelled::new();
     match catch_unwind(AssertUnwindSafe(make)) {
-        Ok(value) => (Some(value), None),
-        Err(payload) => {
-            let error = Error::panic(payload.as_ref());
-            (None, Some((error.status(), error.message().to_string())))
-        }
+        Ok(value) => (Some(value), FirstFailure::default()),
+        Err(payload) => (None, FirstFailure::of(&Error::panic(payload.as_ref()))),
     }
 }
 
-/// A pointer of the program's and the function that frees it, run when this
-/// is dropped: so it runs once on every path.
-pub(super) struct UserData {
-    pub pointer: *mut c_void,
-    drop: ns_drop_fn,
-}
+// Arguments.
 
-// SAFETY: the library only carries the pointer to the program's own
-// functions; that they run on the library's threads is the documented contract.
-unsafe impl Send for UserData {}
-// SAFETY: as above; a shared UserData gives the pointer away by copy alone.
-unsafe impl Sync for UserData {}
+/// Nothing in memory is longer.
+pub(super) const MAX_LEN: usize = isize::MAX as usize;
 
-impl UserData {
-    pub fn new(pointer: *mut c_void, drop: ns_drop_fn) -> UserData {
-        UserData { pointer, drop }
-    }
-}
-
-impl Drop for UserData {
-    fn drop(&mut self) {
-        if let Some(drop) = self.drop {
-            // SAFETY: the program paired function and pointer, and dropping
-            // happens once. A panic of its own must not end a destructor.
-            guard((), || unsafe { drop(self.pointer) });
-        }
-    }
-}
-
-/// The text at `text`; an error that names `what` for NULL and bad UTF-8.
-///
-/// # Safety
-/// `text` is NULL or a NUL-terminated string that lives as long as `'a`.
-pub(super) unsafe fn text<'a>(text: *const c_char, what: &str) -> Result<&'a str, Error> {
-    if text.is_null() {
-        return Err(null(what));
-    }
-    // SAFETY: not NULL, so a string, the caller says.
-    unsafe { CStr::from_ptr(text) }
-        .to_str()
-        .map_err(|_| Error::new(Status::Invalid, format!("the {what} is not valid UTF-8")))
-}
-
-/// The object behind a handle; an error that names `what` for NULL.
-///
-/// # Safety
-/// `handle` is NULL or points to a live object that nothing changes meanwhile
-/// but through its own interior.
-pub(super) unsafe fn object<'a, T>(handle: *const T, what: &str) -> Result<&'a T, Error> {
-    // SAFETY: the caller's promise.
-    unsafe { handle.as_ref() }.ok_or_else(|| null(what))
-}
-
+/// The error for an argument that is NULL and must not be.
 pub(super) fn null(what: &str) -> Error {
     Error::new(Status::Invalid, format!("the {what} is NULL"))
 }
 
-/// Gives text as `snprintf` does: at most `len` bytes with the final NUL, and
-/// the length that the whole text has without it.
+/// A flag as C has it: 0 or 1. For another number an error that names it.
+pub(super) fn flag(value: i32, name: &str) -> Result<bool, Error> {
+    match value {
+        0 | 1 => Ok(value == 1),
+        _ => Err(Error::new(Status::Invalid, format!("{name} must be 0 or 1, not {value}"))),
+    }
+}
+
+/// A duration, where 0 means "off".
+pub(super) fn optional_ms(ms: u32) -> Option<Duration> {
+    (ms > 0).then(|| Duration::from_millis(ms.into()))
+}
+
+/// The text at `text`. For NULL and bad UTF-8 an error that names `what`.
+///
+/// # Safety
+/// `text` is NULL or a NUL-terminated string that lives as long as `'a`.
+pub(super) unsafe fn text<'a>(text: *const c_char, what: &str) -> Result<&'a str, Error> {
+    // SAFETY: the caller's promise.
+    std::str::from_utf8(unsafe { text_bytes(text, what) }?)
+        .map_err(|_| Error::new(Status::Invalid, format!("the {what} is not valid UTF-8")))
+}
+
+/// As `text`, for a text that may have any bytes, such as a file name.
+///
+/// # Safety
+/// As `text`.
+pub(super) unsafe fn text_bytes<'a>(text: *const c_char, what: &str) -> Result<&'a [u8], Error> {
+    if text.is_null() {
+        return Err(null(what));
+    }
+    // SAFETY: it is not NULL, so the caller says that it is a string.
+    Ok(unsafe { CStr::from_ptr(text) }.to_bytes())
+}
+
+/// The bytes at `buf`; NULL is allowed where `len` is 0.
+///
+/// # Safety
+/// `buf` is NULL or has `len` bytes.
+pub(super) unsafe fn bytes<'a>(buf: *const c_void, len: usize) -> Result<&'a [u8], Status> {
+    match len {
+        0 => Ok(&[]),
+        _ if buf.is_null() || len > MAX_LEN => Err(Status::Invalid),
+        // SAFETY: the caller's promise, and a length that a slice may have.
+        _ => Ok(unsafe { slice::from_raw_parts(buf.cast(), len) }),
+    }
+}
+
+/// The room of `len` bytes at `buf`, at least one.
+///
+/// # Safety
+/// `buf` is NULL or has `len` bytes, which are only written to.
+pub(super) unsafe fn room<'a>(buf: *mut c_void, len: usize) -> Result<&'a mut [u8], Status> {
+    match len {
+        _ if buf.is_null() => Err(Status::Invalid),
+        // SAFETY: the caller's promise, and a length that a slice may have.
+        1..=MAX_LEN => Ok(unsafe { slice::from_raw_parts_mut(buf.cast(), len) }),
+        _ => Err(Status::Invalid),
+    }
+}
+
+/// The array of `count` values at `array`, at most `max`. For NULL and more
+/// than `max` an error that names `what`.
+///
+/// # Safety
+/// `array` is NULL or has `count` entries.
+pub(super) unsafe fn array<'a, T>(
+    array: *const T,
+    count: usize,
+    max: usize,
+    what: &str,
+) -> Result<&'a [T], Error> {
+    let max = max.min(MAX_LEN / size_of::<T>());
+    match count {
+        0 => Ok(&[]),
+        _ if array.is_null() || count > max => {
+            Err(Error::new(Status::Invalid, format!("the {what} are NULL or too many")))
+        }
+        // SAFETY: the caller's promise, and a length that a slice may have.
+        _ => Ok(unsafe { slice::from_raw_parts(array, count) }),
+    }
+}
+
+// Output.
+
+/// Copies text to the program as `snprintf` does: at most `len` bytes with the
+/// final NUL. Returns the length of the whole text without the NUL.
 ///
 /// # Safety
 /// `buf` is NULL or has `len` bytes that can be written.
@@ -162,11 +226,33 @@ pub(super) unsafe fn give_text(text: &str, buf: *mut c_char, len: usize) -> usiz
     text.len()
 }
 
-/// Sizes of output structs outside of these bounds are a mistake. The room
-/// above lets a program be built with a later header.
+/// Copies bytes to the program, at most `len`. Returns how many there are.
+///
+/// # Safety
+/// `buf` is NULL or has `len` bytes that can be written.
+pub(super) unsafe fn give_bytes(bytes: &[u8], buf: *mut c_void, len: usize) -> usize {
+    if !buf.is_null() {
+        // SAFETY: at most `len` bytes are written, which the caller has.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), buf.cast(), bytes.len().min(len)) };
+    }
+    bytes.len()
+}
+
+/// A text in an array. What does not fit is cut off, and the last byte is 0.
+pub(super) fn in_place<const N: usize>(text: &[u8]) -> [c_char; N] {
+    let mut out = [0; N];
+    for (to, from) in out[..N - 1].iter_mut().zip(text) {
+        *to = *from as c_char;
+    }
+    out
+}
+
+/// The size of an output struct outside of these bounds is a mistake. The upper
+/// bound leaves room for programs that were built with a later header.
 const SIZES: std::ops::RangeInclusive<usize> = 8..=65536;
 
-/// Fills as much of `out` as the program's struct has, zeros where it has more.
+/// Fills an output struct of `size` bytes: as much of the value as the
+/// program's struct has, and zeros where the program's struct is longer.
 ///
 /// # Safety
 /// `out` is NULL or has `size` bytes; `T` has no padding.
@@ -180,7 +266,7 @@ pub(super) unsafe fn fill<T>(
     }
     let value = value()?;
     let known = size.min(size_of::<T>());
-    // SAFETY: known + the rest = size bytes, which the caller has.
+    // SAFETY: known + (size - known) = size bytes, which the caller has.
     unsafe {
         ptr::copy_nonoverlapping(ptr::from_ref(&value).cast::<u8>(), out.cast::<u8>(), known);
         out.cast::<u8>().add(known).write_bytes(0, size - known);
@@ -194,10 +280,22 @@ mod tests {
 
     #[test]
     fn what_cannot_be_made_remembers_why() {
-        let (value, bad) = made(|| -> u32 { panic!("no random numbers") });
-        let (status, message) = bad.expect("remembered");
-        assert_eq!((value, status), (None, Status::Panic));
-        assert!(message.contains("no random numbers"), "{message}");
-        assert_eq!(made(|| 5), (Some(5), None));
+        let (value, failure) = make(|| -> u32 { panic!("no random numbers") });
+        let error = failure.check("not valid").expect_err("remembered");
+        assert_eq!((value, error.status()), (None, Status::Panic));
+        assert!(error.message().contains("no random numbers"), "{}", error.message());
+
+        let (value, failure) = make(|| 5);
+        assert_eq!(value, Some(5));
+        failure.check("not valid").expect("no failure");
+    }
+
+    #[test]
+    fn the_first_failure_is_remembered() {
+        let mut failure = FirstFailure::default();
+        failure.remember(&Error::new(Status::Invalid, "one"));
+        failure.remember(&Error::new(Status::State, "two"));
+        let error = failure.check("not valid").expect_err("remembered");
+        assert_eq!((error.status(), error.message()), (Status::Invalid, "not valid: one"));
     }
 }

@@ -1,4 +1,7 @@
-//! Which library this is.
+//! The version and the features of the library.
+
+// SAFETY of the blocks without a comment: the caller's contract, see `mod.rs`.
+#![allow(clippy::undocumented_unsafe_blocks)]
 
 use std::ffi::{c_char, CStr};
 
@@ -11,15 +14,18 @@ const fn number(digits: &str) -> u32 {
     }
 }
 
-/// The version of the library in use, `"MAJOR.MINOR.PATCH"`. Static. [any]
+/// Returns: the version of the library in use, `"MAJOR.MINOR.PATCH"`. The text is
+/// static.
+/// [any]
 #[no_mangle]
 pub extern "C" fn ns_version_string() -> *const c_char {
     const TEXT: &str = concat!(env!("CARGO_PKG_VERSION"), "\0");
     TEXT.as_ptr().cast()
 }
 
-/// The version of the library in use as a number, 0xMMmmpp; compare it with
-/// `NS_VERSION_NUMBER`, the header's. [any]
+/// Returns: the version of the library in use as a number, 0xMMmmpp; compare it
+/// with `NS_VERSION_NUMBER`, the header's.
+/// [any]
 #[no_mangle]
 pub extern "C" fn ns_version_number() -> u32 {
     number(env!("CARGO_PKG_VERSION_MAJOR")) << 16
@@ -27,14 +33,15 @@ pub extern "C" fn ns_version_number() -> u32 {
         | number(env!("CARGO_PKG_VERSION_PATCH"))
 }
 
-/// 1 if the library in use can do `name`, else 0, also for NULL and unknown
-/// names. There are: "blocking", "non-blocking", "detach", "attach", "ipv6",
-/// "shutdown-port", "tls". [any]
+/// Whether the library in use has a feature. The names are "blocking",
+/// "non-blocking", "detach", "attach", "ipv6", "shutdown-port", "tls".
+///
+/// Returns: 1 or 0; 0 for NULL and for other names.
+/// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_has_feature(name: *const c_char) -> i32 {
     const FEATURES: [&str; 7] =
         ["blocking", "non-blocking", "detach", "attach", "ipv6", "shutdown-port", "tls"];
-    // SAFETY: the caller's contract.
     let name = unsafe { text(name, "name") };
     guard(0, || name.is_ok_and(|name| FEATURES.contains(&name)).into())
 }
@@ -42,9 +49,10 @@ pub unsafe extern "C" fn ns_has_feature(name: *const c_char) -> i32 {
 const _: () =
     assert!(CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()).is_ok());
 
-/// Keeps panics of the library off the host's stderr. Only the shared library
-/// may: it has a standard library of its own, so the hook is too. In a Rust
-/// program that uses the crate, the hook is the program's.
+/// Keeps panics of the library off the host's stderr. Only the shared and the
+/// static library do this: they have a standard library of their own, and so a
+/// hook of their own. In a Rust program that uses the crate, the hook is the
+/// program's.
 pub(super) fn silence_panics() {
     #[cfg(feature = "silent-panics")]
     {
