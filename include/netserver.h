@@ -173,7 +173,10 @@ typedef int32_t ns_status;
 /** An argument is not valid: NULL, not UTF-8, out of its bounds. */
 #define NS_ERR_INVALID -1001
 
-/** The server, config, TLS object or socket is in the wrong state for this call. */
+/**
+ * The server, config, TLS object or socket is in the wrong state for this
+ * call.
+ */
 #define NS_ERR_STATE -1002
 
 /** A deadline passed. */
@@ -194,7 +197,7 @@ typedef int32_t ns_status;
 /** No worker became free in time. */
 #define NS_ERR_REJECTED -1008
 
-/** The socket was taken out of the server. */
+/** The socket is detached from the server. */
 #define NS_ERR_DETACHED -1009
 
 /** Only a non-blocking server can do this. */
@@ -203,7 +206,10 @@ typedef int32_t ns_status;
 /** Only a callback of this connection can do this. */
 #define NS_ERR_NOT_IN_HANDLER -1011
 
-/** Not in one of the server's own callbacks. */
+/**
+ * A callback of the same server cannot do this; or the socket has buffered
+ * bytes.
+ */
 #define NS_ERR_BUSY -1012
 
 /** The call would wait for its own thread. */
@@ -226,8 +232,8 @@ typedef int32_t ns_status;
 
 /**
  * No slot is left for a connection, or the kernel has no memory for it
- * (`ENOMEM`, `ENOBUFS`). Where the process itself gets no memory, the library
- * ends it by `abort`: this never means that.
+ * (`ENOMEM`, `ENOBUFS`). If the process itself gets no memory, the library
+ * aborts it: this status never means that.
  */
 #define NS_ERR_NO_MEMORY -1019
 

@@ -33,12 +33,16 @@ macro_rules! statuses {
     };
 }
 
+// The one table of statuses: meaning, number, name, and the text of
+// `ns_status_message`. The constants of the C ABI and the README's list repeat
+// number, name and meaning; `tests/header.rs` compares them.
 statuses! {
     /// Success.
     Ok = 0, "NS_OK", "success";
-    /// An argument is not valid.
+    /// An argument is not valid: NULL, not UTF-8, out of its bounds.
     Invalid = -1001, "NS_ERR_INVALID", "invalid argument";
-    /// The server or the object is in the wrong state for this call.
+    /// The server, config, TLS object or socket is in the wrong state for this
+    /// call.
     State = -1002, "NS_ERR_STATE", "wrong state for this call";
     /// A deadline passed.
     Timeout = -1003, "NS_ERR_TIMEOUT", "timed out";
@@ -46,25 +50,26 @@ statuses! {
     Closed = -1004, "NS_ERR_CLOSED", "the connection is closed";
     /// The peer reset the connection, or the transport failed.
     Reset = -1005, "NS_ERR_RESET", "the connection was reset";
-    /// Nothing can be read now; not a failure in a handler.
+    /// Nothing can be read now; no failure in a handler.
     WouldBlock = -1006, "NS_ERR_WOULD_BLOCK", "the call would block";
     /// The outbound queue would pass `send_limit`; nothing was sent.
     BufferFull = -1007, "NS_ERR_BUFFER_FULL", "the outbound queue is full";
     /// No worker became free in time.
     Rejected = -1008, "NS_ERR_REJECTED", "refused: no worker became free in time";
-    /// The socket was taken out of the server.
+    /// The socket is detached from the server.
     Detached = -1009, "NS_ERR_DETACHED", "the socket is detached";
     /// Only a non-blocking server can do this.
     NotNonBlocking = -1010, "NS_ERR_NOT_NON_BLOCKING", "only on a non-blocking server";
-    /// Only a callback of that connection can do this.
+    /// Only a callback of this connection can do this.
     NotInHandler = -1011, "NS_ERR_NOT_IN_HANDLER", "only inside a callback of this connection";
-    /// The object is in use by the calling callback.
+    /// A callback of the same server cannot do this; or the socket has buffered
+    /// bytes.
     Busy = -1012, "NS_ERR_BUSY", "busy: called from one of the server's callbacks";
     /// The call would wait for its own thread.
     Deadlock = -1013, "NS_ERR_DEADLOCK", "the call would wait for itself";
-    /// A panic was caught.
+    /// A panic was caught: a bug in the library.
     Panic = -1014, "NS_ERR_PANIC", "a panic was caught";
-    /// The handler failed.
+    /// The handler returned a negative number of its own.
     Handler = -1015, "NS_ERR_HANDLER", "the handler failed";
     /// The service or host cannot be resolved.
     Address = -1016, "NS_ERR_ADDRESS", "the service cannot be resolved";
@@ -73,7 +78,8 @@ statuses! {
     /// Another failure of the operating system.
     Io = -1018, "NS_ERR_IO", "input/output error";
     /// No slot is left for a connection, or the kernel has no memory for it
-    /// (`ENOMEM`, `ENOBUFS`). Where the process itself gets none, it aborts.
+    /// (`ENOMEM`, `ENOBUFS`). If the process itself gets no memory, the library
+    /// aborts it: this status never means that.
     NoMemory = -1019, "NS_ERR_NO_MEMORY", "no slot, or no memory of the kernel's, is left";
     /// A thread cannot be created.
     Thread = -1020, "NS_ERR_THREAD", "cannot create a thread";
@@ -85,7 +91,8 @@ statuses! {
     Hook = -1023, "NS_ERR_HOOK", "the on_start hook failed";
     /// TLS failed, or the peer broke its rules.
     Tls = -1024, "NS_ERR_TLS", "TLS failed";
-    /// The stream ended without TLS's close_notify: it may be cut short.
+    /// The stream ended without the close_notify of TLS: it may be cut short
+    /// (RFC 8446, 6.1).
     Truncated = -1025, "NS_ERR_TRUNCATED", "the stream was truncated";
     /// The TLS handshake failed.
     Handshake = -1026, "NS_ERR_HANDSHAKE", "the TLS handshake failed";

@@ -1,7 +1,9 @@
 //! What must agree with `src/ffi`: `include/netserver.h`, which cbindgen and this file make of it;
-//! its version, which is that of `Cargo.toml`; and `tests/c/symbols.txt`. `NS_BLESS=1` writes the
-//! header and the symbols anew.
+//! its version, which is that of `Cargo.toml`; its status numbers, whose table is in
+//! `src/error.rs`, and the README's list of them; and `tests/c/symbols.txt`. `NS_BLESS=1` writes
+//! the header, the README's list and the symbols anew.
 
+use net_server::Status;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -250,6 +252,58 @@ fn every_function_says_what_it_returns_and_where_it_may_be_called() {
         }
         assert!(!comment.contains("eturns:") || says == 1, "{name}: Returns: inside a line");
     }
+}
+
+/// The table of `src/error.rs`: number, name and meaning of each status.
+fn statuses() -> Vec<(i32, String, String)> {
+    let text = source("src/error.rs");
+    let table = text.split_once("\nstatuses! {\n").expect("the table").1;
+    let table = table.split_once("\n}\n").expect("its end").0;
+    let mut meaning = String::new();
+    let mut statuses = Vec::new();
+    for line in table.lines().map(str::trim) {
+        if let Some(words) = line.strip_prefix("///") {
+            meaning = format!("{meaning} {}", words.trim()).trim().to_owned();
+            continue;
+        }
+        let name = line.split('"').nth(1).expect("a name").to_owned();
+        let status = Status::ALL[statuses.len()];
+        assert_eq!(status.name(), name, "the table is in order");
+        statuses.push((status.code(), name, std::mem::take(&mut meaning)));
+    }
+    assert_eq!(statuses.len(), Status::ALL.len());
+    statuses
+}
+
+/// cbindgen sees through no macro, so the constants are written out: here they are compared.
+#[test]
+fn the_status_numbers_are_those_of_the_table() {
+    let mut constants = items(&header());
+    constants.retain(|(name, ..)| name == "NS_OK" || name.starts_with("NS_ERR_"));
+    let table = statuses().into_iter().map(|(code, name, meaning)| {
+        let definition = format!("#define {name} {code}");
+        (name, meaning, definition)
+    });
+    let constants = constants
+        .into_iter()
+        .map(|(name, comment, definition)| (name, comment.replace('\n', " "), definition));
+    for (constant, row) in constants.clone().zip(table.clone()) {
+        assert_eq!(constant, row);
+    }
+    assert_eq!(constants.count(), table.count());
+}
+
+#[test]
+fn the_list_of_statuses_in_the_readme_is_up_to_date() {
+    let rows = statuses().into_iter().filter(|row| row.0 < 0);
+    let rows = rows.map(|(code, name, meaning)| {
+        format!("| \u{2212}{} | `{name}` | {meaning} |\n", code.unsigned_abs())
+    });
+    let head = "| number | name | meaning |\n|---|---|---|\n";
+    let readme = source("README.md");
+    let (before, rest) = readme.split_once(head).expect("the list");
+    let (_, after) = rest.split_once("\n\n").expect("its end");
+    check("README.md", &format!("{before}{head}{}\n{after}", rows.collect::<String>()));
 }
 
 /// In the files that rely on the caller's contract (`src/ffi/mod.rs`), whatever reads through a
