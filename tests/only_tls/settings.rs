@@ -203,6 +203,18 @@ fn without_a_certificate() {
     });
 }
 
+/// K27: The library installs no TLS provider for the process.
+#[test]
+fn no_provider_for_the_process() {
+    isolated(|| {
+        for config in both_modes() {
+            let server = start(config, Hooks::new(echo));
+            Client::connect(&server).echo("hello");
+            assert!(rustls::crypto::CryptoProvider::get_default().is_none());
+        }
+    });
+}
+
 /// K19: The settings are frozen by their first use, and shared by servers.
 #[test]
 fn frozen_and_shared() {

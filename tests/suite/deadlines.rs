@@ -332,6 +332,21 @@ fn io_timeout_of_one_connection() {
     });
 }
 
+/// T13: On a loop, where no call waits, an I/O timeout is an error.
+#[test]
+fn an_io_timeout_on_a_loop() {
+    isolated(|| {
+        let (log, results) = events();
+        let hooks = Hooks::new(move |_: &Server, socket| {
+            text(socket)?;
+            Ok(log.add(status(socket.set_io_timeout(Some(ms(1))))))
+        });
+        let server = start(non_blocking(1), hooks);
+        let _client = Client::connect(&server).saying("x");
+        assert_eq!(results.next(), Status::Unsupported);
+    });
+}
+
 /// T9: Queued bytes that make no progress close the connection.
 #[test]
 fn write_timeout() {
