@@ -1134,8 +1134,8 @@ int64_t ns_socket_recv(ns_socket *socket, void *buf, size_t len);
  *
  * Blocking mode: the call returns when the kernel has them. After
  * NS_ERR_TIMEOUT (`io_timeout`) a part of them was sent and the rest will not
- * be. How large that part is, is not known, so the stream is of use only to a
- * program that can find out by other means. Non-blocking mode: the call sends
+ * be. The size of that part is not known, so the stream is of use only to a
+ * program that can find it out by other means. Non-blocking mode: the call sends
  * all of them or none; it copies what the kernel does not take, and the library
  * writes that later.
  *
@@ -1271,9 +1271,9 @@ ns_status ns_socket_set_timer_ms(ns_socket *socket, uint32_t ms);
 ns_status ns_socket_set_io_timeout_ms(ns_socket *socket, uint32_t ms);
 
 /**
- * Non-blocking mode: has the library call the handler for no new input until
- * `ns_socket_resume`. The end of the peer's stream, or a reset while input is
- * unread, is not reported before that either.
+ * Non-blocking mode: from now on the library calls the handler for no new input,
+ * until `ns_socket_resume`. Only then does it report the end of the peer's
+ * stream, or a reset while input is unread.
  *
  * Returns: 0, NS_ERR_NOT_NON_BLOCKING, NS_ERR_CLOSED, NS_ERR_DETACHED,
  * NS_ERR_NOT_IN_HANDLER or NS_ERR_INVALID.
@@ -1313,9 +1313,8 @@ ns_status ns_socket_set_user_data(ns_socket *socket, void *user_data, ns_drop_fn
  * The new socket is an owned one in blocking mode. It has the user data, the
  * unread and the unsent bytes; a timer and a pause are gone. Any one thread at a
  * time can use it, immediately, also after the server was freed. It ends with
- * `ns_socket_free`, `ns_socket_release_fd` or `ns_attach`. With `socket` itself
- * every call returns NS_ERR_DETACHED until the callback returns. `err`: see
- * RESULTS.
+ * `ns_socket_free`, `ns_socket_release_fd` or `ns_attach`. Until the callback
+ * returns, calls with `socket` itself return NS_ERR_DETACHED. `err`: see RESULTS.
  *
  * Returns: the owned socket; NULL on failure: NS_ERR_NOT_NON_BLOCKING,
  * NS_ERR_NOT_IN_HANDLER, NS_ERR_DETACHED, NS_ERR_STATE (a TLS handshake is in

@@ -319,6 +319,8 @@ fn what_does_more_than_pass_arguments_on_says_why_it_may() {
         ".write(",
         "copy_nonoverlapping",
         "write_bytes",
+        ".as_ref() }",
+        ".as_mut() }",
         "unsafe { &",
         "unsafe { *",
         "unsafe impl",

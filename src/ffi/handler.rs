@@ -1,5 +1,8 @@
 //! The program's C functions as a `Handler` of the core.
 
+// SAFETY of the blocks without a comment: the caller's contract, see `mod.rs`.
+#![allow(clippy::undocumented_unsafe_blocks)]
+
 use std::ffi::c_void;
 use std::ptr;
 
@@ -73,11 +76,10 @@ impl CHandler {
     }
 }
 
-// SAFETY, for all calls below: the program gave function and user data as a
-// pair; the handles are valid during the call, as the header promises.
+// The calls of the program's functions: the program gave function and user data as
+// a pair, and the handles are valid during the call, as the header promises.
 impl Handler for CHandler {
     fn handle(&self, _: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
-        // SAFETY: as above.
         let code = unsafe {
             (self.function)(self.server, borrowed_handle(socket), self.handler.user_data)
         };
@@ -88,7 +90,6 @@ impl Handler for CHandler {
         let Callback { function: Some(call), user_data, .. } = self.callbacks.start else {
             return Ok(());
         };
-        // SAFETY: as above.
         match unsafe { call(self.server, user_data) } {
             code if code < 0 => Err(Error::returned(code)),
             _ => Ok(()),
@@ -97,7 +98,6 @@ impl Handler for CHandler {
 
     fn on_stop(&self, _: &Server) {
         if let Callback { function: Some(call), user_data, .. } = self.callbacks.stop {
-            // SAFETY: as above.
             unsafe { call(self.server, user_data) }
         }
     }
@@ -106,13 +106,11 @@ impl Handler for CHandler {
         let Callback { function: Some(call), user_data, .. } = self.callbacks.open else {
             return Ok(());
         };
-        // SAFETY: as above.
         outcome(unsafe { call(self.server, borrowed_handle(socket), user_data) }, socket)
     }
 
     fn on_close(&self, _: &Server, socket: &mut Socket<'_>, reason: CloseReason) {
         if let Callback { function: Some(call), user_data, .. } = self.callbacks.close {
-            // SAFETY: as above.
             unsafe { call(self.server, borrowed_handle(socket), reason as i32, user_data) };
             drop_raised(socket);
         }
@@ -120,7 +118,6 @@ impl Handler for CHandler {
 
     fn on_drain(&self, _: &Server, socket: &mut Socket<'_>) {
         if let Callback { function: Some(call), user_data, .. } = self.callbacks.drain {
-            // SAFETY: as above.
             unsafe { call(self.server, borrowed_handle(socket), user_data) };
             drop_raised(socket);
         }
@@ -129,7 +126,6 @@ impl Handler for CHandler {
     fn on_timeout(&self, server: &Server, socket: &mut Socket<'_>) {
         match self.callbacks.timeout {
             Callback { function: Some(call), user_data, .. } => {
-                // SAFETY: as above.
                 unsafe { call(self.server, borrowed_handle(socket), user_data) };
                 drop_raised(socket);
             }
@@ -139,7 +135,6 @@ impl Handler for CHandler {
 
     fn on_wake(&self, _: &Server, socket: &mut Socket<'_>) {
         if let Callback { function: Some(call), user_data, .. } = self.callbacks.wake {
-            // SAFETY: as above.
             unsafe { call(self.server, borrowed_handle(socket), user_data) };
             drop_raised(socket);
         }
@@ -157,13 +152,13 @@ impl Handler for CHandler {
         let error = ns_error::borrowed(error);
         match socket {
             Some(socket) => {
-                // SAFETY: as above; `error` outlives the call.
+                // SAFETY: the caller's contract; `error` outlives the call.
                 outcome(
                     unsafe { call(self.server, borrowed_handle(socket), &error, user_data) },
                     socket,
                 )
             }
-            // SAFETY: as above; `error` outlives the call.
+            // SAFETY: the caller's contract; `error` outlives the call.
             None => match unsafe { call(self.server, ptr::null_mut(), &error, user_data) } {
                 code if code < 0 => Err(Error::returned(code)),
                 _ => Ok(()),
@@ -174,7 +169,6 @@ impl Handler for CHandler {
     fn on_shutdown(&self, server: &Server, socket: &mut Socket<'_>) -> Result<bool, Error> {
         match self.callbacks.shutdown {
             Callback { function: Some(call), user_data, .. } => {
-                // SAFETY: as above.
                 let code = unsafe { call(self.server, borrowed_handle(socket), user_data) };
                 drop_raised(socket);
                 Ok(code != 0)

@@ -46,9 +46,9 @@
 //! Such a block does nothing but pass the caller's arguments on to a function
 //! whose `# Safety` section needs a part of the contract. A block that does
 //! more (it reads or writes through a pointer, or frees it) has a comment with its
-//! own reason. Clippy demands a comment at each block, but for the files of
-//! entries, which turn that off in their first lines; there `tests/header.rs`
-//! demands one at each block that does more.
+//! own reason. Clippy demands a comment at each block in `handles.rs`, `support.rs`
+//! and `user_data.rs`. The other files turn that off in their first lines; there
+//! `tests/header.rs` demands one at each block that does more.
 
 #![allow(non_camel_case_types)]
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]

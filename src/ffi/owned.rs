@@ -20,9 +20,8 @@ use crate::{Socket, Status};
 /// The new socket is an owned one in blocking mode. It has the user data, the
 /// unread and the unsent bytes; a timer and a pause are gone. Any one thread at a
 /// time can use it, immediately, also after the server was freed. It ends with
-/// `ns_socket_free`, `ns_socket_release_fd` or `ns_attach`. With `socket` itself
-/// every call returns NS_ERR_DETACHED until the callback returns. `err`: see
-/// RESULTS.
+/// `ns_socket_free`, `ns_socket_release_fd` or `ns_attach`. Until the callback
+/// returns, calls with `socket` itself return NS_ERR_DETACHED. `err`: see RESULTS.
 ///
 /// Returns: the owned socket; NULL on failure: NS_ERR_NOT_NON_BLOCKING,
 /// NS_ERR_NOT_IN_HANDLER, NS_ERR_DETACHED, NS_ERR_STATE (a TLS handshake is in

@@ -242,9 +242,9 @@ pub unsafe extern "C" fn ns_socket_set_io_timeout_ms(socket: *mut ns_socket, ms:
     unsafe { with(socket, |s| s.set_io_timeout(optional_ms(ms))) }
 }
 
-/// Non-blocking mode: has the library call the handler for no new input until
-/// `ns_socket_resume`. The end of the peer's stream, or a reset while input is
-/// unread, is not reported before that either.
+/// Non-blocking mode: from now on the library calls the handler for no new input,
+/// until `ns_socket_resume`. Only then does it report the end of the peer's
+/// stream, or a reset while input is unread.
 ///
 /// Returns: 0, NS_ERR_NOT_NON_BLOCKING, NS_ERR_CLOSED, NS_ERR_DETACHED,
 /// NS_ERR_NOT_IN_HANDLER or NS_ERR_INVALID.

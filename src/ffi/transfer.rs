@@ -5,6 +5,9 @@
 //! functions of its own that get all the arguments, so that the fast path needs
 //! no stack frame.
 
+// SAFETY of the blocks without a comment: the caller's contract, see `mod.rs`.
+#![allow(clippy::undocumented_unsafe_blocks)]
+
 use std::ffi::c_void;
 use std::slice;
 
@@ -33,20 +36,18 @@ pub unsafe extern "C" fn ns_socket_recv(
     // caller may use it now.
     let conn = unsafe { socket.cast::<Conn>().as_mut() };
     let (Some(conn), false, 1..=MAX_LEN) = (conn, buf.is_null(), len) else {
-        // SAFETY: the caller's contract.
         return unsafe { recv_any(socket, buf, len) };
     };
     if !conn.can_recv_fast() {
         if conn.is_drained() {
             return Status::WouldBlock.code().into();
         }
-        // SAFETY: the caller's contract.
         return unsafe { recv_any(socket, buf, len) };
     }
-    // SAFETY: the caller's contract; the buffer is only written to.
+    // SAFETY: the caller's contract, and a length that a slice may have; the buffer
+    // is only written to.
     match conn.recv_fast(unsafe { slice::from_raw_parts_mut(buf.cast(), len) }) {
         Ok(n) => n as i64,
-        // SAFETY: the caller's contract.
         Err(raw) => unsafe { recv_slow(conn, buf, len, raw) },
     }
 }
@@ -55,8 +56,8 @@ pub unsafe extern "C" fn ns_socket_recv(
 ///
 /// Blocking mode: the call returns when the kernel has them. After
 /// NS_ERR_TIMEOUT (`io_timeout`) a part of them was sent and the rest will not
-/// be. How large that part is, is not known, so the stream is of use only to a
-/// program that can find out by other means. Non-blocking mode: the call sends
+/// be. The size of that part is not known, so the stream is of use only to a
+/// program that can find it out by other means. Non-blocking mode: the call sends
 /// all of them or none; it copies what the kernel does not take, and the library
 /// writes that later.
 ///
@@ -73,17 +74,14 @@ pub unsafe extern "C" fn ns_socket_send(
     // SAFETY: as in `ns_socket_recv`.
     let conn = unsafe { socket.cast::<Conn>().as_mut() };
     let (Some(conn), false, ..=MAX_LEN) = (conn, buf.is_null(), len) else {
-        // SAFETY: the caller's contract.
         return unsafe { send_any(socket, buf, len) };
     };
     if !conn.can_send_fast(len) {
-        // SAFETY: the caller's contract.
         return unsafe { send_any(socket, buf, len) };
     }
-    // SAFETY: the caller's contract.
+    // SAFETY: the caller's contract, and a length that a slice may have.
     match conn.send_fast(unsafe { slice::from_raw_parts(buf.cast(), len) }) {
         Ok(()) => 0,
-        // SAFETY: the caller's contract.
         Err(raw) => unsafe { send_slow(conn, buf, len, raw) },
     }
 }
@@ -93,7 +91,6 @@ pub unsafe extern "C" fn ns_socket_send(
 #[cold]
 #[inline(never)]
 unsafe extern "C" fn recv_any(socket: *mut ns_socket, buf: *mut c_void, len: usize) -> i64 {
-    // SAFETY: the caller's promise.
     counted(|| unsafe { conn_of(socket) }?.recv_any(unsafe { room(buf, len) }?))
 }
 
@@ -105,14 +102,12 @@ unsafe extern "C" fn recv_slow(
     len: usize,
     raw: RawResult,
 ) -> i64 {
-    // SAFETY: the caller's promise.
     counted(|| conn.recv_slow(raw, unsafe { room(buf, len) }?))
 }
 
 #[cold]
 #[inline(never)]
 unsafe extern "C" fn send_any(socket: *mut ns_socket, buf: *const c_void, len: usize) -> ns_status {
-    // SAFETY: the caller's promise.
     status(|| unsafe { conn_of(socket) }?.send_any(unsafe { bytes(buf, len) }?))
 }
 
@@ -124,6 +119,5 @@ unsafe extern "C" fn send_slow(
     len: usize,
     raw: RawResult,
 ) -> ns_status {
-    // SAFETY: the caller's promise.
     status(|| conn.send_slow(raw, unsafe { bytes(buf, len) }?))
 }
