@@ -1,4 +1,4 @@
-//! Calls of C programs that no cancellation ends.
+//! Holds thread cancellation off during the calls of C programs.
 
 use std::ffi::c_int;
 use std::marker::PhantomData;
@@ -10,19 +10,19 @@ extern "C" {
 /// `PTHREAD_CANCEL_DISABLE` of glibc and musl.
 const DISABLED: c_int = 1;
 
-/// While it lives, a pthread_cancel(3) of this thread stays pending: it would
-/// unwind through the library in the middle of something, and Rust ends the
-/// process then.
+/// While this value lives, a pthread_cancel(3) of this thread stays pending.
+/// Otherwise the cancellation would unwind through the library in the middle of
+/// its work, and Rust then ends the process.
 pub(crate) struct Uncancelled {
     former: c_int,
-    /// Of this thread alone.
+    /// The state belongs to this thread alone.
     _not_send: PhantomData<*const ()>,
 }
 
 impl Uncancelled {
     pub fn new() -> Uncancelled {
         let mut former = 0;
-        // SAFETY: `former` can be written; the call changes this thread alone.
+        // SAFETY: the call may write `former`, and changes this thread alone.
         unsafe { pthread_setcancelstate(DISABLED, &mut former) };
         Uncancelled { former, _not_send: PhantomData }
     }

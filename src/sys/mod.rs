@@ -1,10 +1,10 @@
-//! System calls: the only unsafe code of the core. Each function is a call
-//! of the manual's section 2 or 3 with Rust types and nothing more.
+//! System calls: the only unsafe code of the core. Each function makes one call
+//! of the manual's section 2 or 3, with Rust types, and does nothing more.
 //!
-//! What is called for every message goes to the kernel without the C library
-//! (rustix): it is no cancellation point then (pthreads(7)). So a
-//! pthread_cancel of the host program's cannot unwind through the library, and
-//! the call is spared what the C library does about that in a process with
+//! The calls that each message needs go to the kernel without the C library
+//! (rustix). So they are no cancellation points (pthreads(7)): a pthread_cancel
+//! by the host program cannot unwind through the library, and the calls are
+//! spared the work that the C library does for cancellation in a process with
 //! threads.
 
 #[cfg(feature = "capi")]
@@ -33,7 +33,7 @@ use rustix::io::retry_on_intr;
 use rustix::net::SendAncillaryBuffer;
 use socket2::SockAddr;
 
-/// recv(2), again after `EINTR`.
+/// recv(2), repeated after `EINTR`.
 pub(crate) fn recv(fd: BorrowedFd<'_>, buf: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
     Ok(retry_on_intr(|| recv_once(fd, buf, flags))?)
 }
@@ -48,7 +48,7 @@ pub(crate) fn recv_once(
     rustix::net::recv(fd, buf, flags).map(|(_, n)| n)
 }
 
-/// send(2) without SIGPIPE, again after `EINTR`.
+/// send(2) without SIGPIPE, repeated after `EINTR`.
 pub(crate) fn send(fd: BorrowedFd<'_>, buf: &[u8], flags: SendFlags) -> io::Result<usize> {
     Ok(retry_on_intr(|| send_once(fd, buf, flags))?)
 }
@@ -59,10 +59,10 @@ pub(crate) fn send_once(fd: BorrowedFd<'_>, buf: &[u8], flags: SendFlags) -> Res
     rustix::net::send(fd, buf, flags | SendFlags::NOSIGNAL)
 }
 
-/// The most buffers of one sendmsg(2) (`IOV_MAX`).
+/// The largest number of buffers that one sendmsg(2) takes (`IOV_MAX`).
 pub(crate) const MAX_PIECES: usize = 1024;
 
-/// sendmsg(2) of several buffers without SIGPIPE, again after `EINTR`.
+/// sendmsg(2) of several buffers without SIGPIPE, repeated after `EINTR`.
 pub(crate) fn sendv(
     fd: BorrowedFd<'_>,
     bufs: &[IoSlice<'_>],
@@ -73,13 +73,13 @@ pub(crate) fn sendv(
     Ok(retry_on_intr(|| rustix::net::sendmsg(fd, bufs, &mut no_control, flags))?)
 }
 
-/// accept4(2) with close-on-exec. `EINTR` is given to the caller.
+/// accept4(2) with close-on-exec. The caller handles `EINTR`.
 pub(crate) fn accept(
     listener: BorrowedFd<'_>,
     non_blocking: bool,
 ) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
     let flags = libc::SOCK_CLOEXEC | if non_blocking { libc::SOCK_NONBLOCK } else { 0 };
-    // SAFETY: the storage and its length are valid for the kernel to fill.
+    // SAFETY: the storage and its length are valid, and the kernel fills them.
     let (fd, address) = unsafe {
         SockAddr::try_init(|storage, length| {
             match libc::accept4(listener.as_raw_fd(), storage.cast(), length, flags) {
@@ -88,27 +88,27 @@ pub(crate) fn accept(
             }
         })
     }?;
-    // SAFETY: accept4 gave us this descriptor, nobody else has it.
+    // SAFETY: accept4 made this descriptor, and nobody else has it.
     Ok((unsafe { OwnedFd::from_raw_fd(fd) }, address.as_socket()))
 }
 
-/// poll(2) of one descriptor. `timeout` in milliseconds, negative for ever.
-/// Answers the events that are there, none after the timeout.
+/// poll(2) of one descriptor. `timeout` is in milliseconds; a negative one
+/// waits forever. Returns the events that were found, none after the timeout.
 pub(crate) fn poll(fd: BorrowedFd<'_>, events: PollFlags, timeout: i32) -> io::Result<PollFlags> {
     let mut entry = [PollFd::from_borrowed_fd(fd, events)];
     poll_many(&mut entry, timeout)?;
     Ok(entry[0].revents())
 }
 
-/// poll(2) of several descriptors; answers how many have events.
+/// poll(2) of several descriptors. Returns how many have events.
 pub(crate) fn poll_many(entries: &mut [PollFd<'_>], timeout: i32) -> io::Result<usize> {
     Ok(rustix::event::poll(entries, poller::time(timeout).as_ref())?)
 }
 
-/// Milliseconds of `CLOCK_MONOTONIC`, rounded down.
+/// `CLOCK_MONOTONIC` in milliseconds, rounded down.
 pub(crate) fn monotonic_millis() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` can be written; this clock is there on every system.
+    // SAFETY: the call may write `time`; every system has this clock.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
     time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000
 }
@@ -118,33 +118,34 @@ pub(crate) fn descriptor_limit() -> u64 {
     rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// A descriptor that another thread uses and the caller knows to be open.
+/// Borrows a descriptor that another thread uses. The caller knows that it is
+/// open.
 fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
-    // SAFETY: the caller's knowledge: each function that calls this asks for it.
+    // SAFETY: each function that calls this one requires an open descriptor.
     unsafe { BorrowedFd::borrow_raw(fd) }
 }
 
-/// Resets a connection of a descriptor known to be open, which another thread
-/// may be using: connect(2) with `AF_UNSPEC`, after which nothing can be sent
-/// or received and poll(2) returns. Some kernels refuse it while a thread
-/// waits in recv(2) on it.
+/// Resets the connection of a descriptor that is known to be open and that
+/// another thread may be using: connect(2) with `AF_UNSPEC`. After it nothing
+/// can be sent or received, and poll(2) returns. Some kernels refuse it while a
+/// thread waits in recv(2) on the descriptor.
 pub(crate) fn disconnect(fd: RawFd) {
     let _ = rustix::net::connect_unspec(borrow(fd));
 }
 
-/// Has the peer ended its side, or the connection?
+/// Whether the peer has ended its side, or the connection is gone.
 pub(crate) fn has_ended(fd: BorrowedFd<'_>) -> bool {
     poll(fd, PollFlags::RDHUP, 0).is_ok_and(|found| !found.is_empty())
 }
 
-/// The peer has closed its sending side, or the connection is gone, whatever
-/// this side has shut (`TCP_INFO`, tcp(7)).
+/// Whether the peer has closed its sending side, or the connection is gone, no
+/// matter which directions this side has shut (`TCP_INFO`, tcp(7)).
 pub(crate) fn has_peer_ended(fd: BorrowedFd<'_>) -> bool {
-    // The first byte of tcp_info is the state of RFC 9293: ESTABLISHED 1,
-    // FIN_WAIT1 4, FIN_WAIT2 5 are those without the peer's end.
+    // The first byte of tcp_info is the state of RFC 9293. ESTABLISHED (1),
+    // FIN_WAIT1 (4) and FIN_WAIT2 (5) are the states without the peer's end.
     let mut state: u8 = 0;
     let mut length: libc::socklen_t = 1;
-    // SAFETY: the kernel writes one byte at most, which is the length it is told.
+    // SAFETY: the kernel writes at most `length` bytes, which is one.
     let result = unsafe {
         let place = std::ptr::from_mut(&mut state).cast();
         libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, place, &mut length)
@@ -152,8 +153,8 @@ pub(crate) fn has_peer_ended(fd: BorrowedFd<'_>) -> bool {
     result < 0 || !matches!(state, 1 | 4 | 5)
 }
 
-/// How many bytes the peer has not acknowledged yet (`SIOCOUTQ`, tcp(7)), a FIN
-/// that was sent among them. Of a descriptor known to be open.
+/// How many bytes the peer has not acknowledged yet (`SIOCOUTQ`, tcp(7)). A FIN
+/// that was sent counts as one. The descriptor is known to be open.
 pub(crate) fn unsent(fd: RawFd) -> usize {
     let mut count: libc::c_int = 0;
     // SAFETY: SIOCOUTQ (the same number as TIOCOUTQ) writes one int.
@@ -164,15 +165,15 @@ pub(crate) fn unsent(fd: RawFd) -> usize {
     count.max(0) as usize
 }
 
-/// shutdown(2) of a descriptor known to be open: a listener (which wakes every
-/// accept on it, accept then fails with `EINVAL`) or a connection that another
-/// thread serves.
+/// shutdown(2) of a descriptor that is known to be open. It is a listener (then
+/// every accept on it wakes and fails with `EINVAL`) or a connection that
+/// another thread serves.
 pub(crate) fn shutdown(fd: RawFd, how: Shutdown) {
     let _ = rustix::net::shutdown(borrow(fd), how);
 }
 
-/// Makes close(2) of a descriptor known to be open send a reset (`SO_LINGER`
-/// with a time of zero, socket(7)).
+/// Makes a later close(2) of this descriptor send a reset (`SO_LINGER` with a
+/// time of zero, socket(7)). The descriptor is known to be open.
 pub(crate) fn reset_on_close(fd: RawFd) {
     let _ = rustix::net::sockopt::set_socket_linger(borrow(fd), Some(Duration::ZERO));
 }

@@ -1,4 +1,4 @@
-//! Waiting for readiness: epoll(7), edge-triggered.
+//! Waits for readiness: epoll(7), edge-triggered.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -6,17 +6,17 @@ use std::sync::Arc;
 
 use rustix::event::{epoll, Timespec};
 
-/// Bits of what is waited for and of what was found (epoll_ctl(2)).
+/// Event bits, to wait for and as found (epoll_ctl(2)).
 pub(crate) type Bits = epoll::EventFlags;
 
-/// To wait for: input, and the end of the stream; room for output.
+/// Bits to wait for: input and the end of the stream; room for output.
 pub(crate) const INPUT: Bits = Bits::IN.union(Bits::RDHUP);
 pub(crate) const OUTPUT: Bits = Bits::OUT;
-/// Found with input: everything that is more than plain input, which is urgent
-/// data, the end of the stream, a failure.
+/// Bits that mean more than plain input: urgent data, the end of the stream, a
+/// failure.
 pub(crate) const SPECIAL: Bits = Bits::PRI.union(Bits::RDHUP).union(Bits::HUP).union(Bits::ERR);
 
-/// An epoll instance; its clones are the same one.
+/// An epoll instance. Its clones share it.
 #[derive(Clone)]
 pub(crate) struct Poller(Arc<OwnedFd>);
 
@@ -26,7 +26,7 @@ impl Poller {
         Ok(Poller(Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?)))
     }
 
-    /// epoll_ctl(2), EPOLL_CTL_ADD. Closing the descriptor takes it out again.
+    /// epoll_ctl(2), EPOLL_CTL_ADD. Closing the descriptor removes it again.
     pub fn add(&self, fd: BorrowedFd<'_>, token: u64, bits: Bits) -> io::Result<()> {
         let data = epoll::EventData::new_u64(token);
         Ok(epoll::add(self.0.as_fd(), fd, data, bits | Bits::ET)?)
@@ -43,18 +43,18 @@ impl Poller {
         Ok(epoll::delete(self.0.as_fd(), fd)?)
     }
 
-    /// epoll_pwait(2). `timeout` in milliseconds, negative for ever. `EINTR` is
-    /// given to the caller, with no events.
+    /// epoll_pwait(2). `timeout` is in milliseconds; a negative one waits
+    /// forever. The caller handles `EINTR`, which comes with no events.
     ///
-    /// By `syscall`, because rustix leaves out the last argument, which the
-    /// kernel does not look at but valgrind does.
+    /// It uses `syscall`, because rustix leaves out the last argument. The
+    /// kernel ignores that argument, but valgrind reads it.
     pub fn wait(&self, events: &mut Events, timeout: i32) -> io::Result<()> {
         events.0.clear();
         let (poller, room) = (self.0.as_raw_fd(), events.0.spare_capacity_mut());
         let (start, max) = (room.as_mut_ptr(), room.len());
         let no_mask = std::ptr::null::<libc::sigset_t>();
-        // SAFETY: there is room for as many events as the call is told of, and
-        // the first `found` of them are the kernel's.
+        // SAFETY: the buffer has room for `max` events, and the kernel has
+        // written the first `found` of them.
         unsafe {
             let call = libc::SYS_epoll_pwait;
             let found = libc::syscall(call, poller, start, max, timeout, no_mask, 0_usize);
@@ -65,22 +65,22 @@ impl Poller {
     }
 }
 
-/// A time in milliseconds, negative for ever.
+/// A time in milliseconds. A negative one means forever.
 pub(super) fn time(millis: i32) -> Option<Timespec> {
     let millis = u64::try_from(millis).ok()?;
     Some(Timespec { tv_sec: (millis / 1000) as i64, tv_nsec: (millis % 1000 * 1_000_000) as _ })
 }
 
-/// What one wait found.
+/// The events that one wait found.
 pub(crate) struct Events(Vec<epoll::Event>);
 
 impl Events {
-    /// At most `capacity` by one wait.
+    /// One wait finds at most `capacity` events.
     pub fn new(capacity: usize) -> Events {
         Events(Vec::with_capacity(capacity))
     }
 
-    /// The token and the bits of each.
+    /// The token and the bits of each event.
     #[inline]
     pub fn iter(&self) -> impl Iterator<Item = (u64, Bits)> + '_ {
         self.0.iter().map(|event| (event.data.u64(), event.flags))

@@ -1,5 +1,5 @@
-//! Names to addresses by getaddrinfo(3): std's resolver takes no service
-//! names.
+//! Resolves names to addresses with getaddrinfo(3), because the resolver of std
+//! takes no service names.
 
 use std::ffi::{CStr, CString};
 use std::net::SocketAddr;
@@ -7,9 +7,9 @@ use std::ptr;
 
 use socket2::SockAddr;
 
-/// The stream addresses of a service (`"http"` or a number), on a host or,
-/// without one, the wildcards. `family` is `AF_INET`, `AF_INET6` or
-/// `AF_UNSPEC`. The error is getaddrinfo's reason.
+/// The stream addresses of a service (`"http"` or a number) on a host, or the
+/// wildcard addresses where no host is given. `family` is `AF_INET`, `AF_INET6`
+/// or `AF_UNSPEC`. The error is getaddrinfo's reason.
 pub(crate) fn resolve(
     host: Option<&str>,
     service: &str,
@@ -24,13 +24,13 @@ pub(crate) fn resolve(
     hints.ai_socktype = libc::SOCK_STREAM;
     hints.ai_flags = libc::AI_PASSIVE;
     let mut list = ptr::null_mut();
-    // SAFETY: the strings end in NUL, the hints and the result are valid.
+    // SAFETY: the strings end in NUL; the hints and the result are valid.
     let code = unsafe {
         let host = host.as_ref().map_or(ptr::null(), |h| h.as_ptr());
         libc::getaddrinfo(host, service.as_ptr(), &hints, &mut list)
     };
     if code != 0 {
-        // SAFETY: gai_strerror gives a static string that ends in NUL.
+        // SAFETY: gai_strerror returns a static string that ends in NUL.
         let reason = unsafe { CStr::from_ptr(libc::gai_strerror(code)) };
         return Err(reason.to_string_lossy().into_owned());
     }
@@ -58,7 +58,7 @@ pub(crate) fn resolve(
             }
         }
     }
-    // SAFETY: the list came from getaddrinfo and is freed once.
+    // SAFETY: getaddrinfo made this list, and it is freed once.
     unsafe { libc::freeaddrinfo(list) };
     Ok(addresses)
 }

@@ -1,12 +1,13 @@
-//! Threads that no signal of the host reaches.
+//! Threads that no signal of the host program reaches.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::thread::{Builder, JoinHandle};
 
-/// Starts a named thread that blocks every asynchronous signal. The mask is
-/// inherited, so it is set around the start and the caller's put back: there
-/// is no moment in which the new thread could take a signal.
+/// Starts a named thread that blocks every asynchronous signal. A thread
+/// inherits the mask of its creator. So the caller's mask is changed before the
+/// start and restored after it, and there is no moment in which the new thread
+/// could receive a signal.
 pub(crate) fn spawn(
     name: String,
     body: impl FnOnce() + Send + 'static,
@@ -17,7 +18,7 @@ pub(crate) fn spawn(
     // pthread_sigmask initialises `before`.
     unsafe {
         libc::sigfillset(mask.as_mut_ptr());
-        // A fault of the thread's own must still end the process.
+        // A fault of the thread itself must still end the process.
         for fault in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP] {
             libc::sigdelset(mask.as_mut_ptr(), fault);
         }

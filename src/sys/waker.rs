@@ -1,4 +1,4 @@
-//! A wake-up that any thread, and a signal handler, may give.
+//! A wake-up that any thread, and a signal handler, may send.
 
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
@@ -6,19 +6,21 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 
 use super::{Poller, INPUT};
 
-/// An eventfd(2) that can be closed while others may still signal it. It is
-/// waited for edge-triggered: each signal is an event, and nobody reads it.
+/// An eventfd(2) that can be closed while other threads may still signal it.
+/// Its poller is edge-triggered: each signal makes an event, and nobody reads
+/// the counter.
 pub(crate) struct Waker {
     fd: AtomicI32,
     closed: AtomicBool,
-    /// Calls of the two on their way; the descriptor is not closed (and so
-    /// cannot be reused for something else) before they are through.
+    /// How many threads are inside `watch` or `signal`. `close` waits for them
+    /// before it closes the descriptor, so that its number cannot be reused
+    /// under them.
     users: AtomicUsize,
 }
 
 impl Waker {
     pub fn new() -> io::Result<Waker> {
-        // SAFETY: no pointers are passed.
+        // SAFETY: the call takes no pointers.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
@@ -34,31 +36,32 @@ impl Waker {
         self.fd.load(Ordering::Relaxed)
     }
 
-    /// From now on each signal is an event of the poller, until it is closed.
+    /// From now on each signal makes an event of the poller, until `close`.
     pub fn watch(&self, poller: &Poller, token: u64) -> io::Result<()> {
         self.users.fetch_add(1, Ordering::SeqCst);
         let result = match self.closed.load(Ordering::SeqCst) {
             true => Err(io::Error::from_raw_os_error(libc::EBADF)),
-            // SAFETY: it is open, and not closed while there are users.
+            // SAFETY: the descriptor is open, and `close` waits for its users.
             false => poller.add(unsafe { BorrowedFd::borrow_raw(self.fd()) }, token, INPUT),
         };
         self.users.fetch_sub(1, Ordering::SeqCst);
         result
     }
 
-    /// Makes the descriptor readable. Async-signal-safe: atomics, write(2)
-    /// past the C library, so that it is no cancellation point, and `errno` is
-    /// kept.
+    /// Makes the descriptor readable. Async-signal-safe: it uses atomics and a
+    /// write(2) past the C library, which is no cancellation point, and keeps
+    /// `errno`.
     pub fn signal(&self) {
         self.users.fetch_add(1, Ordering::SeqCst);
         if !self.closed.load(Ordering::SeqCst) {
             let one = 1u64.to_ne_bytes();
-            // SAFETY: errno is this thread's own; the descriptor is open, and
-            // not closed while there are users.
+            // SAFETY: errno belongs to this thread; the descriptor is open, and
+            // `close` waits for its users.
             unsafe {
                 let errno = libc::__errno_location();
                 let kept = *errno;
-                // A full counter (EAGAIN) is readable already.
+                // EAGAIN: the counter is full, so the descriptor is readable
+                // already.
                 let _ = rustix::io::write(BorrowedFd::borrow_raw(self.fd()), &one);
                 *errno = kept;
             }
@@ -75,7 +78,7 @@ impl Waker {
             std::thread::yield_now();
         }
         let fd = self.fd.swap(-1, Ordering::SeqCst);
-        // SAFETY: the descriptor is ours, and nobody uses it any more.
+        // SAFETY: this object owns the descriptor, and nobody uses it any more.
         unsafe { rustix::io::close(fd) };
     }
 }
