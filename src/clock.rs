@@ -6,40 +6,40 @@ use std::time::Duration;
 
 use crate::sys;
 
-/// Milliseconds of the monotonic clock, rounded down, for time stamps. The
-/// clock's own zero needs nothing that is made at the first call, for which
-/// threads would wait.
+/// A time stamp: milliseconds of the monotonic clock, rounded down. It counts
+/// from the clock's own zero. An epoch of the library would be made at the
+/// first call, and other threads would wait for that.
 pub(crate) fn now() -> u64 {
     sys::monotonic_millis() + 1
 }
 
-/// A moment at which something is due. A deadline is never early.
+/// A moment at which something is due. No deadline is reported early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Deadline(u64);
 
 impl Deadline {
     pub const NEVER: Deadline = Deadline(u64::MAX);
-    /// It has always passed.
+    /// A deadline that has always passed.
     pub const NOW: Deadline = Deadline(0);
 
-    /// The latest deadline that has passed now.
+    /// The latest of the deadlines that have passed now.
     pub fn passed() -> Deadline {
         Deadline(now())
     }
 
-    /// The first moment at which `time` has passed for certain.
+    /// The first moment at which `time` has certainly passed.
     pub fn after(time: Duration) -> Deadline {
         Deadline::after_ms(time.as_nanos().div_ceil(1_000_000) as u64)
     }
 
-    /// The same in milliseconds.
+    /// The same, in milliseconds.
     pub fn after_ms(ms: u64) -> Deadline {
         Deadline::since(now(), ms)
     }
 
-    /// The first moment at which `ms` milliseconds have passed since a time
-    /// stamp. One more than the sum, because the stamp's millisecond may have been
-    /// all but over.
+    /// The first moment at which `ms` milliseconds have certainly passed since
+    /// a time stamp. It is one more than the sum, because the stamp's
+    /// millisecond may have been almost over.
     pub fn since(stamp: u64, ms: u64) -> Deadline {
         Deadline(stamp.saturating_add(ms).saturating_add(1))
     }
@@ -52,12 +52,12 @@ impl Deadline {
         self.0 <= now()
     }
 
-    /// The time that is left, in milliseconds.
+    /// The remaining time in milliseconds.
     pub fn ms_left(self) -> u64 {
         self.0.saturating_sub(now())
     }
 
-    /// The time that is left as poll(2) takes it: -1 for [`Deadline::NEVER`].
+    /// The remaining time as poll(2) takes it: -1 for [`Deadline::NEVER`].
     pub fn poll_timeout(self) -> i32 {
         match self {
             Deadline::NEVER => -1,
@@ -65,7 +65,8 @@ impl Deadline {
         }
     }
 
-    /// A number for an atomic, and back.
+    /// Converts to a number that an atomic can hold; [`Deadline::from_bits`]
+    /// converts back.
     pub fn to_bits(self) -> u64 {
         self.0
     }

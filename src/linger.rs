@@ -1,5 +1,5 @@
-//! Lingering: discarding the input of half-closed connections until their
-//! peers close, so that no worker waits for it.
+//! Lingering: the library discards the input of half-closed connections until
+//! their peers close, so that no worker waits for them.
 
 #![forbid(unsafe_code)]
 
@@ -11,75 +11,77 @@ use crate::clock::Deadline;
 use crate::sys::{self, PollFlags, Poller, RecvFlags};
 
 const BUFFER: usize = 16 << 10;
-/// Reads of one connection before others have their turn.
+/// Reads of one connection before the other connections have their turn.
 const READS: usize = 64;
 
-/// How often to look whether the peer has acknowledged all, in ms.
+/// How often to look whether the peer has acknowledged all bytes, in ms.
 const LOOK: u64 = 5;
 
-/// How often to ask whether to go on, in ms.
+/// How often a thread that lingers asks whether to go on, in ms.
 const STEP: u64 = 20;
 
-/// A connection of which nothing is left to do but to discard its input.
+/// A closed connection whose input is still to be discarded.
 pub(crate) struct Remains {
     pub fd: OwnedFd,
-    /// Its input was shut in the kernel, which after the end of our side
-    /// answers more input with a reset: that end waits until the peer has
-    /// acknowledged all before it.
-    pub ends_later: bool,
+    /// This side has shut its input in the kernel. After a FIN of this side the
+    /// kernel would reply to more input with a reset. So the FIN waits until
+    /// the peer has acknowledged all bytes before it.
+    pub fin_waits_for_ack: bool,
 }
 
-fn send_end(fd: &OwnedFd) {
+fn send_fin(fd: &OwnedFd) {
     let _ = socket2::SockRef::from(fd).shutdown(std::net::Shutdown::Write);
 }
 
-/// What is left to do for a connection.
+/// The result of discarding some input.
 #[derive(PartialEq, Eq)]
-enum Left {
+enum Discarded {
     Wait,
     Again,
-    /// The peer has ended.
+    /// The peer has ended its side.
     Ended,
     Failed,
 }
 
-fn discard_some(fd: &OwnedFd) -> Left {
+fn discard_some(fd: &OwnedFd) -> Discarded {
     let mut buffer = [0; BUFFER];
     for _ in 0..READS {
         match sys::recv(fd.as_fd(), &mut buffer, RecvFlags::DONTWAIT) {
-            // An end that this side made says nothing of the peer.
-            Ok(0) if sys::has_peer_ended(fd.as_fd()) => return Left::Ended,
-            Ok(0) => return Left::Wait,
+            // An end that this side made says nothing about the peer.
+            Ok(0) if sys::has_peer_ended(fd.as_fd()) => return Discarded::Ended,
+            Ok(0) => return Discarded::Wait,
             Ok(_) => {}
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Left::Wait,
-            Err(_) => return Left::Failed,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Discarded::Wait,
+            Err(_) => return Discarded::Failed,
         }
     }
-    Left::Again
+    Discarded::Again
 }
 
 impl Remains {
-    /// Lingers on the calling thread, until the given time and while it
-    /// `goes_on`; gives the descriptor back, and whether the peer has ended.
+    /// Lingers on the calling thread, until `until` or until `goes_on` returns
+    /// false. Returns the descriptor, and whether the peer has ended its side.
     pub fn discard(
         self,
         until: Deadline,
         goes_on: impl Fn(BorrowedFd<'_>) -> bool,
     ) -> (OwnedFd, bool) {
-        let Remains { fd, ends_later } = self;
-        let mut ended = !ends_later;
+        let Remains { fd, fin_waits_for_ack } = self;
+        let mut fin_sent = !fin_waits_for_ack;
         while !until.is_due() && goes_on(fd.as_fd()) {
-            if !ended && sys::unsent(fd.as_raw_fd()) == 0 {
-                send_end(&fd);
-                ended = true;
+            if !fin_sent && sys::unsent(fd.as_raw_fd()) == 0 {
+                send_fin(&fd);
+                fin_sent = true;
             }
             match discard_some(&fd) {
-                Left::Ended => return (fd, true),
-                Left::Failed => break,
-                Left::Again => {}
-                Left::Wait => {
-                    // Of input that was shut here poll(2) tells its end alone.
-                    let (events, step) = match ends_later {
+                Discarded::Ended => return (fd, true),
+                Discarded::Failed => break,
+                Discarded::Again => {}
+                Discarded::Wait => {
+                    // After a shutdown of the input on this side, poll(2)
+                    // always reports that end; so it waits without input
+                    // events.
+                    let (events, step) = match fin_waits_for_ack {
                         true => (PollFlags::empty(), LOOK),
                         false => (PollFlags::IN, STEP),
                     };
@@ -92,30 +94,31 @@ impl Remains {
     }
 }
 
-/// The lingering connections of a blocking server, on its control thread.
+/// The lingering connections of a blocking server. Its control thread owns
+/// them.
 pub(crate) struct Lingering {
-    linger: u64,
+    linger_ms: u64,
     max: usize,
     entries: HashMap<u64, OwnedFd>,
-    /// Ends in order: every connection lingers for the same time.
+    /// The end of each connection's time, in order: all linger equally long.
     ends: VecDeque<(Deadline, u64)>,
     again: Vec<u64>,
-    /// Those that end later.
-    unended: Vec<u64>,
+    /// Connections whose FIN waits for the peer's acknowledgement.
+    without_fin: Vec<u64>,
     next: u64,
 }
 
 impl Lingering {
-    /// `linger` in ms; at most `max` connections, beyond which the oldest
-    /// are closed: they had the most time.
-    pub fn new(linger: u64, max: usize) -> Lingering {
+    /// A connection lingers for `linger_ms`. There are at most `max`
+    /// connections: one more closes the oldest, which had the most time.
+    pub fn new(linger_ms: u64, max: usize) -> Lingering {
         Lingering {
-            linger,
+            linger_ms,
             max,
             entries: HashMap::new(),
             ends: VecDeque::new(),
             again: Vec::new(),
-            unended: Vec::new(),
+            without_fin: Vec::new(),
             next: 0,
         }
     }
@@ -124,51 +127,53 @@ impl Lingering {
         self.entries.is_empty()
     }
 
-    /// When to look again at the latest.
+    /// The latest time for the next turn.
     pub fn next_deadline(&self) -> Deadline {
         if !self.again.is_empty() {
             return Deadline::NOW;
         }
-        let look = if self.unended.is_empty() { Deadline::NEVER } else { Deadline::after_ms(LOOK) };
+        let look =
+            if self.without_fin.is_empty() { Deadline::NEVER } else { Deadline::after_ms(LOOK) };
         self.ends.front().map_or(Deadline::NEVER, |(end, _)| *end).min(look)
     }
 
-    pub fn add(&mut self, poller: &Poller, Remains { fd, ends_later }: Remains) {
+    pub fn add(&mut self, poller: &Poller, Remains { fd, fin_waits_for_ack }: Remains) {
         while self.entries.len() >= self.max {
             let Some((_, oldest)) = self.ends.pop_front() else { break };
             self.entries.remove(&oldest);
         }
         let token = self.next;
         self.next += 1;
-        // Without events its input waits unread for as long.
+        // If this fails, the input stays unread for the whole linger time.
         let _ = poller.add(fd.as_fd(), token, sys::INPUT);
         self.entries.insert(token, fd);
-        if ends_later {
-            self.unended.push(token);
+        if fin_waits_for_ack {
+            self.without_fin.push(token);
         }
-        self.ends.push_back((Deadline::after_ms(self.linger), token));
+        self.ends.push_back((Deadline::after_ms(self.linger_ms), token));
     }
 
     pub fn readable(&mut self, token: u64) {
         self.again.push(token);
     }
 
-    /// Discards what came and ends what lingered long enough. Closing a
-    /// descriptor takes it out of the poller (epoll(7)).
+    /// Discards the input of readable connections and closes connections whose
+    /// time is over. Closing a descriptor removes it from the poller
+    /// (epoll(7)).
     pub fn turn(&mut self) {
         for token in std::mem::take(&mut self.again) {
             match self.entries.get(&token).map(discard_some) {
-                Some(Left::Ended | Left::Failed) => drop(self.entries.remove(&token)),
-                Some(Left::Again) => self.again.push(token),
-                Some(Left::Wait) | None => {}
+                Some(Discarded::Ended | Discarded::Failed) => drop(self.entries.remove(&token)),
+                Some(Discarded::Again) => self.again.push(token),
+                Some(Discarded::Wait) | None => {}
             }
         }
         let entries = &self.entries;
-        self.unended.retain(|token| {
+        self.without_fin.retain(|token| {
             let Some(fd) = entries.get(token) else { return false };
             let waits = sys::unsent(fd.as_raw_fd()) > 0;
             if !waits {
-                send_end(fd);
+                send_fin(fd);
             }
             waits
         });
@@ -184,12 +189,13 @@ impl Lingering {
         }
     }
 
-    /// In a stop: of whom the peer has acknowledged all, nothing can be lost.
+    /// Closes, in a stop, the connections whose peers have acknowledged all
+    /// bytes: nothing of theirs can be lost.
     pub fn end_acknowledged(&mut self) {
-        let unended = &self.unended;
+        let without_fin = &self.without_fin;
         self.entries.retain(|token, fd| {
-            let end = usize::from(!unended.contains(token));
-            sys::unsent(fd.as_raw_fd()) > end
+            let fin = usize::from(!without_fin.contains(token));
+            sys::unsent(fd.as_raw_fd()) > fin
         });
     }
 
@@ -197,6 +203,6 @@ impl Lingering {
         self.entries.clear();
         self.ends.clear();
         self.again.clear();
-        self.unended.clear();
+        self.without_fin.clear();
     }
 }

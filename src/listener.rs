@@ -1,4 +1,4 @@
-//! Listening sockets: binding, accepting, and what accept's errors mean.
+//! Listening sockets: binding, accepting, and the meaning of accept's errors.
 
 #![forbid(unsafe_code)]
 
@@ -17,25 +17,26 @@ use crate::error::{quoted, Error, Status};
 use crate::service::Service;
 use crate::sys::{self, PollFd, PollFlags, Shutdown};
 
-/// A bound socket that listens. Options set here are inherited by what it
-/// accepts (Linux), which spares the calls per connection.
+/// A bound socket that listens. Accepted sockets inherit the options that are
+/// set here (Linux), which saves the calls per connection.
 pub(crate) struct Listener {
     socket: Socket,
     address: SocketAddr,
-    /// It accepts no more: destroyed from outside, or shut.
+    /// The socket accepts no more: it was shut, or destroyed from outside.
     lost: AtomicBool,
 }
 
-/// Why accept gave no connection.
+/// Why accept returned no connection.
 pub(crate) enum AcceptError {
-    /// None is waiting.
+    /// No connection is waiting.
     Empty,
-    /// That connection is gone already; the next may do.
+    /// That connection is gone already; the next one may succeed.
     Next,
-    /// Descriptors or memory are used up, or it is forbidden: try later.
+    /// Descriptors or memory are used up, or accepting is forbidden: try again
+    /// later.
     Exhausted(io::Error),
     /// The listener accepts no more: it was shut, or destroyed from outside.
-    /// Told once.
+    /// Reported once.
     Lost(io::Error),
     /// No listener is left.
     Shut,
@@ -46,7 +47,7 @@ impl Listener {
         self.address
     }
 
-    /// The next waiting connection.
+    /// Accepts the next waiting connection.
     pub fn accept(&self, non_blocking: bool) -> Result<Accepted, AcceptError> {
         sys::accept(self.socket.as_fd(), non_blocking).map_err(|e| match e.raw_os_error() {
             Some(libc::EAGAIN) => AcceptError::Empty,
@@ -57,7 +58,7 @@ impl Listener {
                 }
             }
             _ if is_transient(&e) => AcceptError::Next,
-            // Whatever it is, it may be there for good (a filter's EPERM).
+            // Any other failure may be permanent (EPERM of a packet filter).
             _ => AcceptError::Exhausted(e),
         })
     }
@@ -70,22 +71,22 @@ impl Listener {
         self.socket.set_nonblocking(true)
     }
 
-    /// Wakes every thread that waits in accept; none will succeed any more.
+    /// Wakes every thread that waits in accept; no later accept succeeds.
     pub fn shut(&self) {
         sys::shutdown(self.socket.as_raw_fd(), Shutdown::Both);
     }
 }
 
-/// Nobody listens any more, although a forked child may still have the
-/// descriptor until it calls execve(2).
+/// Dropping shuts the socket, so that it listens no more, although a forked
+/// child may have the descriptor until it calls execve(2).
 impl Drop for Listener {
     fn drop(&mut self) {
         self.shut();
     }
 }
 
-/// The failures of one connection, the next may do: those that accept(2) lists
-/// as such, among them the network's, which it passes on from the new connection.
+/// Whether one connection failed and the next one may succeed. accept(2) lists
+/// these errors; it passes network errors on from the new connection.
 fn is_transient(error: &io::Error) -> bool {
     use libc::{ECONNABORTED, ECONNRESET, EHOSTDOWN, EHOSTUNREACH, EINTR, ENETDOWN, ENETUNREACH};
     use libc::{ENONET, ENOPROTOOPT, EOPNOTSUPP, EPROTO, ETIMEDOUT};
@@ -107,19 +108,20 @@ impl AsRawFd for Listener {
     }
 }
 
-/// Binds all addresses of a service, on one port.
+/// Binds all addresses of a service on one port.
 pub(crate) fn bind(service: &Service, config: &Config) -> Result<Vec<Listener>, Error> {
     let addresses = service.addresses(config.use_ipv6)?;
     if service.is_wildcard() && config.use_ipv6 {
         return bind_everywhere(service, addresses[0].port(), config);
     }
-    // A name may have an address of a family that this host does not.
+    // A name may have an address of a family that this host does not support.
     let has_v4 = addresses.iter().any(SocketAddr::is_ipv4);
     bind_each(service, addresses, service.is_name() && has_v4, config)
 }
 
-/// IPv6 and IPv4 on one port: by one dual-stack socket where it is to be
-/// had (RFC 3493, 5.3), else by two; by IPv4 alone on a host without IPv6.
+/// Binds IPv6 and IPv4 on one port: with one dual-stack socket where the system
+/// has it (RFC 3493, 5.3), otherwise with two sockets; with IPv4 alone on a
+/// host without IPv6.
 fn bind_everywhere(service: &Service, port: u16, config: &Config) -> Result<Vec<Listener>, Error> {
     let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     let v6 = SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), port);
@@ -128,24 +130,25 @@ fn bind_everywhere(service: &Service, port: u16, config: &Config) -> Result<Vec<
         Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {
             bind_each(service, vec![v6, v4], false, config)
         }
-        Err(e) if without_ipv6(&e) => bind_each(service, vec![v4], false, config),
-        Err(e) => Err(cannot(service, v6, &e)),
+        Err(e) if lacks_ipv6(&e) => bind_each(service, vec![v4], false, config),
+        Err(e) => Err(listen_error(service, v6, &e)),
     }
 }
 
-fn without_ipv6(error: &io::Error) -> bool {
+fn lacks_ipv6(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
-/// How often a free port is chosen anew.
+/// How many times a free port is chosen.
 const CHOICES: u32 = 64;
 
-/// One listener for each address, all on one port: "any free port" is chosen
-/// with the first one, and anew where another program has it on a later one.
+/// Binds one listener for each address, all on one port. "Any free port" is
+/// chosen with the first address, and again where another program has that port
+/// on a later address.
 fn bind_each(
     service: &Service,
     mut addresses: Vec<SocketAddr>,
-    ipv6_may_lack: bool,
+    ipv6_may_be_missing: bool,
     config: &Config,
 ) -> Result<Vec<Listener>, Error> {
     let any_port = addresses.iter().all(|a| a.port() == 0);
@@ -158,20 +161,20 @@ fn bind_each(
         }
         match bind_one(address, false, config) {
             Ok(listener) => listeners.push(listener),
-            Err(e) if ipv6_may_lack && address.is_ipv6() && without_ipv6(&e) => {
+            Err(e) if ipv6_may_be_missing && address.is_ipv6() && lacks_ipv6(&e) => {
                 addresses.remove(listeners.len());
             }
             Err(e) if e.raw_os_error() == Some(libc::EADDRINUSE) && choices > 1 => {
                 choices -= 1;
                 listeners.clear();
             }
-            Err(e) => return Err(cannot(service, address, &e)),
+            Err(e) => return Err(listen_error(service, address, &e)),
         }
     }
     Ok(listeners)
 }
 
-fn cannot(service: &Service, address: SocketAddr, error: &io::Error) -> Error {
+fn listen_error(service: &Service, address: SocketAddr, error: &io::Error) -> Error {
     let text = format!("cannot listen on {}", quoted(service.text()));
     Error::from_os(Status::Listen, &text, error).append(&format!(" (port {})", address.port()))
 }
@@ -179,7 +182,7 @@ fn cannot(service: &Service, address: SocketAddr, error: &io::Error) -> Error {
 fn bind_one(address: SocketAddr, dual: bool, config: &Config) -> io::Result<Listener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
-        // A system that insists on IPv6 alone (OpenBSD) says so here.
+        // A system without dual-stack sockets (OpenBSD) reports it here.
         socket.set_only_v6(!dual).map_err(|e| match dual {
             true => io::Error::from_raw_os_error(libc::EOPNOTSUPP),
             false => e,
@@ -205,11 +208,11 @@ fn keep_alive(idle: Duration) -> TcpKeepalive {
         .with_retries(4)
 }
 
-/// A new connection and its peer.
+/// A new connection and the address of its peer.
 pub(crate) type Accepted = (OwnedFd, Option<SocketAddr>);
 
-/// accept(2) that gives up at a time. With one listener and no time it is
-/// the bare call. `turn` is another number each time.
+/// accept(2) with a deadline. With one listener and no deadline it is the bare
+/// call. The caller passes a different `turn` each time.
 pub(crate) fn accept_until(
     listeners: &[Listener],
     until: Deadline,
@@ -224,29 +227,29 @@ pub(crate) fn accept_until(
     accept_from(&wait_ready(listeners, until)?, turn)
 }
 
-/// Waits until listeners may have connections, or until a time: those that
-/// may. One that is lost takes no part.
+/// Waits until listeners may have connections, or until a deadline. Returns the
+/// listeners that may have connections, and never a lost one.
 pub(crate) fn wait_ready(
     listeners: &[Listener],
     until: Deadline,
 ) -> Result<Vec<&Listener>, AcceptError> {
-    let there: Vec<_> = listeners.iter().filter(|l| !l.is_lost()).collect();
-    if there.is_empty() {
+    let usable: Vec<_> = listeners.iter().filter(|l| !l.is_lost()).collect();
+    if usable.is_empty() {
         return Err(AcceptError::Shut);
     }
-    let mut entries: Vec<_> = there.iter().map(|l| PollFd::new(*l, PollFlags::IN)).collect();
+    let mut entries: Vec<_> = usable.iter().map(|l| PollFd::new(*l, PollFlags::IN)).collect();
     match sys::poll_many(&mut entries, until.poll_timeout()) {
         Ok(0) => Err(AcceptError::Empty),
         Ok(_) => {
-            let ready = there.iter().zip(&entries).filter(|(_, e)| !e.revents().is_empty());
+            let ready = usable.iter().zip(&entries).filter(|(_, e)| !e.revents().is_empty());
             Ok(ready.map(|(listener, _)| *listener).collect())
         }
         Err(_) => Err(AcceptError::Next),
     }
 }
 
-/// Accepts from one of the listeners that [`wait_ready`] found, each in its
-/// turn.
+/// Accepts from one of the listeners that [`wait_ready`] returned; `turn` says
+/// which, so that each has its turn.
 pub(crate) fn accept_from(ready: &[&Listener], turn: usize) -> Result<Accepted, AcceptError> {
     match ready {
         [] => Err(AcceptError::Empty),
@@ -254,19 +257,20 @@ pub(crate) fn accept_from(ready: &[&Listener], turn: usize) -> Result<Accepted, 
     }
 }
 
-/// A listener was lost: what the exception handler is told.
-pub(crate) fn lost(error: &io::Error) -> Error {
+/// The error that the exception handler gets for a lost listener.
+pub(crate) fn lost_error(error: &io::Error) -> Error {
     Error::from_os(Status::Accept, "a listener was lost", error)
 }
 
-/// The text of what is listened on, as `ns_server_address` gives it.
+/// The listening addresses as text, as `ns_server_address` returns them.
 pub(crate) fn describe(listeners: &[Listener]) -> String {
     let texts: Vec<_> = listeners.iter().map(|l| canonical(l.address).to_string()).collect();
     texts.join(", ")
 }
 
-/// How to go on while descriptors or memory are used up: wait twice as long
-/// each time, at most 100 ms, and report at most once a second.
+/// Retries while descriptors or memory are used up: each wait is twice as long
+/// as the one before, at most 100 ms, and the error is reported at most once a
+/// second.
 #[derive(Default)]
 pub(crate) struct Backoff {
     wait: u64,
@@ -278,7 +282,7 @@ impl Backoff {
     const MOST: u64 = 100;
     const REPORT_EVERY: u64 = 1000;
 
-    /// The milliseconds to wait, and the error where it is to be reported.
+    /// Returns the milliseconds to wait, and the error if it is to be reported.
     pub fn exhausted(&mut self, error: &io::Error) -> (u64, Option<Error>) {
         self.wait = (self.wait * 2).clamp(Backoff::FIRST, Backoff::MOST);
         let now = clock::now();
@@ -313,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_port_is_named() {
+    fn the_error_names_a_port_in_use() {
         let config = Config::new();
         let first = bind(&Service::parse("127.0.0.1:0").unwrap(), &config).unwrap();
         let port = first[0].address().port();

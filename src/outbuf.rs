@@ -1,4 +1,5 @@
-//! The outbound queue of a connection: what the kernel did not take yet.
+//! The outbound queue of a connection: bytes that the kernel has not
+//! accepted yet.
 
 #![forbid(unsafe_code)]
 
@@ -9,14 +10,15 @@ use std::sync::Arc;
 
 use crate::sys::{self, SendFlags};
 
-/// Buffers handed to one sendmsg(2).
+/// The most buffers that one sendmsg(2) gets.
 const BATCH: usize = 16;
-/// The least that an own chunk holds, so that many small sends share one.
+/// The smallest capacity of a chunk, so that many small sends share one.
 const CHUNK: usize = 4096;
-/// The most that a chunk holds: what has left of it is freed with its rest.
+/// The largest size of a chunk. Its memory is freed when all of it has left.
 const PIECE: usize = 256 << 10;
-/// The least of which a broadcast's receivers share one copy: the chunk before
-/// it may be left half empty, which must not count.
+/// The smallest number of bytes of which the receivers of a broadcast share one
+/// copy. The chunk before it may stay half empty, and that waste must not
+/// count.
 pub(crate) const SHARED: usize = 16 << 10;
 
 enum Chunk {
@@ -37,13 +39,14 @@ impl Chunk {
 #[derive(Default)]
 pub(crate) struct OutBuf {
     chunks: VecDeque<Chunk>,
-    /// Bytes of the first chunk that are written already.
+    /// How many bytes of the first chunk are written already.
     head: usize,
     len: usize,
-    /// When bytes were last written or the queue began, for `write_timeout`.
+    /// When bytes were last written, or when the queue began: for
+    /// `write_timeout`.
     pub progress_at: u64,
-    /// How much the peer had not acknowledged then. The kernel takes nothing
-    /// for a long time while a slow peer goes on.
+    /// How many bytes the peer had not acknowledged at `progress_at`. A slow
+    /// peer may make progress for a long time while the kernel takes no bytes.
     pub unacknowledged: usize,
 }
 
@@ -56,8 +59,8 @@ impl OutBuf {
         self.len
     }
 
-    /// Appends bytes. They fill the last chunk up first, so that a queue of
-    /// many small sends holds little more than their bytes.
+    /// Appends bytes. They fill the last chunk first, so that a queue of many
+    /// small sends holds little more memory than its bytes need.
     pub fn push(&mut self, bytes: &[u8]) {
         self.len += bytes.len();
         let mut rest = bytes;
@@ -73,7 +76,8 @@ impl OutBuf {
         }
     }
 
-    /// Appends bytes that others share; few are cheaper copied.
+    /// Appends bytes that other queues share. A few bytes are copied: that is
+    /// cheaper.
     pub fn push_shared(&mut self, bytes: &Arc<[u8]>) {
         if bytes.len() < SHARED {
             self.push(bytes);
@@ -83,12 +87,12 @@ impl OutBuf {
         }
     }
 
-    /// A copy of bytes for many queues, as [`OutBuf::push_shared`] takes it.
+    /// Copies bytes for many queues, as [`OutBuf::push_shared`] takes them.
     pub fn shared(bytes: &[u8]) -> Vec<Arc<[u8]>> {
         bytes.chunks(PIECE).map(Arc::from).collect()
     }
 
-    /// Appends all of another queue, of which nothing was written yet.
+    /// Appends all of another queue, from which nothing was written yet.
     pub fn append(&mut self, other: OutBuf) {
         debug_assert!(other.head == 0);
         for chunk in other.chunks {
@@ -102,13 +106,14 @@ impl OutBuf {
         }
     }
 
-    /// The bytes, piece by piece, of a queue of which nothing was written yet.
+    /// The bytes, piece by piece, of a queue from which nothing was written
+    /// yet.
     pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
         self.chunks.iter().map(Chunk::bytes)
     }
 
-    /// Writes as much as the kernel takes now and returns how much that was;
-    /// an error only where nothing could be written.
+    /// Writes as many bytes as the kernel takes now and returns their number.
+    /// Returns an error only if nothing could be written.
     pub fn write_to(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
         let mut written = 0;
         while self.len > 0 {
@@ -187,8 +192,8 @@ mod tests {
         assert!(got == expected);
     }
 
-    /// Bytes are counted, not sends: what a queue holds is at most twice its
-    /// bytes, whatever they came in.
+    /// The bound counts bytes, not sends: a queue holds at most twice its
+    /// bytes, in whatever pieces they came.
     #[test]
     fn small_sends_share_chunks() {
         for sizes in [&[1][..], &[CHUNK - 1], &[CHUNK / 2 + 1], &[1, CHUNK + 1], &[1, SHARED]] {

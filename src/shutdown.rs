@@ -168,7 +168,7 @@ impl Peers {
                     let _ = sys::poll_many(&mut [], wait as i32);
                 }
                 Err(AcceptError::Lost(e)) if !server.is_stopping() => {
-                    let _ = callback::report_without_socket(server, &listener::lost(&e));
+                    let _ = callback::report_without_socket(server, &listener::lost_error(&e));
                 }
                 Err(AcceptError::Shut | AcceptError::Lost(_)) => return false,
                 Err(AcceptError::Empty) => return true,

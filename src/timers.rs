@@ -7,12 +7,12 @@ use std::collections::BinaryHeap;
 
 use crate::clock::Deadline;
 
-/// What falls due when, by slot. An entry is only a hint to look: whoever
-/// takes it out computes the true deadline and arms again, so that moving a
-/// deadline back, as every byte does to an idle timeout, costs nothing here.
-/// An entry that nobody waits for any more is stale. It stays until the stale
-/// ones outnumber the others: so the heap is bounded by what is open, and each
-/// entry is moved by such a cleaning once on average.
+/// The deadlines of connections, by slot. An entry only says when to look: the
+/// loop then removes it, computes the true deadline and arms again. So moving a
+/// deadline back, as every byte does to an idle timeout, costs nothing here. An
+/// entry that no connection waits for any more is stale. The stale entries stay
+/// until they outnumber the others. So the number of open connections bounds
+/// the heap, and such a cleaning moves each entry once on average.
 #[derive(Default)]
 pub(crate) struct Timers {
     heap: BinaryHeap<Reverse<(Deadline, u32)>>,
@@ -24,31 +24,32 @@ impl Timers {
         self.heap.push(Reverse((due, slot)));
     }
 
-    /// The earliest entry's time, or [`Deadline::NEVER`].
+    /// The time of the earliest entry, or [`Deadline::NEVER`].
     pub fn next(&self) -> Deadline {
         self.heap.peek().map_or(Deadline::NEVER, |Reverse((due, _))| *due)
     }
 
-    /// An entry became stale. `true`: it is time for [`Timers::retain`].
+    /// Notes that an entry became stale. Returns `true` when the caller is to
+    /// call [`Timers::retain`].
     pub fn is_stale(&mut self) -> bool {
         self.stale += 1;
         self.stale > self.heap.len() / 2 + 32
     }
 
-    /// A stale entry was taken out.
-    pub fn stale_is_out(&mut self) {
+    /// Notes that a stale entry was removed.
+    pub fn note_stale_removed(&mut self) {
         self.stale = self.stale.saturating_sub(1);
     }
 
-    /// Drops the entries that nobody waits for.
+    /// Drops the entries that no connection waits for.
     pub fn retain(&mut self, mut waits: impl FnMut(Deadline, u32) -> bool) {
         self.heap.retain(|Reverse((due, slot))| waits(*due, *slot));
         self.heap.shrink_to(2 * self.heap.len() + 64);
         self.stale = 0;
     }
 
-    /// Takes out the earliest entry if it is due.
-    pub fn expired(&mut self, now: Deadline) -> Option<(Deadline, u32)> {
+    /// Removes and returns the earliest entry if it is due.
+    pub fn pop_due(&mut self, now: Deadline) -> Option<(Deadline, u32)> {
         let due = self.heap.peek().is_some_and(|Reverse((due, _))| *due <= now);
         due.then(|| self.heap.pop()).flatten().map(|Reverse(entry)| entry)
     }
@@ -70,10 +71,10 @@ mod tests {
             timers.arm(at(due), slot);
         }
         assert_eq!(timers.next(), at(10));
-        assert_eq!(timers.expired(at(9)), None);
-        assert_eq!(timers.expired(at(25)), Some((at(10), 2)));
-        assert_eq!(timers.expired(at(25)), Some((at(20), 3)));
-        assert_eq!(timers.expired(at(25)), None);
+        assert_eq!(timers.pop_due(at(9)), None);
+        assert_eq!(timers.pop_due(at(25)), Some((at(10), 2)));
+        assert_eq!(timers.pop_due(at(25)), Some((at(20), 3)));
+        assert_eq!(timers.pop_due(at(25)), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::clock::Deadline;
 use crate::conn::{flag, Conn, ForcedEnd, Owner, ThreadContext};
 use crate::error::{CloseReason, Error, Status};
 use crate::linger::Remains;
-use crate::listener::{accept_until, lost, wait_ready, AcceptError, Accepted, Listener};
+use crate::listener::{accept_until, lost_error, wait_ready, AcceptError, Accepted, Listener};
 use crate::server::Server;
 use crate::sync::lock;
 use crate::sys::{self, PollFlags};
@@ -167,7 +167,7 @@ impl Pool {
             }
             self.lobby.counters.accept_errors.add(1);
         }
-        self.report(server, &lost(error));
+        self.report(server, &lost_error(error));
         if listeners.iter().all(Listener::is_lost) {
             server.request_stop();
         }

@@ -315,7 +315,7 @@ impl Conn {
 
     fn half_close(&mut self) -> Option<Remains> {
         self.send_fin();
-        Some(Remains { fd: self.take_fd()?, ends_later: !self.has(flag::FIN_SENT) })
+        Some(Remains { fd: self.take_fd()?, fin_waits_for_ack: !self.has(flag::FIN_SENT) })
     }
 
     /// Lingers here, until the given time or a cut and while it `goes_on`,

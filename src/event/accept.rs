@@ -12,7 +12,7 @@ use crate::callback;
 use crate::clock::Deadline;
 use crate::conn::{flag, ConnId};
 use crate::error::{CloseReason, Error, Status};
-use crate::listener::{lost, AcceptError, Backoff, Listener};
+use crate::listener::{lost_error, AcceptError, Backoff, Listener};
 use crate::sync::lock;
 use crate::sys::{self, Poller};
 
@@ -132,7 +132,7 @@ impl Loop {
                 Err(AcceptError::Lost(e)) => {
                     acceptor.ready[i] = false;
                     self.handle.context.counters.accept_errors.add(1);
-                    self.report(&lost(&e));
+                    self.report(&lost_error(&e));
                     if acceptor.listeners.iter().all(Listener::is_lost) {
                         self.server.request_stop();
                     }

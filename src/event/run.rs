@@ -333,10 +333,10 @@ impl Loop {
     /// Re-reads deadlines that may have passed.
     fn expire(&mut self) {
         let now = Deadline::passed();
-        while let Some((due, slot)) = self.timers.expired(now) {
+        while let Some((due, slot)) = self.timers.pop_due(now) {
             let Some(conn) = self.slab.get(slot) else { continue };
             if conn.phase() == Phase::Vacant || conn.armed != due {
-                self.timers.stale_is_out();
+                self.timers.note_stale_removed();
                 continue;
             }
             conn.armed = Deadline::NEVER;
