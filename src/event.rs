@@ -1,10 +1,11 @@
-//! Non-blocking mode: event loops, and what they share.
+//! Non-blocking mode: the event loops, and the state that they share.
 //!
-//! The first loop also accepts. It gives each connection to the loop with
-//! the fewest; to another loop than itself by putting it among that one's
-//! arrivals and registering it with that one's poller while the arrivals are
-//! locked. The registration itself makes the first event, so the other loop
-//! needs no wake-up call, and finds the connection complete.
+//! The first loop also accepts. It gives each connection to the loop with the
+//! fewest connections. To give one to another loop, it puts the connection
+//! among that loop's arrivals and registers it with that loop's poller, both
+//! under the lock of the arrivals. The registration itself makes the first
+//! event. So the other loop needs no wake-up, and finds the connection
+//! complete.
 
 #![forbid(unsafe_code)]
 
@@ -35,33 +36,34 @@ use crate::outbuf::{self, OutBuf};
 use crate::sync::lock;
 use crate::sys::{self, Bits, Poller, Waker};
 
-/// A connection's token is its id. Those of this module's own descriptors are
-/// above all ids, because slots end before their bits do.
+/// A connection's token is its id. The tokens of this module's own descriptors
+/// are above all ids, because the slot numbers end before their bits do.
 const WAKE: u64 = u64::MAX;
 const CONTROL: u64 = u64::MAX - 1;
 const LISTENERS: u64 = u64::MAX - (1 << 16);
 
-/// What a loop's connections are registered for. Urgent data is among it
-/// because it makes reads short although more input waits.
+/// The events that a loop's connections are registered for. Urgent data is
+/// among them, because it makes reads short although more input waits.
 const INPUT: Bits = sys::INPUT.union(Bits::PRI);
 const BOTH: Bits = INPUT.union(sys::OUTPUT);
 
-/// The slots of a loop that are free, and what was put into it from outside.
+/// The free slots of a loop, and the connections that other threads put into
+/// it.
 struct Intake {
-    /// The loop's poller; none before it runs and after it ended.
+    /// The loop's poller; `None` from the loop's stop on.
     poller: Option<Poller>,
     free: Vec<u32>,
     next: u32,
     arrivals: Vec<Conn>,
 }
 
-/// The outside of a loop.
+/// A loop as other threads see it.
 pub(crate) struct LoopHandle {
     pub context: Arc<ThreadContext>,
     intake: Mutex<Intake>,
     has_arrivals: AtomicBool,
     mail: (Sender<Mail>, Receiver<Mail>),
-    /// A wake-up is on its way: further mail needs none.
+    /// A wake-up is on its way: more mail needs none.
     awake: AtomicBool,
     wake: Waker,
 }
@@ -85,13 +87,13 @@ impl LoopHandle {
         })
     }
 
-    /// Puts mail into the loop's box; one wake-up serves a burst of it.
+    /// Puts mail into the loop's mailbox. One wake-up serves a burst of mail.
     pub fn post(&self, mail: Mail) {
         let _ = self.mail.0.send(mail);
         self.wake_up();
     }
 
-    /// Has the loop look at its mail and its inbox.
+    /// Makes the loop look at its mail and its inbox.
     fn wake_up(&self) {
         if !self.awake.swap(true, Ordering::SeqCst) {
             self.wake.signal();
@@ -106,7 +108,7 @@ impl LoopHandle {
         Ok(())
     }
 
-    /// An id with a free slot.
+    /// Takes a free slot and returns a new id with it.
     fn allocate(&self, intake: &mut Intake) -> Option<u64> {
         loop {
             let slot = intake.free.pop().or_else(|| {
@@ -125,10 +127,11 @@ impl LoopHandle {
         lock(&self.intake).free.push(ConnId::slot(id));
     }
 
-    /// Puts a connection into the loop from another thread: complete before
-    /// its first event is handled, since the loop looks among the arrivals
-    /// under the lock that is held here. `open`: its id takes calls immediately.
-    /// On failure `source` is given back with nothing done.
+    /// Puts a connection into the loop from another thread. The connection is
+    /// complete before the loop handles its first event, because the loop looks
+    /// among the arrivals under the lock that this function holds. `open`: the
+    /// id takes calls immediately. On failure nothing has changed, and the
+    /// caller gets `source` back.
     fn insert_remote<T>(
         &self,
         source: T,
@@ -140,9 +143,9 @@ impl LoopHandle {
         if intake.poller.is_none() {
             return Err((Error::new(Status::State, "the server is not running"), source));
         }
-        // Said before the id can be used and the first event can come: the loop
-        // looks for the connection only where there are arrivals, and then
-        // under this lock.
+        // Set before the id can be used and before the first event: the loop
+        // looks for the connection only if this is set, and then under this
+        // lock.
         self.has_arrivals.store(true, Ordering::SeqCst);
         let Some(id) = self.allocate(&mut intake) else {
             return Err((Error::new(Status::NoMemory, "no connection slot is left"), source));
@@ -171,7 +174,7 @@ impl LoopHandle {
 pub(crate) struct LoopGroup {
     loops: Vec<Arc<LoopHandle>>,
     max_connections: u64,
-    /// Accepting waits for a connection to close.
+    /// Accepting waits until a connection closes.
     paused: AtomicBool,
 }
 
@@ -206,7 +209,8 @@ impl LoopGroup {
         self.loops[0].post(mail);
     }
 
-    /// Lets the loops close their connections until `deadline`, then cut.
+    /// Makes the loops close their connections until `deadline`, and then cut
+    /// the rest.
     pub fn begin_drain(&self, deadline: Deadline) {
         for handle in &self.loops {
             handle.post(Mail::Stop(deadline));
@@ -217,7 +221,7 @@ impl LoopGroup {
         self.loops[0].post(Mail::Listen(listeners));
     }
 
-    /// The loop with the fewest connections; ties stay with `first`.
+    /// The loop with the fewest connections. `first` wins a tie.
     fn least_busy(&self, first: usize) -> usize {
         let open = |i: usize| self.loops[i].context.counters.open.get();
         let mut best = (first, open(first));
@@ -235,7 +239,7 @@ impl LoopGroup {
         open >= self.max_connections
     }
 
-    /// A connection is gone, and counted so: accepting may go on.
+    /// A connection is closed, and the counters say so: accepting may go on.
     fn note_closed(&self) {
         if self.paused.load(Ordering::SeqCst) && self.paused.swap(false, Ordering::SeqCst) {
             self.loops[0].post(Mail::Accept);
@@ -249,7 +253,7 @@ impl LoopGroup {
 
     pub fn send(&self, id: ConnId, bytes: &[u8]) -> Result<(), Status> {
         let handle = self.of(id)?;
-        // Much is copied before the inbox is locked.
+        // Many bytes are copied before the inbox is locked.
         let sent = match bytes.len() >= outbuf::SHARED {
             true => handle.send(id.get(), &Bytes::Shared(&OutBuf::shared(bytes))),
             false => handle.send(id.get(), &Bytes::Own(bytes)),
@@ -257,7 +261,8 @@ impl LoopGroup {
         sent.map_err(send_status)
     }
 
-    /// One copy of the bytes for all; returns how many accepted it.
+    /// Sends one copy of the bytes to all connections. Returns how many
+    /// accepted it.
     pub fn broadcast(&self, ids: &[ConnId], bytes: &[u8]) -> usize {
         let pieces = OutBuf::shared(bytes);
         let bytes = Bytes::Shared(&pieces);
@@ -270,7 +275,7 @@ impl LoopGroup {
 
     pub fn close(&self, id: ConnId) -> Result<(), Status> {
         let handle = self.of(id)?;
-        // What is sent from now on is refused.
+        // From now on the id refuses bytes.
         if !handle.context.ids.shut(id.get()) {
             return Err(Status::Closed);
         }
@@ -300,13 +305,13 @@ impl LoopGroup {
     }
 
     /// Takes the connection of a running callback out of its loop. It never
-    /// waits: the descriptor becomes blocking when all that was accepted by id
-    /// is taken over. That is the last step that can fail.
+    /// waits: the descriptor becomes blocking after the connection has received
+    /// all bytes that were accepted by id. That is the last step that can fail.
     pub fn detach(&self, conn: &mut Conn, owner: Arc<ThreadContext>) -> Result<Conn, Error> {
         let handle = &self.loops[conn.context.index];
         let ids = &handle.context.ids;
         if !ids.shut(conn.id) {
-            // By id, what is to be done when the callback is over.
+            // A call by id has ended it; the loop does that after the callback.
             return Err(Error::from(Status::Closed));
         }
         conn.collect();
@@ -315,50 +320,52 @@ impl LoopGroup {
             return Err(Error::from_os(Status::Io, "cannot detach the socket", &e));
         }
         if let (Some(poller), Some(fd)) = (&lock(&handle.intake).poller, conn.fd()) {
-            // Not watched any more, should it have been shut already.
+            // If this fails, the poller does not watch the descriptor any
+            // more.
             let _ = poller.remove(fd);
         }
-        let (aborted, woken) = ids.release(conn.id);
+        let (aborted, wake_pending) = ids.release(conn.id);
         let mut stub = Conn::vacant(conn.context.clone());
         stub.id = conn.id;
         stub.set_phase(conn.phase());
-        // Its slot's queue entry and timer are still there.
+        // The entries of its slot in the ready queue and in the timers remain.
         stub.armed = conn.armed;
         stub.set(flag::DETACHED | flag::IN_CALLBACK | conn.flags & flag::IN_READY_QUEUE);
-        let mut taken = conn.replace(stub);
-        taken.own_deadline = Deadline::NEVER;
-        taken.armed = Deadline::NEVER;
-        taken.flags &= flag::SURVIVES_DETACH;
-        taken.move_to(owner);
-        taken.set_woken(woken);
+        let mut detached = conn.replace(stub);
+        detached.own_deadline = Deadline::NEVER;
+        detached.armed = Deadline::NEVER;
+        detached.flags &= flag::SURVIVES_DETACH;
+        detached.move_to(owner);
+        detached.set_woken(wake_pending);
         if aborted {
-            // By id, in the last moment.
-            taken.abort();
+            // A call by id asked for it at the last moment.
+            detached.abort();
         }
-        Ok(taken)
+        Ok(detached)
     }
 
-    /// Gives a connection of the program's to the loop it came from, where
-    /// that was one of the server with this number, or to the least busy. On
-    /// failure the connection is given back, which is as large as it is.
+    /// Gives a connection of the program to a loop: to its former loop, if that
+    /// belongs to the server with this number, otherwise to the loop with the
+    /// fewest connections. On failure the caller gets the connection back,
+    /// large as it is.
     #[allow(clippy::result_large_err)]
     pub fn attach(&self, server: u64, conn: Conn) -> Result<u64, (Error, Conn)> {
         if conn.is_over() || conn.fd().is_none() {
             return Err((Error::from(Status::Closed), conn));
         }
-        let former = conn.context.server == server && conn.context.index < self.loops.len();
-        let index = if former { conn.context.index } else { self.least_busy(0) };
+        let is_former = conn.context.server == server && conn.context.index < self.loops.len();
+        let index = if is_former { conn.context.index } else { self.least_busy(0) };
         if let Err(e) = conn.set_nonblocking(true) {
             return Err((Error::from_os(Status::Io, "cannot attach the socket", &e), conn));
         }
         let handle = &self.loops[index];
-        let mut woken = false;
+        let mut wake_pending = false;
         let id = handle.insert_remote(conn, true, Conn::fd, |mut conn, id| {
             conn.move_to(handle.context.clone());
             conn.id = id;
             conn.begin_deadlines();
-            woken = conn.set_woken(false);
-            if woken {
+            wake_pending = conn.set_woken(false);
+            if wake_pending {
                 handle.context.ids.bring_wake(id);
             }
             conn.set(flag::ATTACHED | flag::ARM);
@@ -368,10 +375,11 @@ impl LoopGroup {
         });
         match id {
             Ok(id) => {
-                // Its registration makes no event where nothing can be read
-                // or written; its deadlines count all the same.
+                // If the socket is neither readable nor writable, its
+                // registration makes no event. The loop must still learn its
+                // deadlines.
                 handle.wake.signal();
-                if woken {
+                if wake_pending {
                     handle.post(Mail::Wake(id));
                 }
                 Ok(id)
@@ -383,7 +391,7 @@ impl LoopGroup {
         }
     }
 
-    /// Hands a connection that the loop `from` accepted to another one.
+    /// Hands a connection that the loop `from` accepted over to another loop.
     fn hand_over(
         &self,
         from: &LoopHandle,
@@ -396,8 +404,8 @@ impl LoopGroup {
             from.context.counters.accepted.add(1);
             Conn::open(handle.context.clone(), id, fd, peer)
         };
-        let put = handle.insert_remote((fd, peer), false, |(fd, _)| Some(fd.as_fd()), make);
-        put.map(drop).map_err(|(error, _)| error)
+        let inserted = handle.insert_remote((fd, peer), false, |(fd, _)| Some(fd.as_fd()), make);
+        inserted.map(drop).map_err(|(error, _)| error)
     }
 }
 
@@ -442,7 +450,8 @@ mod tests {
         }
     }
 
-    /// A loop that dies ends no connection in silence, and the server stops.
+    /// A loop that panics reports the end of each of its connections, and the
+    /// server stops.
     #[test]
     fn a_dying_loop_accounts_for_its_connections() {
         for loops in [1, 2] {

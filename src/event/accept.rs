@@ -16,24 +16,26 @@ use crate::listener::{lost_error, AcceptError, Backoff, Listener};
 use crate::sync::lock;
 use crate::sys::{self, Poller};
 
-/// Connections accepted before the open ones have their turn.
+/// The most connections to accept before the open ones have their turn.
 const PER_TURN: usize = 64;
 
-/// What the first loop accepts from.
+/// The listeners of the first loop.
 pub(crate) struct Acceptor {
     listeners: Vec<Listener>,
-    /// Which of them may have connections waiting, and whose turn it is.
+    /// Which listeners may have waiting connections, and which is next.
     ready: Vec<bool>,
     turn: usize,
     backoff: Backoff,
-    /// Descriptors are used up: not before this time. 0 for now.
+    /// Descriptors or memory are used up: no accept before this time.
+    /// [`Deadline::NOW`] if they are not.
     resume_at: Deadline,
-    /// As many connections are open as may be.
+    /// The server has its largest number of connections.
     full: bool,
 }
 
 impl Acceptor {
-    /// When to accept again without an event: 0 for at once, or never.
+    /// When to accept again without an event: [`Deadline::NOW`] for
+    /// immediately, [`Deadline::NEVER`] where an event comes first.
     fn next_try(&self) -> Deadline {
         if self.full || !self.ready.contains(&true) {
             return Deadline::NEVER;
@@ -42,7 +44,7 @@ impl Acceptor {
     }
 }
 
-/// Has the first loop's poller report connections that come.
+/// Makes the first loop's poller report new connections.
 pub(crate) fn watch(poller: &Poller, listeners: &[Listener]) -> Result<(), Error> {
     for (token, listener) in (LISTENERS..).zip(listeners) {
         poller
@@ -57,7 +59,7 @@ impl Loop {
         if self.stopping() {
             return;
         }
-        // Connections may be waiting since before.
+        // Connections may have waited in the backlog since before.
         let ready = vec![true; listeners.len()];
         let backoff = Backoff::default();
         self.acceptor = Some(Acceptor {
@@ -78,7 +80,7 @@ impl Loop {
         }
     }
 
-    /// A connection was closed: there is room, and a descriptor.
+    /// A connection was closed: there is room again, and a descriptor.
     pub(super) fn accept_again(&mut self) {
         if let Some(acceptor) = &mut self.acceptor {
             acceptor.full = false;
@@ -91,7 +93,7 @@ impl Loop {
         self.accept_at = self.acceptor.as_ref().map_or(Deadline::NEVER, Acceptor::next_try);
     }
 
-    /// Accepts some of the connections that wait.
+    /// Accepts some of the waiting connections.
     pub(super) fn accept(&mut self) {
         if !self.accept_at.is_due() || self.stopping() {
             return;
@@ -112,8 +114,8 @@ impl Loop {
             };
             acceptor.turn = i + 1;
             if self.loops.is_full() {
-                // Said first, looked at again after: a connection that is
-                // closed in between is not missed.
+                // The flag is set first and the number is read again after it,
+                // so that no connection that closes in between is missed.
                 self.loops.paused.store(true, Ordering::SeqCst);
                 acceptor.full = self.loops.is_full();
                 if acceptor.full {
@@ -140,7 +142,8 @@ impl Loop {
                 Err(AcceptError::Exhausted(e)) => {
                     let (wait, report) = acceptor.backoff.exhausted(&e);
                     acceptor.resume_at = Deadline::after_ms(wait);
-                    // The next connection to close lets us try at once.
+                    // The loop retries immediately when the next connection
+                    // closes.
                     self.loops.paused.store(true, Ordering::SeqCst);
                     self.handle.context.counters.accept_errors.add(1);
                     if let Some(error) = report {
@@ -158,7 +161,7 @@ impl Loop {
         }
     }
 
-    /// A new connection goes to the loop with the fewest.
+    /// Gives a new connection to the loop with the fewest connections.
     fn begin(&mut self, fd: OwnedFd, peer: Option<SocketAddr>) {
         let index = self.loops.least_busy(self.handle.context.index);
         let begun = if index == self.handle.context.index {
@@ -166,7 +169,8 @@ impl Loop {
         } else {
             self.loops.hand_over(&self.handle, index, fd, peer)
         };
-        // A loop that stops already takes none; neither will this one.
+        // The target loop is already stopping, and this one will be too; not an
+        // error.
         if let Err(error) = begun.or_else(unless_stopping) {
             self.handle.context.counters.accept_errors.add(1);
             self.report(&error);
@@ -188,7 +192,7 @@ impl Loop {
         Ok(())
     }
 
-    /// The first callback, unless the connection was attached.
+    /// Runs the first callback of a connection, unless it was attached.
     pub(super) fn on_opened(&mut self, id: u64) {
         let slot = ConnId::slot(id);
         let Some(conn) = self.slab.get(slot).filter(|conn| conn.id == id) else { return };
@@ -215,8 +219,8 @@ impl Loop {
             self.expect_handshake(slot);
             return;
         }
-        // The program may give the id away now. Who lists the connections sees
-        // it when `on_open` has taken it.
+        // The program may give the id away from now on. The list of connections
+        // contains it after `on_open` has accepted the connection.
         conn.context.ids.begin(id);
         let result = callback::call(&self.server, conn, |handler, server, socket| {
             handler.on_open(server, socket)
@@ -226,7 +230,8 @@ impl Loop {
             self.handle.context.ids.list(id);
         }
         if self.after_callback(slot, failure) {
-            // Whatever the exception handler did with it.
+            // The connection closes, no matter what the exception handler did
+            // with it.
             if let Some(conn) = self.slab.of(id) {
                 conn.close_because(CloseReason::Error);
                 self.settle(slot);

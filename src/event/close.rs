@@ -12,13 +12,13 @@ use crate::error::CloseReason;
 use crate::sync::lock;
 use crate::sys::{self, RecvFlags};
 
-/// How often a stop looks whether peers have acknowledged all, in ms.
+/// How often a stop looks whether peers have acknowledged all bytes, in ms.
 const LOOK: u64 = 20;
-/// Reads of a lingering connection before others have their turn.
+/// Reads of a lingering connection before the others have their turn.
 const READS: usize = 16;
 
 impl Loop {
-    /// The program closed it: what is queued leaves first.
+    /// The program closed the connection: its queued bytes leave first.
     pub(super) fn begin_close(&mut self, slot: u32, reason: CloseReason) {
         if self.close_after_handshake(slot, reason) {
             return;
@@ -32,7 +32,8 @@ impl Loop {
         conn.set_phase(Phase::Flushing);
         conn.reason = reason;
         conn.own_deadline = Deadline::NEVER;
-        // All that was ever accepted by id is there, and no more comes.
+        // The queue now has all bytes that were ever accepted by id; no more
+        // come.
         conn.context.ids.shut(conn.id);
         conn.collect();
         let lost = conn.has(flag::SEND_FAILED);
@@ -50,8 +51,8 @@ impl Loop {
         self.arm(slot);
     }
 
-    /// What was accepted before the end of a handshake in mid-stream leaves
-    /// behind that: `true` where the close waits for it.
+    /// Bytes that were accepted before the end of a handshake in mid-stream
+    /// leave after that handshake. Returns `true` if the close waits for it.
     fn close_after_handshake(&mut self, slot: u32, reason: CloseReason) -> bool {
         let Some(conn) = self.slab.get(slot) else { return false };
         let upgrading = conn.has(flag::STARTTLS) || conn.phase().is_handshake();
@@ -71,9 +72,10 @@ impl Loop {
         true
     }
 
-    /// Everything has left: closes at once if the peer has closed, else
-    /// half-closes and discards input for a while. A close with input unread
-    /// would make the kernel send a reset, which may destroy what was sent.
+    /// All bytes have left. The connection closes immediately if the peer has
+    /// closed; otherwise it half-closes and discards input for a while. A close
+    /// with unread input would make the kernel send a reset, which may destroy
+    /// the bytes on their way.
     pub(super) fn flushed(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
         let linger = conn.context.limits.linger;
@@ -99,7 +101,7 @@ impl Loop {
         }
     }
 
-    /// Reads input away until the peer has closed.
+    /// Reads and discards input until the peer has closed.
     pub(super) fn discard(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
         let Some(fd) = conn.fd() else { return };
@@ -116,7 +118,7 @@ impl Loop {
                     self.finish_conn(slot, reason);
                     return;
                 }
-                // Reset; an event may have taken the error.
+                // A reset. An event may have consumed the error.
                 _ => {
                     self.end_lingering(slot);
                     return;
@@ -143,7 +145,7 @@ impl Loop {
         // From now on the id is stale, in `on_close` too.
         conn.context.ids.shut(id);
         conn.collect();
-        // An orderly end says that all has left.
+        // An orderly end promises the peer that all bytes have left.
         let lost = conn.has(flag::BACKLOG | flag::SEND_FAILED) || conn.holds_plaintext();
         if !lost && !matches!(reason, CloseReason::Abort | CloseReason::Cut | CloseReason::Reset) {
             conn.send_close_notify();
@@ -163,7 +165,8 @@ impl Loop {
             (_, Some(_)) => counters.drained.add(1),
             (_, None) => {}
         }
-        // Who lingered has sent all; the kernel goes on with it.
+        // A connection that lingered has given all bytes to the kernel, which
+        // goes on sending them.
         let Some(conn) = self.slab.get(slot) else { return };
         let cut_off = reason == CloseReason::Cut && !lingered;
         if lost || cut_off || conn.has(flag::ABORT) {
@@ -172,7 +175,7 @@ impl Loop {
         self.vacate(slot, id);
     }
 
-    /// The program took the connection: its slot is free.
+    /// The program detached the connection: its slot is free.
     pub(super) fn take_out(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
         let id = conn.id;
@@ -180,8 +183,8 @@ impl Loop {
         self.vacate(slot, id);
     }
 
-    /// Frees the slot. Closing a descriptor takes it out of the poller
-    /// (epoll(7)): no call for that.
+    /// Frees the slot. Closing a descriptor removes it from the poller
+    /// (epoll(7)), so that no call is needed.
     fn vacate(&mut self, slot: u32, id: u64) {
         let Some(conn) = self.slab.get(slot) else { return };
         let armed = conn.armed;
@@ -193,8 +196,8 @@ impl Loop {
         self.loops.note_closed();
     }
 
-    /// Stops accepting and closes what can be closed. Asked again with an
-    /// earlier deadline it takes that one.
+    /// Stops accepting and closes the connections that can be closed. A second
+    /// call may bring an earlier deadline.
     pub(super) fn begin_drain(&mut self, deadline: Deadline) {
         if let Some(earlier) = self.stop_at {
             self.stop_at = Some(earlier.min(deadline));
@@ -214,9 +217,9 @@ impl Loop {
         self.accept_at = Deadline::NEVER;
     }
 
-    /// A stop closes a connection: immediately where nothing is unsent, unread
-    /// or not acknowledged; else when its queue has left, and `on_drain` has
-    /// sent no more.
+    /// Closes one connection for a stop: immediately if nothing is unsent,
+    /// unread or unacknowledged; otherwise after its queue has left and
+    /// `on_drain` has sent no more.
     pub(super) fn drain_one(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
         match conn.phase() {
@@ -229,7 +232,8 @@ impl Loop {
                     self.end_in_order(slot, CloseReason::Stop);
                     return;
                 }
-                // `on_drain` may have more of the same answer; nobody else.
+                // `on_drain` may send the rest of a reply; no other callback or
+                // thread may send.
                 conn.context.ids.shut(conn.id);
                 conn.own_deadline = Deadline::NEVER;
                 self.settle(slot);
@@ -247,9 +251,9 @@ impl Loop {
         }
     }
 
-    /// Ends an open connection that nobody closed. What is queued leaves, and
-    /// no late input destroys it; where there is nothing to wait for it is over
-    /// immediately.
+    /// Ends an open connection that the program has not closed. The queued
+    /// bytes leave, and no late input destroys them. If there is nothing to
+    /// wait for, the connection ends immediately.
     pub(super) fn end_in_order(&mut self, slot: u32, reason: CloseReason) {
         let Some(conn) = self.slab.get(slot) else { return };
         conn.collect();
@@ -258,7 +262,7 @@ impl Loop {
         } else if conn.holds_plaintext() {
             self.begin_close(slot, reason);
         } else if !conn.has(flag::BACKLOG) && (conn.peer_ended() || conn.is_quiet()) {
-            // The look may have met a reset.
+            // `is_quiet` may have met a reset.
             let lost = conn.has(flag::SEND_FAILED);
             let reason = if lost { reason_of_loss(reason) } else { reason };
             self.finish_conn(slot, reason);
@@ -268,8 +272,8 @@ impl Loop {
         }
     }
 
-    /// A deadline of its own ends an open connection: what is queued is lost,
-    /// and the peer sees a reset.
+    /// A deadline ends an open connection: the queued bytes are lost, and the
+    /// peer sees a reset.
     pub(super) fn end_by_deadline(&mut self, slot: u32, reason: CloseReason) {
         let Some(conn) = self.slab.get(slot) else { return };
         conn.collect();
@@ -279,8 +283,8 @@ impl Loop {
         }
     }
 
-    /// A connection lingers no longer, and its peer has not ended. A stop says
-    /// that nothing was lost only where that is so.
+    /// The linger time of a connection is over, and its peer has not closed. A
+    /// stop reports "nothing was lost" only if that is true.
     pub(super) fn end_lingering(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
         let lost = conn.reason == CloseReason::Stop && !conn.is_quiet();
@@ -288,10 +292,10 @@ impl Loop {
         self.finish_conn(slot, reason);
     }
 
-    /// In a stop, now and then: ends those that linger although their peers
-    /// have acknowledged all, which makes no event.
+    /// Ends, every few milliseconds of a stop, the lingering connections whose
+    /// peers have acknowledged all bytes: an acknowledgement makes no event.
     pub(super) fn end_acknowledged(&mut self) {
-        self.look_at = Deadline::after_ms(LOOK);
+        self.next_ack_check = Deadline::after_ms(LOOK);
         for slot in 0..self.slab.end() {
             let Some(conn) = self.slab.get(slot) else { continue };
             if conn.phase() == Phase::Lingering && conn.is_quiet() {
@@ -301,13 +305,13 @@ impl Loop {
         }
     }
 
-    /// The stop's deadline has passed.
+    /// The deadline of the stop has passed.
     pub(super) fn cut(&mut self) {
         for slot in 0..self.slab.end() {
             let Some(conn) = self.slab.get(slot) else { continue };
             match conn.phase() {
                 Phase::Vacant => {}
-                // Everything was given to the kernel, which goes on with it.
+                // The kernel has all bytes and goes on sending them.
                 Phase::Lingering => self.end_lingering(slot),
                 _ => self.finish_conn(slot, CloseReason::Cut),
             }
@@ -315,12 +319,11 @@ impl Loop {
     }
 }
 
-/// Why a connection ended of which something was lost, for it was to end in
-/// order.
+/// The close reason of a connection that was to end in order and lost bytes.
 fn reason_of_loss(reason: CloseReason) -> CloseReason {
     match reason {
         CloseReason::Handler | CloseReason::Peer | CloseReason::Error => CloseReason::Reset,
-        // No handler runs any more that could be given what had arrived.
+        // No handler runs any more that could receive the remaining input.
         CloseReason::Stop => CloseReason::Cut,
         other => other,
     }

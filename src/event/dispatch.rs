@@ -1,5 +1,5 @@
-//! Calling the handler, and what it left to be done: one look at the flags
-//! after each callback.
+//! Calls the handler, looks at the flags once after each callback, and does the
+//! work that they ask for.
 
 #![forbid(unsafe_code)]
 
@@ -14,13 +14,13 @@ use crate::server::Server;
 pub(super) enum Called {
     /// Nothing is left to do.
     Settled,
-    /// The loop has to look at the connection.
+    /// The loop must look at the connection.
     Unsettled,
-    /// The same, and the handler failed.
+    /// The loop must look at the connection, and the handler failed.
     Failed(Error),
 }
 
-/// Calls the handler, for input; `flags` are set before.
+/// Calls the handler for input; sets `flags` before the call.
 #[inline]
 pub(super) fn handle(server: &Server, conn: &mut Conn, flags: u32) -> Called {
     conn.context.counters.calls.add(1);
@@ -38,8 +38,8 @@ pub(super) fn handle(server: &Server, conn: &mut Conn, flags: u32) -> Called {
 #[cold]
 #[inline(never)]
 fn unsettled(conn: &mut Conn, result: Result<Result<(), Error>, Error>) -> Called {
-    // The failure is read after the input; a handler that reads nothing has
-    // had its turn.
+    // A failed send is reported after the input. A handler that reads nothing
+    // has had its chance.
     if conn.has(flag::SEND_FAILED) && !conn.has(flag::CALL_AGAIN | flag::OVER | flag::PAUSED) {
         conn.set(flag::BROKEN);
         conn.reason = CloseReason::Reset;
@@ -48,11 +48,11 @@ fn unsettled(conn: &mut Conn, result: Result<Result<(), Error>, Error>) -> Calle
 }
 
 impl Loop {
-    /// Input is there, or was: has the handler read it if it may.
+    /// There is input, or there was some: calls the handler if it may read.
     pub(super) fn deliver_input(&mut self, id: u64, slot: u32) {
         if self.stopping() {
             if self.stop_at.is_some() {
-                // It may have been a failure.
+                // The input may have been a failure.
                 self.settle(slot);
             }
             return;
@@ -66,8 +66,8 @@ impl Loop {
             return;
         }
         if conn.has(flag::TLS) && !conn.has(flag::EOF) {
-            // The handler is called for decrypted bytes, not for a record's
-            // first part.
+            // The handler is called for decrypted bytes, not for the first part
+            // of a record.
             conn.pump();
             if !conn.has(flag::DECRYPTED) {
                 self.settle(slot);
@@ -92,8 +92,8 @@ impl Loop {
         }
     }
 
-    /// After a callback: its failure, if it is one (then `true`), and the
-    /// flags.
+    /// After a callback: reports its failure, if it failed, and settles the
+    /// connection. Returns whether it failed.
     pub(super) fn after_callback(&mut self, slot: u32, error: Option<Error>) -> bool {
         let failed = error.is_some();
         if let (Some(error), Some(conn)) = (error, self.slab.get(slot)) {
@@ -103,12 +103,12 @@ impl Loop {
         failed
     }
 
-    /// Does what callbacks and calls by id asked for. No callback of the
-    /// connection is on the stack.
+    /// Does the work that callbacks and calls by id asked for. No callback of
+    /// the connection is on the stack.
     pub(super) fn settle(&mut self, slot: u32) {
         let stopping = self.stop_at.is_some();
         let Some(conn) = self.slab.get(slot) else { return };
-        // The kernel is asked only where sending has failed.
+        // Only a connection whose sending has failed needs this system call.
         let has_read_all = conn.has(flag::SEND_FAILED) && conn.nothing_is_left();
         match conn.verdict(stopping, has_read_all) {
             Verdict::TakeOut => return self.take_out(slot),
@@ -123,14 +123,14 @@ impl Loop {
             self.watch_writable(slot);
         }
         self.requeue(slot);
-        let armed = self.slab.get(slot).is_some_and(|conn| conn.has(flag::ARM));
-        if armed {
+        let must_arm = self.slab.get(slot).is_some_and(|conn| conn.has(flag::ARM));
+        if must_arm {
             self.arm(slot);
         }
     }
 
-    /// Looks at the high-water mark, and has the handler called again where
-    /// it left input that it may read.
+    /// Checks the high-water mark, and queues the connection for another call
+    /// of the handler if the handler left input that it may read.
     fn requeue(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
         if conn.phase() != Phase::Open {
@@ -143,20 +143,21 @@ impl Loop {
             conn.clear(flag::THROTTLED);
             conn.set(flag::CALL_AGAIN);
         }
-        let reads = conn.has_more() && !conn.has(flag::EOF | flag::PAUSED | flag::THROTTLED);
-        if (reads || conn.drain_is_due()) && !conn.has(flag::IN_READY_QUEUE) {
+        let may_read = conn.has_more() && !conn.has(flag::EOF | flag::PAUSED | flag::THROTTLED);
+        if (may_read || conn.drain_is_due()) && !conn.has(flag::IN_READY_QUEUE) {
             conn.set(flag::IN_READY_QUEUE);
             self.ready.push_back(conn.id);
         }
     }
 
-    /// Writes from the outbound queue; tells when it is empty.
+    /// Writes from the outbound queue. When the queue is empty, runs `on_drain`
+    /// or goes on with the close.
     pub(super) fn flush(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
         let (phase, flushed) = (conn.phase(), conn.flush_queue());
         match (phase, flushed) {
             (phase, Err(status)) if phase.is_handshake() => {
-                self.handshake_failed(slot, Error::from(status))
+                self.fail_handshake(slot, Error::from(status))
             }
             (Phase::Flushing, Ok(true)) => self.flushed(slot),
             (_, Ok(true)) if conn.drain_is_due() => self.run_on_drain(slot),
@@ -165,9 +166,10 @@ impl Loop {
         }
     }
 
-    /// A queue has left. The callback may lead to the next one, which is told
-    /// in a later turn; in a stop, too, for an answer that is sent in pieces
-    /// is not to end in the middle as if it were whole.
+    /// The queue has left. The callback may fill it again; that queue is
+    /// reported in a later turn. `on_drain` runs in a stop too, because a reply
+    /// that the program sends in pieces must not end in the middle as if it
+    /// were complete.
     pub(super) fn run_on_drain(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
         conn.clear(flag::DRAINED);
@@ -200,7 +202,7 @@ impl Loop {
                     self.after_callback(slot, result.err());
                 }
             }
-            (Phase::Hello | Phase::Waiting | Phase::Handshake, _) => self.handshake_timed_out(slot),
+            (Phase::Hello | Phase::Waiting | Phase::Handshake, _) => self.time_out_handshake(slot),
             (Phase::Open, CloseReason::Idle) => self.end_by_deadline(slot, CloseReason::Idle),
             (Phase::Lingering, _) => self.end_lingering(slot),
             _ => self.finish_conn(slot, reason),

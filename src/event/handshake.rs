@@ -1,11 +1,11 @@
-//! TLS handshakes on a loop: a connection's first phases, or those that the
-//! handler asked for in mid-stream.
+//! TLS handshakes on a loop: the first phases of a connection, or a handshake
+//! in mid-stream that the handler asked for.
 //!
 //! A connection waits for its first record (`Hello`), which stays in the
-//! kernel, then for a place (`Waiting`), in the order in which the records
-//! were whole, and has a place until its handshake is over (`Handshake`).
-//! Places are given at one point of each turn, so that nobody who comes in the
-//! same turn is before those who wait.
+//! kernel. Then it waits for a place (`Waiting`), in the order in which the
+//! records were complete, and has the place until its handshake is over
+//! (`Handshake`). Places are given at one point of each turn, so that no
+//! connection of the same turn overtakes the waiting ones.
 
 #![forbid(unsafe_code)]
 
@@ -21,33 +21,34 @@ use crate::conn::{flag, handshake_timeout, Conn, ConnId, Phase};
 use crate::error::{CloseReason, Error, Status};
 use crate::sys::{self, RecvFlags};
 
-/// While others wait for a place, a handshake may be silent for so long, in ms.
+/// How long a handshake may be silent while others wait for a place, in ms.
 const SILENCE: u64 = 2000;
-/// A record's header, and the most that follows it (RFC 8446, 5.1).
+/// The size of a record's header, and the most bytes that follow it (RFC 8446,
+/// 5.1).
 const HEADER: usize = 5;
 const MOST: usize = 1 << 14;
 
-/// The places of a loop.
+/// The handshake places of a loop.
 pub(super) struct Handshakes {
-    taken: usize,
+    in_use: usize,
     max: usize,
     waiting: VecDeque<u64>,
-    /// Who has a place, by when something was last received from it or before;
-    /// also some who have none any more.
+    /// The connections with a place, each by a time at or before which it last
+    /// received bytes. Some of them have no place any more.
     silent: BinaryHeap<Reverse<(u64, u64)>>,
 }
 
 impl Handshakes {
     pub fn new(max: usize) -> Handshakes {
-        Handshakes { taken: 0, max, waiting: VecDeque::new(), silent: BinaryHeap::new() }
+        Handshakes { in_use: 0, max, waiting: VecDeque::new(), silent: BinaryHeap::new() }
     }
 
-    /// Places can be given now.
+    /// Whether a place can be given now.
     pub fn can_begin(&self) -> bool {
-        !self.waiting.is_empty() && self.taken < self.max
+        !self.waiting.is_empty() && self.in_use < self.max
     }
 
-    /// When to look again at those who are silent, while others wait.
+    /// When to look again at the silent handshakes, while others wait.
     pub fn next_deadline(&self) -> Deadline {
         match self.silent.peek() {
             Some(Reverse((heard_at, _))) if !self.waiting.is_empty() => {
@@ -57,25 +58,25 @@ impl Handshakes {
         }
     }
 
-    fn take(&mut self, id: u64, live: usize, slab: &mut Slab) {
-        self.taken += 1;
+    fn occupy(&mut self, id: u64, live: usize, slab: &mut Slab) {
+        self.in_use += 1;
         self.silent.push(Reverse((clock::now(), id)));
         if self.silent.len() > 2 * live + 64 {
             self.silent.retain(|Reverse((_, id))| has_place(slab, *id));
         }
     }
 
-    fn wait(&mut self, id: u64, live: usize, slab: &mut Slab) {
+    fn enqueue(&mut self, id: u64, live: usize, slab: &mut Slab) {
         self.waiting.push_back(id);
         if self.waiting.len() > 2 * live + 64 {
-            self.waiting.retain(|id| waits(slab, *id));
+            self.waiting.retain(|id| is_waiting(slab, *id));
         }
     }
 
-    /// Does anybody still wait? Those who have gone are forgotten.
-    fn someone_still_waits(&mut self, slab: &mut Slab) -> bool {
+    /// Whether a connection still waits. Forgets the first ones that do not.
+    fn has_waiting(&mut self, slab: &mut Slab) -> bool {
         while let Some(id) = self.waiting.front() {
-            if waits(slab, *id) {
+            if is_waiting(slab, *id) {
                 return true;
             }
             self.waiting.pop_front();
@@ -83,8 +84,8 @@ impl Handshakes {
         false
     }
 
-    /// Who has a place and was silent for too long, and longest.
-    fn most_silent(&mut self, slab: &mut Slab) -> Option<u64> {
+    /// The handshake that has been silent for longest, if that was too long.
+    fn longest_silent(&mut self, slab: &mut Slab) -> Option<u64> {
         loop {
             let Reverse((noted, id)) = *self.silent.peek()?;
             let heard_at = slab.of(id).filter(|conn| conn.phase() == Phase::Handshake);
@@ -104,7 +105,7 @@ fn has_place(slab: &mut Slab, id: u64) -> bool {
     slab.of(id).is_some_and(|conn| conn.phase() == Phase::Handshake)
 }
 
-fn waits(slab: &mut Slab, id: u64) -> bool {
+fn is_waiting(slab: &mut Slab, id: u64) -> bool {
     slab.of(id).is_some_and(|conn| conn.phase() == Phase::Waiting)
 }
 
@@ -112,20 +113,20 @@ fn is_upgrade(slab: &mut Slab, id: u64) -> bool {
     slab.of(id).is_some_and(|conn| !conn.has(flag::UNOPENED))
 }
 
-/// Its handshake cannot come to an end any more.
-fn has_left(conn: &Conn) -> bool {
+/// The peer has closed or failed: the handshake cannot be completed any more.
+fn peer_has_left(conn: &Conn) -> bool {
     conn.has(flag::SPECIAL) && conn.fd().is_some_and(sys::has_ended)
 }
 
-const LEFT: &str = "the TLS handshake failed: the peer closed the connection";
+const PEER_LEFT: &str = "the TLS handshake failed: the peer closed the connection";
 
-/// What has come of a client's first record.
+/// The state of a client's first record.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Hello {
     Part,
     Whole,
-    /// Not a ClientHello, or the end before it was whole: the handshake fails
-    /// as soon as it begins.
+    /// It is no ClientHello, or the stream ended before the record was
+    /// complete: the handshake fails as soon as it begins.
     None,
 }
 
@@ -156,8 +157,8 @@ fn look_for_hello(conn: &Conn, scratch: &mut Vec<u8>) -> Hello {
 }
 
 impl Loop {
-    /// A new connection of a TLS server. The session is made when it gets a
-    /// place: a client that says nothing costs no more than the connection.
+    /// A new connection of a TLS server. Its session is made when it gets a
+    /// place: a silent client costs no more than a plain connection.
     pub(super) fn expect_handshake(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
         conn.set_phase(Phase::Hello);
@@ -166,8 +167,8 @@ impl Loop {
         self.arm(slot);
     }
 
-    /// Input came in one of the phases of a handshake.
-    pub(super) fn handshake(&mut self, slot: u32) {
+    /// Handles input in one of the phases of a handshake.
+    pub(super) fn on_handshake_input(&mut self, slot: u32) {
         let stopping = self.stopping();
         let Some(conn) = self.slab.get(slot) else { return };
         if stopping && conn.has(flag::UNOPENED) {
@@ -181,78 +182,81 @@ impl Loop {
                     Hello::None => self.fail_without_hello(slot),
                 }
             }
-            Phase::Waiting if has_left(conn) => self.left_while_waiting(slot),
-            Phase::Handshake => self.go_on(slot),
+            Phase::Waiting if peer_has_left(conn) => self.fail_waiting(slot),
+            Phase::Handshake => self.continue_handshake(slot),
             _ => {}
         }
     }
 
-    fn left_while_waiting(&mut self, slot: u32) {
-        self.handshake_failed(slot, Error::new(Status::Handshake, LEFT));
+    fn fail_waiting(&mut self, slot: u32) {
+        self.fail_handshake(slot, Error::new(Status::Handshake, PEER_LEFT));
     }
 
-    /// What came is no ClientHello: the session says so by its alert.
+    /// The first record is no ClientHello: the session sends its alert.
     fn fail_without_hello(&mut self, slot: u32) {
         self.begin_handshake(slot);
         let Some(conn) = self.slab.get(slot) else { return };
         if conn.phase() == Phase::Handshake {
             let text = "the TLS handshake failed: it begins with no ClientHello";
-            self.handshake_failed(slot, Error::new(Status::Handshake, text));
+            self.fail_handshake(slot, Error::new(Status::Handshake, text));
         }
     }
 
     fn wait_for_place(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
         conn.set_phase(Phase::Waiting);
-        if has_left(conn) {
-            self.left_while_waiting(slot);
+        if peer_has_left(conn) {
+            self.fail_waiting(slot);
             return;
         }
         let id = conn.id;
-        self.handshakes.wait(id, self.live, &mut self.slab);
+        self.handshakes.enqueue(id, self.live, &mut self.slab);
     }
 
-    /// Gives places to those who wait, and takes them from those who are
-    /// silent while others wait. Once in each turn.
+    /// Gives places to the waiting connections, and takes places from silent
+    /// handshakes while others wait. Runs once in each turn.
     pub(super) fn give_places(&mut self) {
         if self.stopping() {
-            // Upgrades in mid-stream go on, for what is to leave behind them.
+            // Handshakes in mid-stream go on, because accepted bytes leave
+            // after them.
             self.handshakes.waiting.retain(|id| is_upgrade(&mut self.slab, *id));
         }
-        // Who comes to wait meanwhile has the next turn.
+        // A connection that begins to wait meanwhile is handled in the next
+        // turn.
         let mut left = self.handshakes.waiting.len();
-        while left > 0 && self.handshakes.someone_still_waits(&mut self.slab) {
-            if self.handshakes.taken < self.handshakes.max {
+        while left > 0 && self.handshakes.has_waiting(&mut self.slab) {
+            if self.handshakes.in_use < self.handshakes.max {
                 let Some(id) = self.handshakes.waiting.pop_front() else { return };
                 self.begin_handshake(ConnId::slot(id));
                 left -= 1;
             } else {
-                let Some(id) = self.handshakes.most_silent(&mut self.slab) else { return };
-                self.handshake_failed(ConnId::slot(id), handshake_timeout());
+                let Some(id) = self.handshakes.longest_silent(&mut self.slab) else { return };
+                self.fail_handshake(ConnId::slot(id), handshake_timeout());
             }
         }
     }
 
-    /// With a place; a session may be there already, by STARTTLS.
+    /// Begins the handshake of a connection that got a place. STARTTLS may have
+    /// made its session already.
     fn begin_handshake(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
         let id = conn.id;
         conn.set_phase(Phase::Handshake);
-        self.handshakes.take(id, self.live, &mut self.slab);
+        self.handshakes.occupy(id, self.live, &mut self.slab);
         let Some(conn) = self.slab.get(slot) else { return };
         if !conn.has(flag::TLS) {
             let left = conn.own_deadline.ms_left();
             let begun = self.server.tls().map(|tls| conn.begin_tls(tls, &[], left));
             if let Some(Err(error)) = begun {
-                self.handshake_failed(slot, error);
+                self.fail_handshake(slot, error);
                 return;
             }
         }
-        self.go_on(slot);
+        self.continue_handshake(slot);
     }
 
-    /// As far as it goes now.
-    fn go_on(&mut self, slot: u32) {
+    /// Continues the handshake as far as its input allows.
+    fn continue_handshake(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
         if let Some(tls) = &mut conn.tls {
             tls.heard_at = clock::now();
@@ -263,13 +267,13 @@ impl Loop {
                 self.arm(slot);
             }
             Ok(false) => {}
-            Ok(true) => self.handshake_done(slot),
-            Err(error) => self.handshake_failed(slot, error),
+            Ok(true) => self.finish_handshake(slot),
+            Err(error) => self.fail_handshake(slot, error),
         }
     }
 
-    /// STARTTLS: the handler asked for it. What it had read ahead is in the
-    /// session already.
+    /// Begins the handshake that the handler asked for (STARTTLS). The session
+    /// already has the bytes that the handler had read ahead.
     pub(super) fn begin_starttls(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
         conn.clear(flag::STARTTLS);
@@ -283,11 +287,11 @@ impl Loop {
         match () {
             () if failed => self.fail_without_hello(slot),
             () if ahead => self.wait_for_place(slot),
-            () => self.handshake(slot),
+            () => self.on_handshake_input(slot),
         }
     }
 
-    fn handshake_done(&mut self, slot: u32) {
+    fn finish_handshake(&mut self, slot: u32) {
         self.handle.context.counters.handshakes.add(1);
         self.leave_handshake(slot);
         let Some(conn) = self.slab.get(slot) else { return };
@@ -315,34 +319,35 @@ impl Loop {
         }
     }
 
-    pub(super) fn handshake_timed_out(&mut self, slot: u32) {
-        self.handshake_failed(slot, handshake_timeout());
+    pub(super) fn time_out_handshake(&mut self, slot: u32) {
+        self.fail_handshake(slot, handshake_timeout());
     }
 
-    pub(super) fn handshake_failed(&mut self, slot: u32, error: Error) {
+    pub(super) fn fail_handshake(&mut self, slot: u32, error: Error) {
         self.handle.context.counters.handshake_failures.add(1);
         self.leave_handshake(slot);
         let Some(conn) = self.slab.get(slot) else { return };
-        let unheard =
+        let peer_cannot_read =
             conn.has(flag::BROKEN | flag::SEND_FAILED) || error.status() == Status::Timeout;
-        // No close_notify for a session that never was, the alert has left or
-        // is queued; and nothing of the program's, least of all in the clear.
+        // The session never began, so it sends no close_notify; its alert has
+        // left or is queued. No bytes of the program are sent, above all not as
+        // plain text.
         conn.set(flag::CLOSE_NOTIFY_SENT);
         conn.close_because(CloseReason::Handshake);
         callback::report_handshake_failure(&self.server, conn, error);
-        if unheard || conn.has(flag::ABORT) {
+        if peer_cannot_read || conn.has(flag::ABORT) {
             self.finish_conn(slot, CloseReason::Handshake);
         } else {
             self.begin_close(slot, CloseReason::Handshake);
         }
     }
 
-    /// Whatever comes next for this connection, its handshake is not in
-    /// progress any more, and its place is free.
+    /// Ends the handshake of this connection, whatever comes next, and frees
+    /// its place.
     pub(super) fn leave_handshake(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
         if conn.phase() == Phase::Handshake {
-            self.handshakes.taken -= 1;
+            self.handshakes.in_use -= 1;
         }
         if conn.phase().is_handshake() {
             conn.set_phase(Phase::Flushing);

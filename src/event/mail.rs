@@ -1,4 +1,4 @@
-//! What other threads ask of a loop.
+//! Requests of other threads to a loop.
 
 #![forbid(unsafe_code)]
 
@@ -11,32 +11,32 @@ use crate::conn::{Conn, ConnId, Phase};
 use crate::error::CloseReason;
 use crate::listener::Listener;
 
-/// Posted once each for a connection: what stands for it meanwhile is noted in
-/// its id. Bytes come by the inbox.
+/// A close, an abort and a wake are each posted once per connection: the id
+/// notes them until the loop handles them. Bytes come through the inbox.
 pub(crate) enum Mail {
     Close(u64),
     Abort(u64),
     Wake(u64),
-    /// Begin to accept on these.
+    /// Begin to accept from these listeners.
     Listen(Vec<Listener>),
     /// There may be room for connections again.
     Accept,
-    /// Close everything, and cut what is left at this time.
+    /// Close all connections, and cut the remaining ones at this time.
     Stop(Deadline),
-    /// Stands for a defect of the library.
+    /// Simulates a defect of the library.
     #[cfg(test)]
     Panic,
 }
 
-/// Mail, and connections with bytes, handled before the connections have their
-/// turn again.
+/// The most mails, and connections with bytes, to handle before the connections
+/// have their turn again.
 const PER_TURN: usize = 256;
 
 impl Loop {
-    /// Handles what was posted; the rest waits until the next turn.
+    /// Handles posted mail; the rest waits until the next turn.
     pub(super) fn drain_mail(&mut self) {
-        // First the flag, then the box: what is posted after the box was
-        // seen empty signals again.
+        // The flag is cleared before the mailbox is read: a thread that posts
+        // after the mailbox was found empty signals again.
         self.handle.awake.swap(false, Ordering::SeqCst);
         for _ in 0..PER_TURN {
             let delivered = self.deliver_next();
@@ -64,15 +64,15 @@ impl Loop {
         }
     }
 
-    /// Delivers what was accepted for one connection; `false` where there is
-    /// nothing.
+    /// Delivers the bytes that were accepted for one connection. Returns
+    /// `false` if there are none.
     fn deliver_next(&mut self) -> bool {
         if self.handle.context.inbox.is_empty(&self.handle.context.ids) {
             return false;
         }
-        // First the callbacks of the new ones: whose bytes are taken out below
-        // is there then, and nothing of the program's runs before they are
-        // delivered.
+        // New connections have their callbacks first. So the connection whose
+        // bytes are removed below is in its slot, and no code of the program
+        // runs before the bytes are delivered.
         self.take_in_arrivals();
         let context = &self.handle.context;
         let Some((id, bytes)) = context.inbox.next(&context.ids) else { return false };
@@ -83,8 +83,8 @@ impl Loop {
         true
     }
 
-    /// Changes a connection as a callback of it might. It may have arrived
-    /// without an event yet.
+    /// Changes a connection as one of its callbacks might. It may be among the
+    /// arrivals, without an event yet.
     fn with_conn(&mut self, id: u64, change: impl FnOnce(&mut Conn)) {
         self.take_in_arrivals();
         let Some(conn) = self.slab.of(id) else { return };
@@ -96,7 +96,7 @@ impl Loop {
         self.take_in_arrivals();
         let Some(conn) = self.slab.of(id) else { return };
         match conn.phase() {
-            // Its handshake in mid-stream is not over: after it.
+            // A handshake in mid-stream is not over: `on_wake` runs after it.
             phase if phase.is_handshake() => {
                 if let Some(tls) = &mut conn.tls {
                     tls.wake_pending = true;

@@ -1,4 +1,4 @@
-//! The loop: one turn after another of events, ready connections, mail and
+//! The loop: in each turn it handles events, ready connections, mail and
 //! deadlines.
 
 #![forbid(unsafe_code)]
@@ -21,22 +21,23 @@ use crate::sys::{Bits, Events, Poller, Waker, OUTPUT, SPECIAL};
 use crate::timers::Timers;
 
 const EVENTS: usize = 1024;
-/// Input that is discarded is read into this.
+/// The size of the buffer for input that is discarded.
 pub(super) const SCRATCH: usize = 64 << 10;
 
-/// The order matters: what every turn touches is in front, in two lines of the
-/// processor's cache.
+/// The order matters: the fields that every turn touches come first, in two
+/// lines of the processor's cache.
 #[repr(C, align(64))]
 pub(crate) struct Loop {
     pub(super) slab: Slab,
     /// The deadline of a stop.
     pub(super) stop_at: Option<Deadline>,
-    /// When a stop looks again at those that linger.
-    pub(super) look_at: Deadline,
+    /// When a stop looks again at the lingering connections.
+    pub(super) next_ack_check: Deadline,
     /// Connections whose handler is to be called again without an event.
     pub(super) ready: VecDeque<u64>,
     pub(super) timers: Timers,
-    /// When to accept without an event: 0 for at once, or never.
+    /// When to accept without an event: [`Deadline::NOW`] for immediately,
+    /// [`Deadline::NEVER`] where an event comes first.
     pub(super) accept_at: Deadline,
     pub(super) mail_left: bool,
     pub(super) acceptor: Option<Acceptor>,
@@ -44,24 +45,24 @@ pub(crate) struct Loop {
     pub(super) loops: Arc<LoopGroup>,
     pub(super) handle: Arc<LoopHandle>,
     pub(super) poller: Poller,
-    /// Connections in use, those that linger among them.
+    /// Connections in use, lingering ones included.
     pub(super) live: usize,
     pub(super) handshakes: Handshakes,
-    /// Arrivals whose first callback is still to be called.
+    /// Arrivals whose first callback has not run yet.
     opening: VecDeque<u64>,
     pub(super) scratch: Vec<u8>,
-    /// What the control thread does when it is woken, where this loop runs on
-    /// it.
-    woken: Option<Box<dyn FnMut() + Send>>,
+    /// The control thread's reaction to a wake-up, if this loop runs on the
+    /// control thread.
+    on_control: Option<Box<dyn FnMut() + Send>>,
 }
 
 impl Loop {
     pub fn new(server: Server, loops: Arc<LoopGroup>, index: usize, poller: Poller) -> Loop {
         let handle = loops.loops[index].clone();
         let config = server.config();
-        let most_handshakes = match config.max_handshakes {
+        let max_handshakes = match config.max_handshakes {
             0 => usize::MAX,
-            most => most.div_ceil(config.max_thread) as usize,
+            max => max.div_ceil(config.max_thread) as usize,
         };
         Loop {
             server,
@@ -75,29 +76,29 @@ impl Loop {
             acceptor: None,
             accept_at: Deadline::NEVER,
             mail_left: false,
-            handshakes: Handshakes::new(most_handshakes),
+            handshakes: Handshakes::new(max_handshakes),
             opening: VecDeque::new(),
             scratch: Vec::new(),
             stop_at: None,
-            look_at: Deadline::NOW,
-            woken: None,
+            next_ack_check: Deadline::NOW,
+            on_control: None,
         }
     }
 
-    /// Does the control thread's part too: `woken` runs when `wake` is
-    /// signalled.
+    /// Makes the loop do the control thread's part too: it calls `on_control`
+    /// when `wake` is signalled.
     pub fn watch_control(
         &mut self,
         wake: &Waker,
-        woken: Box<dyn FnMut() + Send>,
+        on_control: Box<dyn FnMut() + Send>,
     ) -> Result<(), Error> {
         wake.watch(&self.poller, CONTROL)
             .map_err(|e| Error::from_os(Status::Io, "cannot wait for the stop", &e))?;
-        self.woken = Some(woken);
+        self.on_control = Some(on_control);
         Ok(())
     }
 
-    /// A thread's whole life.
+    /// Runs the loop until it ends: the whole life of its thread.
     pub fn run(mut self) {
         if let Err(panic) = callback::contain(|| self.take_turns()) {
             self.die(&panic);
@@ -105,18 +106,18 @@ impl Loop {
         self.handle.wake.close();
     }
 
-    /// What is nearly always all of a turn, the wait and the events, is in
-    /// here; the rest is called.
+    /// This function holds the wait and the events, which are nearly always a
+    /// whole turn; it calls other functions for the rest.
     fn take_turns(&mut self) {
         let (server, poller) = (self.server.clone(), self.poller.clone());
         let mut events = Events::new(EVENTS);
         let mut timeout = 0;
         loop {
-            // The poller's own descriptor is valid and the buffer is ours:
-            // there is no error but EINTR (epoll_wait(2)), with no events.
+            // The poller's own descriptor is valid and this function owns the
+            // buffer: the only error is EINTR (epoll_wait(2)), with no events.
             let _ = poller.wait(&mut events, timeout);
-            let again = self.ready.len();
-            // A stop begins with mail, after the events.
+            let ready_before = self.ready.len();
+            // A stop begins with mail, which is handled after the events.
             let stopping = self.stop_at.is_some();
             for (token, bits) in events.iter() {
                 if stopping || !self.plain_input(&server, token, bits) {
@@ -127,16 +128,16 @@ impl Loop {
                 timeout = -1;
                 continue;
             }
-            self.chores(again);
-            if self.finished() {
+            self.chores(ready_before);
+            if self.has_finished() {
                 break;
             }
             timeout = self.timeout();
         }
     }
 
-    /// A defect of the library ended the turns: the server stops, and nobody's
-    /// connection ends in silence.
+    /// A defect of the library ended the turns: the server stops, and every
+    /// connection of the loop gets its `on_close`.
     #[cold]
     fn die(&mut self, panic: &Error) {
         let text = format!("an event loop ended, and the server stops: {panic}");
@@ -155,8 +156,8 @@ impl Loop {
         }
     }
 
-    /// Nothing is to be done before the next event, which arrivals make too.
-    /// Who waits for a handshake has a deadline.
+    /// Nothing is to be done before the next event. Arrivals make an event, and
+    /// a connection that waits for a handshake has a deadline.
     #[inline]
     fn is_idle(&self) -> bool {
         self.ready.is_empty()
@@ -166,26 +167,27 @@ impl Loop {
             && self.stop_at.is_none()
     }
 
-    fn finished(&self) -> bool {
+    fn has_finished(&self) -> bool {
         self.stop_at.is_some() && self.live == 0 && !self.handle.has_arrivals()
     }
 
-    /// How long to wait for events, in ms, −1 for ever.
+    /// How long to wait for events, in ms; −1 means forever.
     fn timeout(&self) -> i32 {
         let work = self.mail_left || !self.ready.is_empty() || self.handshakes.can_begin();
         if work || self.accept_at == Deadline::NOW {
             return 0;
         }
-        let stop = self.stop_at.map_or(Deadline::NEVER, |deadline| deadline.min(self.look_at));
+        let stop =
+            self.stop_at.map_or(Deadline::NEVER, |deadline| deadline.min(self.next_ack_check));
         let next = self.timers.next().min(stop).min(self.accept_at);
         next.min(self.handshakes.next_deadline()).poll_timeout()
     }
 
-    /// What is to be done besides events. `again` connections are ready from
-    /// before: they have their turn after the events.
+    /// Does the work of a turn besides its events. `ready_before` connections
+    /// were ready before the events: they have their turn after them.
     #[inline(never)]
-    fn chores(&mut self, again: usize) {
-        for _ in 0..again {
+    fn chores(&mut self, ready_before: usize) {
+        for _ in 0..ready_before {
             if let Some(id) = self.ready.pop_front() {
                 self.run_again(id);
             }
@@ -201,7 +203,7 @@ impl Loop {
             self.expire();
         }
         self.give_places();
-        if self.look_at.is_due() && self.stop_at.is_some() {
+        if self.next_ack_check.is_due() && self.stop_at.is_some() {
             self.end_acknowledged();
         }
         if self.stop_at.is_some_and(|deadline| deadline.is_due()) {
@@ -209,13 +211,13 @@ impl Loop {
         }
     }
 
-    /// No handler is begun any more, even before the mail that says so.
+    /// No handler is called any more, even before the mail of the stop comes.
     pub(super) fn stopping(&self) -> bool {
         self.stop_at.is_some() || self.server.is_stopping()
     }
 
-    /// Plain input for an open connection, which is nearly every event, goes
-    /// straight to the handler. `false`: this is something else.
+    /// Gives plain input for an open connection, which is nearly every event,
+    /// straight to the handler. Returns `false` for any other event.
     #[inline(always)]
     fn plain_input(&mut self, server: &Server, token: u64, bits: Bits) -> bool {
         if bits.difference(OUTPUT) != Bits::IN || server.is_stopping() {
@@ -237,8 +239,8 @@ impl Loop {
         match token {
             WAKE => self.mail_left = true,
             CONTROL => {
-                if let Some(woken) = &mut self.woken {
-                    woken();
+                if let Some(on_control) = &mut self.on_control {
+                    on_control();
                 }
             }
             LISTENERS.. => self.listener_ready((token - LISTENERS) as usize),
@@ -251,7 +253,7 @@ impl Loop {
             self.take_in_arrivals();
         }
         let Some(conn) = self.slab.of(id) else { return };
-        let hint = bits.intersects(SPECIAL);
+        let special = bits.intersects(SPECIAL);
         // Urgent data alone is no input (tcp(7)).
         let mut input = bits.intersects(Bits::IN | SPECIAL.difference(Bits::PRI));
         if bits.contains(Bits::PRI) && input && !conn.has(flag::TLS) {
@@ -260,7 +262,7 @@ impl Loop {
         if input {
             conn.set(flag::READY);
         }
-        if hint {
+        if special {
             conn.set(flag::SPECIAL);
         }
         if bits.contains(Bits::ERR) {
@@ -274,13 +276,13 @@ impl Loop {
         match conn.phase() {
             Phase::Open if input => self.deliver_input(id, slot),
             Phase::Lingering if input => self.discard(slot),
-            phase if phase.is_handshake() && input => self.handshake(slot),
+            phase if phase.is_handshake() && input => self.on_handshake_input(slot),
             Phase::Flushing => self.settle(slot),
             _ => {}
         }
     }
 
-    /// A connection of the ready queue.
+    /// Handles a connection of the ready queue.
     fn run_again(&mut self, id: u64) {
         let Some(conn) = self.slab.of(id) else { return };
         conn.clear(flag::IN_READY_QUEUE);
@@ -288,24 +290,23 @@ impl Loop {
         match conn.phase() {
             Phase::Open if conn.drain_is_due() => self.run_on_drain(slot),
             Phase::Open => {
-                // Is there input at all? The last read may have taken the
-                // very last byte, and a handler is not called for nothing. A
-                // failure is told in any case.
-                let sure = conn.has(flag::SEND_FAILED | flag::TLS);
-                if conn.has(flag::READY) && !sure && !conn.has_input() {
+                // The last read may have consumed the very last byte, and a
+                // handler is not called for nothing: so this looks for input
+                // first. A failed send is reported in any case.
+                let must_call = conn.has(flag::SEND_FAILED | flag::TLS);
+                if conn.has(flag::READY) && !must_call && !conn.has_input() {
                     conn.clear(flag::READY);
                 }
                 self.deliver_input(id, slot);
             }
             Phase::Lingering => self.discard(slot),
-            Phase::Hello | Phase::Waiting | Phase::Handshake => self.handshake(slot),
+            Phase::Hello | Phase::Waiting | Phase::Handshake => self.on_handshake_input(slot),
             Phase::Flushing | Phase::Vacant => {}
         }
     }
 
-    /// Puts what came from other threads into its slots, and calls their first
-    /// callbacks, one after the other: what a callback leads to never comes
-    /// here again.
+    /// Puts arrivals from other threads into their slots, and runs their first
+    /// callbacks, one after the other. No callback leads back here.
     pub(super) fn take_in_arrivals(&mut self) {
         if !self.handle.has_arrivals() {
             return;
@@ -330,7 +331,7 @@ impl Loop {
         }
     }
 
-    /// Re-reads deadlines that may have passed.
+    /// Looks at the deadlines that may have passed.
     fn expire(&mut self) {
         let now = Deadline::passed();
         while let Some((due, slot)) = self.timers.pop_due(now) {
@@ -348,7 +349,7 @@ impl Loop {
         }
     }
 
-    /// Has the loop look at the connection when its next deadline falls due.
+    /// Makes the loop look at the connection when its next deadline is due.
     pub(super) fn arm(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
         if conn.phase() == Phase::Vacant || conn.has(flag::DETACHED) {
@@ -363,7 +364,7 @@ impl Loop {
         }
     }
 
-    /// A connection does not wait for this time any more.
+    /// A connection does not wait for this deadline any more.
     pub(super) fn disarm(&mut self, former: Deadline) {
         if former != Deadline::NEVER && self.timers.is_stale() {
             let slab = &mut self.slab;
@@ -371,7 +372,7 @@ impl Loop {
         }
     }
 
-    /// Registers for writability too, once something is queued.
+    /// Registers the connection for writability too, because bytes are queued.
     pub(super) fn watch_writable(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
         if conn.has(flag::WRITABLE) {
@@ -380,7 +381,8 @@ impl Loop {
         conn.set(flag::WRITABLE);
         let Some(fd) = conn.fd() else { return };
         if self.poller.change(fd, conn.id, super::BOTH).is_err() {
-            // Out of kernel memory: without events its bytes cannot leave.
+            // The kernel is out of memory: without events the bytes cannot
+            // leave.
             self.finish_conn(slot, CloseReason::Reset);
         }
     }

@@ -1,5 +1,5 @@
-//! The connections of a loop, in slots that never move: the C layer hands
-//! their addresses out.
+//! The connections of a loop, in slots that never move, because the C layer
+//! hands out their addresses.
 
 #![forbid(unsafe_code)]
 
@@ -25,14 +25,14 @@ impl Slab {
         Some(&mut self.chunks.get_mut(slot / CHUNK)?[slot % CHUNK])
     }
 
-    /// The connection of an id, unless another one or none has its slot by
-    /// now. A free slot has the id 0, which no connection has.
+    /// The connection with this id; `None` if its slot is free or has another
+    /// connection by now. A free slot has the id 0, which no connection has.
     #[inline]
     pub fn of(&mut self, id: u64) -> Option<&mut Conn> {
         self.get(ConnId::slot(id)).filter(|conn| conn.id == id)
     }
 
-    /// A slot that may not have been used yet.
+    /// Returns a slot that may not have been used yet.
     pub fn place(&mut self, slot: u32) -> &mut Conn {
         while self.chunks.len() <= slot as usize / CHUNK {
             let vacant = || Conn::vacant(self.context.clone());
@@ -42,7 +42,7 @@ impl Slab {
         &mut self.chunks[slot as usize / CHUNK][slot as usize % CHUNK]
     }
 
-    /// One past the largest slot there has been.
+    /// One past the largest slot number so far.
     pub fn end(&self) -> u32 {
         (self.chunks.len() * CHUNK) as u32
     }
