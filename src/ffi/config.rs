@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use super::callbacks::Callbacks;
 use super::error::ns_status;
-use super::handles::{into_handle, object, release, share};
+use super::handles::{get, into_handle, object, release, share};
 use super::support::{flag, guard, make, null, optional_ms, status, text, FirstFailure};
 use super::tls::ns_tls;
 use super::version::silence_panics;
@@ -146,11 +146,11 @@ unsafe fn set(
 ///
 /// # Safety
 /// The caller's contract.
-unsafe fn get<T: Default>(config: *const ns_config, read: impl FnOnce(&Config) -> T) -> T {
-    guard(T::default(), || {
-        let config = unsafe { object(config, "config") };
-        config.map_or_else(|_| T::default(), |config| read(&lock(&config.inner).settings))
-    })
+unsafe fn setting<T: Copy + Default>(
+    config: *const ns_config,
+    read: impl FnOnce(&Config) -> T,
+) -> T {
+    unsafe { get(config, T::default(), |config| read(&lock(&config.inner).settings)) }
 }
 
 fn ms(value: u32) -> Duration {
@@ -195,7 +195,7 @@ pub unsafe extern "C" fn ns_config_set_max_thread(config: *mut ns_config, count:
 /// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_max_thread(config: *const ns_config) -> u32 {
-    unsafe { get(config, |c| c.max_thread) }
+    unsafe { setting(config, |c| c.max_thread) }
 }
 
 /// Blocking mode: sets how many times `retry_interval`, and up to 20 ms more, a
@@ -216,7 +216,7 @@ pub unsafe extern "C" fn ns_config_set_max_retry(config: *mut ns_config, count: 
 /// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_max_retry(config: *const ns_config) -> u32 {
-    unsafe { get(config, |c| c.max_retry) }
+    unsafe { setting(config, |c| c.max_retry) }
 }
 
 /// Blocking mode: sets the interval of `max_retry`: milliseconds, 0 to 2^31 - 1,
@@ -236,7 +236,7 @@ pub unsafe extern "C" fn ns_config_set_retry_interval_ms(
 /// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_retry_interval_ms(config: *const ns_config) -> u32 {
-    unsafe { get(config, |c| in_ms(c.retry_interval)) }
+    unsafe { setting(config, |c| in_ms(c.retry_interval)) }
 }
 
 /// Blocking mode: sets how many connections may wait for a worker; the next one is
@@ -256,7 +256,7 @@ pub unsafe extern "C" fn ns_config_set_max_waiting(
 /// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_max_waiting(config: *const ns_config) -> u32 {
-    unsafe { get(config, |c| c.max_waiting) }
+    unsafe { setting(config, |c| c.max_waiting) }
 }
 
 /// Sets the mode. 1: event loops, and a handler that must not block; 0 (default):
@@ -276,7 +276,7 @@ pub unsafe extern "C" fn ns_config_set_non_blocking(
 /// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_non_blocking(config: *const ns_config) -> i32 {
-    unsafe { get(config, |c| c.non_blocking.into()) }
+    unsafe { setting(config, |c| c.non_blocking.into()) }
 }
 
 /// Sets whether a service without a host listens for IPv6 as well as IPv4, on the
@@ -293,7 +293,7 @@ pub unsafe extern "C" fn ns_config_set_use_ipv6(config: *mut ns_config, value: i
 /// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_use_ipv6(config: *const ns_config) -> i32 {
-    unsafe { get(config, |c| c.use_ipv6.into()) }
+    unsafe { setting(config, |c| c.use_ipv6.into()) }
 }
 
 /// Sets how many connections may be open. At that number accepting pauses, and
@@ -313,7 +313,7 @@ pub unsafe extern "C" fn ns_config_set_max_connections(
 /// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_max_connections(config: *const ns_config) -> u32 {
-    unsafe { get(config, |c| c.max_connections) }
+    unsafe { setting(config, |c| c.max_connections) }
 }
 
 /// Sets the length of the kernel's queue of connections that are not yet accepted:
@@ -330,7 +330,7 @@ pub unsafe extern "C" fn ns_config_set_backlog(config: *mut ns_config, count: u3
 /// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_backlog(config: *const ns_config) -> u32 {
-    unsafe { get(config, |c| c.backlog) }
+    unsafe { setting(config, |c| c.backlog) }
 }
 
 /// Sets how long a TLS handshake may take as a whole before the library ends it:
@@ -350,7 +350,7 @@ pub unsafe extern "C" fn ns_config_set_handshake_timeout_ms(
 /// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_handshake_timeout_ms(config: *const ns_config) -> u32 {
-    unsafe { get(config, |c| in_ms(c.handshake_timeout)) }
+    unsafe { setting(config, |c| in_ms(c.handshake_timeout)) }
 }
 
 /// Non-blocking mode: sets how many TLS handshakes may be in progress at the same
@@ -371,7 +371,7 @@ pub unsafe extern "C" fn ns_config_set_max_handshakes(
 /// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_max_handshakes(config: *const ns_config) -> u32 {
-    unsafe { get(config, |c| c.max_handshakes) }
+    unsafe { setting(config, |c| c.max_handshakes) }
 }
 
 /// Sets how long a connection may be without a byte in either direction before the
@@ -393,7 +393,7 @@ pub unsafe extern "C" fn ns_config_set_idle_timeout_ms(
 /// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_idle_timeout_ms(config: *const ns_config) -> u32 {
-    unsafe { get(config, |c| in_ms(c.idle_timeout)) }
+    unsafe { setting(config, |c| in_ms(c.idle_timeout)) }
 }
 
 /// Sets how long a blocking `recv` or `send` may wait before it returns
@@ -413,7 +413,7 @@ pub unsafe extern "C" fn ns_config_set_io_timeout_ms(
 /// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_io_timeout_ms(config: *const ns_config) -> u32 {
-    unsafe { get(config, |c| in_ms(c.io_timeout)) }
+    unsafe { setting(config, |c| in_ms(c.io_timeout)) }
 }
 
 /// Sets how long the queued bytes of a connection may make no progress before the
@@ -434,7 +434,7 @@ pub unsafe extern "C" fn ns_config_set_write_timeout_ms(
 /// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_write_timeout_ms(config: *const ns_config) -> u32 {
-    unsafe { get(config, |c| in_ms(c.write_timeout)) }
+    unsafe { setting(config, |c| in_ms(c.write_timeout)) }
 }
 
 /// Sets how long the library discards the input of a closed connection, until the
@@ -457,7 +457,7 @@ pub unsafe extern "C" fn ns_config_set_linger_timeout_ms(
 /// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_linger_timeout_ms(config: *const ns_config) -> u32 {
-    unsafe { get(config, |c| in_ms(c.linger_timeout)) }
+    unsafe { setting(config, |c| in_ms(c.linger_timeout)) }
 }
 
 /// Sets how long a stop lets handlers finish and bytes leave before it cuts what is
@@ -477,7 +477,7 @@ pub unsafe extern "C" fn ns_config_set_drain_timeout_ms(
 /// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_drain_timeout_ms(config: *const ns_config) -> u32 {
-    unsafe { get(config, |c| in_ms(c.drain_timeout)) }
+    unsafe { setting(config, |c| in_ms(c.drain_timeout)) }
 }
 
 /// Sets the time of TCP keep-alive, which notices a peer that has vanished:
@@ -497,7 +497,7 @@ pub unsafe extern "C" fn ns_config_set_keep_alive_ms(
 /// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_keep_alive_ms(config: *const ns_config) -> u32 {
-    unsafe { get(config, |c| in_ms(c.keep_alive)) }
+    unsafe { setting(config, |c| in_ms(c.keep_alive)) }
 }
 
 /// Sets whether small pieces leave immediately (TCP_NODELAY): 1 (default) or 0.
@@ -513,7 +513,7 @@ pub unsafe extern "C" fn ns_config_set_no_delay(config: *mut ns_config, value: i
 /// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_no_delay(config: *const ns_config) -> i32 {
-    unsafe { get(config, |c| c.no_delay.into()) }
+    unsafe { setting(config, |c| c.no_delay.into()) }
 }
 
 /// Non-blocking mode: sets the number of queued outbound bytes above which the
@@ -534,7 +534,7 @@ pub unsafe extern "C" fn ns_config_set_high_water_mark(
 /// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_high_water_mark(config: *const ns_config) -> usize {
-    unsafe { get(config, |c| c.high_water_mark) }
+    unsafe { setting(config, |c| c.high_water_mark) }
 }
 
 /// Non-blocking mode: sets how many bytes may be queued; a `send` that would pass
@@ -554,7 +554,7 @@ pub unsafe extern "C" fn ns_config_set_send_limit(
 /// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_send_limit(config: *const ns_config) -> usize {
-    unsafe { get(config, |c| c.send_limit) }
+    unsafe { setting(config, |c| c.send_limit) }
 }
 
 /// Sets the service on which a connection stops the server; "0" for any free
@@ -589,12 +589,11 @@ pub unsafe extern "C" fn ns_config_set_shutdown_port(
 /// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_shutdown_port(config: *const ns_config) -> *const c_char {
-    guard(ptr::null(), || {
-        let config = unsafe { object(config, "config") };
-        config.map_or(ptr::null(), |config| {
+    unsafe {
+        get(config, ptr::null(), |config| {
             lock(&config.inner).shutdown_port.as_ref().map_or(ptr::null(), |text| text.as_ptr())
         })
-    })
+    }
 }
 
 /// Turns TLS on for every connection but those of the shutdown port. The config

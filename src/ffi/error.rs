@@ -8,6 +8,7 @@ use std::ffi::{c_char, c_void, CString};
 use std::ptr;
 use std::sync::OnceLock;
 
+use super::handles::get;
 use super::raise::Payload;
 use super::support::{guard, in_place};
 use crate::{Error, Status};
@@ -118,15 +119,6 @@ impl ns_error {
 /// A NUL inside would cut the text short for a C reader.
 fn c_string(text: &str) -> CString {
     CString::new(text.replace('\0', "\u{fffd}")).unwrap_or_default()
-}
-
-/// What `read` returns for an error, or `none` for NULL.
-///
-/// # Safety
-/// `error` is NULL or valid.
-unsafe fn get<T: Copy>(error: *const ns_error, none: T, read: impl FnOnce(&ns_error) -> T) -> T {
-    // SAFETY: the caller's promise.
-    guard(none, || unsafe { error.as_ref() }.map_or(none, read))
 }
 
 /// Returns: the status, a negative `NS_ERR_...`; 0 for NULL.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::server::ns_server;
-use super::support::null;
+use super::support::{guard, null};
 use crate::conn::Conn;
 use crate::{Error, OwnedSocket, Socket, Status};
 
@@ -27,6 +27,16 @@ pub type ns_conn_id = u64;
 pub(super) unsafe fn object<'a, T>(handle: *const T, what: &str) -> Result<&'a T, Error> {
     // SAFETY: the caller's promise.
     unsafe { handle.as_ref() }.ok_or_else(|| null(what))
+}
+
+/// What `read` returns for the object behind a handle, or `none` for NULL and
+/// after a panic.
+///
+/// # Safety
+/// As `object`.
+pub(super) unsafe fn get<T, V: Copy>(handle: *const T, none: V, read: impl FnOnce(&T) -> V) -> V {
+    // SAFETY: the caller's promise.
+    guard(none, || unsafe { handle.as_ref() }.map_or(none, read))
 }
 
 /// The server behind a handle.

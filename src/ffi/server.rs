@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::config::{ns_config, InUse};
 use super::error::{ns_error, ns_status};
 use super::handler::CHandler;
-use super::handles::{ns_socket, server_of, share};
+use super::handles::{get, ns_socket, server_of, share};
 use super::support::{give_text, guard, null, status, text, with_err, FirstFailure};
 use super::user_data::{ns_drop_fn, Callback, UserData};
 use super::version::silence_panics;
@@ -65,14 +65,6 @@ impl Drop for BlockingCall {
         *lock(&self.0.count) -= 1;
         self.0.none.notify_all();
     }
-}
-
-/// What `read` returns for a server, or `none` for NULL.
-///
-/// # Safety
-/// The caller's contract.
-unsafe fn get<T: Copy>(server: *const ns_server, none: T, read: impl FnOnce(&ns_server) -> T) -> T {
-    guard(none, || unsafe { server_of(server) }.map_or(none, read))
 }
 
 /// Serves a connection.
