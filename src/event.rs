@@ -320,8 +320,7 @@ impl LoopGroup {
             return Err(Error::from_os(Status::Io, "cannot detach the socket", &e));
         }
         if let (Some(poller), Some(fd)) = (&lock(&handle.intake).poller, conn.fd()) {
-            // If this fails, the poller does not watch the descriptor any
-            // more.
+            // If this fails, the poller does not watch the descriptor.
             let _ = poller.remove(fd);
         }
         let (aborted, wake_pending) = ids.release(conn.id);

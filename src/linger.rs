@@ -78,9 +78,8 @@ impl Remains {
                 Discarded::Failed => break,
                 Discarded::Again => {}
                 Discarded::Wait => {
-                    // After a shutdown of the input on this side, poll(2)
-                    // always reports that end; so it waits without input
-                    // events.
+                    // Of an input that this side has shut, poll(2) reports only
+                    // that end: so this waits without input events.
                     let (events, step) = match fin_waits_for_ack {
                         true => (PollFlags::empty(), LOOK),
                         false => (PollFlags::IN, STEP),

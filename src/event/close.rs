@@ -18,7 +18,7 @@ const LOOK: u64 = 20;
 const READS: usize = 16;
 
 impl Loop {
-    /// The program closed the connection: its queued bytes leave first.
+    /// Closes a connection in order: its queued bytes leave first.
     pub(super) fn begin_close(&mut self, slot: u32, reason: CloseReason) {
         if self.close_after_handshake(slot, reason) {
             return;
@@ -166,7 +166,7 @@ impl Loop {
             (_, None) => {}
         }
         // A connection that lingered has given all bytes to the kernel, which
-        // goes on sending them.
+        // goes on sending them: a cut does not reset it.
         let Some(conn) = self.slab.get(slot) else { return };
         let cut_off = reason == CloseReason::Cut && !lingered;
         if lost || cut_off || conn.has(flag::ABORT) {

@@ -82,7 +82,7 @@ impl Loop {
         self.after_handler(slot, called);
     }
 
-    /// After a call of the handler.
+    /// Does what a call of the handler left to do.
     #[inline(always)]
     pub(super) fn after_handler(&mut self, slot: u32, called: Called) {
         match called {

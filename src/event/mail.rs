@@ -83,8 +83,8 @@ impl Loop {
         true
     }
 
-    /// Changes a connection as one of its callbacks might. It may be among the
-    /// arrivals, without an event yet.
+    /// Changes a connection as one of its callbacks might. The connection may
+    /// still be among the arrivals, without an event.
     fn with_conn(&mut self, id: u64, change: impl FnOnce(&mut Conn)) {
         self.take_in_arrivals();
         let Some(conn) = self.slab.of(id) else { return };

@@ -136,8 +136,8 @@ impl Loop {
         }
     }
 
-    /// A defect of the library ended the turns: the server stops, and every
-    /// connection of the loop gets its `on_close`.
+    /// A defect of the library ended the turns: the server stops, and the loop
+    /// reports the end of each of its connections.
     #[cold]
     fn die(&mut self, panic: &Error) {
         let text = format!("an event loop ended, and the server stops: {panic}");
@@ -211,7 +211,8 @@ impl Loop {
         }
     }
 
-    /// No handler is called any more, even before the mail of the stop comes.
+    /// Whether a stop was requested: no call of the handler begins any more,
+    /// even before the loop has the mail of the stop.
     pub(super) fn stopping(&self) -> bool {
         self.stop_at.is_some() || self.server.is_stopping()
     }
