@@ -1,4 +1,5 @@
-//! A connection's state, what it shares with its thread, and ids.
+//! The state of a connection and the context that it shares with its thread.
+//! The child modules receive, send, wait, encrypt and give ids.
 
 #![forbid(unsafe_code)]
 
@@ -38,60 +39,61 @@ pub(crate) use tls::handshake_timeout;
 pub(crate) use transfer::{READS, READ_BUDGET};
 pub(crate) use verdict::Verdict;
 
-/// What a connection's thread does with it; decides how `recv` and `send`
-/// wait.
+/// Who owns a connection. The owner decides whether `recv` and `send` wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Owner {
-    /// An event loop's: never waits.
+    /// An event loop: calls never wait.
     Loop,
-    /// A worker's, or the shutdown port's: waits.
+    /// A worker, or the shutdown port: calls wait.
     Worker,
-    /// Detached, the program's own: waits.
+    /// The program, which has detached the connection: calls wait.
     Program,
 }
 
-/// What all connections of a thread share with it and with each other.
+/// The context that all connections of a thread share with it and with each
+/// other.
 pub(crate) struct ThreadContext {
     pub owner: Owner,
-    /// The server's number in this process and the thread's in the server:
-    /// where a detached socket came from.
+    /// The number of the server in this process, and of the thread in the
+    /// server. They say where a detached socket came from.
     pub server: u64,
     pub index: usize,
     pub limits: Limits,
     pub counters: Counters,
-    /// The ids of a loop's connections, and what was accepted by id.
+    /// The ids of a loop's connections, and the bytes that were accepted by id.
     pub ids: IdTable,
     pub inbox: Inbox,
-    /// How another thread has ended a worker's connection ([`ForcedEnd`]).
+    /// The end that another thread has forced on a worker's connection
+    /// ([`ForcedEnd`]).
     forced_end: AtomicU8,
     /// A worker's connection is in its TLS handshake, which a stop does not
     /// wait for.
     pub handshaking: AtomicBool,
-    /// A worker waits until it can send ([`Sending`]).
+    /// The kind of bytes that a worker waits to send ([`Sending`]).
     pub sending: AtomicU8,
-    /// A worker has sent its end: who ends the connection must not shut its
-    /// input, for the kernel would answer more of it with a reset.
+    /// A worker has sent its end. A thread that ends the connection must not
+    /// shut its input then: the kernel would send a reset for further input.
     pub fin_sent: AtomicBool,
-    /// Of the shutdown port, where one peer at a time is served: do others
-    /// wait? A silent peer is then not waited for.
+    /// The shutdown port sets this, because it serves one peer at a time: do
+    /// other peers wait? If they do, it does not wait for a silent peer.
     pub rivals: Mutex<Option<Rivals>>,
 }
 
 pub(crate) type Rivals = Box<dyn Fn() -> bool + Send>;
 
-/// What a worker waits to send.
+/// The kind of bytes that a worker waits to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Sending {
     No = 0,
-    /// What the program sends, or a handshake.
+    /// Bytes of the program, or of a TLS handshake.
     Message = 1,
-    /// The last of a connection that is closing.
+    /// The last bytes of a connection that is closing.
     Goodbye = 2,
 }
 
-/// How another thread has ended a worker's connection. A stronger end replaces a
-/// weaker one.
+/// The end that another thread forces on a worker's connection. A stronger end
+/// replaces a weaker one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum ForcedEnd {
@@ -130,30 +132,33 @@ impl ThreadContext {
         }
     }
 
-    /// How another thread has ended the worker's connection.
+    /// Returns the end that another thread has forced on the worker's
+    /// connection.
     pub fn forced_end(&self) -> ForcedEnd {
         ForcedEnd::of(self.forced_end.load(Ordering::SeqCst))
     }
 
-    /// Ends the worker's connection; returns the strongest end asked for so far.
+    /// Forces an end on the worker's connection. Returns the strongest end that
+    /// was asked for so far.
     pub fn force_end(&self, how: ForcedEnd) -> ForcedEnd {
         how.max(ForcedEnd::of(self.forced_end.fetch_max(how as u8, Ordering::SeqCst)))
     }
 
-    /// The worker has another connection.
+    /// Forgets the end of the last connection: the worker has another one.
     pub fn forget_forced_end(&self) {
         self.forced_end.store(ForcedEnd::None as u8, Ordering::SeqCst);
         self.fin_sent.store(false, Ordering::SeqCst);
     }
 
-    /// What connections have for flags because they are this thread's.
+    /// Returns the flags that a connection has because it belongs to this
+    /// thread.
     fn flags(&self) -> u32 {
-        let kind = match self.owner {
+        let owner = match self.owner {
             Owner::Loop => flag::LOOP,
             Owner::Worker => 0,
             Owner::Program => flag::OWNED,
         };
-        kind | if self.limits.idle == 0 { 0 } else { flag::TIMED }
+        owner | if self.limits.idle == 0 { 0 } else { flag::TIMED }
     }
 }
 
@@ -162,78 +167,81 @@ impl ThreadContext {
 pub(crate) enum Phase {
     /// The slot is free.
     Vacant,
-    /// The first record of its TLS handshake is awaited.
+    /// The loop waits for the first record of the TLS handshake.
     Hello,
-    /// That record has come; waits for a place among the handshakes.
+    /// That record is complete; the connection waits for a place among the
+    /// handshakes.
     Waiting,
-    /// In its TLS handshake, with a place.
+    /// The connection has a place and is in its TLS handshake.
     Handshake,
-    /// The handler's.
+    /// The handler has the connection.
     Open,
-    /// Closed by the program, queued bytes are leaving.
+    /// The program has closed the connection; queued bytes are leaving.
     Flushing,
-    /// Everything has left, input is discarded until the peer closes.
+    /// All bytes have left; the thread discards input until the peer closes.
     Lingering,
 }
 
 impl Phase {
-    /// Before or in a TLS handshake.
+    /// Returns whether the connection is before or in a TLS handshake.
     pub fn is_handshake(self) -> bool {
         matches!(self, Phase::Hello | Phase::Waiting | Phase::Handshake)
     }
 }
 
-/// What few connections have.
+/// Rarely used fields, boxed to keep `Conn` small.
 #[derive(Default)]
 struct Extra {
-    /// What `ns_raise` left for the end of the callback.
+    /// The error that `ns_raise` left for the end of the callback.
     #[cfg(feature = "capi")]
     raised: Option<crate::Error>,
-    /// What a call on it failed of, where it returned a status alone.
+    /// The error of a call that returned only its status.
     #[cfg(feature = "capi")]
     failure: Option<crate::Error>,
     /// This connection's own `io_timeout` in ms, 0 for off.
     io_timeout: Option<u64>,
-    /// A wake was on its way when it was detached: for the loop that gets it.
-    woken: bool,
+    /// A wake was pending at the detach; the loop that gets the connection runs
+    /// `on_wake`.
+    wake_pending: bool,
 }
 
 /// A connection. A loop keeps its connections in slots that never move; a
-/// worker has one that it uses again and again; a detached one is boxed.
+/// worker has one that it uses again and again; a detached connection is boxed.
 ///
-/// The size matters: an idle connection is this and an id table entry. So does
-/// the order: what a message touches is in the first 64 bytes, one line of the
-/// processor's cache.
+/// The size matters: an idle connection costs this struct and an entry in the
+/// id table. The order matters too: a message touches only fields in the first
+/// 64 bytes, which are one line of the processor's cache.
 #[repr(C, align(64))]
 pub(crate) struct Conn {
     pub id: u64,
     pub context: Arc<ThreadContext>,
-    /// `flag::BACKLOG` says whether there is one.
+    /// The outbound queue; `flag::BACKLOG` mirrors whether there is one.
     out: Option<Box<OutBuf>>,
     pub flags: u32,
     fd: Option<OwnedFd>,
-    /// Bytes the current handler call may still read.
+    /// Bytes that the current call of the handler may still read.
     pub read_budget: u32,
-    /// `flag::NOT_OPEN` says whether it is another one than `Open`.
+    /// `flag::NOT_OPEN` mirrors whether this is another phase than `Open`.
     phase: Phase,
-    /// When a byte last went either way; kept only with `idle_timeout`.
+    /// The time of the last byte in either direction; kept only with
+    /// `idle_timeout`.
     pub active_at: u64,
     extra: Option<Box<Extra>>,
     pub reason: CloseReason,
     os_error: i32,
     pub tls: Option<Box<Session>>,
     user_data: Option<Box<dyn Any + Send>>,
-    /// The connection's own deadline, which is, by where it stands: on a loop the
-    /// end of the first handshake, then the one-shot timer, then the end of
-    /// lingering; elsewhere the end of all waiting.
+    /// The connection's own deadline. On a loop it is first the end of the
+    /// first handshake, then the one-shot timer, then the end of lingering;
+    /// elsewhere it is the end of all waiting.
     pub own_deadline: Deadline,
-    /// The earliest entry in the loop's timers, or never.
+    /// The connection's earliest entry in the loop's timers, or `NEVER`.
     pub armed: Deadline,
     peer: Peer,
 }
 
 impl Conn {
-    /// A free place for a connection of the thread of `context`.
+    /// Returns a free place for a connection of the thread of `context`.
     pub fn vacant(context: Arc<ThreadContext>) -> Conn {
         Conn {
             id: 0,
@@ -255,7 +263,7 @@ impl Conn {
         }
     }
 
-    /// A new connection.
+    /// Returns a new connection, which is open.
     pub fn open(
         context: Arc<ThreadContext>,
         id: u64,
@@ -267,7 +275,7 @@ impl Conn {
         conn
     }
 
-    /// Makes a free place a new connection.
+    /// Turns a free place into a new connection.
     pub fn begin(&mut self, id: u64, fd: OwnedFd, peer: Option<SocketAddr>) {
         debug_assert!(self.phase() == Phase::Vacant);
         if self.has(flag::TIMED) {
@@ -281,8 +289,8 @@ impl Conn {
         self.set_phase(Phase::Open);
     }
 
-    /// Makes it a free place again. What it had is dropped: the descriptor is
-    /// closed.
+    /// Turns the connection into a free place again. This drops all that it had
+    /// and closes the descriptor.
     pub fn vacate(&mut self) {
         self.fd = None;
         self.out = None;
@@ -299,19 +307,20 @@ impl Conn {
         self.reason = CloseReason::Handler;
     }
 
-    /// Takes the connection out and leaves `rest` in its place.
-    pub fn replace(&mut self, rest: Conn) -> Conn {
-        std::mem::replace(self, rest)
+    /// Returns the connection and leaves `replacement` in its place.
+    pub fn replace(&mut self, replacement: Conn) -> Conn {
+        std::mem::replace(self, replacement)
     }
 
-    /// Gives the connection to another thread's, or to the program.
+    /// Gives the connection to another thread, or to the program.
     pub fn move_to(&mut self, context: Arc<ThreadContext>) {
         self.clear(flag::LOOP | flag::OWNED | flag::TIMED);
         self.set(context.flags());
         self.context = context;
     }
 
-    /// A loop has it from now on: its deadlines count anew.
+    /// Starts the connection's deadlines anew, for the loop that has it from
+    /// now on.
     pub fn begin_deadlines(&mut self) {
         self.active_at = clock::now();
         if let Some(out) = &mut self.out {
@@ -388,13 +397,14 @@ impl Conn {
         self.has(flag::OVER)
     }
 
-    /// The peer's end was seen: closing needs no lingering.
+    /// Returns whether the peer's end was seen: closing then needs no
+    /// lingering.
     pub fn peer_ended(&self) -> bool {
         self.flags & (flag::EOF | flag::RD_SHUT) == flag::EOF
     }
 
-    /// May this object be used here and now? A connection of a loop only in
-    /// its own callbacks, a detached one not through the old object.
+    /// Returns an error where this object must not be used: a loop's connection
+    /// outside its own callbacks, a detached one through the old object.
     #[inline]
     pub fn usable(&self) -> Result<(), Status> {
         if !self.has(flag::IN_CALLBACK | flag::OWNED) {
@@ -406,40 +416,42 @@ impl Conn {
         }
     }
 
-    /// The handler read some and there may be more.
+    /// Returns whether the handler has read some input and there may be more.
     #[inline]
     pub fn has_more(&self) -> bool {
         self.has(flag::CALL_AGAIN) && self.has(flag::READY | flag::DECRYPTED)
     }
 
-    /// A queue has left, and `on_drain` is still to say so.
+    /// Returns whether a queue has left and `on_drain` must still report it.
     #[inline]
     pub fn drain_is_due(&self) -> bool {
         self.flags & (flag::DRAINED | flag::BACKLOG) == flag::DRAINED && self.phase == Phase::Open
     }
 
-    /// Bytes are on their way to the kernel, or `on_drain` is to say that they
-    /// were.
+    /// Returns whether bytes are on their way to the kernel, or `on_drain` must
+    /// still report that they have left.
     pub fn is_sending_out(&self) -> bool {
         !self.has(flag::SEND_FAILED) && (self.has(flag::BACKLOG) || self.drain_is_due())
     }
 
-    /// Nothing is unread, and the peer has acknowledged all that was sent: an
-    /// end destroys nothing. An end that was sent counts as a byte of it.
+    /// Returns whether an end destroys nothing: no input is unread, and the
+    /// peer has acknowledged all that was sent. The kernel counts an end that
+    /// was sent as a byte.
     pub fn is_quiet(&mut self) -> bool {
-        let end = usize::from(self.has(flag::FIN_SENT));
+        let end_bytes = usize::from(self.has(flag::FIN_SENT));
         let decrypted = self.tls.as_mut().is_some_and(|tls| tls.has_plain());
-        let sent = |fd: BorrowedFd<'_>| sys::unsent(fd.as_raw_fd()) <= end;
-        !decrypted && !self.has_unread() && self.fd().is_some_and(sent)
+        let acknowledged = |fd: BorrowedFd<'_>| sys::unsent(fd.as_raw_fd()) <= end_bytes;
+        !decrypted && !self.has_unread() && self.fd().is_some_and(acknowledged)
     }
 
-    /// Bytes were accepted that the end of the TLS handshake would have sent.
+    /// Returns whether accepted bytes wait for the end of the TLS handshake.
     pub fn holds_plaintext(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| !tls.held.is_empty())
     }
 
-    /// After a failed send: no input is left that the program may still read.
-    pub fn nothing_is_left(&mut self) -> bool {
+    /// Returns, after a failed send, whether no input is left that the program
+    /// may still read.
+    pub fn has_no_input_left(&mut self) -> bool {
         match self.phase {
             Phase::Open if self.has(flag::EOF) => true,
             Phase::Open if self.has(flag::PAUSED) => {
@@ -450,8 +462,8 @@ impl Conn {
         }
     }
 
-    /// Asks the thread to close the connection when the callback is over;
-    /// the first reason stays.
+    /// Asks the thread to close the connection when the callback is over. The
+    /// first reason stays.
     pub fn close_because(&mut self, reason: CloseReason) {
         if self.is_over() {
             return;
@@ -464,14 +476,14 @@ impl Conn {
             other => other,
         };
         self.set(flag::CLOSE);
-        // What is sent by id from now on is refused.
+        // From now on a send by id is refused.
         self.context.ids.shut(self.id);
         if !self.has(flag::LOOP) {
             self.shut_now();
         }
     }
 
-    /// Asks for a reset instead of an orderly end.
+    /// Asks the thread for a reset instead of an orderly end.
     pub fn abort(&mut self) {
         if self.has(flag::DETACHED | flag::IN_ON_CLOSE | flag::ABORT) {
             return;
@@ -483,8 +495,9 @@ impl Conn {
         }
     }
 
-    /// Closes the descriptor so that the peer sees a reset, now, although a
-    /// forked child may still have it until it calls execve(2).
+    /// Closes the descriptor so that the peer sees a reset immediately,
+    /// although a forked child may still have the descriptor until it calls
+    /// execve(2).
     pub fn reset(&mut self) {
         if let Some(fd) = self.fd.take() {
             let _ = SockRef::from(&fd).set_linger(Some(Duration::ZERO));
@@ -492,8 +505,8 @@ impl Conn {
         }
     }
 
-    /// Receiving failed with this error, after all that had arrived; returns
-    /// what it means.
+    /// Notes that receiving failed with this error, after the last input was
+    /// read. Returns the status of the error.
     pub fn fail(&mut self, error: &std::io::Error) -> Status {
         self.break_off(error.raw_os_error().unwrap_or(0));
         Status::of_transfer(error)
@@ -507,9 +520,9 @@ impl Conn {
         }
     }
 
-    /// Sending failed with this error; returns what it means. What is queued
-    /// is lost. What had arrived is not: the handler reads it first, and then
-    /// the error.
+    /// Notes that sending failed with this error, and returns its status. The
+    /// queued bytes are lost. Received input is not: the handler reads it
+    /// first, and then gets the error.
     pub fn fail_send(&mut self, error: &std::io::Error) -> Status {
         if !self.has(flag::SEND_FAILED) {
             self.os_error = error.raw_os_error().unwrap_or(0);
@@ -521,7 +534,7 @@ impl Conn {
         Status::of_transfer(error)
     }
 
-    /// An event told of an error, which the kernel tells once.
+    /// Notes the error that an event reported. The kernel reports it only once.
     pub fn note_error(&mut self) {
         let error = self.fd().and_then(|fd| SockRef::from(&fd).take_error().ok().flatten());
         if let Some(error) = error {
@@ -550,18 +563,18 @@ impl Conn {
         self.extra.get_or_insert_default().failure = Some(error);
     }
 
-    /// What the call failed of that returned this status.
+    /// Returns the error of the call that returned this status.
     #[cfg(feature = "capi")]
     pub fn take_failure(&mut self, status: Status) -> Option<crate::Error> {
         let failure = &mut self.extra.as_mut()?.failure;
         failure.take_if(|error| error.status() == status)
     }
 
-    /// Notes whether a loop is to run `on_wake`; what was noted before.
-    pub fn set_woken(&mut self, woken: bool) -> bool {
+    /// Sets whether a loop must run `on_wake`, and returns the former value.
+    pub fn set_wake_pending(&mut self, pending: bool) -> bool {
         match &mut self.extra {
-            None if !woken => false,
-            extra => std::mem::replace(&mut extra.get_or_insert_default().woken, woken),
+            None if !pending => false,
+            extra => std::mem::replace(&mut extra.get_or_insert_default().wake_pending, pending),
         }
     }
 
@@ -570,8 +583,8 @@ impl Conn {
     }
 
     fn io_timeout(&self) -> u64 {
-        let own = self.extra.as_ref().and_then(|e| e.io_timeout);
-        own.unwrap_or(self.context.limits.io)
+        let own_timeout = self.extra.as_ref().and_then(|extra| extra.io_timeout);
+        own_timeout.unwrap_or(self.context.limits.io)
     }
 
     pub fn user_data(&self) -> Option<&(dyn Any + Send)> {
@@ -589,7 +602,8 @@ impl Conn {
         std::mem::replace(&mut self.user_data, data)
     }
 
-    /// What is due next by the connection's own settings, or never.
+    /// Returns the deadline that comes next by the connection's own settings,
+    /// or `NEVER`, and the reason for the close then.
     pub fn next_deadline(&self) -> (Deadline, CloseReason) {
         let limits = &self.context.limits;
         let mut next = (Deadline::NEVER, CloseReason::Timer);
@@ -600,7 +614,8 @@ impl Conn {
         };
         let phase = self.phase();
         if self.own_deadline != Deadline::NEVER {
-            // Before the first handshake it is the handshake's end.
+            // Until the connection is open, this is the end of its first
+            // handshake.
             let opened = !self.has(flag::UNOPENED);
             let reason = if opened { CloseReason::Timer } else { CloseReason::Handshake };
             consider(self.own_deadline, reason);
@@ -625,7 +640,8 @@ impl Conn {
 mod tests {
     use super::*;
 
-    /// The budget of an idle connection, with the 8 bytes of its id entry.
+    /// With the 8 bytes of its id entry this is the budget of an idle
+    /// connection.
     #[test]
     fn an_idle_connection_is_small() {
         assert!(size_of::<Conn>() <= 128, "{}", size_of::<Conn>());

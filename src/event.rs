@@ -335,7 +335,7 @@ impl LoopGroup {
         detached.armed = Deadline::NEVER;
         detached.flags &= flag::SURVIVES_DETACH;
         detached.move_to(owner);
-        detached.set_woken(wake_pending);
+        detached.set_wake_pending(wake_pending);
         if aborted {
             // A call by id asked for it at the last moment.
             detached.abort();
@@ -363,12 +363,12 @@ impl LoopGroup {
             conn.move_to(handle.context.clone());
             conn.id = id;
             conn.begin_deadlines();
-            wake_pending = conn.set_woken(false);
+            wake_pending = conn.set_wake_pending(false);
             if wake_pending {
-                handle.context.ids.bring_wake(id);
+                handle.context.ids.note_wake(id);
             }
             conn.set(flag::ATTACHED | flag::ARM);
-            handle.context.ids.queued(id, conn.queued());
+            handle.context.ids.count_queued(id, conn.queued());
             handle.context.counters.attached.add(1);
             conn
         });

@@ -1,6 +1,7 @@
-//! The fast paths: what `recv` and `send` do in nearly every call, on a loop, in
-//! the clear and with nothing else under way. A new state of a connection must
-//! either not matter here, or be among the masks that decide (`flag.rs`).
+//! The fast paths, which `recv` and `send` take in nearly every call: on a
+//! loop, without TLS and with nothing else under way. A new state of a
+//! connection must either not matter here, or be in the masks that decide
+//! (`flag.rs`).
 
 #![forbid(unsafe_code)]
 
@@ -26,7 +27,7 @@ impl RawResult {
         }
     }
 
-    /// `None` for `EINTR`: the kernel is to be asked again.
+    /// Returns `None` for `EINTR`: the caller must repeat the call.
     pub fn result(self) -> Option<io::Result<usize>> {
         const INTERRUPTED: isize = -(libc::EINTR as isize);
         match self.0 {
@@ -38,8 +39,8 @@ impl RawResult {
 }
 
 impl Conn {
-    /// Bytes received, 0 at end of stream, or why not. The program's call:
-    /// [`Conn::usable`] is part of it.
+    /// Returns the number of bytes received, 0 at the end of the stream, or a
+    /// status. The program makes this call, so it includes [`Conn::usable`].
     #[inline]
     pub fn recv(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
         if !self.can_recv_fast() || buf.is_empty() {
@@ -48,20 +49,21 @@ impl Conn {
         self.recv_fast(buf).or_else(|raw| self.recv_slow(raw, buf))
     }
 
-    /// Whether `recv` may take the fast path: on a loop, in the clear, and input is
-    /// there.
+    /// Returns whether `recv` may take the fast path: on a loop, without TLS,
+    /// and where there is input.
     #[inline(always)]
     pub fn can_recv_fast(&self) -> bool {
         self.flags & flag::RECV_STATE == flag::LOOP_CALL | flag::READY
     }
 
-    /// Receives, where [`Conn::can_recv_fast`], all there is and more than
-    /// nothing; any other result is for [`Conn::recv_slow`].
+    /// Receives, where [`Conn::can_recv_fast`] returns true. The call succeeds
+    /// if it gets at least one byte and all of the input; any other result goes
+    /// to [`Conn::recv_slow`].
     #[inline(always)]
     pub fn recv_fast(&mut self, buf: &mut [u8]) -> Result<usize, RawResult> {
         let Some(fd) = self.fd() else { return Err(RawResult::CLOSED) };
         match sys::recv_once(fd, buf, RecvFlags::empty()) {
-            // It used the input up, and what arrives later makes a new event.
+            // The read has used up the input; later input makes a new event.
             Ok(n) if n > 0 && n < buf.len() => {
                 self.clear(flag::READY | flag::CALL_AGAIN);
                 self.context.counters.bytes_in.add(n as u64);
@@ -71,16 +73,17 @@ impl Conn {
         }
     }
 
-    /// The next `recv` will say that nothing more can be read now: on a loop,
-    /// after a short read.
+    /// Returns whether the next `recv` will report that nothing can be read
+    /// now: on a loop, after a short read.
     #[cfg(feature = "capi")]
     #[inline(always)]
     pub fn is_drained(&self) -> bool {
         self.flags & flag::RECV_STATE == flag::LOOP_CALL
     }
 
-    /// Sends all of it or nothing; what the kernel does not take is queued.
-    /// The program's call: [`Conn::usable`] is part of it.
+    /// Sends all of `buf` or nothing; the bytes that the kernel does not take
+    /// are queued. The program makes this call, so it includes
+    /// [`Conn::usable`].
     #[inline]
     pub fn send(&mut self, buf: &[u8]) -> Result<(), Status> {
         if !self.can_send_fast(buf.len()) {
@@ -89,16 +92,16 @@ impl Conn {
         self.send_fast(buf).or_else(|raw| self.send_slow(raw, buf))
     }
 
-    /// Whether `send` may take the fast path: on a loop, in the clear, and nothing
-    /// is queued before it.
+    /// Returns whether `send` may take the fast path: on a loop, without TLS,
+    /// and where nothing is queued before it.
     #[inline(always)]
     pub fn can_send_fast(&self, len: usize) -> bool {
         self.flags & flag::SEND_STATE == flag::LOOP_CALL
             && (1..=self.context.ids.direct()).contains(&len)
     }
 
-    /// Sends all of it, where [`Conn::can_send_fast`]; any other result is for
-    /// [`Conn::send_slow`].
+    /// Sends all of `buf`, where [`Conn::can_send_fast`] returns true; any
+    /// other result goes to [`Conn::send_slow`].
     #[inline(always)]
     pub fn send_fast(&mut self, buf: &[u8]) -> Result<(), RawResult> {
         let Some(fd) = self.fd() else { return Err(RawResult::CLOSED) };
@@ -111,7 +114,7 @@ impl Conn {
         }
     }
 
-    /// A callback left nothing to be done.
+    /// Returns whether the callback has left nothing to do for the loop.
     #[inline]
     pub fn is_settled(&self) -> bool {
         !self.has(flag::UNSETTLED)

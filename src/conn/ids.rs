@@ -1,4 +1,4 @@
-//! Connection ids, and the one word per connection that other threads see.
+//! Connection ids, and the one word of each connection that other threads see.
 
 #![forbid(unsafe_code)]
 
@@ -16,36 +16,37 @@ const GENERATION_BITS: u32 = 28;
 const GENERATION_MAX: u64 = (1 << GENERATION_BITS) - 1;
 
 impl ConnId {
-    /// The number.
+    /// Returns the number.
     pub fn get(self) -> u64 {
         self.0
     }
 
-    /// An id from its number; `None` for 0.
+    /// Returns the id with this number; `None` for 0.
     pub fn from_u64(id: u64) -> Option<ConnId> {
         (id != 0).then_some(ConnId(id))
     }
 
-    /// Of a loop's connection: the loop, the slot and how often that slot
-    /// was used, which is never 0.
+    /// Returns the id of a loop's connection: the loop, the slot, and the
+    /// generation, which says how often the slot was used and is never 0.
     fn of_slot(index: usize, slot: u32, generation: u64) -> u64 {
         (index as u64) << (SLOT_BITS + GENERATION_BITS)
             | u64::from(slot) << GENERATION_BITS
             | generation
     }
 
-    /// Of the `n`th peer of a shutdown port: no connection's, whose slots end
-    /// before and whose numbers do not come so far.
+    /// Returns the id of the `n`th peer of a shutdown port. No connection has
+    /// it: the slots of loops end before this one, and the numbers of workers'
+    /// connections do not come so far.
     pub(crate) fn of_shutdown(n: u64) -> u64 {
         ConnId::of_slot(0, (1 << SLOT_BITS) - 1, (n % GENERATION_MAX) + 1)
     }
 
-    /// The loop of a loop's connection.
+    /// Returns the loop of a loop's connection.
     pub(crate) fn loop_index(id: u64) -> usize {
         (id >> (SLOT_BITS + GENERATION_BITS)) as usize
     }
 
-    /// The slot of a loop's connection.
+    /// Returns the slot of a loop's connection.
     pub(crate) fn slot(id: u64) -> u32 {
         (id >> GENERATION_BITS) as u32 & ((1 << SLOT_BITS) - 1)
     }
@@ -58,16 +59,17 @@ impl ConnId {
 // An entry: generation (28 bits), state (5 bits), pending bytes (31 bits, as
 // many as `send_limit` may be).
 const ALIVE: u64 = 1 << 31;
-/// Takes calls by id, and is among the open connections.
+/// The connection takes calls by id, and is among the open connections.
 const OPEN: u64 = 1 << 32;
-/// Takes bytes. Without `OPEN` its first callback runs, in which the program may
-/// give the id away: it takes all calls, and is not listed yet.
+/// The connection takes bytes. Without `OPEN` its first callback runs, in which
+/// the program may give the id away: the connection takes all calls, but the
+/// list of open connections does not have it yet.
 const SENDABLE: u64 = 1 << 33;
 const CALLABLE: u64 = OPEN | SENDABLE;
-/// A wake is on its way.
-const WOKEN: u64 = 1 << 34;
-/// An abort is on its way.
-const ABORTED: u64 = 1 << 35;
+/// A wake is on its way to the loop.
+const WAKE_PENDING: u64 = 1 << 34;
+/// An abort is on its way to the loop.
+const ABORT_PENDING: u64 = 1 << 35;
 const STATE: u64 = 0x1f << 31;
 const PENDING: u64 = i32::MAX as u64;
 const GENERATION_SHIFT: u32 = 36;
@@ -83,26 +85,27 @@ pub(crate) enum SendError {
     Full,
 }
 
-/// One atomic word per slot of a loop: which connection has it, whether it
-/// may be sent to, and how many bytes are accepted for it but not written.
-/// Having these in one word makes each call by id one atomic step: what is
-/// counted is counted for that connection and for no later one.
+/// One atomic word for each slot of a loop. It says which connection has the
+/// slot, whether the connection takes calls, and how many bytes are accepted
+/// for it but not written. Because this is one word, each call by id is one
+/// atomic step: bytes are counted for that connection and for no later one.
 pub(crate) struct IdTable {
     /// Chunk `k` has `64 << k` entries: no entry ever moves.
     chunks: [OnceCell<Box<[AtomicU64]>>; CHUNKS],
-    /// How many bytes may be pending for a connection.
+    /// The most bytes that may be pending for a connection.
     limit: usize,
-    /// How many the loop may send without a look at the entry where it has
-    /// queued none: `limit`, or 0 once any were accepted by id, which may be on
-    /// their way.
+    /// The most bytes that the loop may send without a look at the entry, where
+    /// it has queued none itself. This is `limit`, or 0 while bytes that were
+    /// accepted by id may be on their way.
     direct: AtomicUsize,
 }
 
 impl IdTable {
-    /// How many slots there can be.
+    /// The most slots that there can be.
     pub const SLOTS: u32 = ((FIRST_CHUNK << CHUNKS) - FIRST_CHUNK) as u32;
 
-    /// Empty; at most `limit` bytes may be pending for each connection.
+    /// Returns an empty table; at most `limit` bytes may be pending for each
+    /// connection.
     pub fn new(limit: usize) -> IdTable {
         let chunks = [const { OnceCell::new() }; CHUNKS];
         IdTable { chunks, limit, direct: AtomicUsize::new(limit) }
@@ -119,9 +122,9 @@ impl IdTable {
         self.chunks.get(chunk)?.get()?.get(index)
     }
 
-    /// Gives a slot to a new connection and returns its id, which takes no calls
-    /// yet; `None` when the slot's generations are used up and it must not be
-    /// used again.
+    /// Gives a slot to a new connection and returns its id, which takes no
+    /// calls yet. Returns `None` when the slot's generations are used up and it
+    /// must not be used again.
     pub fn give(&self, index: usize, slot: u32) -> Option<u64> {
         let (chunk, at) = IdTable::place(slot);
         let entries = self.chunks[chunk]
@@ -155,7 +158,7 @@ impl IdTable {
 
     /// Counts `n` more pending bytes if the connection takes them.
     pub(super) fn add(&self, id: u64, n: usize) -> Result<(), SendError> {
-        let added = self.update(id, |word| {
+        let result = self.update(id, |word| {
             if word & SENDABLE == 0 {
                 return Err(SendError::Gone);
             }
@@ -164,54 +167,60 @@ impl IdTable {
                 false => Err(SendError::Full),
             }
         });
-        added.map(drop)
+        result.map(drop)
     }
 
-    /// The owning loop has queued `n` bytes itself, also for a connection that
-    /// takes no more by id. What TLS adds may pass the limit.
-    pub fn queued(&self, id: u64, n: usize) {
+    /// Counts `n` bytes that the owning loop has queued itself, also for a
+    /// connection that takes no more by id. Bytes that TLS adds may pass the
+    /// limit.
+    pub fn count_queued(&self, id: u64, n: usize) {
         let _ = self.update(id, |word| {
             let pending = (word & PENDING).saturating_add(n as u64).min(PENDING);
             Ok(word & !PENDING | pending)
         });
     }
 
-    /// `n` pending bytes were written or given up. The owning loop only.
+    /// Counts `n` pending bytes as written or given up. Only the owning loop
+    /// calls it.
     pub fn sub(&self, id: u64, n: usize) {
         let _ = self.update(id, |word| Ok(word - (word & PENDING).min(n as u64)));
     }
 
-    /// Bytes accepted and not yet written. The owning loop only.
+    /// Returns the number of bytes that were accepted and not yet written. Only
+    /// the owning loop calls it.
     fn pending(&self, id: u64) -> usize {
         let word = self.entry(ConnId::slot(id)).map_or(0, |e| e.load(Ordering::Relaxed));
         (word & PENDING) as usize
     }
 
-    /// May `n` more bytes be pending? The owning loop only.
+    /// Returns whether `n` more bytes may be pending. Only the owning loop
+    /// calls it.
     pub fn has_room(&self, id: u64, n: usize) -> bool {
         self.pending(id).saturating_add(n) <= self.limit
     }
 
-    /// So many bytes [`IdTable::has_room`] for where the loop has queued none.
+    /// Returns for how many bytes [`IdTable::has_room`] holds where the loop
+    /// has queued none itself.
     #[inline]
     pub fn direct(&self) -> usize {
         self.direct.load(Ordering::Relaxed)
     }
 
-    /// Whether bytes accepted by id may be on their way: then a direct send
-    /// looks for them first.
+    /// Sets whether the loop may send directly. It may not while bytes that
+    /// were accepted by id may be on their way: a direct send must look for
+    /// them first.
     pub(super) fn set_direct(&self, direct: bool) {
         self.direct.store(if direct { self.limit } else { 0 }, Ordering::Relaxed);
     }
 
-    /// The connection takes no more bytes, wakes and closes; `true` where it
-    /// did.
+    /// Makes the connection take no more bytes, wakes and closes. Returns
+    /// whether it took them before.
     pub fn shut(&self, id: u64) -> bool {
         let before = self.update(id, |word| Ok(word & !CALLABLE));
         before.is_ok_and(|before| before & CALLABLE != 0)
     }
 
-    /// The connection takes no more bytes.
+    /// Makes the connection take no more bytes.
     pub fn shut_sending(&self, id: u64) {
         let _ = self.update(id, |word| match word & SENDABLE {
             0 => Ok(word),
@@ -219,12 +228,13 @@ impl IdTable {
         });
     }
 
-    /// The connection's first callback begins.
+    /// Makes the connection take calls: its first callback begins.
     pub fn begin(&self, id: u64) {
         let _ = self.update(id, |word| Ok(word | SENDABLE));
     }
 
-    /// The first callback has taken it: it is listed, unless it was ended.
+    /// Puts the connection among the open ones after its first callback, unless
+    /// the connection was ended.
     pub fn list(&self, id: u64) {
         let _ = self.update(id, |word| match word & SENDABLE {
             0 => Ok(word),
@@ -232,22 +242,22 @@ impl IdTable {
         });
     }
 
-    /// The connection takes calls from now on, and bytes if it is `sendable`.
+    /// Makes the connection take calls, and bytes if it is `sendable`.
     pub fn open(&self, id: u64, sendable: bool) {
         let state = if sendable { OPEN | SENDABLE } else { OPEN };
         let _ = self.update(id, |word| Ok(word | state));
     }
 
-    /// Asks for an abort; `true` where none was on its way already.
+    /// Asks for an abort. Returns `true` where none was on its way.
     pub fn abort(&self, id: u64) -> Result<bool, SendError> {
-        let before = self.update(id, |word| Ok(word & !CALLABLE | ABORTED))?;
-        Ok(before & ABORTED == 0)
+        let before = self.update(id, |word| Ok(word & !CALLABLE | ABORT_PENDING))?;
+        Ok(before & ABORT_PENDING == 0)
     }
 
-    /// The connection is gone. What was on its way to it: an abort, a wake.
+    /// Ends the id. Returns whether an abort and a wake were on their way.
     pub fn release(&self, id: u64) -> (bool, bool) {
         let before = self.update(id, |word| Ok(word & !(STATE | PENDING))).unwrap_or(0);
-        (before & ABORTED != 0, before & WOKEN != 0)
+        (before & ABORT_PENDING != 0, before & WAKE_PENDING != 0)
     }
 
     #[cfg(test)]
@@ -255,26 +265,26 @@ impl IdTable {
         self.update(id, Ok).is_ok()
     }
 
-    /// Asks for a wake; `true` where none was on its way already.
+    /// Asks for a wake. Returns `true` where none was on its way.
     pub fn wake(&self, id: u64) -> Result<bool, SendError> {
         let before = self.update(id, |word| match word & CALLABLE {
             0 => Err(SendError::Gone),
-            _ => Ok(word | WOKEN),
+            _ => Ok(word | WAKE_PENDING),
         })?;
-        Ok(before & WOKEN == 0)
+        Ok(before & WAKE_PENDING == 0)
     }
 
-    /// A wake came along with an attached connection.
-    pub fn bring_wake(&self, id: u64) {
-        let _ = self.update(id, |word| Ok(word | WOKEN));
+    /// Notes a wake that came with an attached connection.
+    pub fn note_wake(&self, id: u64) {
+        let _ = self.update(id, |word| Ok(word | WAKE_PENDING));
     }
 
-    /// The loop has received the wake.
+    /// Notes that the loop has received the wake.
     pub fn clear_wake(&self, id: u64) {
-        let _ = self.update(id, |word| Ok(word & !WOKEN));
+        let _ = self.update(id, |word| Ok(word & !WAKE_PENDING));
     }
 
-    /// The ids of all open connections of the loop `index`.
+    /// Returns the ids of all open connections of the loop `index`.
     pub fn open_ids(&self, index: usize) -> Vec<ConnId> {
         let mut slot = 0;
         let mut ids = Vec::new();
@@ -295,7 +305,7 @@ impl IdTable {
 mod tests {
     use super::*;
 
-    fn opened(table: &IdTable, index: usize, slot: u32) -> u64 {
+    fn give_open(table: &IdTable, index: usize, slot: u32) -> u64 {
         let id = table.give(index, slot).unwrap();
         table.open(id, true);
         id
@@ -316,10 +326,10 @@ mod tests {
     #[test]
     fn ids_are_never_used_again() {
         let table = IdTable::new(10);
-        let first = opened(&table, 7, 3);
+        let first = give_open(&table, 7, 3);
         assert_eq!((ConnId::loop_index(first), ConnId::slot(first)), (7, 3));
         table.release(first);
-        let second = opened(&table, 7, 3);
+        let second = give_open(&table, 7, 3);
         assert_ne!(first, second);
         assert_eq!(table.add(first, 1), Err(SendError::Gone));
         assert!(table.is_alive(second) && !table.is_alive(first));
@@ -328,11 +338,11 @@ mod tests {
     #[test]
     fn a_slot_whose_generations_are_used_up_is_retired() {
         let table = IdTable::new(10);
-        let id = opened(&table, 0, 0);
+        let id = give_open(&table, 0, 0);
         table.release(id);
         let entry = table.entry(0).unwrap();
         entry.store((GENERATION_MAX - 1) << GENERATION_SHIFT, Ordering::Relaxed);
-        let last = opened(&table, 0, 0);
+        let last = give_open(&table, 0, 0);
         table.release(last);
         assert_eq!(table.give(0, 0), None);
     }
@@ -340,7 +350,7 @@ mod tests {
     #[test]
     fn pending_bytes_are_bounded_and_belong_to_one_connection() {
         let table = IdTable::new(10);
-        let id = opened(&table, 0, 0);
+        let id = give_open(&table, 0, 0);
         assert_eq!(table.add(id, 10), Ok(()));
         assert_eq!(table.add(id, 1), Err(SendError::Full));
         table.sub(id, 4);
@@ -351,16 +361,16 @@ mod tests {
         assert_eq!((table.abort(id), table.abort(id)), (Ok(true), Ok(false)));
         table.release(id);
         assert_eq!(table.abort(id), Err(SendError::Gone));
-        let next = opened(&table, 0, 0);
+        let next = give_open(&table, 0, 0);
         assert_eq!(table.pending(next), 0);
     }
 
     #[test]
     fn pending_bytes_never_reach_the_state() {
         let table = IdTable::new(i32::MAX as usize);
-        let id = opened(&table, 0, 0);
+        let id = give_open(&table, 0, 0);
         assert_eq!(table.add(id, i32::MAX as usize), Ok(()));
-        table.queued(id, usize::MAX);
+        table.count_queued(id, usize::MAX);
         assert_eq!(table.pending(id), i32::MAX as usize);
         assert_eq!(table.wake(id), Ok(true));
         table.sub(id, usize::MAX);
@@ -371,7 +381,7 @@ mod tests {
     #[test]
     fn a_half_closed_connection_takes_wakes_and_a_close() {
         let table = IdTable::new(10);
-        let id = opened(&table, 0, 0);
+        let id = give_open(&table, 0, 0);
         table.shut_sending(id);
         assert_eq!(table.add(id, 1), Err(SendError::Gone));
         assert_eq!((table.wake(id), table.open_ids(0).len()), (Ok(true), 1));
@@ -392,7 +402,7 @@ mod tests {
     #[test]
     fn wakes_are_given_once() {
         let table = IdTable::new(10);
-        let id = opened(&table, 0, 0);
+        let id = give_open(&table, 0, 0);
         assert_eq!(table.wake(id), Ok(true));
         assert_eq!(table.wake(id), Ok(false));
         table.clear_wake(id);

@@ -1,11 +1,11 @@
-//! Bytes accepted by id, on their way from any thread to the connection's
-//! loop.
+//! Bytes that were accepted by id, on their way from any thread to the
+//! connection's loop.
 //!
-//! Accepting bytes and storing them is one step under one lock, so whoever has
-//! made a connection refuse more (a close, a half-close, a detach) and then
-//! takes its bytes has all that were ever accepted. The bytes of a connection
-//! lie in one queue, in which small sends share chunks: how many sends there
-//! were makes no difference to the memory they need.
+//! One step under one lock accepts bytes and stores them. So a thread that
+//! makes a connection refuse more (by a close, a half-close or a detach) and
+//! then takes the connection's bytes has all that were ever accepted. The bytes
+//! of a connection lie in one queue, in which small sends share chunks: the
+//! number of sends makes no difference to the memory that they need.
 
 #![forbid(unsafe_code)]
 
@@ -16,7 +16,8 @@ use super::{IdTable, SendError};
 use crate::outbuf::OutBuf;
 use crate::sync::lock;
 
-/// What is accepted for the connections of a loop and not taken yet.
+/// The bytes that were accepted for the connections of a loop and that no
+/// connection has got yet.
 #[derive(Default)]
 pub(crate) struct Inbox {
     state: Mutex<State>,
@@ -24,17 +25,18 @@ pub(crate) struct Inbox {
 
 #[derive(Default)]
 struct State {
-    /// Whose bytes are here, in the order in which the loop comes to them.
+    /// The connections whose bytes are here, in the order in which the loop
+    /// comes to them.
     order: VecDeque<u64>,
-    /// An entry for each of them, empty where the bytes were taken before the
-    /// loop came to it.
+    /// An entry for each of these connections. It is empty where the connection
+    /// took its bytes before the loop came to it.
     queues: HashMap<u64, OutBuf>,
 }
 
-/// Bytes on their way, to be stored once or many times.
+/// Bytes for one connection, or for many.
 pub(crate) enum Bytes<'a> {
     Own(&'a [u8]),
-    /// One copy for all receivers of a broadcast, in pieces.
+    /// One copy, in pieces, for all receivers of a broadcast.
     Shared(&'a [Arc<[u8]>]),
 }
 
@@ -48,12 +50,12 @@ impl Bytes<'_> {
 }
 
 impl Inbox {
-    /// Accepts bytes for a connection, or refuses all of them. `true` where
-    /// the loop is to be woken.
+    /// Accepts bytes for a connection, or refuses all of them. Returns `true`
+    /// where the caller must wake the loop.
     pub fn put(&self, ids: &IdTable, id: u64, bytes: &Bytes<'_>) -> Result<bool, SendError> {
         let mut state = lock(&self.state);
-        // Before they are accepted: who shuts the connection behind that, and
-        // then looks for them, is to wait for the lock.
+        // This comes before the bytes are accepted: a thread that then shuts
+        // the connection and looks for them must wait for the lock.
         ids.set_direct(false);
         let added = ids.add(id, bytes.len());
         if added.is_err() || bytes.len() == 0 {
@@ -73,25 +75,26 @@ impl Inbox {
         Ok(first)
     }
 
-    /// What was accepted for a connection, to be taken over by it.
+    /// Takes the bytes that were accepted for a connection; the connection then
+    /// owns them.
     pub fn take(&self, id: u64) -> Option<OutBuf> {
         let mut state = lock(&self.state);
         state.queues.get_mut(&id).map(std::mem::take).filter(|queue| queue.len() > 0)
     }
 
-    /// Nothing is on its way that the loop was not woken for yet.
+    /// Returns whether no bytes are on their way.
     pub fn is_empty(&self, ids: &IdTable) -> bool {
         ids.direct() != 0
     }
 
-    /// The next connection that the loop is to look at, with its bytes, which
-    /// may have been taken already.
+    /// Takes the next connection that the loop must look at, with its bytes.
+    /// There may be none, because the connection took them before.
     pub fn next(&self, ids: &IdTable) -> Option<(u64, OutBuf)> {
         let mut state = lock(&self.state);
         let id = state.order.pop_front()?;
         let queue = state.queues.remove(&id).unwrap_or_default();
         if state.order.is_empty() {
-            // The memory of a burst is not kept.
+            // The inbox does not keep the memory of a burst.
             *state = State::default();
             ids.set_direct(true);
         }

@@ -1,4 +1,5 @@
-//! TLS in a connection: its session between the program and the transfer.
+//! TLS in a connection: the session stands between the program and the
+//! transfer.
 
 #![forbid(unsafe_code)]
 
@@ -13,11 +14,11 @@ use crate::clock::{self, Deadline};
 use crate::error::{CloseReason, Error, Status};
 use crate::tls::{Plain, Session, TlsInfo};
 
-/// Ciphertext is read into this, of which each thread has one: an idle
+/// Size of the buffer for received ciphertext. Each thread has one: an idle
 /// connection holds no buffer.
 const SCRATCH: usize = 128 << 10;
-/// Plaintext is encrypted and sent in pieces of at most this many bytes, so
-/// that ciphertext leaves while it is still in the processor's cache.
+/// The session encrypts and sends plaintext in pieces of at most this many
+/// bytes, so that ciphertext leaves while it is still in the processor's cache.
 const PIECE: usize = 128 << 10;
 
 thread_local! {
@@ -25,8 +26,9 @@ thread_local! {
 }
 
 impl Conn {
-    /// From now on everything goes through TLS; `ahead` is what was received
-    /// of it already. The handshake has the given time, in ms.
+    /// Sends and receives everything through TLS from now on. `ahead` holds the
+    /// bytes of it that were received before. The handshake may last `millis`,
+    /// in ms.
     pub fn begin_tls(
         &mut self,
         config: Arc<ServerConfig>,
@@ -43,11 +45,11 @@ impl Conn {
         Ok(())
     }
 
-    /// What broke the session, with its reason.
+    /// Returns the error that broke the session, with its reason.
     pub fn tls_error(&self) -> Error {
-        let said = self.tls.as_ref().and_then(|tls| tls.error());
-        let said = said.filter(|error| error.status() == Status::Tls);
-        said.map_or(Error::from(Status::Tls), |e| Error::new(Status::Tls, e.message()))
+        let error = self.tls.as_ref().and_then(|tls| tls.error());
+        let error = error.filter(|error| error.status() == Status::Tls);
+        error.map_or(Error::from(Status::Tls), |e| Error::new(Status::Tls, e.message()))
     }
 
     pub fn tls_info(&self) -> Option<TlsInfo> {
@@ -56,7 +58,7 @@ impl Conn {
 
     pub(super) fn recv_tls(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
         if !self.has(flag::LOOP) {
-            return self.bounded(self.wait_until(), |conn| conn.recv_plain(buf));
+            return self.with_deadline(self.wait_until(), |conn| conn.recv_plain(buf));
         }
         if !self.may_read() {
             return Err(Status::WouldBlock);
@@ -91,7 +93,7 @@ impl Conn {
         }
     }
 
-    /// Notes whether there is plaintext to be read.
+    /// Sets `DECRYPTED` if there is plaintext to read, and clears it if not.
     pub fn look_for_plain(&mut self) {
         match self.tls.as_mut().is_some_and(|tls| tls.has_plain()) {
             true => self.set(flag::DECRYPTED),
@@ -99,8 +101,8 @@ impl Conn {
         }
     }
 
-    /// Takes ciphertext in until there is plaintext for the handler or
-    /// nothing more can be read now. A loop's only.
+    /// Takes ciphertext in until there is plaintext for the handler or until
+    /// nothing more can be read now. Only a loop calls it.
     pub fn pump(&mut self) {
         for _ in 0..super::READS {
             self.look_for_plain();
@@ -110,16 +112,19 @@ impl Conn {
         }
         self.look_for_plain();
         if !self.has(flag::DECRYPTED) && self.has(flag::READY) {
-            // Fragments without end: after the others.
+            // The peer sends fragments without end: the loop goes on after the
+            // other connections had their turn.
             self.set(flag::CALL_AGAIN);
         }
     }
 
-    /// Receives ciphertext once, and sends what the session answers. A
-    /// failure of the transport is kept for who reads, after what arrived.
+    /// Receives ciphertext once, and sends the session's reply. On a loop the
+    /// session keeps a failure of the transport, so that the handler reads all
+    /// received input before it.
     fn pull(&mut self) -> Result<(), Status> {
-        // Taken out and put back; a thread whose locals are gone already, in
-        // a destructor of its own, makes one for this once.
+        // The buffer is lent for this call. A thread that has already dropped
+        // its locals, and calls this in a destructor, uses a new buffer each
+        // time.
         let mut scratch = SCRATCH_BUFFER.try_with(Cell::take).unwrap_or_default();
         scratch.resize(SCRATCH, 0);
         let result = self.pull_into(&mut scratch);
@@ -128,34 +133,36 @@ impl Conn {
     }
 
     fn pull_into(&mut self, scratch: &mut [u8]) -> Result<(), Status> {
-        let got = match self.has(flag::LOOP) {
+        let received = match self.has(flag::LOOP) {
             true => self.read_nonblocking(scratch),
             false => self.read_waiting(scratch),
         };
-        let kept = self.has(flag::BROKEN) && self.has(flag::LOOP);
+        let is_deferred = self.has(flag::BROKEN) && self.has(flag::LOOP);
         let os_error = self.os_error;
         let Some(tls) = &mut self.tls else { return Err(Status::Closed) };
-        match got {
+        match received {
             Ok(0) => tls.fail(Error::from(Status::Truncated)),
             Ok(n) => tls.feed(&scratch[..n]),
             Err(Status::WouldBlock) => return Err(Status::WouldBlock),
-            Err(status) if kept => {
+            Err(status) if is_deferred => {
                 tls.fail(Error::with_os_code(status, os_error));
                 self.clear(flag::BROKEN);
             }
             Err(status) => return Err(status),
         }
-        // Where it cannot be sent, what has arrived is still to be read.
+        // If the reply cannot be sent, the handler may still read the received
+        // input.
         let _ = self.push_tls();
         Ok(())
     }
 
-    /// Sends what the session has to be sent.
+    /// Sends the bytes that the session has ready to send.
     pub fn push_tls(&mut self) -> Result<(), Status> {
         let Some(mut tls) = self.tls.take() else { return Ok(()) };
         let mut held = Vec::new();
         if !tls.held.is_empty() && !tls.is_handshaking() {
-            // From here on it is in the queue, also where the kernel takes it.
+            // From here on these bytes count as queued, even if the kernel
+            // takes all.
             held = std::mem::take(&mut tls.held);
             self.context.ids.sub(self.id, held.len());
             self.set(flag::DRAINED);
@@ -163,7 +170,7 @@ impl Conn {
         let mut sink = Sink { conn: self, failed: None };
         tls.write_to(&mut sink);
         for piece in held.chunks(PIECE) {
-            // A session that is broken says so to who reads.
+            // If the session is broken, the next read reports it.
             let _ = tls.write(piece);
             tls.write_to(&mut sink);
         }
@@ -174,7 +181,7 @@ impl Conn {
 
     pub(super) fn send_tls(&mut self, plain: &[u8]) -> Result<(), Status> {
         if !self.has(flag::LOOP) {
-            return self.bounded(self.wait_until(), |conn| conn.send_pieces(plain));
+            return self.with_deadline(self.wait_until(), |conn| conn.send_pieces(plain));
         }
         self.send_pieces(plain)
     }
@@ -189,9 +196,9 @@ impl Conn {
         if on_loop && tls.is_handshaking() {
             if tls.error().is_none() {
                 tls.held.extend_from_slice(plain);
-                self.context.ids.queued(self.id, plain.len());
+                self.context.ids.count_queued(self.id, plain.len());
             } else if !self.has(flag::STARTTLS) {
-                // Of a handshake that failed in the callback the loop tells.
+                // The loop reports a handshake that fails in the callback.
                 return Err(Status::Tls);
             }
             return self.push_tls();
@@ -200,7 +207,8 @@ impl Conn {
         self.push_tls()
     }
 
-    /// Tells the peer that the stream ends here, once.
+    /// Sends close_notify, which reports to the peer that the stream ends here,
+    /// once.
     pub fn send_close_notify(&mut self) {
         if !self.has(flag::TLS) || self.has(flag::BROKEN | flag::ABORT | flag::CLOSE_NOTIFY_SENT) {
             return;
@@ -209,22 +217,29 @@ impl Conn {
         if let Some(tls) = &mut self.tls {
             tls.send_close_notify();
         }
-        // Where calls wait, not for a peer that does not read.
+        // Where calls wait, they do not wait longer for a peer that does not
+        // read.
         let until = Deadline::after_ms(self.context.limits.linger);
-        let _ = self.bounded(until, Conn::push_tls);
+        let _ = self.with_deadline(until, Conn::push_tls);
     }
 
-    /// Waits in `body` until the given time at the latest, however many system
-    /// calls it makes, and no longer than without this bound.
-    pub(super) fn bounded<T>(&mut self, until: Deadline, body: impl FnOnce(&mut Conn) -> T) -> T {
-        let whole = self.own_deadline;
-        self.own_deadline = until.min(whole);
+    /// Runs `body` with an earlier end of all waiting, which holds for all of
+    /// its system calls together. It never waits longer than without this
+    /// bound.
+    pub(super) fn with_deadline<T>(
+        &mut self,
+        until: Deadline,
+        body: impl FnOnce(&mut Conn) -> T,
+    ) -> T {
+        let outer = self.own_deadline;
+        self.own_deadline = until.min(outer);
         let result = body(self);
-        self.own_deadline = whole;
+        self.own_deadline = outer;
         result
     }
 
-    /// The handshake, as far as it goes now; `Ok(true)` when it is over.
+    /// Does as much of the handshake as is possible now. Returns `Ok(true)`
+    /// when the handshake is over.
     pub fn handshake_step(&mut self) -> Result<bool, Error> {
         loop {
             let pushed = self.push_tls();
@@ -247,12 +262,12 @@ impl Conn {
         }
     }
 
-    /// The whole handshake, waiting for it.
+    /// Does the whole handshake and waits for it.
     pub fn handshake_wait(&mut self) -> Result<(), Error> {
         let until = self.tls.as_ref().map_or(Deadline::NOW, |tls| tls.deadline);
         let phase = self.phase();
         self.set_phase(Phase::Handshake);
-        let result = self.bounded(until, Conn::handshake_step);
+        let result = self.with_deadline(until, Conn::handshake_step);
         if result.is_ok() {
             self.set_phase(phase);
         }
@@ -281,7 +296,7 @@ fn handshake_error(error: Error) -> Error {
     }
 }
 
-/// Where a session's ciphertext goes: takes everything.
+/// The connection as the sink of a session's ciphertext: it takes everything.
 struct Sink<'a> {
     conn: &'a mut Conn,
     failed: Option<Status>,

@@ -1,4 +1,4 @@
-//! Receiving and sending: at once or not at all on a loop; elsewhere it waits
+//! Receiving and sending. On a loop a call never waits; elsewhere it does
 //! (`wait.rs`).
 
 #![forbid(unsafe_code)]
@@ -14,13 +14,14 @@ use crate::error::Status;
 use crate::outbuf::OutBuf;
 use crate::sys::{self, PollFlags, RecvFlags, SendFlags};
 
-/// Bytes that one handler call may read before other connections have their
-/// turn, and reads: each of them costs a part of it at least.
+/// How many bytes, and how many times, one call of the handler may read before
+/// other connections have their turn. Each read costs `READ_BUDGET` / `READS`
+/// at least.
 pub(crate) const READ_BUDGET: u32 = 256 << 10;
 pub(crate) const READS: u32 = 16;
 
 impl Conn {
-    /// [`Conn::recv`] in any state.
+    /// Does [`Conn::recv`] in any state.
     pub fn recv_any(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
         self.usable()?;
         if self.has(flag::OVER | flag::EOF) || buf.is_empty() {
@@ -34,7 +35,7 @@ impl Conn {
             self.may_wait()?;
         }
         if self.is_upgrading() {
-            // Nothing of it is the program's.
+            // The input belongs to the TLS handshake, not to the program.
             return Err(Status::WouldBlock);
         }
         if self.has(flag::TLS) {
@@ -51,15 +52,15 @@ impl Conn {
         Ok(self.finish_read(n))
     }
 
-    /// The rest of [`Conn::recv_fast`].
+    /// Finishes a [`Conn::recv_fast`] that left the fast path.
     pub fn recv_slow(&mut self, raw: RawResult, buf: &mut [u8]) -> Result<usize, Status> {
         let Some(result) = raw.result() else { return self.recv_any(buf) };
         let n = self.note_read(result, buf.len())?;
         Ok(self.finish_read(n))
     }
 
-    /// A short read has used the input up: it costs nothing of the share, and
-    /// the handler is not called again for it.
+    /// Charges a read. A short read has used up the input: it costs nothing of
+    /// the budget, and the loop does not call the handler again for it.
     fn finish_read(&mut self, n: usize) -> usize {
         if self.has(flag::READY) {
             self.charge_budget(n);
@@ -67,13 +68,14 @@ impl Conn {
         self.mark_eof(n)
     }
 
-    /// This call of the handler may read on, and its outbound queue is not
-    /// above the high-water mark.
+    /// Returns whether this call of the handler may read on: the budget is not
+    /// spent, and the outbound queue is not above the high-water mark.
     pub(super) fn may_read(&self) -> bool {
         !self.has(flag::BUDGET_SPENT) && self.queued() <= self.context.limits.high_water
     }
 
-    /// The handler read: it is called again if there is more.
+    /// Notes that the handler has read: the loop calls it again if there is
+    /// more.
     pub(super) fn charge_budget(&mut self, n: usize) {
         self.set(flag::CALL_AGAIN);
         let cost = (n as u64).clamp(u64::from(READ_BUDGET / READS), u64::from(READ_BUDGET));
@@ -90,7 +92,7 @@ impl Conn {
         n
     }
 
-    /// What the kernel has now, 0 at the end.
+    /// Receives the bytes that the kernel has now; 0 is the end of the stream.
     pub(super) fn read_nonblocking(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
         if !self.has(flag::READY) {
             return Err(Status::WouldBlock);
@@ -104,8 +106,9 @@ impl Conn {
         match result {
             Ok(0) if self.is_cut_off() => Err(self.cut_off()),
             Ok(n) => {
-                // As in `recv_fast`; but urgent data cuts reads short, and an
-                // end of stream or an error is still to be read.
+                // As in `recv_fast`, a short read has used up the input. But
+                // urgent data cuts reads short, and an end of stream or an
+                // error is still to be read.
                 if n < room && !self.has(flag::SPECIAL) {
                     self.clear(flag::READY);
                 }
@@ -120,19 +123,21 @@ impl Conn {
         }
     }
 
-    /// Is the end of input the failure that a send was told of? The kernel tells
-    /// a failure once. With EPIPE the peer's end had come before it.
+    /// Returns whether the end of input is a failure that the kernel has
+    /// already reported to a send: it reports a failure once. A send that got
+    /// EPIPE is different: the peer's end came before the failure.
     pub(super) fn is_cut_off(&self) -> bool {
         self.has(flag::SEND_FAILED) && self.os_error != libc::EPIPE
     }
 
-    /// All that had arrived was read: now that failure is told.
+    /// Breaks the connection off with that failure, now that all received input
+    /// was read, and returns its status.
     pub(super) fn cut_off(&mut self) -> Status {
         self.break_off(self.os_error);
         self.send_failure()
     }
 
-    /// What a send returns once sending has failed.
+    /// Returns the status of a send after sending has failed.
     pub(super) fn send_failure(&self) -> Status {
         Status::of_transfer(&io::Error::from_raw_os_error(self.os_error))
     }
@@ -144,7 +149,7 @@ impl Conn {
         }
     }
 
-    pub(super) fn sent(&mut self, n: usize) {
+    pub(super) fn count_out(&mut self, n: usize) {
         self.context.counters.bytes_out.add(n as u64);
         self.touch();
     }
@@ -155,12 +160,12 @@ impl Conn {
         }
     }
 
-    /// [`Conn::send`] in any state.
+    /// Does [`Conn::send`] in any state.
     pub fn send_any(&mut self, buf: &[u8]) -> Result<(), Status> {
         self.usable()?;
         self.may_send()?;
         if !self.has(flag::LOOP) {
-            self.may_wait().inspect_err(|_| self.wants_more())?;
+            self.may_wait().inspect_err(|_| self.note_unsent())?;
             return match self.has(flag::TLS) {
                 true => self.send_tls(buf),
                 false => self.send_wait(buf),
@@ -172,7 +177,7 @@ impl Conn {
             return self.send_tls(buf);
         }
         if self.phase().is_handshake() {
-            // Nothing leaves in the clear where TLS is to begin.
+            // Nothing leaves unencrypted where TLS must begin.
             return Err(Status::State);
         }
         let written = self.write_now(|fd| match buf {
@@ -191,7 +196,7 @@ impl Conn {
         }
     }
 
-    /// The rest of [`Conn::send_fast`].
+    /// Finishes a [`Conn::send_fast`] that left the fast path.
     pub fn send_slow(&mut self, raw: RawResult, buf: &[u8]) -> Result<(), Status> {
         let Some(result) = raw.result() else { return self.send_any(buf) };
         let written = self.note_write(result)?;
@@ -203,18 +208,18 @@ impl Conn {
         if rest.is_empty() {
             return;
         }
-        self.context.ids.queued(self.id, rest.len());
+        self.context.ids.count_queued(self.id, rest.len());
         self.queue().push(rest);
     }
 
-    /// [`Conn::send`] of several buffers as one.
+    /// Sends several buffers as one [`Conn::send`] would.
     pub fn sendv(&mut self, bufs: &[IoSlice<'_>]) -> Result<(), Status> {
         if let [one] = bufs {
             return self.send(one);
         }
         let total = bufs.iter().map(|b| b.len()).sum();
-        let few = bufs.len() <= sys::MAX_PIECES;
-        if !self.has(flag::LOOP) || self.has(flag::TLS) || total <= GATHER || !few {
+        let fits = bufs.len() <= sys::MAX_PIECES;
+        if !self.has(flag::LOOP) || self.has(flag::TLS) || total <= GATHER || !fits {
             return self.send(&bufs.iter().flat_map(|b| b.iter().copied()).collect::<Vec<u8>>());
         }
         self.may_send()?;
@@ -223,7 +228,7 @@ impl Conn {
         self.send_pieces_now(bufs)
     }
 
-    /// Gives the kernel what it takes now, and queues the rest.
+    /// Gives the kernel the bytes that it takes now, and queues the rest.
     fn send_pieces_now(&mut self, bufs: &[IoSlice<'_>]) -> Result<(), Status> {
         let mut written = self.write_now(|fd| sys::sendv(fd, bufs, SendFlags::empty()))?;
         for buf in bufs {
@@ -234,9 +239,9 @@ impl Conn {
         Ok(())
     }
 
-    /// Ciphertext. On a loop, what the kernel does not take is queued.
-    /// Elsewhere the call waits; where it must not wait any longer the rest is
-    /// queued too, since a record that was begun has to go on.
+    /// Sends ciphertext. On a loop it queues the bytes that the kernel does not
+    /// take. Elsewhere it waits; where it must not wait any longer it queues
+    /// the rest too, because a record that was begun has to go on.
     pub(super) fn send_raw(&mut self, bufs: &[IoSlice<'_>]) -> Result<(), Status> {
         if self.has(flag::SEND_FAILED) {
             return Err(self.send_failure());
@@ -257,8 +262,8 @@ impl Conn {
         result
     }
 
-    /// A loop's connection takes over what was accepted for it by id. This
-    /// comes before whatever is sent next, and before a close.
+    /// Takes over the bytes that were accepted by id for a loop's connection.
+    /// This comes before anything that is sent next, and before a close.
     pub fn collect(&mut self) {
         if self.context.ids.direct() != 0 {
             return;
@@ -268,8 +273,8 @@ impl Conn {
         }
     }
 
-    /// Bytes that were accepted by id and are counted as pending go behind what
-    /// is queued, and leave as far as they can. A failure is noted in the
+    /// Puts bytes that were accepted by id, and are counted as pending, behind
+    /// the queued bytes, and sends as many as it can. It notes a failure in the
     /// connection.
     pub fn send_accepted(&mut self, bytes: OutBuf) {
         let len = bytes.len();
@@ -296,7 +301,8 @@ impl Conn {
         }
     }
 
-    /// Gives the kernel what it takes now, if nothing is queued before it.
+    /// Gives the kernel the bytes that it takes now, if nothing is queued
+    /// before them.
     fn write_now(
         &mut self,
         write: impl FnOnce(BorrowedFd<'_>) -> io::Result<usize>,
@@ -312,7 +318,7 @@ impl Conn {
     fn note_write(&mut self, result: io::Result<usize>) -> Result<usize, Status> {
         match result {
             Ok(n) => {
-                self.sent(n);
+                self.count_out(n);
                 Ok(n)
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
@@ -330,35 +336,36 @@ impl Conn {
         })
     }
 
-    /// The peer has acknowledged some, although the kernel takes no more: that
-    /// is progress too.
-    pub fn peer_goes_on(&mut self) -> bool {
+    /// Notes progress that does not show in the queue: the peer has
+    /// acknowledged some bytes, although the kernel takes no more. Returns
+    /// whether it has.
+    pub fn note_peer_progress(&mut self) -> bool {
         let unacknowledged = sys::unsent(self.raw_fd());
         let Some(out) = &mut self.out else { return false };
-        let goes_on = unacknowledged < out.unacknowledged;
-        if goes_on {
+        let has_progress = unacknowledged < out.unacknowledged;
+        if has_progress {
             out.unacknowledged = unacknowledged;
             out.progress_at = clock::now();
             self.active_at = out.progress_at;
         }
-        goes_on
+        has_progress
     }
 
-    /// What is queued is the caller's, to be written or given up.
+    /// Gives the queue to the caller, which writes it or gives it up.
     pub(super) fn take_queue(&mut self) -> Option<Box<OutBuf>> {
         self.clear(flag::BACKLOG);
         self.out.take()
     }
 
-    /// What is queued is lost.
+    /// Drops the queue: its bytes are lost.
     pub(super) fn drop_queue(&mut self) {
         if let Some(out) = self.take_queue() {
             self.context.ids.sub(self.id, out.len());
         }
     }
 
-    /// Writes from the queue what the kernel takes now; `true` when the
-    /// queue is empty.
+    /// Writes from the queue the bytes that the kernel takes now. Returns
+    /// `true` when the queue is empty.
     pub fn flush_queue(&mut self) -> Result<bool, Status> {
         let Some(mut out) = self.take_queue() else { return Ok(true) };
         let Some(fd) = self.fd() else { return Err(Status::Closed) };
@@ -368,7 +375,7 @@ impl Conn {
                 out.progress_at = clock::now();
                 out.unacknowledged = sys::unsent(raw);
                 self.context.ids.sub(self.id, n);
-                self.sent(n);
+                self.count_out(n);
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             Err(e) => {
@@ -394,12 +401,13 @@ impl Conn {
         self.collect();
         let ends_now = !self.is_upgrading();
         if ends_now {
-            // Before the mark: the FIN leaves as soon as the queue has.
+            // This comes before `WR_SHUT` is set: from then on the FIN follows
+            // the queue immediately.
             self.send_close_notify();
         }
         if self.has(flag::BACKLOG) && !self.has(flag::LOOP) {
             let until = self.linger_until();
-            let _ = self.bounded(until, |conn| conn.send_wait(&[]));
+            let _ = self.with_deadline(until, |conn| conn.send_wait(&[]));
         }
         self.set(flag::WR_SHUT);
         if ends_now {
@@ -407,8 +415,8 @@ impl Conn {
         }
     }
 
-    /// The end of what is sent, behind what is queued. In a TLS handshake it
-    /// waits, with what the handshake's end will send.
+    /// Ends sending, behind the queued bytes. During a TLS handshake the end
+    /// waits, with the bytes that go out when the handshake is over.
     pub fn end_sending(&mut self) {
         self.send_close_notify();
         if !self.has(flag::BACKLOG) {
@@ -416,7 +424,7 @@ impl Conn {
         }
     }
 
-    /// A loop's connection is going over to TLS.
+    /// Returns whether a loop's connection is changing over to TLS.
     fn is_upgrading(&self) -> bool {
         self.has(flag::LOOP) && (self.has(flag::STARTTLS) || self.phase().is_handshake())
     }
@@ -431,31 +439,34 @@ impl Conn {
         }
     }
 
-    /// Another thread ended this worker's connection and may have shut its
-    /// input: then the end is sent last, when the peer has acknowledged all
-    /// ([`Remains`](crate::linger::Remains)). Else nobody shuts it any more.
+    /// Returns whether another thread has ended this worker's connection and
+    /// may have shut its input. Then the end is sent last, when the peer has
+    /// acknowledged all ([`Remains`](crate::linger::Remains)). Otherwise no
+    /// thread shuts the input any more.
     fn input_was_shut(&self) -> bool {
         if self.has(flag::LOOP | flag::OWNED) {
             return false;
         }
         self.context.fin_sent.store(true, Ordering::SeqCst);
-        let ended = self.context.forced_end() != ForcedEnd::None;
-        if ended {
+        let is_ended = self.context.forced_end() != ForcedEnd::None;
+        if is_ended {
             self.context.fin_sent.store(false, Ordering::SeqCst);
         }
-        ended
+        is_ended
     }
 
-    /// The input side: nothing more is read. The kernel is not told: it would
-    /// report an end that the peer never sent, to those who linger too.
+    /// Shuts the input for the program, which reads nothing more. It does not
+    /// call shutdown(2): the kernel would report an end that the peer never
+    /// sent, also to a later linger.
     pub fn shut_read(&mut self) {
         if !self.has(flag::EOF) {
             self.set(flag::EOF | flag::RD_SHUT);
         }
     }
 
-    /// One look, without waiting, whether input is unread. The kernel tells a
-    /// failure once; if this look is told it, the connection has failed.
+    /// Looks, without waiting, whether input is unread. The kernel reports a
+    /// failure once; if it reports the failure to this look, the connection has
+    /// failed.
     pub fn has_unread(&mut self) -> bool {
         let Some(fd) = self.fd() else { return false };
         match sys::recv(fd, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
@@ -468,16 +479,16 @@ impl Conn {
         }
     }
 
-    /// Input, an end of stream or a failure is there to be read.
+    /// Returns whether input, an end of stream or a failure can be read.
     pub fn has_input(&mut self) -> bool {
-        let ends = |fd| {
-            let found = sys::poll(fd, PollFlags::IN | PollFlags::RDHUP, 0);
-            found.is_ok_and(|found| !found.is_empty())
+        let at_end = |fd| {
+            let events = sys::poll(fd, PollFlags::IN | PollFlags::RDHUP, 0);
+            events.is_ok_and(|events| !events.is_empty())
         };
-        self.has_unread() || self.has(flag::SEND_FAILED) || self.fd().is_some_and(ends)
+        self.has_unread() || self.has(flag::SEND_FAILED) || self.fd().is_some_and(at_end)
     }
 
-    /// `close` where no loop does the rest: the peer sees the end now.
+    /// Does a close where no loop does the rest: the peer sees the end now.
     pub fn shut_now(&mut self) {
         self.say_goodbye(self.linger_until());
         if !self.has(flag::ABORT) {
@@ -486,5 +497,6 @@ impl Conn {
     }
 }
 
-/// Small gathers are cheaper copied and sent at once.
+/// Up to this many bytes `sendv` copies its buffers into one and sends that: it
+/// is cheaper than sendmsg(2).
 const GATHER: usize = 16 << 10;

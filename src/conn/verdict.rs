@@ -1,5 +1,6 @@
-//! What becomes of a connection after a callback, or after what other threads
-//! asked for: decided here, done by the loop (`event/dispatch.rs`).
+//! What becomes of a connection after a callback, or after a call by id.
+//! `Conn::verdict` decides it, and the loop carries it out
+//! (`event/dispatch.rs`).
 
 #![forbid(unsafe_code)]
 
@@ -8,13 +9,13 @@ use crate::error::CloseReason;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// The program has taken it out.
+    /// The program has detached it: the loop takes it out of its slot.
     TakeOut,
-    /// It ends now; what is queued is lost.
+    /// It ends now; the queued bytes are lost.
     Finish(CloseReason),
-    /// It is closed in order: what is queued leaves first.
+    /// It closes in order: the queued bytes leave first.
     Close(CloseReason),
-    /// A stop ends it, in order where that is possible.
+    /// A stop ends it, in order if that is possible.
     EndForStop,
     /// A TLS handshake in mid-stream begins.
     Upgrade,
@@ -22,8 +23,9 @@ pub(crate) enum Verdict {
 }
 
 impl Conn {
-    /// The first of these that applies. `stopping`: the loop drains.
-    /// `has_read_all`: sending has failed, and no input is left to be read.
+    /// Returns the first verdict that applies. `stopping` says that the loop
+    /// drains. `has_read_all` says that sending has failed and no input is
+    /// left.
     pub fn verdict(&self, stopping: bool, has_read_all: bool) -> Verdict {
         let is_served = self.phase() == Phase::Open || self.phase().is_handshake();
         match () {
@@ -67,7 +69,7 @@ mod tests {
         Phase::Lingering,
     ];
 
-    /// Flags by themselves, in each phase: in a handshake, open, closing.
+    /// Checks each flag alone, in each phase: in a handshake, open, closing.
     #[test]
     fn one_flag() {
         use Verdict::*;
@@ -102,7 +104,7 @@ mod tests {
         }
     }
 
-    /// Pairs that can meet, of an open connection.
+    /// Checks the pairs of flags that an open connection can have.
     #[test]
     fn two_flags() {
         use Verdict::*;
@@ -128,7 +130,7 @@ mod tests {
         }
     }
 
-    /// A failed send whose input was read to its end, and a stop.
+    /// Checks a failed send whose input was read to its end, and a stop.
     #[test]
     fn the_end_of_input_and_a_stop() {
         use Verdict::*;

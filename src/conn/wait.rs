@@ -1,5 +1,5 @@
-//! Receiving and sending where calls wait: workers' connections and detached
-//! ones.
+//! Receiving and sending where calls wait: the connections of workers, and
+//! detached ones.
 
 #![forbid(unsafe_code)]
 
@@ -14,18 +14,18 @@ use crate::linger::Remains;
 use crate::sync::lock;
 use crate::sys::{self, PollFlags, RecvFlags, SendFlags};
 
-/// How long a silent peer is waited for where others wait for their turn, in ms.
+/// How long to wait for a silent peer where others wait for their turn, in ms.
 const SILENCE: u64 = 500;
-/// How often a worker that has sent its end looks whether it was ended, in ms.
+/// How often a worker that has sent its end looks for a forced end, in ms.
 const LOOK: u64 = 20;
 
 impl Conn {
-    /// What arrives, 0 at the end.
+    /// Receives bytes and waits for them; 0 is the end of the stream.
     pub(super) fn read_waiting(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
-        self.check_whole()?;
+        self.check_own_deadline()?;
         let until = self.wait_until();
-        let bounded = self.may_give_up(until) || self.has(flag::BACKLOG | flag::FIN_SENT);
-        let recv_flags = if bounded { RecvFlags::DONTWAIT } else { RecvFlags::empty() };
+        let may_give_up = self.may_give_up(until) || self.has(flag::BACKLOG | flag::FIN_SENT);
+        let recv_flags = if may_give_up { RecvFlags::DONTWAIT } else { RecvFlags::empty() };
         loop {
             let Some(fd) = self.fd() else { return Err(Status::Closed) };
             let result = sys::recv(fd, buf, recv_flags);
@@ -37,11 +37,11 @@ impl Conn {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     self.wait(PollFlags::IN, until)?;
                 }
-                // The end of the stream, or of a connection that another
-                // thread ended under our feet.
-                ended => {
+                // This is the end of the stream, or of a connection that
+                // another thread ended during the call.
+                other => {
                     self.check_forced_end()?;
-                    return match ended {
+                    return match other {
                         Ok(_) if self.is_cut_off() => Err(self.cut_off()),
                         Ok(_) => Ok(0),
                         Err(e) => Err(self.fail(&e)),
@@ -55,13 +55,14 @@ impl Conn {
         self.send_wait_counting(buf, &mut 0)
     }
 
-    /// As `send_wait`; `sent` is how much has left, also after a failure.
+    /// Does as `send_wait`, and counts in `sent` the bytes that have left, also
+    /// before a failure.
     pub(super) fn send_wait_counting(
         &mut self,
         buf: &[u8],
         sent: &mut usize,
     ) -> Result<(), Status> {
-        self.check_whole()?;
+        self.check_own_deadline()?;
         let until = self.wait_until();
         while self.has(flag::BACKLOG) && !self.flush_queue()? {
             self.wait_to_send(until)?;
@@ -70,19 +71,20 @@ impl Conn {
             let Some(fd) = self.fd() else { return Err(Status::Closed) };
             match sys::send(fd, &buf[*sent..], SendFlags::DONTWAIT) {
                 Ok(n) => {
-                    self.sent(n);
+                    self.count_out(n);
                     *sent += n;
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     self.wait_to_send(until)?;
                 }
                 Err(e) => {
-                    let ended = self.check_forced_end();
-                    if ended.is_err() && *sent > 0 {
-                        // A part of it has left: no clean end may follow.
+                    let check = self.check_forced_end();
+                    if check.is_err() && *sent > 0 {
+                        // A part of the message has left: no orderly end may
+                        // follow.
                         self.set(flag::ABORT);
                     }
-                    ended?;
+                    check?;
                     return Err(self.fail_send(&e));
                 }
             }
@@ -90,8 +92,9 @@ impl Conn {
         Ok(())
     }
 
-    /// A call of the program's that may wait: not where another thread ended
-    /// the connection, nor after a handshake that failed.
+    /// Returns an error where a call of the program must not wait: after
+    /// another thread has ended the connection, and after a handshake that
+    /// failed.
     pub(super) fn may_wait(&mut self) -> Result<(), Status> {
         self.check_forced_end()?;
         match self.phase() {
@@ -100,39 +103,40 @@ impl Conn {
         }
     }
 
-    /// The program goes on to send: where a stop's cut is why it cannot, no
-    /// clean end may follow.
-    pub(super) fn wants_more(&mut self) {
+    /// Notes that the program tries to send more. If it cannot because a stop
+    /// has cut the connection, no orderly end may follow.
+    pub(super) fn note_unsent(&mut self) {
         if self.context.forced_end() == ForcedEnd::Cut {
             self.set(flag::ABORT);
         }
     }
 
-    /// Another thread ended this worker's connection: it is closed, whatever
-    /// the call said.
+    /// Notes the end that another thread has forced on this worker's
+    /// connection, if there is one, and returns an error then: the connection
+    /// is closed, and the result of the call does not matter.
     pub fn check_forced_end(&mut self) -> Result<(), Status> {
-        let ended = self.context.forced_end();
-        if ended == ForcedEnd::None {
+        let end = self.context.forced_end();
+        if end == ForcedEnd::None {
             return Ok(());
         }
-        self.note_forced_end(ended);
+        self.note_forced_end(end);
         Err(Status::Closed)
     }
 
-    /// Notes how another thread ended the connection. One that was closed may
-    /// still be told so, by TLS's close_notify.
-    pub fn note_forced_end(&mut self, ended: ForcedEnd) {
-        let (asked, reason) = match ended {
+    /// Notes how another thread has ended the connection. After a close the
+    /// worker may still send TLS's close_notify.
+    pub fn note_forced_end(&mut self, end: ForcedEnd) {
+        let (request, reason) = match end {
             ForcedEnd::Abort => (flag::ABORT, CloseReason::Abort),
             ForcedEnd::Cut => (flag::CLOSE, CloseReason::Cut),
             _ => (flag::CLOSE, CloseReason::Handler),
         };
-        self.set(asked);
+        self.set(request);
         self.reason = reason;
     }
 
-    /// When a call that begins now gives up. A handshake has a deadline of its
-    /// own, which is the whole's.
+    /// Returns when a call that begins now gives up. In a handshake only the
+    /// deadline of the whole handshake counts.
     pub(super) fn wait_until(&self) -> Deadline {
         let io = match self.io_timeout() {
             0 => Deadline::NEVER,
@@ -142,16 +146,17 @@ impl Conn {
         io.min(self.own_deadline)
     }
 
-    /// The end of all waiting has not passed: nothing goes on after it, not
-    /// what could be done without waiting either.
-    fn check_whole(&self) -> Result<(), Status> {
+    /// Returns an error after the end of all waiting: nothing goes on then, not
+    /// even an act that needs no waiting.
+    fn check_own_deadline(&self) -> Result<(), Status> {
         match self.own_deadline.is_due() {
             true => Err(Status::Timeout),
             false => Ok(()),
         }
     }
 
-    /// A call that begins now may give up: it must not wait in the kernel.
+    /// Returns whether a call that begins now may give up: it then must not
+    /// wait in the kernel.
     fn may_give_up(&self, until: Deadline) -> bool {
         until != Deadline::NEVER || self.context.limits.idle != 0
     }
@@ -164,20 +169,20 @@ impl Conn {
         }
     }
 
-    /// Waits until the kernel takes bytes, and not in send(2): another thread
-    /// that ends the connection then resets it, for what is not sent is lost.
-    /// The mark before the look at `ended`, which the other does the other way
-    /// round.
+    /// Waits until the kernel takes bytes, but not in send(2): another thread
+    /// that ends the connection resets it during this wait, because the unsent
+    /// bytes are lost. This thread sets `sending` and then reads the forced
+    /// end; the other thread sets the forced end and then reads `sending`.
     fn wait_to_send(&mut self, until: Deadline) -> Result<(), Status> {
         let goodbye = self.has(flag::CLOSE_NOTIFY_SENT);
-        let what = if goodbye { Sending::Goodbye } else { Sending::Message };
-        self.context.sending.store(what as u8, Ordering::SeqCst);
-        let ended = self.context.forced_end();
-        let goes_on = ended == ForcedEnd::None || (goodbye && ended == ForcedEnd::Close);
+        let sending = if goodbye { Sending::Goodbye } else { Sending::Message };
+        self.context.sending.store(sending as u8, Ordering::SeqCst);
+        let forced_end = self.context.forced_end();
+        let goes_on = forced_end == ForcedEnd::None || (goodbye && forced_end == ForcedEnd::Close);
         let result = match goes_on {
             true => self.wait(PollFlags::OUT, until),
             false => {
-                self.note_forced_end(ended);
+                self.note_forced_end(forced_end);
                 self.set(flag::ABORT);
                 Err(Status::Closed)
             }
@@ -186,8 +191,8 @@ impl Conn {
         result
     }
 
-    /// Waits for `events`; queued bytes leave meanwhile. Every byte puts the
-    /// end of idling off.
+    /// Waits for `events`; queued bytes leave meanwhile. Every byte moves the
+    /// idle deadline on.
     fn wait(&mut self, events: PollFlags, until: Deadline) -> Result<(), Status> {
         let mut look_at = match lock(&self.context.rivals).is_some() {
             true => Deadline::after_ms(SILENCE),
@@ -207,29 +212,29 @@ impl Conn {
             let end = until.min(idle);
             let step = if self.has(flag::FIN_SENT) { Deadline::after_ms(LOOK) } else { look_at };
             match sys::poll(fd, events | writing, end.min(step).poll_timeout()) {
-                Ok(none) if none.is_empty() && end.is_due() => {
+                Ok(found) if found.is_empty() && end.is_due() => {
                     if idle.is_due() {
-                        self.idle_for_too_long(events | writing);
+                        self.end_idle(events | writing);
                     }
                     #[cfg(feature = "capi")]
                     self.set_failure(Status::Timeout.into());
                     return Err(Status::Timeout);
                 }
-                Ok(none) if none.is_empty() && look_at.is_due() => {
+                Ok(found) if found.is_empty() && look_at.is_due() => {
                     if lock(&self.context.rivals).as_ref().is_some_and(|others_wait| others_wait())
                     {
-                        // Nothing goes on after this.
+                        // After this nothing goes on.
                         self.own_deadline = Deadline::NOW;
                         return Err(Status::Timeout);
                     }
                     look_at = Deadline::after_ms(SILENCE / 10);
                 }
-                Ok(none) if none.is_empty() && events == PollFlags::IN => {
+                Ok(found) if found.is_empty() && events == PollFlags::IN => {
                     self.check_forced_end()?
                 }
                 Ok(found) => {
                     if writing.intersects(found) && self.flush_queue().is_err() {
-                        // What has arrived is still to be read.
+                        // The program may still read the received input.
                         return match events.contains(PollFlags::IN) {
                             true => Ok(()),
                             false => Err(self.send_failure()),
@@ -245,17 +250,17 @@ impl Conn {
         }
     }
 
-    /// What waits to be sent is lost: then the peer sees a reset.
-    fn idle_for_too_long(&mut self, events: PollFlags) {
+    /// Ends an idle connection: with a reset if unsent bytes are lost.
+    fn end_idle(&mut self, events: PollFlags) {
         if events.contains(PollFlags::OUT) {
-            self.lose(CloseReason::Idle);
+            self.end_with_reset(CloseReason::Idle);
         } else {
             self.close_because(CloseReason::Idle);
         }
     }
 
-    /// Ends the connection with a reset, because something was not sent.
-    fn lose(&mut self, reason: CloseReason) {
+    /// Ends the connection with a reset, because some bytes were not sent.
+    fn end_with_reset(&mut self, reason: CloseReason) {
         self.reason = reason;
         self.set(flag::ABORT);
         if self.has(flag::OWNED) {
@@ -263,13 +268,13 @@ impl Conn {
         }
     }
 
-    /// What is queued leaves, and TLS's close_notify, until the given time; a
-    /// queue that does not is given up.
+    /// Sends the queued bytes and TLS's close_notify, until the given time;
+    /// gives up a queue that does not leave by then.
     pub fn say_goodbye(&mut self, until: Deadline) {
         if self.has(flag::BROKEN | flag::ABORT) || self.reason == CloseReason::Abort {
             return;
         }
-        // A refusal has an earlier end of its own.
+        // A rejection has an earlier end of its own.
         let until = self.own_deadline.min(until);
         self.own_deadline = until;
         self.send_close_notify();
@@ -281,22 +286,23 @@ impl Conn {
             }
         }
         if self.has(flag::BACKLOG) {
-            let asked = self.is_over() && self.reason != CloseReason::Handler;
-            self.lose(if asked { self.reason } else { CloseReason::WriteTimeout });
+            let has_reason = self.is_over() && self.reason != CloseReason::Handler;
+            self.end_with_reset(if has_reason { self.reason } else { CloseReason::WriteTimeout });
         }
     }
 
-    /// When a goodbye that begins now gives up.
+    /// Returns when a goodbye that begins now gives up.
     pub fn linger_until(&self) -> Deadline {
         Deadline::after_ms(self.context.limits.linger)
     }
 
-    /// The end of a connection that no loop has, until the given time: what is
-    /// queued leaves, then, unless late input could harm it, `None`: the
-    /// descriptor is closed. Else it is half-closed and given back, for its
-    /// input is to be discarded before it is closed: close(2) with unread
-    /// input makes the kernel send a reset (RFC 2525, 2.17), and so does input
-    /// that comes after it; that can destroy the reply on its way.
+    /// Ends a connection that no loop has, until the given time. The queued
+    /// bytes leave first. If late input cannot do harm the descriptor is
+    /// closed, and the result is `None`. Otherwise the connection is
+    /// half-closed and returned, because its input must be discarded before the
+    /// close: close(2) with unread input makes the kernel send a reset (RFC
+    /// 2525, 2.17), and so does input that comes after it; a reset can destroy
+    /// the reply on its way.
     pub fn close_waiting(&mut self, until: Deadline) -> Option<Remains> {
         self.say_goodbye(until);
         if self.has(flag::ABORT) || self.reason == CloseReason::Abort {
@@ -318,39 +324,42 @@ impl Conn {
         Some(Remains { fd: self.take_fd()?, fin_waits_for_ack: !self.has(flag::FIN_SENT) })
     }
 
-    /// Lingers here, until the given time or a cut and while it `goes_on`,
-    /// before the program is told of the end: `true` where nothing that was sent
-    /// is lost.
+    /// Lingers on this thread, before the program gets `on_close`: until the
+    /// given time or a cut, and while `goes_on` returns true. Returns whether
+    /// nothing that was sent is lost.
     pub fn see_off(&mut self, until: Deadline, goes_on: impl Fn(BorrowedFd<'_>) -> bool) -> bool {
         if self.must_linger() {
             let Some(remains) = self.half_close() else { return false };
             let context = self.context.clone();
             let is_cut = || context.forced_end() == ForcedEnd::Cut;
-            let (fd, ended) = remains.discard(until, |fd| !is_cut() && goes_on(fd));
+            let (fd, has_ended) = remains.discard(until, |fd| !is_cut() && goes_on(fd));
             self.fd = Some(fd);
-            if ended {
+            if has_ended {
                 self.set(flag::EOF);
             }
         }
         self.peer_ended() || self.is_quiet()
     }
 
-    /// Input is unread, or output not acknowledged, and the peer has not ended.
+    /// Returns whether the close must linger: input is unread, or output is not
+    /// acknowledged, and the peer has not ended.
     fn must_linger(&mut self) -> bool {
         if self.has(flag::ABORT | flag::BROKEN | flag::SEND_FAILED) || self.peer_ended() {
             return false;
         }
-        // A stop's deadline has passed.
+        // The deadline of a stop has passed, or lingering is off.
         if self.reason == CloseReason::Cut || self.context.limits.linger == 0 {
             return false;
         }
         let decrypted = self.tls.as_mut().is_some_and(|tls| tls.has_plain());
-        // A client in its handshake is still sending, and is to read the alert.
-        let refused = self.reason == CloseReason::Handshake;
-        let unread = refused || decrypted || self.has_unread();
-        // An end that was sent counts as a byte, and nothing comes behind it.
-        let end = usize::from(self.has(flag::FIN_SENT));
-        let unsent = |fd: BorrowedFd<'_>| sys::unsent(fd.as_raw_fd()) > end;
+        // A client in its handshake is still sending, and must be able to read
+        // the alert.
+        let is_handshake = self.reason == CloseReason::Handshake;
+        let unread = is_handshake || decrypted || self.has_unread();
+        // The kernel counts an end that was sent as a byte; nothing comes
+        // behind it.
+        let end_bytes = usize::from(self.has(flag::FIN_SENT));
+        let unsent = |fd: BorrowedFd<'_>| sys::unsent(fd.as_raw_fd()) > end_bytes;
         !self.has(flag::SEND_FAILED) && (unread || self.fd().is_some_and(unsent))
     }
 }

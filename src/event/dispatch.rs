@@ -109,7 +109,7 @@ impl Loop {
         let stopping = self.stop_at.is_some();
         let Some(conn) = self.slab.get(slot) else { return };
         // Only a connection whose sending has failed needs this system call.
-        let has_read_all = conn.has(flag::SEND_FAILED) && conn.nothing_is_left();
+        let has_read_all = conn.has(flag::SEND_FAILED) && conn.has_no_input_left();
         match conn.verdict(stopping, has_read_all) {
             Verdict::TakeOut => return self.take_out(slot),
             Verdict::Finish(reason) => return self.finish_conn(slot, reason),
@@ -184,7 +184,7 @@ impl Loop {
         let Some(conn) = self.slab.get(slot) else { return };
         match (conn.phase(), reason) {
             (Phase::Open | Phase::Flushing, CloseReason::WriteTimeout | CloseReason::Idle)
-                if conn.peer_goes_on() => {}
+                if conn.note_peer_progress() => {}
             (
                 Phase::Open | Phase::Hello | Phase::Waiting | Phase::Handshake,
                 CloseReason::Timer,
