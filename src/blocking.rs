@@ -1,14 +1,15 @@
-//! Blocking mode: equal threads that accept and serve by themselves.
+//! Blocking mode: equal threads, each of which accepts and serves.
 //!
-//! There are `max_thread` seats (the connections served at once) and one
-//! thread more. A thread accepts; with a seat free it serves what it got
-//! there and then, without a hand-off. With none free it queues it. A thread
-//! that finishes takes the next from the queue, else gives its seat back and
-//! accepts. So while the queue is not empty every seat is taken and exactly
-//! one thread accepts, and that one also refuses what waited too long; it
-//! leaves a client in the backlog for a moment, so that who finishes soon
-//! takes it from there and no hand-off is paid for. With one seat there is one
-//! thread, and clients wait in the kernel's backlog.
+//! There are `max_thread` seats (the connections that are served at the same
+//! time) and one thread more. A thread accepts; if a seat is free the thread
+//! takes the seat and serves the connection itself, without a hand-off. If none
+//! is free it queues the connection. A thread that has served takes the next
+//! connection from the queue; if the queue is empty it gives its seat back and
+//! accepts. So while the queue is not empty every seat is in use and exactly
+//! one thread accepts. That thread also rejects connections that have waited
+//! too long. It leaves a client in the backlog for a moment, so that a worker
+//! that finishes soon takes the client from there and no hand-off is paid for.
+//! With one seat there is one thread, and clients wait in the kernel's backlog.
 
 #![forbid(unsafe_code)]
 
@@ -34,7 +35,7 @@ use crate::listener::{Backoff, Listener};
 use crate::server::Server;
 use crate::sync::lock;
 
-/// A connection that was accepted and is not served yet.
+/// A connection that was accepted and is not yet served.
 struct Arrival {
     id: u64,
     fd: OwnedFd,
@@ -55,40 +56,43 @@ enum Gate {
 
 struct State {
     gate: Gate,
-    /// Free seats, by number.
+    /// The numbers of the free seats.
     free: Vec<usize>,
     queue: VecDeque<Waiting>,
-    /// Threads in accept, each with room for what it gets.
+    /// How many threads are in accept(2); each holds room for the connection
+    /// that it will get.
     accepting: usize,
-    /// Threads that wait for room or for descriptors.
+    /// How many threads wait for room or for descriptors.
     paused: usize,
     backoff: Backoff,
 }
 
 pub(crate) struct Pool {
     seats: Vec<Arc<Seat>>,
-    /// Counts what no seat does: connections accepted and refused, failures
-    /// to accept. Written under the lock.
+    /// Counts events that belong to no seat: connections accepted and rejected,
+    /// failures to accept. Threads write these counters under the lock of
+    /// `state`.
     lobby: Arc<ThreadContext>,
     state: Mutex<State>,
     changed: Condvar,
     listeners: Mutex<Arc<[Listener]>>,
     next_id: AtomicU64,
-    /// The connections that are being refused.
+    /// The seats of connections that are being rejected.
     rejecting: Mutex<Vec<Arc<Seat>>>,
-    /// When the refusals of a stop must be over.
+    /// When the rejections of a stop must be over.
     reject_until: AtomicU64,
-    /// The stop's deadline has passed: what is still begun is cut too.
+    /// The stop's deadline has passed: a connection that begins later is cut
+    /// too.
     cut: AtomicBool,
-    /// How long a connection waits for a seat, in ms, and how long it may
-    /// be left in the backlog before.
+    /// How long a connection waits for a seat, in ms, and before that for how
+    /// long a thread may leave it in the backlog.
     max_wait_ms: u64,
     rest_ms: u64,
     max_waiting: usize,
     max_connections: usize,
-    /// Whose turn it is among the listeners.
+    /// Chooses the listener whose turn it is.
     turn: AtomicUsize,
-    /// Closed connections whose input is to be discarded.
+    /// Closed connections whose input the control thread must discard.
     lingering: Sender<Remains>,
 }
 
@@ -101,8 +105,8 @@ impl Pool {
         lingering: Sender<Remains>,
     ) -> Pool {
         if listeners.len() > 1 {
-            // Threads that saw the same connection must not wait for another
-            // one there.
+            // Several threads may see the same connection; one that does not
+            // get it must not wait on this listener for another one.
             for listener in &listeners {
                 let _ = listener.set_nonblocking();
             }
@@ -139,7 +143,7 @@ impl Pool {
         }
     }
 
-    /// How many threads to run [`Pool::work`] on.
+    /// Returns how many threads must run [`Pool::work`].
     pub fn threads(&self) -> usize {
         match self.seats.len() {
             1 => 1,
@@ -156,7 +160,8 @@ impl Pool {
         self.changed.notify_all();
     }
 
-    /// Nothing more is accepted or begun; what waits is refused.
+    /// Begins the drain: no thread accepts or begins any more, and connections
+    /// that wait are rejected.
     pub fn begin_drain(&self) {
         self.state().gate = Gate::Stopping;
         let until = Deadline::after_ms(REJECTION_MS);
@@ -170,7 +175,7 @@ impl Pool {
         }
     }
 
-    /// Ends every connection that is still served.
+    /// Ends every connection that a worker still serves or rejects.
     pub fn cut(&self) {
         self.cut.store(true, Ordering::SeqCst);
         for seat in self.seats.iter().chain(lock(&self.rejecting).iter()) {
@@ -178,8 +183,8 @@ impl Pool {
         }
     }
 
-    /// `close` and `abort` by id, from any thread. What is left of a connection
-    /// that waited lingers, as of a served one.
+    /// Does `close` and `abort` by id, from any thread. A connection that
+    /// waited lingers like one that was served.
     pub fn force_end(&self, server: &Server, id: u64, how: ForcedEnd) -> Result<(), Status> {
         let ends = |seat: &Arc<Seat>| seat.force_end(id, how);
         if self.seats.iter().any(ends) || lock(&self.rejecting).iter().any(ends) {
@@ -213,7 +218,8 @@ impl Pool {
         self.seats.iter().map(|seat| seat.context())
     }
 
-    /// Counters of no seat, and how many wait, at one moment.
+    /// Reads the counters that belong to no seat and the number of waiting
+    /// connections, at one moment.
     pub fn lobby<T>(&self, look: impl FnOnce(&ThreadContext, u64) -> T) -> T {
         let state = self.state();
         look(&self.lobby, state.queue.len() as u64)
@@ -229,10 +235,11 @@ impl Pool {
 }
 
 /// How long a full server leaves clients in the backlog, in ms. They may wait
-/// so much longer than `max_retry` times `retry_interval` says.
+/// this much longer than `max_retry` times `retry_interval`.
 const MAX_REST_MS: u64 = 20;
-/// How long the exception handler may talk to a refused peer, in ms, all in
-/// all: it runs on the thread that accepts. In a stop, how long to all of them.
+/// How long the exception handler may talk to a rejected peer, in ms, for all
+/// its I/O together: it runs on the thread that accepts. In a stop this is the
+/// time for all rejected peers together.
 const REJECTION_MS: u64 = 250;
 
 impl State {

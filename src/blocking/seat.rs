@@ -1,5 +1,5 @@
-//! A seat: the place of the one connection that a worker serves, through
-//! which other threads can end it.
+//! A seat: the place of the one connection that a worker serves. Other threads
+//! can end the connection through it.
 
 #![forbid(unsafe_code)]
 
@@ -13,12 +13,13 @@ use crate::sys::{self, Shutdown};
 
 pub(crate) struct Seat {
     context: Arc<ThreadContext>,
-    /// Held by the thread that serves; in one place as long as the server
-    /// lives, since the C layer hands its address out.
+    /// The thread that serves holds the lock. The connection stays in one place
+    /// as long as the server lives, because the C layer hands out its address.
     conn: Mutex<Conn>,
-    /// The id (0 for none any more) and descriptor of the connection while it
-    /// may be ended. The descriptor is retracted before it is closed, so that
-    /// nobody shuts another one that got the same number.
+    /// The id (0 once it is stale) and the descriptor of the connection, while
+    /// other threads may end it. The worker retracts the descriptor before it
+    /// closes it, so that no thread shuts another descriptor that got the same
+    /// number.
     published: Mutex<Option<(u64, RawFd)>>,
 }
 
@@ -46,7 +47,8 @@ impl Seat {
         *published = Some((id, fd));
     }
 
-    /// From now on only [`Seat::force_end_any`] ends it.
+    /// Makes the id stale: from now on only [`Seat::force_end_any`] ends the
+    /// connection.
     pub fn forget_id(&self) {
         if let Some((id, _)) = &mut *lock(&self.published) {
             *id = 0;
@@ -57,7 +59,7 @@ impl Seat {
         *lock(&self.published) = None;
     }
 
-    /// Ends the connection if it is the one of this id.
+    /// Ends the connection if it has this id. Returns whether it has.
     pub fn force_end(&self, id: u64, how: ForcedEnd) -> bool {
         let published = lock(&self.published);
         match *published {
@@ -69,7 +71,7 @@ impl Seat {
         }
     }
 
-    /// Ends whatever connection there is.
+    /// Ends the connection of the seat, if there is one.
     pub fn force_end_any(&self, how: ForcedEnd) {
         let published = lock(&self.published);
         if let Some((_, fd)) = *published {
@@ -77,27 +79,28 @@ impl Seat {
         }
     }
 
-    /// The mark before the looks at `sending` and `fin_sent`, which the worker
-    /// does the other way round.
+    /// Sets the forced end and then reads `sending` and `fin_sent`; the worker
+    /// sets those and then reads the forced end.
     fn shut(&self, fd: RawFd, how: ForcedEnd) {
         let how = self.context.force_end(how);
         let sending = self.context.sending.load(Ordering::SeqCst);
         match how {
-            // The rest of what it sends is lost: the peer is to know.
+            // The rest of the message is lost: the peer must see that.
             ForcedEnd::Close if sending == Sending::Message as u8 => reset(fd),
             ForcedEnd::Cut if sending != Sending::No as u8 => reset(fd),
             ForcedEnd::Abort => reset(fd),
-            // It looks by itself.
+            // The worker looks for the forced end by itself.
             ForcedEnd::Close if self.context.fin_sent.load(Ordering::SeqCst) => {}
-            // A `recv` that waits returns. The worker sends the end, behind
-            // what is queued and TLS's close_notify.
+            // A waiting `recv` returns. The worker then sends the end, behind
+            // the queued bytes and TLS's close_notify.
             _ => sys::shutdown(fd, Shutdown::Read),
         }
     }
 }
 
-/// The peer sees a reset now, or, where the kernel refuses that while a
-/// thread receives, which the first shutdown(2) ends, when it is closed.
+/// Resets the connection now. The kernel may refuse that while a thread
+/// receives, which the shutdown(2) before it ends; then the peer sees the reset
+/// when the descriptor is closed.
 fn reset(fd: RawFd) {
     sys::reset_on_close(fd);
     sys::shutdown(fd, Shutdown::Read);

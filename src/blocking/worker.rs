@@ -1,4 +1,4 @@
-//! A worker: accepting, waiting, refusing, and serving one connection.
+//! A worker: it accepts, waits, rejects, and serves one connection at a time.
 
 #![forbid(unsafe_code)]
 
@@ -19,17 +19,18 @@ use crate::server::Server;
 use crate::sync::lock;
 use crate::sys::{self, PollFlags};
 
-/// What a thread may do that wants to accept.
+/// A thread's permission to accept.
 struct Room {
-    /// Not for longer: the first of the queue has waited too long then.
+    /// The thread may wait until then: the first connection of the queue has
+    /// waited too long after it.
     until: Deadline,
     has_seat: bool,
-    /// It may only refuse.
+    /// There is no room: the thread may only reject.
     is_full: bool,
 }
 
 impl Pool {
-    /// A thread's whole life.
+    /// Accepts and serves, for the whole life of a thread.
     pub fn work(&self, server: &Server) {
         if !self.wait_for_gate() {
             return;
@@ -37,8 +38,8 @@ impl Pool {
         let listeners = lock(&self.listeners).clone();
         while let Some((number, arrival)) = self.next(server, &listeners) {
             let mut arrival = Some(arrival);
-            while let Some(a) = arrival {
-                self.serve(server, number, a);
+            while let Some(current) = arrival {
+                self.serve(server, number, current);
                 arrival = self.finished(server, number);
             }
         }
@@ -51,8 +52,8 @@ impl Pool {
         state.is_ok_and(|state| state.gate == Gate::Open)
     }
 
-    /// Accepts until there is a connection with a free seat; `None` when the
-    /// server stops.
+    /// Accepts until there is a connection with a free seat. Returns `None`
+    /// when the server stops.
     fn next(&self, server: &Server, listeners: &[Listener]) -> Option<(usize, Arrival)> {
         let mut queued = false;
         loop {
@@ -76,14 +77,15 @@ impl Pool {
                     queued = true;
                 }
                 Err(error) => {
-                    // Not for those who back off: they would wake each other.
+                    // Threads that back off do not do this: they would wake
+                    // each other.
                     if self.occupied(&state) + 1 == self.max_connections {
                         self.make_room(&state);
                     }
                     drop(state);
                     match error {
                         AcceptError::Empty | AcceptError::Next => {}
-                        AcceptError::Lost(e) => self.lost(server, listeners, &e),
+                        AcceptError::Lost(e) => self.report_lost_listener(server, listeners, &e),
                         AcceptError::Shut => return None,
                         AcceptError::Exhausted(e) => self.back_off(server, &e),
                     }
@@ -97,10 +99,11 @@ impl Pool {
         accept_until(listeners, until, self.turn.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Accepts while every seat is taken, at once only after one that it
-    /// `queued`. Else it rests when a client has come, so that a worker that
-    /// finishes meanwhile finds it in the backlog by itself, at no cost of a
-    /// hand-off, and then takes what is left.
+    /// Accepts while every seat is in use. After a connection that it `queued`
+    /// it accepts immediately. Otherwise it rests when a client has come. A
+    /// worker that finishes meanwhile then finds the client in the backlog by
+    /// itself, without a hand-off. After the rest this thread takes a client
+    /// that is left.
     fn accept_for_later(
         &self,
         listeners: &[Listener],
@@ -118,9 +121,10 @@ impl Pool {
         self.accept(listeners, Deadline::NOW)
     }
 
-    /// Waits while as many connections are held as may be. Who may accept
-    /// holds room for one from then on, so that it can wait in accept(2): a
-    /// thread there cannot be called back when the last room is taken.
+    /// Waits while the server holds as many connections as it may. A thread
+    /// that may accept holds room for one connection from then on, so that it
+    /// can wait in accept(2): nothing can call it back from there when another
+    /// thread takes the last room.
     fn wait_for_room(&self) -> Option<Room> {
         let mut state = self.state();
         loop {
@@ -145,21 +149,22 @@ impl Pool {
         }
     }
 
-    /// Connections served and waiting, and room for those to come.
+    /// Returns how many connections are served or wait, or have room held for
+    /// them.
     fn occupied(&self, state: &State) -> usize {
         let seats = self.seats.len().min(self.max_connections);
         seats - state.free.len() + state.queue.len() + state.accepting
     }
 
-    /// There is room again, or a descriptor.
+    /// Wakes the threads that wait: there is room again, or a descriptor.
     pub(super) fn make_room(&self, state: &State) {
         if state.paused > 0 {
             self.changed.notify_all();
         }
     }
 
-    /// A listener was lost; without one the server cannot go on.
-    fn lost(&self, server: &Server, listeners: &[Listener], error: &io::Error) {
+    /// Reports that a listener was lost. Without any listener the server stops.
+    fn report_lost_listener(&self, server: &Server, listeners: &[Listener], error: &io::Error) {
         {
             let state = self.state();
             if state.gate == Gate::Stopping {
@@ -173,7 +178,7 @@ impl Pool {
         }
     }
 
-    /// Tells the exception handler of what is no connection's.
+    /// Reports an error that belongs to no connection to the exception handler.
     fn report(&self, server: &Server, error: &Error) {
         if callback::report_without_socket(server, error).is_some() {
             let _state = self.state();
@@ -188,7 +193,7 @@ impl Pool {
         arrival: Arrival,
     ) -> Option<(usize, Arrival)> {
         if state.gate == Gate::Stopping || server.is_stopping() {
-            // Not accepted any more; the peer sees the end.
+            // The server accepts no more; the peer sees the end.
             return None;
         }
         state.backoff.recovered();
@@ -206,7 +211,7 @@ impl Pool {
         None
     }
 
-    /// The seat's next connection, or the seat is free again.
+    /// Returns the seat's next connection, or frees the seat.
     fn finished(&self, server: &Server, number: usize) -> Option<Arrival> {
         let mut state = self.state();
         let stopping = state.gate == Gate::Stopping || server.is_stopping();
@@ -218,7 +223,7 @@ impl Pool {
         next.map(|waiting| waiting.arrival)
     }
 
-    /// Out of descriptors or memory: waits, but no longer than until a
+    /// Waits, because descriptors or memory ran out, but no longer than until a
     /// connection is closed or the server stops.
     fn back_off(&self, server: &Server, error: &io::Error) {
         let (wait, report) = {
@@ -240,7 +245,7 @@ impl Pool {
         }
     }
 
-    /// Refuses connections from the head of the queue.
+    /// Rejects connections from the head of the queue.
     fn reject_waiting(&self, server: &Server, which: impl Fn(&Waiting) -> bool) {
         loop {
             let mut state = self.state();
@@ -253,8 +258,9 @@ impl Pool {
         }
     }
 
-    /// No seat came free in time: the exception handler may talk to the
-    /// peer, then it is closed. A seat of its own lets others end it.
+    /// Rejects a connection for which no seat became free in time: the
+    /// exception handler may talk to the peer, then the connection is closed.
+    /// It has a seat of its own, so that other threads can end it.
     fn reject(&self, server: &Server, arrival: Arrival) {
         let Arrival { id, fd, peer } = arrival;
         let lobby = &self.lobby;
@@ -268,47 +274,47 @@ impl Pool {
             seat.force_end_any(ForcedEnd::Cut);
         }
         conn.begin(id, fd, peer);
-        let of_stop = Deadline::from_bits(self.reject_until.load(Ordering::SeqCst));
-        let until = of_stop.min(Deadline::after_ms(REJECTION_MS));
+        let stop_until = Deadline::from_bits(self.reject_until.load(Ordering::SeqCst));
+        let until = stop_until.min(Deadline::after_ms(REJECTION_MS));
         conn.own_deadline = until;
         if server.is_tls() {
-            // Nothing is said in the clear, and there is no session.
+            // Nothing may leave unencrypted, and there is no TLS session.
             conn.set(flag::WR_SHUT);
         }
         let error = Error::from(Status::Rejected);
-        let told = callback::call(server, &mut conn, |handler, server, socket| {
+        let result = callback::call(server, &mut conn, |handler, server, socket| {
             handler.on_exception(server, Some(socket), &error)
         });
-        let told = callback::outcome(told);
+        let failure = callback::outcome(result);
         conn.say_goodbye(until);
         seat.retract();
         lock(&self.rejecting).retain(|other| !Arc::ptr_eq(other, &seat));
-        let ended = seat.context().forced_end();
-        if ended != ForcedEnd::None {
-            conn.note_forced_end(ended);
+        let forced_end = seat.context().forced_end();
+        if forced_end != ForcedEnd::None {
+            conn.note_forced_end(forced_end);
         }
         {
             let _state = self.state();
-            let (counters, own) = (&lobby.counters, &seat.context().counters);
+            let (counters, seat_counters) = (&lobby.counters, &seat.context().counters);
             counters.refused.add(1);
-            counters.handler_errors.add(u64::from(told.is_some()));
+            counters.handler_errors.add(u64::from(failure.is_some()));
             counters.closed[CloseReason::Rejected as usize].add(1);
-            counters.bytes_in.add(own.bytes_in.get());
-            counters.bytes_out.add(own.bytes_out.get());
+            counters.bytes_in.add(seat_counters.bytes_in.get());
+            counters.bytes_out.add(seat_counters.bytes_out.get());
         }
-        callback::contain_drop(told);
+        callback::contain_drop(failure);
         callback::contain_drop(conn.replace_user_data(None));
-        if let Some(fd) = conn.close_waiting(until) {
-            self.linger(server, fd);
+        if let Some(remains) = conn.close_waiting(until) {
+            self.linger(server, remains);
         }
     }
 
-    pub(super) fn linger(&self, server: &Server, fd: Remains) {
-        let _ = self.lingering.send(fd);
+    pub(super) fn linger(&self, server: &Server, remains: Remains) {
+        let _ = self.lingering.send(remains);
         server.wake_control();
     }
 
-    /// One connection, from its first callback to its last.
+    /// Serves one connection, from its first callback to its last.
     fn serve(&self, server: &Server, number: usize, arrival: Arrival) {
         let Arrival { id, fd, peer } = arrival;
         let seat = &self.seats[number];
@@ -329,7 +335,7 @@ impl Pool {
         seat.forget_id();
         let stopping = server.is_stopping();
         let mut reason = reason(&mut conn, seat, failed, stopping);
-        // A stop says that nothing was lost only where that is so.
+        // The reason `Stop` says that nothing was lost, so it must be true.
         if reason == CloseReason::Stop && !conn.see_off(until, may_lose) {
             reason = CloseReason::Cut;
             conn.reason = reason;
@@ -345,28 +351,28 @@ impl Pool {
         counters.drained.add(u64::from(stopping && reason != CloseReason::Cut));
         counters.open.sub(1);
         seat.retract();
-        let rest = conn.close_waiting(until);
+        let remains = conn.close_waiting(until);
         conn.vacate();
         drop(conn);
-        if let Some(fd) = rest {
-            self.linger(server, fd);
+        if let Some(remains) = remains {
+            self.linger(server, remains);
         }
     }
 }
 
-/// The peer has not acknowledged all (the end may be the last of it), or input
-/// is unread: to close now could lose what was sent.
+/// Returns whether a close now could lose sent bytes: the peer has not
+/// acknowledged all (the last byte may be the end), or input is unread.
 fn may_lose(fd: BorrowedFd<'_>) -> bool {
     let unread = sys::poll(fd, PollFlags::IN, 0).is_ok_and(|found| !found.is_empty());
     unread || sys::unsent(fd.as_raw_fd()) > 1
 }
 
-/// Why a served connection ends, noted in it too.
+/// Returns why a served connection ends, and notes it in the connection.
 fn reason(conn: &mut Conn, seat: &Seat, failed: bool, stopping: bool) -> CloseReason {
-    let ended = seat.context().forced_end();
+    let forced_end = seat.context().forced_end();
     let reason = match () {
-        () if ended == ForcedEnd::Cut => CloseReason::Cut,
-        () if ended == ForcedEnd::Abort => CloseReason::Abort,
+        () if forced_end == ForcedEnd::Cut => CloseReason::Cut,
+        () if forced_end == ForcedEnd::Abort => CloseReason::Abort,
         () if conn.is_over() => conn.reason,
         () if conn.has(flag::SEND_FAILED) => CloseReason::Reset,
         () if failed => CloseReason::Error,
@@ -374,18 +380,20 @@ fn reason(conn: &mut Conn, seat: &Seat, failed: bool, stopping: bool) -> CloseRe
         () if conn.peer_ended() => CloseReason::Peer,
         () => CloseReason::Handler,
     };
-    if ended != ForcedEnd::None {
-        conn.note_forced_end(ended);
+    if forced_end != ForcedEnd::None {
+        conn.note_forced_end(forced_end);
     }
     conn.reason = reason;
     reason
 }
 
-/// The TLS handshake, if there is to be one; `false` where it failed.
+/// Does the TLS handshake, if the server has TLS. Returns `false` where it
+/// failed.
 fn shake_hands(server: &Server, conn: &mut Conn) -> bool {
     let Some(tls) = server.tls() else { return true };
     let millis = server.config().handshake_timeout.as_millis() as u64;
-    // Said before the look at the stop, which looks the other way round.
+    // This thread sets `handshaking` and then looks for the stop; the stop
+    // begins and then looks at `handshaking`.
     conn.context.handshaking.store(true, Ordering::SeqCst);
     let result = match server.is_stopping() {
         true => Err(Error::from(Status::Closed)),
@@ -414,7 +422,7 @@ fn shake_hands(server: &Server, conn: &mut Conn) -> bool {
     false
 }
 
-/// `on_open` and the handler; `true` where one of them failed.
+/// Runs `on_open` and the handler. Returns `true` where one of them failed.
 fn run_handler(server: &Server, conn: &mut Conn) -> bool {
     if !shake_hands(server, conn) {
         return true;
