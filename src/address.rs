@@ -1,10 +1,10 @@
-//! Addresses of peers, kept small.
+//! The addresses of peers, in a small form.
 
 #![forbid(unsafe_code)]
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
-/// A peer's address in 24 bytes; IPv4 is kept as IPv4-mapped.
+/// A peer's address in 24 bytes; an IPv4 address is stored as IPv4-mapped.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Peer {
     ip: [u8; 16],
@@ -32,7 +32,7 @@ impl Peer {
     }
 }
 
-/// An address as it is shown: an IPv4-mapped one as IPv4.
+/// Returns an address in the form that users see: an IPv4-mapped one as IPv4.
 pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     Peer::new(Some(address)).address().unwrap_or(address)
 }

@@ -1,5 +1,5 @@
-//! The one way into the program's code: how callbacks run, what becomes of
-//! their failures and panics, and which server's callbacks a thread is in.
+//! The one way into the program's code: it runs callbacks, contains their
+//! failures and panics, and notes which server's callbacks a thread is in.
 
 #![forbid(unsafe_code)]
 
@@ -15,9 +15,9 @@ use crate::server::Server;
 use crate::socket::Socket;
 
 thread_local! {
-    // A list, since a callback of one server may run another one. It is never
-    // dropped, so that it is there in a thread's last destructors too; empty,
-    // it holds no memory.
+    // This is a list, because a callback of one server may run another server.
+    // It is never dropped, so that it still exists in a thread's last
+    // destructors; when empty it holds no memory.
     static INSIDE: ManuallyDrop<RefCell<Vec<u64>>> =
         const { ManuallyDrop::new(RefCell::new(Vec::new())) };
 }
@@ -44,21 +44,21 @@ impl Drop for CallbackScope {
     }
 }
 
-/// Is this thread the server's own or in one of its callbacks?
+/// Returns whether this thread is the server's own or in one of its callbacks.
 pub(crate) fn is_inside(server: u64) -> bool {
     INSIDE.with(|list| list.borrow().contains(&server))
 }
 
-/// Runs the program's code; a panic in it becomes an error.
+/// Runs the program's code and turns a panic in it into an error.
 #[inline]
 pub(crate) fn contain<T>(body: impl FnOnce() -> T) -> Result<T, Error> {
-    // What a panic leaves half done is the program's own; the library's
-    // state is not touched by its code.
-    catch_unwind(AssertUnwindSafe(body)).map_err(caught)
+    // A panic can leave only the program's own data half changed: the program's
+    // code does not touch the library's state.
+    catch_unwind(AssertUnwindSafe(body)).map_err(panic_error)
 }
 
 #[cold]
-fn caught(payload: Box<dyn Any + Send>) -> Error {
+fn panic_error(payload: Box<dyn Any + Send>) -> Error {
     let error = Error::panic(&*payload);
     // The payload's own drop may panic too.
     let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
@@ -70,8 +70,8 @@ pub(crate) fn contain_drop<T>(data: T) {
     let _ = contain(|| drop(data));
 }
 
-/// Runs one callback of a connection. During it, and only then, the
-/// program's `ns_socket *` of a loop's connection may be used.
+/// Runs one callback of a connection. Only during it may the program use its
+/// `ns_socket *` of a loop's connection.
 #[inline]
 pub(crate) fn call<T>(
     server: &Server,
@@ -84,7 +84,7 @@ pub(crate) fn call<T>(
     result
 }
 
-/// What a handler's outcome means: waiting for input is no failure.
+/// Returns the failure of a handler, if it failed. "Would block" is no failure.
 #[inline]
 pub(crate) fn outcome(result: Result<Result<(), Error>, Error>) -> Option<Error> {
     match result {
@@ -94,47 +94,49 @@ pub(crate) fn outcome(result: Result<Result<(), Error>, Error>) -> Option<Error>
     }
 }
 
-/// A handler of this connection failed: counts it and tells the exception
-/// handler. After a panic the connection closes whatever that one does, and
-/// so it does where the exception handler itself fails.
+/// Counts a failure of this connection's handler and reports it to the
+/// exception handler. After a panic the connection closes whatever the
+/// exception handler does; it also closes if the exception handler itself
+/// fails.
 pub(crate) fn report_failure(server: &Server, conn: &mut Conn, error: Error) {
-    let errors = |conn: &Conn| conn.context.counters.handler_errors.add(1);
-    errors(conn);
+    let count_error = |conn: &Conn| conn.context.counters.handler_errors.add(1);
+    count_error(conn);
     let detached = conn.has(flag::DETACHED);
-    let told = call(server, conn, |handler, server, socket| {
+    let result = call(server, conn, |handler, server, socket| {
         let socket = if detached { None } else { Some(socket) };
         handler.on_exception(server, socket, &error)
     });
-    let broken = error.status() == Status::Panic;
+    let has_panicked = error.status() == Status::Panic;
     contain_drop(error);
-    let told = outcome(told);
-    if told.is_some() {
-        errors(conn);
+    let failure = outcome(result);
+    if failure.is_some() {
+        count_error(conn);
     }
-    if told.is_some() || broken {
+    if failure.is_some() || has_panicked {
         conn.close_because(CloseReason::Error);
     }
-    contain_drop(told);
+    contain_drop(failure);
 }
 
-/// Tells the exception handler of a connection that failed before its handler
-/// had it, and that the caller closes whatever that one does.
+/// Reports to the exception handler that a connection failed before its handler
+/// got it. The caller closes the connection whatever the exception handler
+/// does.
 pub(crate) fn report_handshake_failure(server: &Server, conn: &mut Conn, error: Error) {
-    let told = call(server, conn, |handler, server, socket| {
+    let result = call(server, conn, |handler, server, socket| {
         handler.on_exception(server, Some(socket), &error)
     });
-    let told = outcome(told);
-    conn.context.counters.handler_errors.add(u64::from(told.is_some()));
-    contain_drop((told, error));
+    let failure = outcome(result);
+    conn.context.counters.handler_errors.add(u64::from(failure.is_some()));
+    contain_drop((failure, error));
 }
 
-/// Tells the exception handler of a failure that is no connection's; returns
-/// what that one failed of.
+/// Reports to the exception handler a failure that belongs to no connection.
+/// Returns the exception handler's own failure, if it failed.
 pub(crate) fn report_without_socket(server: &Server, error: &Error) -> Option<Error> {
     outcome(contain(|| server.handler().on_exception(server, None, error)))
 }
 
-/// The last callback of a connection, and the end of its user data.
+/// Runs the last callback of a connection and drops its user data.
 pub(crate) fn run_on_close(server: &Server, conn: &mut Conn, reason: CloseReason) {
     conn.set(flag::IN_ON_CLOSE);
     let result = call(server, conn, |handler, server, socket| {

@@ -16,9 +16,9 @@ use crate::tls::{TlsConfig, TlsInfo};
 
 /// A connection as its callbacks see it, or an [`OwnedSocket`] in use.
 ///
-/// On a worker and when owned, calls wait; in a callback of a loop they never
-/// do. After [`Server::detach`](crate::Server::detach) every call answers
-/// [`Status::Detached`].
+/// On a worker, and on an owned socket, calls wait; in a callback of a loop
+/// they never do. After [`Server::detach`](crate::Server::detach) every call
+/// returns [`Status::Detached`].
 pub struct Socket<'a> {
     conn: &'a mut Conn,
 }
@@ -32,13 +32,14 @@ impl<'a> Socket<'a> {
         self.conn
     }
 
-    /// The address of the connection, which is the C layer's `ns_socket *`.
+    /// Returns the address of the connection, which is the C layer's `ns_socket
+    /// *`.
     #[cfg(feature = "capi")]
     pub(crate) fn conn_ptr(&mut self) -> *mut Conn {
         self.conn
     }
 
-    fn failed(&self, status: Status) -> Error {
+    fn error_of(&self, status: Status) -> Error {
         match status {
             Status::Reset | Status::Io | Status::Timeout | Status::NoMemory => {
                 Error::with_os_code(status, self.conn.os_error())
@@ -48,8 +49,8 @@ impl<'a> Socket<'a> {
         }
     }
 
-    /// What a C handler that returns `code` failed of: with the reason, where
-    /// the connection itself has produced that status.
+    /// Returns the error of a C handler that returned `code`, with the reason
+    /// if the connection itself has produced that status.
     #[cfg(feature = "capi")]
     pub(crate) fn returned(&mut self, code: i32) -> Error {
         let Some(status) = Status::from_code(code) else { return Error::returned(code) };
@@ -57,15 +58,15 @@ impl<'a> Socket<'a> {
             return failure.of_handler(code);
         }
         let os_error = self.conn.os_error();
-        let ours = match status {
+        let is_own = match status {
             Status::Tls | Status::Truncated => self.conn.tls.is_some(),
             _ => {
                 os_error != 0
                     && Status::of_transfer(&io::Error::from_raw_os_error(os_error)) == status
             }
         };
-        if ours {
-            return self.failed(status).of_handler(code);
+        if is_own {
+            return self.error_of(status).of_handler(code);
         }
         Error::returned(code)
     }
@@ -75,41 +76,43 @@ impl<'a> Socket<'a> {
         call: impl FnOnce(&mut Conn) -> Result<T, Status>,
     ) -> Result<T, Error> {
         self.conn.usable()?;
-        call(self.conn).map_err(|status| self.failed(status))
+        call(self.conn).map_err(|status| self.error_of(status))
     }
 
-    /// Receives into `buf`: how many bytes, 0 at the end of the stream.
+    /// Receives into `buf`. Returns the number of bytes, 0 at the end of the
+    /// stream.
     ///
-    /// On a loop it answers [`Status::WouldBlock`] when nothing can be read
-    /// now; also, without a system call, after a short read, above the
-    /// high-water mark, and after 256 KiB in one call of the handler, which
-    /// then is called again after the other ready connections (a read counts
-    /// as 16 KiB at least). Elsewhere it waits, at most for the `io_timeout`.
+    /// On a loop it returns [`Status::WouldBlock`] when nothing can be read
+    /// now. It also does, without a system call, after a short read, above the
+    /// high-water mark, and after 256 KiB in one call of the handler; the loop
+    /// then calls the handler again after the other ready connections (a read
+    /// counts as 16 KiB at least). Elsewhere it waits, at most for the
+    /// `io_timeout`.
     ///
     /// Errors: `WouldBlock`, `Timeout`, `Closed` (also when a stop ended the
     /// connection), `Reset`, `Io`, `Detached`, `Invalid` for an empty buffer.
     pub fn recv(&mut self, buf: &mut [u8]) -> Result<usize, Error> {
-        self.conn.recv(buf).map_err(|status| self.failed(status))
+        self.conn.recv(buf).map_err(|status| self.error_of(status))
     }
 
-    /// Sends all of `buf`, or nothing of it and an error.
+    /// Sends all of `buf`, or returns an error and sends nothing of it.
     ///
-    /// On a loop, what the kernel does not take is queued and leaves as the
-    /// peer reads; [`Status::BufferFull`] where the queue would pass
-    /// `send_limit`. Elsewhere it waits, at most for the `io_timeout`, after
-    /// which an unknown part has been sent.
+    /// On a loop, the bytes that the kernel does not take are queued and leave
+    /// as the peer reads; where the queue would exceed `send_limit` the error
+    /// is [`Status::BufferFull`]. Elsewhere it waits, at most for the
+    /// `io_timeout`; after that timeout an unknown part has been sent.
     pub fn send(&mut self, buf: &[u8]) -> Result<(), Error> {
-        self.conn.send(buf).map_err(|status| self.failed(status))
+        self.conn.send(buf).map_err(|status| self.error_of(status))
     }
 
-    /// [`Socket::send`] of several buffers as one.
+    /// Sends several buffers as one [`Socket::send`] would.
     pub fn sendv(&mut self, bufs: &[IoSlice<'_>]) -> Result<(), Error> {
         self.try_call(|conn| conn.sendv(bufs))
     }
 
-    /// Shuts one direction or both, as shutdown(2) does; the sending side
-    /// after what is queued has left. Receiving then answers 0, sending
-    /// `Closed`.
+    /// Shuts one direction or both, as shutdown(2) does; the sending side after
+    /// the queued bytes have left. Receiving then returns 0, and sending
+    /// returns `Closed`.
     pub fn shutdown(&mut self, how: Shutdown) -> Result<(), Error> {
         self.try_call(|conn| {
             if conn.is_over() {
@@ -125,8 +128,8 @@ impl<'a> Socket<'a> {
         })
     }
 
-    /// Closes the connection: on a loop after the callback, when what is
-    /// queued has left. Closing again does nothing.
+    /// Closes the connection: on a loop after the callback, when the queued
+    /// bytes have left. Another close does nothing.
     pub fn close(&mut self) {
         self.close_because(CloseReason::Handler);
     }
@@ -137,53 +140,53 @@ impl<'a> Socket<'a> {
         }
     }
 
-    /// Ends the connection with a reset; what is queued is dropped.
+    /// Ends the connection with a reset and drops the queued bytes.
     pub fn abort(&mut self) {
         if self.conn.usable().is_ok() {
             self.conn.abort();
         }
     }
 
-    /// The connection was closed, aborted or detached, or its transport
-    /// failed.
+    /// Returns whether the connection was closed, aborted or detached, or its
+    /// transport failed.
     pub fn is_closed(&self) -> bool {
         self.conn.is_over()
     }
 
-    /// The connection's number; a detached socket keeps its last.
+    /// Returns the connection's number; a detached socket keeps its last.
     pub fn id(&self) -> ConnId {
         // A connection always has an id.
         ConnId::from_u64(self.conn.id.max(1)).expect("not zero")
     }
 
-    /// The peer's address, an IPv4-mapped one as IPv4.
+    /// Returns the peer's address, an IPv4-mapped one as IPv4.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.conn.peer()
     }
 
-    /// The local address, an IPv4-mapped one as IPv4.
+    /// Returns the local address, an IPv4-mapped one as IPv4.
     pub fn local(&self) -> Option<SocketAddr> {
         self.conn.local()
     }
 
-    /// Bytes in the outbound queue.
+    /// Returns the number of bytes in the outbound queue.
     pub fn queued(&self) -> usize {
         self.conn.queued() + self.conn.tls.as_ref().map_or(0, |tls| tls.held.len())
     }
 
-    /// The descriptor, −1 when there is none any more; it stays the
-    /// library's.
+    /// Returns the descriptor, or −1 when there is none any more. The library
+    /// still owns it.
     pub fn raw_fd(&self) -> RawFd {
         self.conn.raw_fd()
     }
 
-    /// The operating system's code of the transport's failure, else 0.
+    /// Returns the operating system's code of the transport's failure, or 0.
     pub fn os_error(&self) -> i32 {
         self.conn.os_error()
     }
 
     /// Sets the one-shot timer, in place of a former one, or turns it off.
-    /// `on_timeout` runs once it has passed. Non-blocking mode only.
+    /// `on_timeout` runs when the time has passed. Non-blocking mode only.
     pub fn set_timer(&mut self, time: Option<Duration>) -> Result<(), Error> {
         check_time(time)?;
         self.on_loop(|conn| {
@@ -192,8 +195,8 @@ impl<'a> Socket<'a> {
         })
     }
 
-    /// This connection's own `io_timeout`. Not on a loop, where no call
-    /// waits: [`Status::Unsupported`].
+    /// Sets this connection's own `io_timeout`. On a loop, where no call waits,
+    /// the error is [`Status::Unsupported`].
     pub fn set_io_timeout(&mut self, time: Option<Duration>) -> Result<(), Error> {
         check_time(time)?;
         self.try_call(|conn| {
@@ -205,13 +208,13 @@ impl<'a> Socket<'a> {
         })
     }
 
-    /// Stops reading: the handler is not called until
+    /// Stops reading: the loop does not call the handler until
     /// [`Socket::resume`]. Non-blocking mode only.
     pub fn pause(&mut self) -> Result<(), Error> {
         self.on_loop(|conn| conn.set(flag::PAUSED))
     }
 
-    /// Reads again.
+    /// Starts reading again, after [`Socket::pause`]. Non-blocking mode only.
     pub fn resume(&mut self) -> Result<(), Error> {
         self.on_loop(|conn| {
             if conn.has(flag::PAUSED) {
@@ -234,19 +237,19 @@ impl<'a> Socket<'a> {
         })
     }
 
-    /// What was agreed in the TLS handshake; `None` without TLS and before
-    /// the handshake is over.
+    /// Returns the parameters that both sides agreed on in the TLS handshake;
+    /// `None` without TLS and before the handshake is over.
     pub fn tls_info(&self) -> Option<TlsInfo> {
         self.conn.tls_info()
     }
 
-    /// Goes on with TLS in mid-stream. `ahead` is what the handler has read
-    /// already of what follows the plain-text dialogue: it and everything
-    /// unread goes to TLS and never to the handler.
+    /// Changes over to TLS in mid-stream. `ahead` holds the bytes that the
+    /// handler has already read after the plain-text dialogue: these bytes and
+    /// all unread ones go to TLS and never to the handler.
     ///
-    /// In blocking mode the handshake is done in the call, within the
-    /// `handshake_timeout`. On a loop it begins when the callback returns, and
-    /// the handler is called again with application data.
+    /// In blocking mode the call does the handshake, within the
+    /// `handshake_timeout`. On a loop the handshake begins when the callback
+    /// returns, and the loop calls the handler again with application data.
     ///
     /// Errors: [`Status::State`] when TLS is on already,
     /// [`Status::Certificate`], [`Status::Handshake`], [`Status::Timeout`],
@@ -276,18 +279,18 @@ impl<'a> Socket<'a> {
         result
     }
 
-    /// The program's own data of this connection, if it is a `T`.
+    /// Returns the program's own data of this connection, if it is a `T`.
     pub fn user_data<T: Any>(&self) -> Option<&T> {
         self.conn.user_data()?.downcast_ref()
     }
 
-    /// The same, to change.
+    /// Returns the same data, to change it.
     pub fn user_data_mut<T: Any>(&mut self) -> Option<&mut T> {
         self.conn.user_data_mut()?.downcast_mut()
     }
 
-    /// Attaches data to the connection, in place of former data; it is
-    /// dropped after `on_close`. It goes along with a detach.
+    /// Attaches data to the connection, in place of former data. The library
+    /// drops the data after `on_close`; a detached connection keeps it.
     pub fn set_user_data<T: Any + Send>(&mut self, data: T) {
         let former = self.conn.replace_user_data(Some(Box::new(data)));
         drop(former);
@@ -305,8 +308,8 @@ impl<'a> Socket<'a> {
 fn check_time(time: Option<Duration>) -> Result<(), Error> {
     match time {
         Some(time) if time > MAX_TIME => {
-            let most = MAX_TIME.as_millis();
-            Err(Error::new(Status::Invalid, format!("a time is at most {most} ms")))
+            let max = MAX_TIME.as_millis();
+            Err(Error::new(Status::Invalid, format!("a time is at most {max} ms")))
         }
         _ => Ok(()),
     }
@@ -332,8 +335,8 @@ impl Write for Socket<'_> {
     }
 }
 
-/// A detached socket: the program's own, in blocking mode, for one thread at
-/// a time. Dropping it closes the connection: what is queued leaves, and
+/// A detached socket. The program owns it; it is in blocking mode and for one
+/// thread at a time. A drop closes the connection: queued bytes leave, and
 /// unread input is discarded, both bounded by the server's `linger_timeout`.
 pub struct OwnedSocket {
     conn: Box<Conn>,
@@ -344,14 +347,15 @@ impl OwnedSocket {
         OwnedSocket { conn: Box::new(conn) }
     }
 
-    /// The socket, to use.
+    /// Returns the socket, to use it.
     pub fn socket(&mut self) -> Socket<'_> {
         Socket::of(&mut self.conn)
     }
 
-    /// The bare descriptor, in blocking mode. An error, with the socket,
-    /// where bytes are still queued ([`Status::Busy`]), it goes through TLS
-    /// ([`Status::Unsupported`]) or is closed.
+    /// Returns the bare descriptor, in blocking mode. Returns an error, with
+    /// the socket, where bytes are still queued ([`Status::Busy`]), where the
+    /// connection goes through TLS ([`Status::Unsupported`]), or where it is
+    /// closed.
     pub fn release_fd(mut self) -> Result<OwnedFd, (Error, OwnedSocket)> {
         if self.conn.has(flag::TLS) {
             return Err((Error::from(Status::Unsupported), self));
@@ -365,16 +369,16 @@ impl OwnedSocket {
         self.conn.take_fd().ok_or_else(|| (Error::from(Status::Closed), self))
     }
 
-    /// The connection itself, for the C layer, whose `ns_socket *` of a
-    /// detached socket is its address.
+    /// Returns the connection itself, for the C layer: its address is the
+    /// `ns_socket *` of a detached socket.
     #[cfg(feature = "capi")]
     pub(crate) fn into_raw(self) -> *mut Conn {
         Box::into_raw(Box::new(self.take()))
     }
 
     pub(crate) fn take(mut self) -> Conn {
-        let rest = Conn::vacant(self.conn.context.clone());
-        self.conn.replace(rest)
+        let replacement = Conn::vacant(self.conn.context.clone());
+        self.conn.replace(replacement)
     }
 }
 
@@ -384,8 +388,8 @@ impl Drop for OwnedSocket {
             return;
         }
         let until = self.conn.linger_until();
-        if let Some(fd) = self.conn.close_waiting(until) {
-            fd.discard(until, |_| true);
+        if let Some(remains) = self.conn.close_waiting(until) {
+            remains.discard(until, |_| true);
         }
     }
 }
