@@ -31,13 +31,14 @@ use lifecycle::Life;
 
 /// A server: a service, a handler and a configuration.
 ///
-/// A handle, cheap to clone, for any thread. When the last one that came from
-/// [`Server::new`] is dropped the server is stopped; the one that callbacks
-/// are given, and its clones, do not count.
+/// This is a handle: cheap to clone and usable on any thread. The server stops
+/// when the last handle is dropped that comes from [`Server::new`] or
+/// [`Server::with_config`]. The handle that a callback gets, and the clones of
+/// it, do not count.
 #[derive(Clone)]
 pub struct Server {
     inner: Arc<Inner>,
-    /// Only the program's own handles have it.
+    /// `None` in the handles of the library's threads and callbacks.
     _owner: Option<Arc<StopOnDrop>>,
 }
 
@@ -56,13 +57,13 @@ pub(crate) struct Inner {
     shutdown_service: Option<Service>,
     config: Config,
     handler: Box<dyn Handler>,
-    /// What new handshakes use.
+    /// The configuration of new handshakes.
     tls: RwLock<Option<Arc<rustls::ServerConfig>>>,
     life: Life,
     running: RwLock<Option<Arc<Running>>>,
 }
 
-/// What a started server has; its counters outlive the stop.
+/// The parts of a started server. They stay after the stop, for the counters.
 pub(crate) struct Running {
     engine: Engine,
     shutdown: Option<ShutdownPort>,
@@ -77,9 +78,9 @@ pub(crate) enum Engine {
     Loops(Arc<LoopGroup>),
 }
 
-/// [`Server::attach`] failed: why, and the socket, still the caller's.
+/// The failure of [`Server::attach`]. The caller still owns the socket.
 pub struct AttachError {
-    /// Why.
+    /// The reason.
     pub error: Error,
     /// The socket.
     pub socket: OwnedSocket,
@@ -98,19 +99,23 @@ impl From<AttachError> for Error {
 }
 
 impl Server {
-    /// A server with the default configuration. Nothing is bound yet.
+    /// Makes a server with the default configuration. It binds nothing yet.
     ///
     /// `service` says where to listen: `"5000"`, `"http"`, `"0"` or `""` for
     /// any free port, `"127.0.0.1:5000"`, `"[::1]:5000"`.
     ///
-    /// Errors: [`Status::Invalid`] for a service string that is none.
+    /// Errors: [`Status::Invalid`] for a bad service string, [`Status::Io`]
+    /// where the system has no descriptor left.
     pub fn new(service: &str, handler: impl Handler) -> Result<Server, Error> {
         Server::with_config(service, handler, Config::new())
     }
 
-    /// A server. Errors: [`Status::Invalid`] for a bad service string or a
-    /// setting out of bounds, [`Status::Io`] where the system has no
-    /// descriptor left.
+    /// Makes a server. It binds nothing yet.
+    ///
+    /// Errors: [`Status::Invalid`] for a bad service string or a setting out
+    /// of bounds, [`Status::Certificate`] or [`Status::Tls`] for TLS settings
+    /// that cannot be used, [`Status::Io`] where the system has no descriptor
+    /// left.
     pub fn with_config(
         service: &str,
         handler: impl Handler,
@@ -138,7 +143,7 @@ impl Server {
         Ok(Server { _owner: Some(Arc::new(StopOnDrop(inner.clone()))), inner })
     }
 
-    /// The handle that the library's threads and callbacks use.
+    /// Returns the handle that the library's threads and callbacks use.
     fn view(&self) -> Server {
         Server { inner: self.inner.clone(), _owner: None }
     }
@@ -159,8 +164,8 @@ impl Server {
         self.inner.tls.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Gives a TLS server other certificates: new handshakes use them, open
-    /// sessions go on. A failure leaves the old ones in force.
+    /// Replaces the TLS settings: new handshakes use the new ones, open
+    /// sessions go on. On failure the server keeps the old ones.
     ///
     /// Errors: [`Status::Certificate`], [`Status::Tls`]; [`Status::State`]
     /// for a server without TLS.
@@ -177,34 +182,35 @@ impl Server {
         self.inner.running.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Is the calling thread one of this server's, or in one of its
-    /// callbacks? There, `stop` only requests and `wait` is an error.
+    /// Returns whether the calling thread belongs to this server or runs one
+    /// of its callbacks. There, `stop` only requests the stop and `wait` is an
+    /// error.
     pub fn in_callback(&self) -> bool {
         callback::is_inside(self.inner.number)
     }
 
-    /// The configuration.
+    /// Returns the configuration.
     pub fn config(&self) -> &Config {
         &self.inner.config
     }
 
-    /// The port, 0 before `start`.
+    /// Returns the port, 0 before `start`.
     pub fn port(&self) -> u16 {
         self.running().map_or(0, |r| r.port)
     }
 
-    /// The shutdown port, 0 before `start` or where there is none.
+    /// Returns the shutdown port, 0 before `start` and where there is none.
     pub fn shutdown_port(&self) -> u16 {
         self.running().and_then(|r| r.shutdown.as_ref().map(ShutdownPort::port)).unwrap_or(0)
     }
 
-    /// The addresses listened on, as `127.0.0.1:5000`; several are joined by
-    /// `", "`. Empty before `start`.
+    /// Returns the addresses that the server listens on, each in the form
+    /// `127.0.0.1:5000` and with `", "` between them. Empty before `start`.
     pub fn address(&self) -> String {
         self.running().map_or(String::new(), |r| r.address.clone())
     }
 
-    /// A snapshot of the counters.
+    /// Returns a snapshot of the counters.
     pub fn stats(&self) -> Stats {
         let mut stats = Stats {
             state: self.state(),
@@ -224,7 +230,8 @@ impl Server {
             pool.lobby(|context, waiting| {
                 stats.add(&context.counters);
                 stats.waiting = waiting;
-                // A seat counts what it serves of them.
+                // The lobby counts all accepted connections. Each seat counts
+                // those of them that it serves, so the sum would be too high.
                 stats.accepted = context.counters.accepted.get();
             });
         }
@@ -233,15 +240,15 @@ impl Server {
         stats
     }
 
-    /// A snapshot of one worker's or loop's counters; `None` for an index
-    /// that is none, and before `start`.
+    /// Returns a snapshot of the counters of one worker or loop; `None` for an
+    /// index out of range and before `start`.
     pub fn thread_stats(&self, index: usize) -> Option<ThreadStats> {
         let running = self.running()?;
         let context = running.engine.contexts().into_iter().nth(index)?;
         Some(ThreadStats::of(index, &context.counters))
     }
 
-    /// The status in text, for people.
+    /// Returns the status as text for people.
     pub fn report(&self) -> String {
         let threads: Vec<_> = match self.running() {
             Some(running) => {
@@ -257,14 +264,15 @@ impl Server {
         stats::report(&address, &self.stats(), &threads)
     }
 
-    /// Takes a connection out of a non-blocking server, in any callback of it
-    /// but `on_close`. The new socket is the caller's, in blocking mode, for
-    /// any thread, immediately. Its timer and a pause do not go along.
+    /// Takes a connection out of a non-blocking server. Any callback of the
+    /// connection but `on_close` may do that. The caller owns the new socket,
+    /// which is in blocking mode and immediately usable on any thread. The
+    /// timer and a pause do not go along.
     ///
     /// Errors: [`Status::NotNonBlocking`], [`Status::NotInHandler`],
-    /// [`Status::Detached`], [`Status::State`] (a TLS handshake is in
-    /// progress), [`Status::Closed`], also by id, although that has not been
-    /// done yet.
+    /// [`Status::Detached`], [`Status::State`] during a TLS handshake,
+    /// [`Status::Closed`] after a close or an abort, also after one by id that
+    /// the loop has not carried out yet.
     pub fn detach(&self, socket: &mut Socket<'_>) -> Result<OwnedSocket, Error> {
         if !self.inner.config.non_blocking {
             return Err(Error::from(Status::NotNonBlocking));
@@ -293,14 +301,15 @@ impl Server {
         loops.detach(conn, Arc::new(context)).map(OwnedSocket::new)
     }
 
-    /// Gives a detached socket to this non-blocking server: to the loop it
-    /// came from, or, of another server, to the least busy. It gets a new id
-    /// and no `on_open`; its handler runs when it can be read.
-    /// `max_connections` is not asked. In `on_start` its handler may run on a
-    /// loop before that returns, and it is closed where that fails.
+    /// Gives a detached socket to this non-blocking server: to the loop that
+    /// it came from, or, if it came from another server, to the least busy
+    /// loop. The connection gets a new id and no `on_open`; the handler runs
+    /// when there is input. `max_connections` does not apply. If `on_start`
+    /// attaches a socket, the handler may run on a loop before `on_start`
+    /// returns, and the connection is closed if `on_start` fails.
     ///
     /// Errors: [`Status::NotNonBlocking`], [`Status::State`],
-    /// [`Status::Closed`]; the socket comes back with them.
+    /// [`Status::Closed`]. The error holds the socket.
     pub fn attach(&self, socket: OwnedSocket) -> Result<ConnId, AttachError> {
         let failed = |status, socket| Err(AttachError { error: Error::from(status), socket });
         let Some(running) = self.running() else {
@@ -316,8 +325,9 @@ impl Server {
         }
     }
 
-    /// Sends to a connection from any thread. Success means accepted, not
-    /// delivered; order holds per calling thread.
+    /// Sends to a connection from any thread. Success means that the bytes are
+    /// accepted, not that they are delivered. The bytes of one calling thread
+    /// keep their order.
     ///
     /// Errors: [`Status::Closed`] for a connection that is gone,
     /// [`Status::BufferFull`], [`Status::NotNonBlocking`].
@@ -325,8 +335,8 @@ impl Server {
         Ok(self.loops(|loops| loops.send(id, data))?)
     }
 
-    /// Sends to many connections and shares one copy of the bytes; answers
-    /// how many accepted it.
+    /// Sends to many connections, which share one copy of the bytes, and
+    /// returns how many accepted them.
     pub fn broadcast(&self, ids: &[ConnId], data: &[u8]) -> Result<usize, Error> {
         if self.state() == State::Stopped {
             return Err(Error::from(Status::Closed));
@@ -334,12 +344,13 @@ impl Server {
         Ok(self.loops(|loops| Ok(loops.broadcast(ids, data)))?)
     }
 
-    /// Has `on_wake` called for a connection; calls before it ran count once.
+    /// Makes the loop call `on_wake` for a connection. Several calls before
+    /// `on_wake` runs count as one.
     pub fn wake(&self, id: ConnId) -> Result<(), Error> {
         Ok(self.loops(|loops| loops.wake(id))?)
     }
 
-    /// The ids of the open connections, as of now.
+    /// Returns the ids of the connections that are open now.
     pub fn connections(&self) -> Result<Vec<ConnId>, Error> {
         match self.loops(|loops| Ok(loops.connections())) {
             Err(Status::Closed) => Ok(Vec::new()),
@@ -347,8 +358,8 @@ impl Server {
         }
     }
 
-    /// Closes a connection: queued bytes leave first. On a blocking server
-    /// its `recv` and `send` answer `Closed` from now on.
+    /// Closes a connection after its queued bytes have left. On a blocking
+    /// server its `recv` and `send` return [`Status::Closed`] from now on.
     pub fn close(&self, id: ConnId) -> Result<(), Error> {
         self.force_end(id, ForcedEnd::Close)
     }
@@ -388,7 +399,8 @@ impl Server {
 }
 
 impl Engine {
-    /// Ends what a stop's deadline found; loops do it by themselves.
+    /// Ends the connections that are left at a stop's deadline. Loops do that
+    /// by themselves.
     fn cut(&self) {
         if let Engine::Pool(pool) = self {
             pool.cut();

@@ -1,7 +1,8 @@
-//! The control thread (in the foreground: the caller of `start`): waits for
-//! the stop, lets closed connections linger meanwhile, drains, cuts, joins.
-//! Where there is one loop it runs here too, and waits for the stop among its
-//! events: system calls are cheaper in a process without another thread.
+//! The control thread; in the foreground it is the caller of `start`. It waits
+//! for the stop and lets closed connections linger meanwhile; then it drains,
+//! cuts and joins. The only loop of a server runs on this thread too and waits
+//! for the stop among its events: system calls are cheaper in a process
+//! without another thread.
 
 #![forbid(unsafe_code)]
 
@@ -24,14 +25,14 @@ use crate::sys::{self, Events, Poller};
 
 const WAKE: u64 = u64::MAX;
 const EVENTS: usize = 256;
-/// How often a stop looks whether peers have acknowledged all, in ms.
-const LOOK: u64 = 20;
+/// How often a stop checks whether the peers have acknowledged all output.
+const ACK_CHECK_MS: u64 = 20;
 
 pub(super) struct Control {
     server: Server,
     poller: Poller,
     threads: Vec<JoinHandle<()>>,
-    /// The only loop.
+    /// The loop of a server that has one loop, until it runs.
     event_loop: Option<Loop>,
     lingering: Lingering,
     arrivals: (Sender<Remains>, Receiver<Remains>),
@@ -59,7 +60,8 @@ impl Control {
         self.arrivals.0.clone()
     }
 
-    /// What the shutdown port's thread waits for before it accepts.
+    /// Returns the gate at which the shutdown port's thread waits before it
+    /// accepts.
     pub fn shutdown_gate(&mut self) -> Taker<()> {
         let (giver, taker) = handover();
         self.shutdown_gate = Some(giver);
@@ -80,33 +82,33 @@ impl Control {
     ) -> Result<(), Error> {
         let number = self.server.number();
         self.server.inner.life.alive.fetch_add(1, Ordering::SeqCst);
-        let ending = Ending(self.server.clone());
+        let end = ThreadEnd(self.server.clone());
         let thread = sys::spawn(name, move || {
-            let ending = ending;
+            let end = end;
             let _inside = CallbackScope::enter(number);
             if callback::contain(body).is_err() {
-                // A defect of the library: end in good order.
-                ending.0.request_stop();
+                // A defect of the library: the server stops in good order.
+                end.0.request_stop();
             }
         });
         self.threads.push(thread.map_err(|e| cannot_spawn(&e))?);
         Ok(())
     }
 
-    /// Has the only loop run on this thread.
+    /// Takes the only loop over, to run it on this thread.
     pub fn keep(&mut self, mut event_loop: Loop, running: &Arc<Running>) -> Result<(), Error> {
         let (server, running) = (self.server.clone(), running.clone());
-        let woken = move || {
+        let on_wake = move || {
             if server.is_stopping() {
                 begin_drain(&running, server.begin_stopping());
             }
         };
-        event_loop.watch_control(&self.server.inner.life.wake, Box::new(woken))?;
+        event_loop.watch_control(&self.server.inner.life.wake, Box::new(on_wake))?;
         self.event_loop = Some(event_loop);
         Ok(())
     }
 
-    /// Ends what a start that failed had begun.
+    /// Ends everything that a failed start has begun.
     pub fn undo(mut self, running: &Running) {
         begin_drain(running, Deadline::NOW);
         self.shutdown_gate = None;
@@ -114,7 +116,7 @@ impl Control {
         self.join();
     }
 
-    /// Serves until the stop, and stops.
+    /// Serves until a stop is requested, then stops the server.
     pub fn run(mut self) {
         let Some(running) = self.server.running() else { return };
         self.run_loop();
@@ -125,34 +127,35 @@ impl Control {
         self.drain(&running, &mut events);
         self.join();
         self.run_stop_hook();
-        // The descriptors first: whoever sees the stop sees them released.
+        // Release the descriptors first: a thread that sees the state Stopped
+        // may rely on it.
         let server = self.server.clone();
         drop(self);
         server.set_stopped(&running);
     }
 
-    /// The only loop's whole life.
+    /// Runs the only loop, if there is one, until it ends.
     fn run_loop(&mut self) {
         let Some(event_loop) = self.event_loop.take() else { return };
         let _inside = CallbackScope::enter(self.server.number());
         if callback::contain(|| event_loop.run()).is_err() {
-            // A defect of the library: end in good order.
+            // A defect of the library: the server stops in good order.
             self.server.request_stop();
         }
     }
 
-    /// From the request of a stop until every thread has ended.
+    /// Carries a requested stop out until all threads have ended.
     fn drain(&mut self, running: &Running, events: &mut Events) {
         let mut deadline = self.server.begin_stopping();
         begin_drain(running, deadline);
         let mut cut = false;
-        // What the last worker gave to linger may be all that is left.
+        // Connections that linger may outlast the last worker.
         while self.any_alive() || !self.arrivals.1.is_empty() || !self.lingering.is_empty() {
-            let look_at = match self.lingering.is_empty() {
+            let check_at = match self.lingering.is_empty() {
                 true => Deadline::NEVER,
-                false => Deadline::after_ms(LOOK),
+                false => Deadline::after_ms(ACK_CHECK_MS),
             };
-            self.turn(events, look_at.min(if cut { Deadline::NEVER } else { deadline }));
+            self.turn(events, check_at.min(if cut { Deadline::NEVER } else { deadline }));
             self.lingering.end_acknowledged();
             let sooner = self.server.begin_stopping();
             if sooner < deadline {
@@ -176,18 +179,20 @@ impl Control {
         self.server.inner.life.alive.load(Ordering::SeqCst) > 0
     }
 
-    /// Waits for something to do, at most until a deadline, and lingers.
+    /// Waits for events, at most until a deadline, and serves the connections
+    /// that linger.
     fn turn(&mut self, events: &mut Events, deadline: Deadline) {
         let until = deadline.min(self.lingering.next_deadline());
         if self.poller.wait(events, until.poll_timeout()).is_err() {
-            // Interrupted: in the foreground the program's signals come here.
+            // Interrupted: in the foreground this thread receives the
+            // program's signals.
             return;
         }
         for (token, _) in events.iter().filter(|(token, _)| *token != WAKE) {
             self.lingering.readable(token);
         }
-        while let Ok(fd) = self.arrivals.1.try_recv() {
-            self.lingering.add(&self.poller, fd);
+        while let Ok(remains) = self.arrivals.1.try_recv() {
+            self.lingering.add(&self.poller, remains);
         }
         self.lingering.turn();
     }
@@ -204,7 +209,8 @@ impl Control {
     }
 }
 
-/// Tells everybody; again with a sooner deadline.
+/// Makes the engine and the shutdown port drain. A later call may bring the
+/// deadline forward.
 fn begin_drain(running: &Running, deadline: Deadline) {
     match &running.engine {
         Engine::Pool(pool) => pool.begin_drain(),
@@ -215,10 +221,10 @@ fn begin_drain(running: &Running, deadline: Deadline) {
     }
 }
 
-/// The end of a thread, told to the control thread.
-struct Ending(Server);
+/// Reports the end of a thread to the control thread, when it is dropped.
+struct ThreadEnd(Server);
 
-impl Drop for Ending {
+impl Drop for ThreadEnd {
     fn drop(&mut self) {
         self.0.inner.life.alive.fetch_sub(1, Ordering::SeqCst);
         self.0.wake_control();

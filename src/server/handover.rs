@@ -1,4 +1,4 @@
-//! Handing one thing to a thread that waits for it.
+//! A handover of one value to a thread that waits for it.
 
 #![forbid(unsafe_code)]
 
@@ -6,17 +6,17 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use crate::sync::lock;
 
-/// What the waiting thread will find.
+/// The place where the giver leaves the value.
 enum Place<T> {
     Empty,
     Given(T),
     Abandoned,
 }
 
-/// The giving side; dropping it without giving lets the taker go.
+/// The giving side. If it is dropped before it gives, the taker gets nothing.
 ///
-/// A channel would do, but its bookkeeping asks for the current thread's
-/// handle, which the standard library never frees on a program's main thread.
+/// A channel would do, but its bookkeeping needs the current thread's handle,
+/// which the standard library never frees on a program's main thread.
 pub(super) struct Giver<T>(Arc<(Mutex<Place<T>>, Condvar)>);
 
 pub(super) struct Taker<T>(Arc<(Mutex<Place<T>>, Condvar)>);
@@ -27,8 +27,8 @@ pub(super) fn handover<T>() -> (Giver<T>, Taker<T>) {
 }
 
 impl<T> Giver<T> {
-    pub fn give(self, thing: T) {
-        *lock(&self.0 .0) = Place::Given(thing);
+    pub fn give(self, value: T) {
+        *lock(&self.0 .0) = Place::Given(value);
     }
 }
 
@@ -43,13 +43,13 @@ impl<T> Drop for Giver<T> {
 }
 
 impl<T> Taker<T> {
-    /// Waits; `None` where the giver went without giving.
+    /// Waits for the value; `None` if the giver is dropped before it gives.
     pub fn take(self) -> Option<T> {
         let place = lock(&self.0 .0);
         let waited = self.0 .1.wait_while(place, |place| matches!(place, Place::Empty));
         let mut place = waited.unwrap_or_else(PoisonError::into_inner);
         match std::mem::replace(&mut *place, Place::Abandoned) {
-            Place::Given(thing) => Some(thing),
+            Place::Given(value) => Some(value),
             Place::Empty | Place::Abandoned => None,
         }
     }

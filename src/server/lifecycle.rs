@@ -16,10 +16,11 @@ use crate::error::{Error, Status};
 use crate::sync::lock;
 use crate::sys::Waker;
 
-/// How long `stop` waits beyond the deadline for the next connection to end, in
-/// ms: as long as the cut ends some, no handler hangs. And how often it looks.
-const GRACE: u64 = 80;
-const LOOK: u64 = 10;
+/// How long `stop` waits beyond the deadline for the next connection to end: as
+/// long as the cut ends connections, no handler hangs.
+const GRACE_MS: u64 = 80;
+/// How often `stop` checks for that.
+const PROGRESS_CHECK_MS: u64 = 10;
 
 pub(super) struct Life {
     now: Mutex<Now>,
@@ -29,18 +30,18 @@ pub(super) struct Life {
     pub wake: Waker,
     /// Threads of the engine and the shutdown port that have not ended.
     pub alive: AtomicUsize,
-    /// The control thread of a server in the background. Its own lock: who
-    /// joins it holds it.
+    /// The control thread of a server in the background. It has its own lock
+    /// because the joining thread holds the lock while it waits.
     pub control: Mutex<Option<JoinHandle<()>>>,
 }
 
 struct Now {
     state: State,
-    /// The drain time of the stop to come, where it is not the configured.
+    /// The drain time of the next stop, if it is not the configured one.
     drain: Option<Duration>,
-    /// When what is left will be cut.
+    /// The time at which the stop cuts the connections that are left.
     deadline: Deadline,
-    /// Not later than this, by a stop that came while the server was starting.
+    /// The latest `deadline` that a stop during the start allows.
     latest: Deadline,
 }
 
@@ -72,13 +73,13 @@ impl Life {
 }
 
 impl Server {
-    /// Starts and serves until the server stops; the calling thread waits
-    /// for that. In non-blocking mode with one loop it is the loop's thread:
-    /// callbacks run on it.
+    /// Starts the server and returns when it has stopped. In non-blocking mode
+    /// with one loop the calling thread is the loop's thread: it runs the
+    /// callbacks.
     ///
-    /// Errors, with everything undone, so that it may be tried again:
-    /// [`Status::Address`], [`Status::Listen`], [`Status::Thread`],
-    /// [`Status::Io`], and [`Status::Hook`] where `on_start` failed.
+    /// Errors: [`Status::Address`], [`Status::Listen`], [`Status::Thread`],
+    /// [`Status::Io`], and [`Status::Hook`] where `on_start` failed. After
+    /// these the call has undone everything and may be tried again.
     /// [`Status::State`] for a server that runs or has run.
     pub fn start(&self) -> Result<(), Error> {
         if !self.begin_start()? {
@@ -90,7 +91,7 @@ impl Server {
         Ok(())
     }
 
-    /// Starts and returns when the server is accepting: its ports are final
+    /// Starts the server and returns when it accepts; its ports are final
     /// then. Errors as with [`Server::start`].
     pub fn start_background(&self) -> Result<(), Error> {
         if !self.begin_start()? {
@@ -114,7 +115,7 @@ impl Server {
                 Ok(())
             }
             Err(error) => {
-                // Its thread ends before somebody else may start.
+                // The control thread ends before the next start is possible.
                 drop(giver);
                 self.join_control();
                 life.set(State::New);
@@ -123,8 +124,8 @@ impl Server {
         }
     }
 
-    /// The server is starting, or, where a stop was requested before, stopped:
-    /// `false`.
+    /// Makes the state Starting and returns `true`; if a stop was requested
+    /// before, makes it Stopped and returns `false`.
     fn begin_start(&self) -> Result<bool, Error> {
         let life = &self.inner.life;
         let mut now = life.now();
@@ -143,20 +144,23 @@ impl Server {
         Ok(true)
     }
 
-    /// Stops: accepting ends, running handlers may finish and bytes may
-    /// leave for the `drain_timeout`, then the rest is cut; returns when the
-    /// server has stopped. In a callback of this server it only requests the
-    /// stop and returns at once. On a server that was never started it does
-    /// nothing.
+    /// Stops the server and returns when it has stopped. Accepting ends.
+    /// Running handlers may finish and queued bytes may leave for the
+    /// `drain_timeout`, then the stop cuts the rest. In a callback of this
+    /// server the call only requests the stop and returns immediately. On a
+    /// server that was never started it does nothing.
     ///
     /// Errors: [`Status::Timeout`] where a handler does not return; the stop
-    /// goes on, and may be waited for again.
+    /// goes on, and the program may wait for it again.
     pub fn stop(&self) -> Result<(), Error> {
         self.stop_in(None)
     }
 
-    /// [`Server::stop`] with another drain time; of concurrent stops the
-    /// earliest deadline counts.
+    /// Does the same as [`Server::stop`] with another drain time. Of
+    /// concurrent stops the earliest deadline counts.
+    ///
+    /// Errors: those of [`Server::stop`], and [`Status::Invalid`] for a time
+    /// above [`MAX_TIME`](crate::MAX_TIME).
     pub fn stop_within(&self, drain: Duration) -> Result<(), Error> {
         if drain > crate::config::MAX_TIME {
             return Err(Error::new(Status::Invalid, "the drain time is too long"));
@@ -195,45 +199,46 @@ impl Server {
         Ok(())
     }
 
-    /// Waits for the stop until the given time, and then for as long as the
-    /// cut ends connections.
+    /// Waits until the server has stopped: to the given time, and then for as
+    /// long as the cut ends connections.
     fn wait_for_stop(&self, until: Deadline) -> Result<(), Error> {
-        // A start that is under way sees the request when it has finished.
-        let limit = until.later_by(GRACE).ms_left();
+        // A running start sees the request when it has finished.
+        let limit = until.later_by(GRACE_MS).ms_left();
         self.wait_while(Some(Duration::from_millis(limit)), |state| state == State::Starting)?;
         if self.state() == State::Running {
-            // Not only when the control thread comes to it, which may be in a
-            // handler.
+            // The stop begins now: the control thread may be in a handler and
+            // would begin it late.
             self.begin_stopping();
         }
         let mut last = (self.progress(), clock::now());
         loop {
             let cut_at = until.min(self.inner.life.now().deadline);
             let was_cut = cut_at.is_due();
-            let time = Duration::from_millis(cut_at.ms_left().max(LOOK));
-            let goes_on = |state| matches!(state, State::Running | State::Stopping);
-            let stopped = self.wait_while(Some(time), goes_on);
+            let time = Duration::from_millis(cut_at.ms_left().max(PROGRESS_CHECK_MS));
+            let is_unfinished = |state| matches!(state, State::Running | State::Stopping);
+            let stopped = self.wait_while(Some(time), is_unfinished);
             let (progress, now) = (self.progress(), clock::now());
             match stopped {
                 Ok(()) => return Ok(()),
                 Err(_) if !was_cut || progress != last.0 => last = (progress, now),
-                Err(timeout) if now >= last.1 + GRACE => return Err(timeout),
+                Err(timeout) if now >= last.1 + GRACE_MS => return Err(timeout),
                 Err(_) => {}
             }
         }
     }
 
-    /// What a stop is seen to go on by: ended connections and threads.
+    /// Returns two numbers that change while a stop goes on: that of the ended
+    /// connections and that of the living threads.
     fn progress(&self) -> (u64, usize) {
         let stats = self.stats();
         let alive = self.inner.life.alive.load(Ordering::SeqCst);
         (stats.closed.iter().sum::<u64>() + stats.detached, alive)
     }
 
-    /// Requests a stop and returns at once; for any thread, callbacks, and
-    /// signal handlers (it is async-signal-safe: an atomic store and one
-    /// write(2), and `errno` is kept). Before `start` it is remembered:
-    /// `start` then returns at once.
+    /// Requests a stop and returns immediately. Any thread, callback or signal
+    /// handler may call it: it is async-signal-safe (an atomic store and one
+    /// write(2), and it keeps `errno`). The server remembers a request before
+    /// `start`, which then returns immediately.
     pub fn request_stop(&self) {
         let life = &self.inner.life;
         life.requested.store(true, Ordering::SeqCst);
@@ -244,9 +249,9 @@ impl Server {
         self.inner.life.requested.load(Ordering::SeqCst)
     }
 
-    /// Waits until the server has stopped, by whatever route, at most for
-    /// `timeout` (`None`: for ever). On a server that was never started it
-    /// returns at once.
+    /// Waits until the server has stopped, whatever stopped it, at most for
+    /// `timeout` (`None`: forever). On a server that was never started it
+    /// returns immediately.
     ///
     /// Errors: [`Status::Timeout`]; [`Status::Deadlock`] in a callback or on
     /// a thread of this server.
@@ -262,12 +267,12 @@ impl Server {
     fn wait_while(
         &self,
         timeout: Option<Duration>,
-        goes_on: impl Fn(State) -> bool,
+        is_unfinished: impl Fn(State) -> bool,
     ) -> Result<(), Error> {
         let life = &self.inner.life;
         let until = timeout.and_then(|time| Instant::now().checked_add(time));
         let mut now = life.now();
-        while goes_on(now.state) {
+        while is_unfinished(now.state) {
             now = match until {
                 None => life.changed.wait(now).unwrap_or_else(|e| e.into_inner()),
                 Some(until) => {
@@ -283,9 +288,9 @@ impl Server {
         Ok(())
     }
 
-    /// The control thread has published the stop and is about to end:
-    /// everybody who waited for the stop waits for its end too. Not where a
-    /// start has just made it.
+    /// Waits for the end of the control thread, which publishes the stop just
+    /// before it ends. In any other state the thread may be one that a start
+    /// has just made, so there is nothing to wait for.
     fn join_stopped(&self) {
         if self.state() == State::Stopped {
             self.join_control();
@@ -299,23 +304,23 @@ impl Server {
         }
     }
 
-    /// True before the start and after the stop.
+    /// Returns `true` before the start and after the stop.
     pub fn is_stopped(&self) -> bool {
         matches!(self.state(), State::New | State::Stopped)
     }
 
-    /// Where the server stands.
+    /// Returns the state of the server.
     pub fn state(&self) -> State {
         self.inner.life.now().state
     }
 
-    /// For threads of this server: something for the control thread.
+    /// Wakes the control thread.
     pub(crate) fn wake_control(&self) {
         self.inner.life.wake.signal();
     }
 
-    /// The stop's deadline, which a more urgent stop may bring forward. The
-    /// stop begins now if it has not yet.
+    /// Begins the stop, if it has not begun, and returns its deadline, which a
+    /// more urgent stop may bring forward.
     pub(super) fn begin_stopping(&self) -> Deadline {
         let life = &self.inner.life;
         let mut now = life.now();
@@ -329,7 +334,7 @@ impl Server {
         now.deadline
     }
 
-    /// The very last step.
+    /// Publishes the stop. It is the last step.
     pub(super) fn set_stopped(&self, running: &Running) {
         let _ = running.uptime.set(running.started.elapsed());
         self.inner.life.wake.close();

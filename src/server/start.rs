@@ -19,14 +19,14 @@ use crate::listener::{self, Listener};
 use crate::shutdown::ShutdownPort;
 use crate::sys::{self, Poller};
 
-/// What only the start needs.
+/// The values that only the start needs.
 struct Parts {
     pollers: Vec<Poller>,
     listeners: Vec<Listener>,
 }
 
 impl Server {
-    /// All of it. A failure undoes what was done.
+    /// Does all steps of a start. On failure it undoes those that it has done.
     pub(super) fn prepare(
         &self,
         spawn_control: impl FnOnce() -> Result<(), Error>,
@@ -51,7 +51,7 @@ impl Server {
         Ok(control)
     }
 
-    /// The listeners: from now on clients wait in the backlog.
+    /// Makes the listeners: from now on clients wait in the backlog.
     fn bind(&self, control: &Control) -> Result<(Arc<Running>, Parts), Error> {
         let inner = &self.inner;
         let config = &inner.config;
@@ -94,8 +94,8 @@ impl Server {
         *place = running;
     }
 
-    /// The bound on open connections: what is configured, else what the
-    /// process's descriptors allow with a reserve for the program's own.
+    /// Returns the bound on open connections: the configured one, else the
+    /// process's limit on descriptors less a reserve for the program's own.
     fn max_connections(&self) -> usize {
         match self.inner.config.max_connections {
             0 => {
@@ -147,8 +147,8 @@ impl Server {
         Ok(())
     }
 
-    /// The control thread of a server in the background, which may be its only
-    /// loop's.
+    /// Starts the control thread of a server in the background. If the server
+    /// has one loop, it is the loop's thread too.
     pub(super) fn spawn_control(
         &self,
         body: impl FnOnce() + Send + 'static,
