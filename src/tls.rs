@@ -29,10 +29,11 @@ use resume::Valid;
 pub use session::TlsInfo;
 pub(crate) use session::{Plain, Session};
 
-/// The largest session cache: its table alone takes some 100 MB.
+/// The largest number of sessions in a cache, whose table alone takes some
+/// 100 MB then.
 pub const MAX_SESSIONS: usize = 1 << 20;
 
-/// How errors call a chain and a key in memory.
+/// The names that errors use for a chain and a key in memory.
 const CHAIN: &str = "the certificate chain";
 const KEY: &str = "the key";
 
@@ -48,15 +49,15 @@ pub enum TlsVersion {
 
 /// Certificates and what goes with them, for servers and for STARTTLS.
 ///
-/// A handle to shared settings; they are frozen by the first use, after
-/// which changes answer [`Status::State`]. One of them may serve several
-/// servers. There is no process-wide state: the provider is named in each
-/// configuration.
+/// This is a handle to shared settings. The first use freezes them; changes
+/// after it return [`Status::State`]. One `TlsConfig` may serve several
+/// servers. There is no process-wide state: each configuration names its
+/// provider.
 ///
-/// Only TLS 1.2 and 1.3 with forward secrecy and authenticated encryption;
-/// sessions resume by tickets, whose keys rotate every six hours, but not
-/// after a certificate of the client's has expired; no early data and no
-/// renegotiation.
+/// The servers speak only TLS 1.2 and 1.3 with forward secrecy and
+/// authenticated encryption. Sessions resume by tickets, whose keys rotate
+/// every six hours, but not after a certificate of the client has expired.
+/// There is no early data and no renegotiation.
 #[derive(Clone)]
 pub struct TlsConfig {
     shared: Arc<Shared>,
@@ -84,7 +85,7 @@ impl Default for TlsConfig {
 
 impl fmt::Debug for TlsConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Nothing of what is inside: there are keys.
+        // The settings include keys, so none of them is shown.
         f.write_str("TlsConfig")
     }
 }
@@ -94,7 +95,7 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 }
 
 impl TlsConfig {
-    /// Settings without a certificate; a server needs one at least.
+    /// Makes settings without a certificate; a server needs at least one.
     pub fn new() -> TlsConfig {
         let settings = Settings {
             certs: Resolver::default(),
@@ -109,14 +110,14 @@ impl TlsConfig {
         }
     }
 
-    /// Adds a certificate chain, the server's own first, and its key, from PEM
-    /// files. `server_name` is the name (or `*.name`) that a client asks for
-    /// to get it; `None` makes it the one for all other names, which the
-    /// first one added is otherwise.
+    /// Adds a certificate chain, the server's own certificate first, and its
+    /// key, from PEM files. A client that asks for `server_name` (a name or
+    /// `*.name`) gets this chain. `None` makes it the default, for all other
+    /// names; without such a chain the first one added is the default.
     ///
     /// Errors: [`Status::Certificate`] with a sentence that names the file
     /// and what is wrong with it; [`Status::Invalid`] for a bad name;
-    /// [`Status::State`] when it is in use already.
+    /// [`Status::State`] when the settings are in use already.
     pub fn add_cert_file(
         &self,
         server_name: Option<&str>,
@@ -124,11 +125,11 @@ impl TlsConfig {
         key: impl AsRef<Path>,
     ) -> Result<(), Error> {
         let (chain, key) = (chain.as_ref(), key.as_ref());
-        let (chain_text, key_text) = (cert::shown(chain), cert::shown(key));
+        let (chain_text, key_text) = (cert::path_text(chain), cert::path_text(key));
         self.add_pem(server_name, &cert::read(chain)?, &chain_text, &cert::read(key)?, &key_text)
     }
 
-    /// [`TlsConfig::add_cert_file`] for PEM text in memory.
+    /// Does the same as [`TlsConfig::add_cert_file`], for PEM text in memory.
     pub fn add_cert_pem(
         &self,
         server_name: Option<&str>,
@@ -138,8 +139,8 @@ impl TlsConfig {
         self.add_pem(server_name, chain, CHAIN, key, KEY)
     }
 
-    /// [`TlsConfig::add_cert_file`] for a chain of certificates in DER and a
-    /// key in DER (PKCS #8, PKCS #1 or SEC 1).
+    /// Does the same as [`TlsConfig::add_cert_file`], for a chain of
+    /// certificates in DER and a key in DER (PKCS #8, PKCS #1 or SEC 1).
     pub fn add_cert_der(
         &self,
         server_name: Option<&str>,
@@ -164,16 +165,17 @@ impl TlsConfig {
         self.change(|settings| settings.certs.add(server_name, certified))
     }
 
-    /// Asks clients for a certificate of one of the authorities in a PEM
-    /// file; `required` refuses clients without one.
+    /// Makes servers ask clients for a certificate of one of the authorities
+    /// in a PEM file and, if `required`, refuse clients without one.
     ///
     /// Errors as with [`TlsConfig::add_cert_file`].
     pub fn set_client_ca_file(&self, path: impl AsRef<Path>, required: bool) -> Result<(), Error> {
         let path = path.as_ref();
-        self.set_client_ca(&cert::read(path)?, &cert::shown(path), required)
+        self.set_client_ca(&cert::read(path)?, &cert::path_text(path), required)
     }
 
-    /// [`TlsConfig::set_client_ca_file`] for PEM text in memory.
+    /// Does the same as [`TlsConfig::set_client_ca_file`], for PEM text in
+    /// memory.
     pub fn set_client_ca_pem(&self, pem: &[u8], required: bool) -> Result<(), Error> {
         self.set_client_ca(pem, "the authorities", required)
     }
@@ -186,8 +188,9 @@ impl TlsConfig {
         })
     }
 
-    /// The application protocols (RFC 7301) in the server's order; a client
-    /// that offers only others is refused. None by default.
+    /// Sets the application protocols (RFC 7301) in the server's order of
+    /// preference; default none. The server refuses a client that offers only
+    /// other protocols.
     pub fn set_alpn(&self, protocols: &[&[u8]]) -> Result<(), Error> {
         if protocols.iter().any(|p| p.is_empty() || p.len() > 255) {
             return Err(Error::new(Status::Invalid, "an ALPN protocol has 1 to 255 bytes"));
@@ -198,7 +201,7 @@ impl TlsConfig {
         })
     }
 
-    /// The oldest version accepted; TLS 1.2 by default.
+    /// Sets the oldest version that servers accept; default TLS 1.2.
     pub fn set_min_version(&self, version: TlsVersion) -> Result<(), Error> {
         self.change(|settings| {
             settings.min_version = version;
@@ -206,8 +209,9 @@ impl TlsConfig {
         })
     }
 
-    /// Whether clients get tickets to resume their sessions; true by default.
-    /// Without them a session resumes from the cache, where there is one.
+    /// Sets whether clients get tickets to resume their sessions; default
+    /// true. Without tickets a session resumes from the cache, if there is
+    /// one.
     pub fn set_tickets(&self, tickets: bool) -> Result<(), Error> {
         self.change(|settings| {
             settings.tickets = tickets;
@@ -215,8 +219,8 @@ impl TlsConfig {
         })
     }
 
-    /// Sessions kept in memory for clients that resume without tickets, at
-    /// most [`MAX_SESSIONS`]; 0 (default): none.
+    /// Sets how many sessions are kept in memory for clients that resume
+    /// without tickets: at most [`MAX_SESSIONS`]; 0 (default): none.
     pub fn set_session_cache(&self, sessions: usize) -> Result<(), Error> {
         if sessions > MAX_SESSIONS {
             let text = format!("the session cache must be 0 to {MAX_SESSIONS}, not {sessions}");
@@ -236,7 +240,7 @@ impl TlsConfig {
         change(&mut settings)
     }
 
-    /// What handshakes use; freezes the settings.
+    /// Returns the configuration for handshakes and freezes the settings.
     pub(crate) fn server_config(&self) -> Result<Arc<ServerConfig>, Error> {
         let settings = lock(&self.shared.settings);
         self.shared.built.get_or_try_init(|| build(&settings)).cloned()

@@ -19,19 +19,19 @@ pub(super) fn bad(what: String) -> Error {
     Error::new(Status::Certificate, what)
 }
 
-/// A path as errors say it.
-pub(super) fn shown(path: &Path) -> String {
+/// Returns a path as errors write it.
+pub(super) fn path_text(path: &Path) -> String {
     quoted(&path.display().to_string())
 }
 
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, Error> {
     std::fs::read(path).map_err(|e| {
-        let text = format!("cannot read {}", shown(path));
+        let text = format!("cannot read {}", path_text(path));
         Error::from_os(Status::Certificate, &text, &e)
     })
 }
 
-/// A certificate and where it stands, as errors say it.
+/// The place of a certificate, as errors write it, and the certificate.
 pub(super) type Placed = (String, CertificateDer<'static>);
 
 pub(super) fn from_pem(text: &[u8], name: &str) -> Result<Vec<Placed>, Error> {
@@ -49,7 +49,7 @@ pub(super) fn from_der(chain: &[&[u8]], name: &str) -> Result<Vec<Placed>, Error
     Ok(chain.iter().enumerate().map(placed).collect())
 }
 
-/// A chain and its key, checked to belong together.
+/// Joins a chain and its key, after a check that they belong together.
 pub(super) fn certified_key(
     chain: Vec<Placed>,
     chain_name: &str,
@@ -57,16 +57,17 @@ pub(super) fn certified_key(
     key_name: &str,
 ) -> Result<Arc<CertifiedKey>, Error> {
     let signer = provider().key_provider.load_private_key(key.clone_key());
-    let signer = signer.map_err(|_| bad(format!("{key_name}: {}", key::why_not(&key))))?;
+    let signer = signer.map_err(|_| bad(format!("{key_name}: {}", key::why_unusable(&key))))?;
     // webpki refuses to parse X.509 v1, which a server's own certificate may
-    // be, so the comparison is ours. The others are parsed to be seen whole.
+    // be, so this function compares the keys itself. It parses the other
+    // certificates only to check that they are whole.
     let parsed = chain.iter().map(|(place, der)| {
         x509_cert::Certificate::from_der(der)
             .map_err(|e| bad(format!("{place}: not an X.509 certificate: {e}")))
     });
     let parsed = parsed.collect::<Result<Vec<_>, _>>()?;
     let public = &parsed[0].tbs_certificate.subject_public_key_info;
-    if let Some(why) = key::why_not_public(public) {
+    if let Some(why) = key::why_not_comparable(public) {
         return Err(bad(format!("{}: {why}", chain[0].0)));
     }
     let public = public.to_der().map_err(|e| bad(format!("{chain_name}: bad public key: {e}")))?;
@@ -88,11 +89,12 @@ pub(super) fn roots(text: &[u8], name: &str) -> Result<RootCertStore, Error> {
 /// The certificates by the name that clients ask for (RFC 6066, section 3).
 #[derive(Clone, Debug, Default)]
 pub(super) struct Resolver {
-    /// Lower case; `*.example.org` for one label in front. An ordered map
-    /// needs no random numbers, which may fail.
+    /// The names are in lower case; `*.example.org` stands for one label in
+    /// front. An ordered map needs no random numbers, which may fail.
     names: BTreeMap<String, Vec<Arc<CertifiedKey>>>,
     default: Vec<Arc<CertifiedKey>>,
-    /// No certificate was added without a name yet.
+    /// `default` is the first certificate that was added with a name, because
+    /// none was added without a name yet.
     default_is_first: bool,
 }
 
@@ -142,14 +144,15 @@ impl Resolver {
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let candidates = self.candidates(hello.server_name());
-        // Of several for one name the first whose key the client can verify.
+        // Of several certificates for one name, take the first with a key
+        // whose signatures the client can verify.
         let fits =
             |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
         candidates.iter().find(fits).or_else(|| candidates.first()).cloned()
     }
 }
 
-/// The subject of a certificate as RFC 4514 writes it.
+/// Returns the subject of a certificate as RFC 4514 writes it.
 pub(super) fn subject(certificate: &[u8]) -> String {
     x509_cert::Certificate::from_der(certificate)
         .map_or(String::new(), |c| c.tbs_certificate.subject.to_string())

@@ -1,4 +1,4 @@
-//! Private keys: reading them, and why one cannot be used.
+//! Private keys: how they are read, and why one cannot be used.
 
 #![forbid(unsafe_code)]
 
@@ -22,7 +22,7 @@ const EXPLICIT: &str =
     "its curve is given by explicit parameters, which is not supported, and not by name";
 const COMPRESSED: &str = "its public key is a compressed point, which is not supported";
 
-/// The first private key of a PEM text.
+/// Reads the first private key of a PEM text.
 pub(super) fn from_pem(text: &[u8], name: &str) -> Result<PrivateKeyDer<'static>, Error> {
     let blocks = pem::blocks(text, name)?;
     let Some(block) = blocks.iter().find(|block| block.label.ends_with("PRIVATE KEY")) else {
@@ -39,7 +39,7 @@ pub(super) fn from_pem(text: &[u8], name: &str) -> Result<PrivateKeyDer<'static>
     }
 }
 
-/// A key in DER: PKCS #8, PKCS #1 or SEC 1.
+/// Reads a key in DER: PKCS #8, PKCS #1 or SEC 1.
 pub(super) fn from_der(der: &[u8], name: &str) -> Result<PrivateKeyDer<'static>, Error> {
     PrivateKeyDer::try_from(der.to_vec()).map_err(|_| {
         // EncryptedPrivateKeyInfo (RFC 5208, 6) begins with an algorithm.
@@ -49,9 +49,9 @@ pub(super) fn from_der(der: &[u8], name: &str) -> Result<PrivateKeyDer<'static>,
     })
 }
 
-/// Why a key that the provider refuses is of no use. The words name types and
-/// lengths, never what is in the key.
-pub(super) fn why_not(key: &PrivateKeyDer<'_>) -> String {
+/// Returns why the provider refuses a key. The text names types and lengths,
+/// never the contents of the key.
+pub(super) fn why_unusable(key: &PrivateKeyDer<'_>) -> String {
     let why = match key {
         PrivateKeyDer::Pkcs1(key) => rsa(key.secret_pkcs1_der()),
         PrivateKeyDer::Sec1(key) => ec(key.secret_sec1_der()),
@@ -61,8 +61,9 @@ pub(super) fn why_not(key: &PrivateKeyDer<'_>) -> String {
     why.unwrap_or_else(|| UNKNOWN.into())
 }
 
-/// Why a certificate's public key cannot be compared with a private one.
-pub(super) fn why_not_public(key: &SubjectPublicKeyInfoOwned) -> Option<&'static str> {
+/// Returns why a certificate's public key cannot be compared with a private
+/// one; `None` if it can.
+pub(super) fn why_not_comparable(key: &SubjectPublicKeyInfoOwned) -> Option<&'static str> {
     if key.algorithm.oid != EC {
         return None;
     }
@@ -73,7 +74,7 @@ pub(super) fn why_not_public(key: &SubjectPublicKeyInfoOwned) -> Option<&'static
     is_compressed(key.subject_public_key.raw_bytes()).then_some(COMPRESSED)
 }
 
-/// SEC 1, 2.3.3.
+/// Returns whether a point is in the compressed form (SEC 1, 2.3.3).
 fn is_compressed(point: &[u8]) -> bool {
     matches!(point.first(), Some(2 | 3))
 }
@@ -90,7 +91,8 @@ fn pkcs8(der: &[u8]) -> Option<String> {
     }
 }
 
-/// RFC 8017, appendix A.1.2; the provider takes 2048 to 8192 bits.
+/// Returns why an RSA key (RFC 8017, appendix A.1.2) is refused: the provider
+/// accepts 2048 to 8192 bits.
 fn rsa(der: &[u8]) -> Option<String> {
     let modulus = sequence(der)?.get(1)?.decode_as::<UintRef<'_>>().ok()?;
     let first = modulus.as_bytes().first()?;
@@ -103,7 +105,7 @@ fn rsa(der: &[u8]) -> Option<String> {
     Some(format!("an RSA key of {bits} bits is {bound}"))
 }
 
-/// RFC 5915, 3.
+/// Returns why an EC key (RFC 5915, 3) is refused.
 fn ec(der: &[u8]) -> Option<String> {
     for field in sequence(der)? {
         let Tag::ContextSpecific { number, .. } = field.tag() else { continue };

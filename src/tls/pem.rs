@@ -1,6 +1,6 @@
-//! PEM (RFC 7468) as OpenSSL reads it: text around the blocks, a byte order
-//! mark and blanks at a line's end do not matter. What makes a block
-//! unreadable is an error: no block is passed over silently.
+//! PEM (RFC 7468) as OpenSSL reads it: it ignores text around the blocks, a
+//! byte order mark and blanks at the end of a line. A block that cannot be
+//! read is an error and is never skipped silently.
 
 #![forbid(unsafe_code)]
 
@@ -12,11 +12,11 @@ use crate::error::{quoted, Error};
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 pub(super) struct Block {
-    /// The name of the text and the number of the block, as errors say it.
+    /// The name of the text and the number of the block, as errors write them.
     pub place: String,
     /// `CERTIFICATE`, `PRIVATE KEY`…
     pub label: String,
-    /// It has the header of an encrypted key (RFC 1421, 4.6.1.1).
+    /// The block has the header of an encrypted key (RFC 1421, 4.6.1.1).
     pub encrypted: bool,
     /// Base64 without blanks.
     body: Vec<u8>,
@@ -24,11 +24,12 @@ pub(super) struct Block {
 
 impl Block {
     pub fn decode(&self) -> Result<Vec<u8>, Error> {
-        // As a key: what is secret is decoded in constant time.
+        // The label is that of a key, because the decoder decodes a key in
+        // constant time.
         let text =
             [&b"-----BEGIN PRIVATE KEY-----\n"[..], &self.body, b"\n-----END PRIVATE KEY-----"];
         let decoded = <(SectionKind, Vec<u8>)>::from_pem_slice(&text.concat());
-        // The decoder's own words would show bytes of the text.
+        // The decoder's own message would show bytes of the text.
         decoded.map(|(_, bytes)| bytes).map_err(|_| self.bad("bad PEM: it is not base64"))
     }
 
@@ -37,12 +38,12 @@ impl Block {
     }
 }
 
-/// The blocks of a text, in order.
+/// Returns the blocks of a text, in order.
 pub(super) fn blocks(text: &[u8], name: &str) -> Result<Vec<Block>, Error> {
     let mut blocks: Vec<Block> = Vec::new();
     let mut open = false;
     for line in text.split(|b| matches!(b, b'\n' | b'\r')) {
-        // Files with a mark each may have been joined.
+        // The text may be several files in one, each with a byte order mark.
         let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line).trim_ascii();
         if let Some(rest) = line.strip_prefix(b"-----BEGIN ") {
             if let (true, Some(last)) = (open, blocks.last()) {
@@ -85,8 +86,8 @@ pub(super) fn blocks(text: &[u8], name: &str) -> Result<Vec<Block>, Error> {
     }
 }
 
-/// The certificates among them, each with its place. Passed over is what is
-/// known to be none.
+/// Returns the certificates of a text, each with its place. Blocks of the
+/// known other kinds are skipped.
 pub(super) fn certificates(text: &[u8], name: &str) -> Result<Vec<(String, Vec<u8>)>, Error> {
     let mut list = Vec::new();
     for block in blocks(text, name)? {

@@ -1,6 +1,6 @@
-//! Resumption that ends with the client's certificate: what is resumed has
-//! the first handshake's authentication (RFC 8446, 2.2), so it must not
-//! outlive that.
+//! Resumption that ends with the client's certificate: a resumed session has
+//! the authentication of the first handshake (RFC 8446, 2.2), so it must not
+//! outlive the certificate.
 
 #![forbid(unsafe_code)]
 
@@ -11,9 +11,9 @@ use rustls::pki_types::UnixTime;
 use rustls::server::{ProducesTickets, StoresServerSessions};
 use x509_cert::der::Decode;
 
-/// Tickets or a cache of sessions, of which those are given back whose
-/// certificates are valid now. The others get a full handshake, as if they
-/// had expired themselves.
+/// Tickets or a cache of sessions that returns only sessions whose
+/// certificates are valid now. The client of another session makes a full
+/// handshake, as if the session had expired.
 #[derive(Debug)]
 pub(super) struct Valid<T: ?Sized>(pub Arc<T>);
 
@@ -53,12 +53,13 @@ impl StoresServerSessions for Valid<dyn StoresServerSessions> {
     }
 }
 
-/// No certificate of the session has expired.
+/// Returns whether no certificate of the session has expired.
 fn is_valid(session: &[u8]) -> bool {
     is_valid_at(session, Duration::from_secs(UnixTime::now().as_secs()))
 }
 
-/// What cannot be read is nothing that can be trusted.
+/// Returns whether a session is valid at a time. A session that cannot be read
+/// is not.
 fn is_valid_at(session: &[u8], now: Duration) -> bool {
     client_chain(session).is_some_and(|chain| {
         chain.iter().all(|der| {
@@ -69,9 +70,9 @@ fn is_valid_at(session: &[u8], now: Duration) -> bool {
     })
 }
 
-/// The client's certificates in a session as rustls writes it
+/// Returns the client's certificates in a session as rustls writes it
 /// (`ServerSessionValue`): server name, version, suite, secret, extended
-/// master secret, chain, …. `None` where it is written in another way.
+/// master secret, chain, …. `None` if the session has another form.
 fn client_chain(session: &[u8]) -> Option<Vec<&[u8]>> {
     let mut rest = session;
     if flag(&mut rest)? {
@@ -91,9 +92,9 @@ fn client_chain(session: &[u8]) -> Option<Vec<&[u8]>> {
 }
 
 fn take<'a>(rest: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
-    let (taken, left) = rest.split_at_checked(count)?;
-    *rest = left;
-    Some(taken)
+    let (head, tail) = rest.split_at_checked(count)?;
+    *rest = tail;
+    Some(head)
 }
 
 fn flag(rest: &mut &[u8]) -> Option<bool> {
@@ -104,7 +105,7 @@ fn flag(rest: &mut &[u8]) -> Option<bool> {
     }
 }
 
-/// A vector with a length of `N` bytes (RFC 8446, 3.4).
+/// Reads a vector whose length has `N` bytes (RFC 8446, 3.4).
 fn vector<'a, const N: usize>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let length = take(rest, N)?.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
     take(rest, length)
@@ -123,11 +124,11 @@ mod tests {
     };
     use std::sync::Mutex;
 
-    /// Keeps what it is to encrypt.
+    /// Records the sessions that it is to encrypt.
     #[derive(Debug)]
-    struct Kept(Mutex<Vec<Vec<u8>>>);
+    struct Recorder(Mutex<Vec<Vec<u8>>>);
 
-    impl ProducesTickets for Kept {
+    impl ProducesTickets for Recorder {
         fn enabled(&self) -> bool {
             true
         }
@@ -153,7 +154,7 @@ mod tests {
         CertificateDer::from_pem_slice(pem).unwrap()
     }
 
-    /// What rustls puts into a ticket.
+    /// Returns the session that rustls puts into a ticket.
     fn session(
         provider: &Arc<CryptoProvider>,
         version: &'static SupportedProtocolVersion,
@@ -171,8 +172,8 @@ mod tests {
             .with_client_cert_verifier(verifier.allow_unauthenticated().build().unwrap())
             .with_single_cert(chain, PrivateKeyDer::from_pem_slice(key).unwrap())
             .unwrap();
-        let kept = Arc::new(Kept(Mutex::default()));
-        server.ticketer = kept.clone();
+        let recorder = Arc::new(Recorder(Mutex::default()));
+        server.ticketer = recorder.clone();
         let client = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[version])
             .unwrap()
@@ -199,11 +200,12 @@ mod tests {
             client.read_tls(&mut &bytes[..]).unwrap();
             client.process_new_packets().unwrap();
         }
-        let session = kept.0.lock().unwrap().pop().expect("a ticket");
+        let session = recorder.0.lock().unwrap().pop().expect("a ticket");
         session
     }
 
-    /// The bytes are rustls's own affair: this sees a change of them.
+    /// The form of a session is private to rustls: this test notices a change
+    /// of it.
     #[test]
     fn a_session_is_valid_as_long_as_the_client_s_certificate() {
         let provider = super::super::provider();

@@ -12,7 +12,7 @@ use crate::callback::contain;
 use crate::clock::Deadline;
 use crate::error::{Error, Status};
 
-/// What a session has for the reader.
+/// What a read of a session's plaintext gives.
 pub(crate) enum Plain {
     Bytes(usize),
     /// close_notify: the peer ended the stream in good order.
@@ -23,27 +23,28 @@ pub(crate) enum Plain {
 
 pub(crate) struct Session {
     tls: ServerConnection,
-    /// Ciphertext that is not taken in yet, from an offset on: rustls bounds
-    /// what it decrypts before somebody reads it.
+    /// Ciphertext that rustls has not accepted yet, from `ahead_start` on:
+    /// rustls bounds the plaintext that waits for a reader.
     ahead: Vec<u8>,
-    taken: usize,
-    /// What ended the stream, told after everything that arrived before: a
-    /// broken rule, a failed transport, or an end without close_notify, so
-    /// that something may be missing (RFC 8446, 6.1).
+    ahead_start: usize,
+    /// The error that ended the stream, which the session reports after all
+    /// bytes before it: a violation of the protocol, a failure of the
+    /// transport, or an end without close_notify, after which bytes may be
+    /// missing (RFC 8446, 6.1).
     error: Option<Error>,
-    /// Plaintext that waits for the end of the handshake; a loop's.
+    /// Plaintext to send when the handshake is over; used on loops.
     pub held: Vec<u8>,
-    /// A wake came during the handshake; a loop's.
+    /// A wake came during the handshake; used on loops.
     pub wake_pending: bool,
-    /// When something was last received of the handshake; a loop's.
+    /// When bytes of the handshake last came; used on loops.
     pub heard_at: u64,
-    /// rustls panicked: it is not called any more.
-    dead: bool,
-    /// When the handshake must be over.
+    /// rustls has panicked, so the session does not call it any more.
+    panicked: bool,
+    /// The time at which the handshake must be over.
     pub deadline: Deadline,
 }
 
-/// What was agreed in a handshake.
+/// The result of a handshake.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TlsInfo {
@@ -55,43 +56,43 @@ pub struct TlsInfo {
     pub alpn: Option<Vec<u8>>,
     /// The name that the client asked for (RFC 6066, section 3).
     pub server_name: Option<String>,
-    /// The session was resumed.
+    /// Whether the session was resumed.
     pub resumed: bool,
     /// The verified certificate of the client in DER.
     pub peer_certificate: Option<Vec<u8>>,
-    /// Its subject as RFC 4514 writes it.
+    /// The subject of that certificate as RFC 4514 writes it.
     pub peer_subject: Option<String>,
 }
 
 impl Session {
     pub fn new(config: Arc<ServerConfig>, deadline: Deadline) -> Result<Session, Error> {
         let mut tls = ServerConnection::new(config).map_err(|e| failed(&e))?;
-        // What is queued is bounded by `send_limit`, in the connection.
+        // The connection bounds the queue, by `send_limit`.
         tls.set_buffer_limit(None);
         Ok(Session {
             tls,
             ahead: Vec::new(),
-            taken: 0,
+            ahead_start: 0,
             error: None,
             held: Vec::new(),
             wake_pending: false,
             heard_at: 0,
-            dead: false,
+            panicked: false,
             deadline,
         })
     }
 
-    /// Calls rustls. A panic in it is the failure of this session alone, and
-    /// never of the thread that serves others too.
+    /// Calls rustls. A panic in it is a failure of this session alone, not of
+    /// the thread, which serves other sessions too.
     fn guarded<T>(&mut self, call: impl FnOnce(&mut ServerConnection) -> T) -> Option<T> {
-        if self.dead {
+        if self.panicked {
             self.error.get_or_insert(Error::from(Status::Tls));
             return None;
         }
         match contain(|| call(&mut self.tls)) {
             Ok(result) => Some(result),
             Err(panic) => {
-                self.dead = true;
+                self.panicked = true;
                 self.error.get_or_insert(Error::new(Status::Tls, format!("TLS: {panic}")));
                 None
             }
@@ -102,41 +103,43 @@ impl Session {
         self.tls.is_handshaking()
     }
 
-    /// Takes ciphertext in. What it makes to be sent, an alert too, is left
-    /// for [`Session::write_to`].
+    /// Gives ciphertext to rustls. [`Session::write_to`] sends the reply to
+    /// it, which may be an alert.
     pub fn feed(&mut self, bytes: &[u8]) {
         if self.ahead.is_empty() {
-            let taken = self.take_in(bytes);
-            self.ahead.extend_from_slice(&bytes[taken..]);
+            let accepted = self.feed_rustls(bytes);
+            self.ahead.extend_from_slice(&bytes[accepted..]);
         } else {
-            self.ahead.drain(..std::mem::take(&mut self.taken));
+            self.ahead.drain(..std::mem::take(&mut self.ahead_start));
             self.ahead.extend_from_slice(bytes);
             self.feed_ahead();
         }
     }
 
-    /// Takes in what was left for later; `false` where nothing could be.
+    /// Gives the ciphertext in `ahead` to rustls and returns whether rustls
+    /// accepted some of it.
     fn feed_ahead(&mut self) -> bool {
         if self.ahead.is_empty() {
             return false;
         }
         let ahead = std::mem::take(&mut self.ahead);
-        let taken = self.take_in(&ahead[self.taken..]);
-        self.taken += taken;
-        if self.taken < ahead.len() {
+        let accepted = self.feed_rustls(&ahead[self.ahead_start..]);
+        self.ahead_start += accepted;
+        if self.ahead_start < ahead.len() {
             self.ahead = ahead;
         } else {
-            self.taken = 0;
+            self.ahead_start = 0;
         }
-        taken > 0
+        accepted > 0
     }
 
-    fn take_in(&mut self, bytes: &[u8]) -> usize {
+    /// Returns how many of the bytes rustls accepted.
+    fn feed_rustls(&mut self, bytes: &[u8]) -> usize {
         let mut rest = bytes;
         while !rest.is_empty() && self.error.is_none() {
             let fed = self.guarded(|tls| match tls.read_tls(&mut rest) {
                 Ok(n) if n > 0 => Some(tls.process_new_packets().err()),
-                // Its buffer of plaintext is full.
+                // Its buffer for plaintext is full.
                 _ => None,
             });
             match fed {
@@ -145,26 +148,27 @@ impl Session {
                 Some(Some(None)) | None => {}
             }
         }
-        // After an error nothing more is looked at.
+        // After an error the rest is ignored.
         bytes.len()
     }
 
-    /// The transport ended or failed; the first failure stays.
+    /// Ends the stream with an error. An earlier error stays.
     pub fn fail(&mut self, error: Error) {
         self.error.get_or_insert(error);
     }
 
-    /// What ended the stream, if it did.
+    /// Returns the error that ended the stream, if there is one.
     pub fn error(&self) -> Option<&Error> {
         self.error.as_ref()
     }
 
-    /// The failure of a handshake.
+    /// Takes the error out, where it is the failure of a handshake.
     pub fn take_error(&mut self) -> Option<Error> {
         self.error.take()
     }
 
-    /// Reads plaintext, taking in what was left for later as it goes.
+    /// Reads plaintext. In between it gives the ciphertext in `ahead` to
+    /// rustls.
     pub fn read(&mut self, buf: &mut [u8]) -> Result<Plain, Status> {
         let mut filled = 0;
         while filled < buf.len() {
@@ -182,7 +186,7 @@ impl Session {
         }
     }
 
-    /// Plaintext, an end or a failure is there to be read.
+    /// Returns whether plaintext, an end or an error can be read.
     pub fn has_plain(&mut self) -> bool {
         loop {
             let readable = self.guarded(|tls| tls.reader().fill_buf().is_ok());
@@ -195,7 +199,7 @@ impl Session {
         }
     }
 
-    /// Encrypts.
+    /// Encrypts plaintext, which [`Session::write_to`] then sends.
     pub fn write(&mut self, plain: &[u8]) -> Result<(), Error> {
         let written = self.guarded(|tls| tls.writer().write_all(plain));
         written.ok_or(Error::from(Status::Tls))?.map_err(Error::from)
@@ -205,12 +209,12 @@ impl Session {
         self.guarded(|tls| tls.send_close_notify());
     }
 
-    /// Gives what is to be sent to a writer, until that one fails.
+    /// Writes the pending records to a writer, until the writer fails.
     pub fn write_to(&mut self, out: &mut dyn Write) {
         self.guarded(|tls| while tls.wants_write() && tls.write_tls(out).is_ok() {});
     }
 
-    /// `None` while the handshake is not over.
+    /// Returns the result of the handshake; `None` until it is over.
     pub fn info(&self) -> Option<TlsInfo> {
         if self.tls.is_handshaking() {
             return None;
