@@ -186,8 +186,8 @@ impl Pool {
     /// Does `close` and `abort` by id, from any thread. A connection that
     /// waited lingers like one that was served.
     pub fn force_end(&self, server: &Server, id: u64, how: ForcedEnd) -> Result<(), Status> {
-        let ends = |seat: &Arc<Seat>| seat.force_end(id, how);
-        if self.seats.iter().any(ends) || lock(&self.rejecting).iter().any(ends) {
+        let force_end = |seat: &Arc<Seat>| seat.force_end(id, how);
+        if self.seats.iter().any(force_end) || lock(&self.rejecting).iter().any(force_end) {
             return Ok(());
         }
         let mut state = self.state();

@@ -399,7 +399,7 @@ impl Conn {
 
     /// Returns whether the peer's end was seen: closing then needs no
     /// lingering.
-    pub fn peer_ended(&self) -> bool {
+    pub fn has_peer_ended(&self) -> bool {
         self.flags & (flag::EOF | flag::RD_SHUT) == flag::EOF
     }
 
@@ -424,14 +424,14 @@ impl Conn {
 
     /// Returns whether a queue has left and `on_drain` must still report it.
     #[inline]
-    pub fn drain_is_due(&self) -> bool {
+    pub fn is_drain_due(&self) -> bool {
         self.flags & (flag::DRAINED | flag::BACKLOG) == flag::DRAINED && self.phase == Phase::Open
     }
 
     /// Returns whether bytes are on their way to the kernel, or `on_drain` must
     /// still report that they have left.
     pub fn is_sending_out(&self) -> bool {
-        !self.has(flag::SEND_FAILED) && (self.has(flag::BACKLOG) || self.drain_is_due())
+        !self.has(flag::SEND_FAILED) && (self.has(flag::BACKLOG) || self.is_drain_due())
     }
 
     /// Returns whether an end destroys nothing: no input is unread, and the
@@ -472,7 +472,7 @@ impl Conn {
             CloseReason::Handler | CloseReason::Error if self.has(flag::SEND_FAILED) => {
                 CloseReason::Reset
             }
-            CloseReason::Handler if self.peer_ended() => CloseReason::Peer,
+            CloseReason::Handler if self.has_peer_ended() => CloseReason::Peer,
             other => other,
         };
         self.set(flag::CLOSE);
@@ -616,8 +616,8 @@ impl Conn {
         if self.own_deadline != Deadline::NEVER {
             // Until the connection is open, this is the end of its first
             // handshake.
-            let opened = !self.has(flag::UNOPENED);
-            let reason = if opened { CloseReason::Timer } else { CloseReason::Handshake };
+            let is_open = !self.has(flag::UNOPENED);
+            let reason = if is_open { CloseReason::Timer } else { CloseReason::Handshake };
             consider(self.own_deadline, reason);
         }
         if phase.is_handshake() {

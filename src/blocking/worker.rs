@@ -377,7 +377,7 @@ fn reason(conn: &mut Conn, seat: &Seat, failed: bool, stopping: bool) -> CloseRe
         () if conn.has(flag::SEND_FAILED) => CloseReason::Reset,
         () if failed => CloseReason::Error,
         () if stopping => CloseReason::Stop,
-        () if conn.peer_ended() => CloseReason::Peer,
+        () if conn.has_peer_ended() => CloseReason::Peer,
         () => CloseReason::Handler,
     };
     if forced_end != ForcedEnd::None {
@@ -427,9 +427,9 @@ fn run_handler(server: &Server, conn: &mut Conn) -> bool {
     if !shake_hands(server, conn) {
         return true;
     }
-    let opened =
+    let result =
         callback::call(server, conn, |handler, server, socket| handler.on_open(server, socket));
-    if let Some(error) = callback::outcome(opened) {
+    if let Some(error) = callback::outcome(result) {
         callback::report_failure(server, conn, error);
         return true;
     }
@@ -437,9 +437,9 @@ fn run_handler(server: &Server, conn: &mut Conn) -> bool {
         return false;
     }
     conn.context.counters.calls.add(1);
-    let handled =
+    let result =
         callback::call(server, conn, |handler, server, socket| handler.handle(server, socket));
-    match callback::outcome(handled) {
+    match callback::outcome(result) {
         None => false,
         Some(error) => {
             callback::report_failure(server, conn, error);

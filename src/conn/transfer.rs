@@ -430,7 +430,7 @@ impl Conn {
     }
 
     pub(super) fn send_fin(&mut self) {
-        if self.has(flag::FIN_SENT) || self.input_was_shut() {
+        if self.has(flag::FIN_SENT) || self.is_input_shut() {
             return;
         }
         self.set(flag::FIN_SENT);
@@ -443,7 +443,7 @@ impl Conn {
     /// may have shut its input. Then the end is sent last, when the peer has
     /// acknowledged all ([`Remains`](crate::linger::Remains)). Otherwise no
     /// thread shuts the input any more.
-    fn input_was_shut(&self) -> bool {
+    fn is_input_shut(&self) -> bool {
         if self.has(flag::LOOP | flag::OWNED) {
             return false;
         }

@@ -338,13 +338,13 @@ impl Conn {
                 self.set(flag::EOF);
             }
         }
-        self.peer_ended() || self.is_quiet()
+        self.has_peer_ended() || self.is_quiet()
     }
 
     /// Returns whether the close must linger: input is unread, or output is not
     /// acknowledged, and the peer has not ended.
     fn must_linger(&mut self) -> bool {
-        if self.has(flag::ABORT | flag::BROKEN | flag::SEND_FAILED) || self.peer_ended() {
+        if self.has(flag::ABORT | flag::BROKEN | flag::SEND_FAILED) || self.has_peer_ended() {
             return false;
         }
         // The deadline of a stop has passed, or lingering is off.

@@ -79,7 +79,7 @@ impl Loop {
     pub(super) fn flushed(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
         let linger = conn.context.limits.linger;
-        if conn.peer_ended() {
+        if conn.has_peer_ended() {
             let reason = conn.reason;
             self.finish_conn(slot, reason);
             return;
@@ -261,7 +261,7 @@ impl Loop {
             self.finish_conn(slot, reason_of_loss(reason));
         } else if conn.holds_plaintext() {
             self.begin_close(slot, reason);
-        } else if !conn.has(flag::BACKLOG) && (conn.peer_ended() || conn.is_quiet()) {
+        } else if !conn.has(flag::BACKLOG) && (conn.has_peer_ended() || conn.is_quiet()) {
             // `is_quiet` may have met a reset.
             let lost = conn.has(flag::SEND_FAILED);
             let reason = if lost { reason_of_loss(reason) } else { reason };

@@ -144,7 +144,7 @@ impl Loop {
             conn.set(flag::CALL_AGAIN);
         }
         let may_read = conn.has_more() && !conn.has(flag::EOF | flag::PAUSED | flag::THROTTLED);
-        if (may_read || conn.drain_is_due()) && !conn.has(flag::IN_READY_QUEUE) {
+        if (may_read || conn.is_drain_due()) && !conn.has(flag::IN_READY_QUEUE) {
             conn.set(flag::IN_READY_QUEUE);
             self.ready.push_back(conn.id);
         }
@@ -160,7 +160,7 @@ impl Loop {
                 self.fail_handshake(slot, Error::from(status))
             }
             (Phase::Flushing, Ok(true)) => self.flushed(slot),
-            (_, Ok(true)) if conn.drain_is_due() => self.run_on_drain(slot),
+            (_, Ok(true)) if conn.is_drain_due() => self.run_on_drain(slot),
             (Phase::Open | Phase::Flushing, _) => self.settle(slot),
             _ => {}
         }

@@ -289,7 +289,7 @@ impl Loop {
         conn.clear(flag::IN_READY_QUEUE);
         let slot = ConnId::slot(id);
         match conn.phase() {
-            Phase::Open if conn.drain_is_due() => self.run_on_drain(slot),
+            Phase::Open if conn.is_drain_due() => self.run_on_drain(slot),
             Phase::Open => {
                 // The last read may have consumed the very last byte, and a
                 // handler is not called for nothing: so this looks for input
