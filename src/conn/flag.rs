@@ -94,8 +94,8 @@ pub const UNSENDABLE: u32 = ABORT | BROKEN | SEND_FAILED | WR_SHUT | IN_ON_CLOSE
 pub const OVER: u32 = CLOSE | ABORT | BROKEN | DETACHED | IN_ON_CLOSE;
 /// Flags that a connection has in a callback on its loop.
 pub const LOOP_CALL: u32 = LOOP | IN_CALLBACK;
-/// Flags that are almost always clear; if any is set, `recv` and `send` take the
-/// slow path.
+/// Flags that are almost always clear; if any is set, `recv` and `send` take
+/// the slow path.
 const SLOW_CALL: u32 = OVER | TLS | BACKLOG | TIMED;
 /// The flags that decide whether `recv` takes the fast path: of these, exactly
 /// `LOOP_CALL` and `READY` must be set.
