@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::error::{Error, Status};
 use crate::tls::TlsConfig;
 
-/// The largest time that a setting takes: `i32::MAX` milliseconds (24.8
-/// days), the most that poll(2) waits.
+/// The largest time that a setting accepts: `i32::MAX` milliseconds (24.8
+/// days), the longest wait of poll(2).
 pub const MAX_TIME: Duration = Duration::from_millis(i32::MAX as u64);
 
 /// The largest number of threads of one server.
@@ -32,61 +32,67 @@ pub struct Config {
     /// Workers (blocking mode) or event loops (non-blocking mode): 1 to
     /// [`MAX_THREADS`]; default 1.
     pub max_thread: u32,
-    /// How many `retry_interval`s a connection waits for a worker before it
-    /// is refused: at most 1,000,000; default 10. It may wait 20 ms longer.
-    /// Blocking mode, more than one worker.
+    /// How many `retry_interval`s a connection waits for a worker before the
+    /// server refuses it: at most 1,000,000; default 10. It may wait 20 ms
+    /// longer. For blocking mode with more than one worker.
     pub max_retry: u32,
-    /// See `max_retry`; default 500 ms.
+    /// The unit of `max_retry`; default 500 ms.
     pub retry_interval: Duration,
-    /// Connections that may wait for a worker at once; beyond it they are
-    /// refused without waiting; default 1024.
+    /// The number of connections that may wait for a worker; default 1024.
+    /// Beyond it the server refuses a connection without the wait.
     pub max_waiting: u32,
-    /// Event loops instead of workers; default false.
+    /// Use event loops instead of workers; default false.
     pub non_blocking: bool,
     /// Listen on IPv6 too where the service names no host; default false.
     pub use_ipv6: bool,
     /// The service of the shutdown port; default none.
     pub shutdown_port: Option<String>,
-    /// Open and waiting connections at once; beyond it accepting pauses and
-    /// clients wait in the backlog. 0 (default): the process's descriptor
-    /// limit less a reserve of 64 and a sixteenth.
+    /// The number of open and waiting connections at which the server pauses
+    /// accepting, so that clients wait in the backlog. 0 (default): the
+    /// process's descriptor limit less a reserve of 64 and a sixteenth, but at
+    /// least 16.
     pub max_connections: u32,
-    /// Connections that the kernel holds until they are accepted: 1 to
-    /// 65,535, default 4096; the kernel's own cap (`somaxconn`) applies.
+    /// The number of connections that the kernel holds until the server
+    /// accepts them: 1 to 65,535; default 4096. The kernel's own cap
+    /// (`somaxconn`) applies.
     pub backlog: u32,
-    /// TLS for every connection; default none.
+    /// TLS for all connections; default none.
     pub tls: Option<TlsConfig>,
-    /// TLS handshakes in progress at once, beyond which new ones wait. Each
-    /// loop has its equal part, at least one; a client counts when its whole
-    /// first record has come. 0 for no bound of its own; default 1024.
+    /// The number of TLS handshakes that go on at the same time; further ones
+    /// wait. Each loop has an equal part, at least one. A client counts when
+    /// its whole first record has come. 0: no bound; default 1024.
     pub max_handshakes: u32,
-    /// The time a whole TLS handshake may take; default 10 s.
+    /// The time that a whole TLS handshake may take; default 10 s.
     pub handshake_timeout: Duration,
-    /// Close a connection after this long without a byte either way;
-    /// default off. In blocking mode it is looked at while the handler waits
-    /// in `recv` or `send`.
+    /// The time after which the server closes a connection that neither sent
+    /// nor received a byte; default off. In blocking mode the worker checks it
+    /// while the handler waits in `recv` or `send`.
     pub idle_timeout: Option<Duration>,
-    /// How long a blocking `recv` or `send` may take; default off.
+    /// The time that a blocking `recv` or `send` may take; default off.
     pub io_timeout: Option<Duration>,
-    /// Close a connection whose queued bytes make no progress for this long;
-    /// default 30 s.
+    /// The time after which the server closes a connection whose queued bytes
+    /// make no progress; default 30 s.
     pub write_timeout: Option<Duration>,
-    /// How long a closed connection's input is discarded while the peer has
-    /// not closed, and how long a worker's or a detached one goes on to send
-    /// what is unsent; default 1 s, zero for none.
+    /// The time for which the server discards the input of a closed connection
+    /// whose peer has not closed, and for which a worker's or a detached
+    /// connection goes on to send its unsent bytes; default 1 s, zero for
+    /// none.
     pub linger_timeout: Duration,
-    /// How long a stop lets handlers finish and bytes leave; default 5 s.
+    /// The time for which a stop lets handlers finish and bytes leave; default
+    /// 5 s.
     pub drain_timeout: Duration,
-    /// Idle time before TCP keep-alive probes (`TCP_KEEPIDLE` of tcp(7)), in
-    /// whole seconds, rounded up, at most 32,767 s; four probes at a quarter
-    /// of it each must stay unanswered; default 60 s.
+    /// The idle time before TCP keep-alive probes (`TCP_KEEPIDLE` of tcp(7)),
+    /// rounded up to whole seconds, at most 32,767 s; default 60 s. The kernel
+    /// ends a connection whose peer acknowledges none of four probes, which
+    /// are a quarter of this time apart, at least a second.
     pub keep_alive: Option<Duration>,
     /// `TCP_NODELAY`; default true.
     pub no_delay: bool,
-    /// Queued bytes above which a connection is not read: 1 to
-    /// `send_limit`; default 256 KiB.
+    /// The number of queued bytes above which the server does not read a
+    /// connection: 1 to `send_limit`; default 256 KiB.
     pub high_water_mark: usize,
-    /// Queued bytes that are never passed: 1 to 2 GiB − 1; default 16 MiB.
+    /// The largest number of queued bytes of a connection: 1 to 2 GiB − 1;
+    /// default 16 MiB.
     pub send_limit: usize,
 }
 
@@ -132,7 +138,7 @@ macro_rules! builders {
 }
 
 impl Config {
-    /// The defaults.
+    /// Returns the default settings.
     pub fn new() -> Config {
         Config::default()
     }
@@ -167,7 +173,7 @@ impl Config {
         self
     }
 
-    /// Checks every bound; the error is [`Status::Invalid`] and names the
+    /// Checks all bounds. The error is [`Status::Invalid`] and names the
     /// setting.
     pub fn validate(&self) -> Result<(), Error> {
         let counts = [
@@ -209,8 +215,8 @@ fn invalid(message: String) -> Error {
     Error::new(Status::Invalid, message)
 }
 
-/// What a connection looks up per call, in the units it computes with.
-/// Times are milliseconds, 0 for off.
+/// The settings that a connection reads in each call, in the units that it
+/// computes with. Times are in milliseconds, 0 for off.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
     pub high_water: usize,
@@ -247,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_out_of_bounds_is_named() {
+    fn an_error_names_the_setting_out_of_bounds() {
         let bad = [
             ("max_thread", Config::new().max_thread(0)),
             ("max_thread", Config::new().max_thread(MAX_THREADS + 1)),

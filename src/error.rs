@@ -8,24 +8,25 @@ use std::io;
 
 macro_rules! statuses {
     ($($(#[$doc:meta])* $variant:ident = $code:literal, $name:literal, $message:literal;)*) => {
-        /// The outcome of a call. Numbers are stable; 0 is success, every
-        /// failure is −1001 or below, so that a handler's own `-1` is never
-        /// mistaken for one.
+        /// The outcome of a call. The numbers are stable: 0 is success, each
+        /// failure is −1001 or below, so that a handler's own `-1` is no
+        /// status.
         #[repr(i32)]
         #[non_exhaustive]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Status { $($(#[$doc])* $variant = $code,)* }
 
         impl Status {
-            /// Every status there is, success first.
+            /// All statuses, success first.
             pub const ALL: &'static [Status] = &[$(Status::$variant,)*];
 
-            /// The name of the C constant, for example `"NS_ERR_CLOSED"`.
+            /// Returns the name of the C constant, for example
+            /// `"NS_ERR_CLOSED"`.
             pub fn name(self) -> &'static str {
                 match self { $(Status::$variant => $name,)* }
             }
 
-            /// A short sentence that says what the status means.
+            /// Returns a short sentence that says what the status means.
             pub fn message(self) -> &'static str {
                 match self { $(Status::$variant => $message,)* }
             }
@@ -101,17 +102,17 @@ statuses! {
 }
 
 impl Status {
-    /// The stable number, 0 or negative.
+    /// Returns the stable number, 0 or negative.
     pub fn code(self) -> i32 {
         self as i32
     }
 
-    /// The status of a number, if it is one.
+    /// Returns the status that has a number, if there is one.
     pub fn from_code(code: i32) -> Option<Status> {
         Status::ALL.iter().copied().find(|s| s.code() == code)
     }
 
-    /// What a failed transfer on an open connection means.
+    /// Returns the status for a failed transfer on an open connection.
     pub(crate) fn of_transfer(error: &io::Error) -> Status {
         match error.raw_os_error() {
             Some(libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED) => Status::Reset,
@@ -130,8 +131,8 @@ impl fmt::Display for Status {
     }
 }
 
-/// Why a connection ended, as told to `on_close` and counted in
-/// [`Stats::closed`](crate::Stats::closed).
+/// Why a connection ended. `on_close` gets it, and
+/// [`Stats::closed`](crate::Stats::closed) counts by it.
 #[repr(i32)]
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -181,12 +182,12 @@ impl CloseReason {
         CloseReason::Handshake,
     ];
 
-    /// The reason of a number, if it is one.
+    /// Returns the reason that has a number, if there is one.
     pub fn from_code(code: i32) -> Option<CloseReason> {
         CloseReason::ALL.into_iter().find(|r| *r as i32 == code)
     }
 
-    /// One word, as the report shows it.
+    /// Returns the reason as one word, as in the report.
     pub fn name(self) -> &'static str {
         match self {
             CloseReason::Handler => "handler",
@@ -206,9 +207,9 @@ impl CloseReason {
 }
 
 /// A failure: a [`Status`], a sentence that says what failed, on what and
-/// why, and, where there is one, the code of the operating system.
+/// why, and the code of the operating system, if there is one.
 ///
-/// A bare status costs no allocation.
+/// An error with nothing but a status costs no allocation.
 pub struct Error {
     status: Status,
     detail: Option<Box<Detail>>,
@@ -224,21 +225,22 @@ struct Detail {
 }
 
 impl Error {
-    /// An error with its own sentence.
+    /// Makes an error with its own sentence.
     pub fn new(status: Status, message: impl Into<String>) -> Error {
         Error::from(status).edit(|d| d.message = message.into())
     }
 
-    /// What a handler says of its own failure: a negative code and a
-    /// sentence. A code that is a [`Status`] number gives that status,
-    /// another [`Status::Handler`]; a code ≥ 0 becomes −1.
+    /// Makes an error for a handler's own failure, of a negative code and a
+    /// sentence. A code that is a [`Status`] number gives that status, any
+    /// other gives [`Status::Handler`]; a code ≥ 0 becomes −1.
     pub fn raise(code: i32, message: impl Into<String>) -> Error {
         let code = if code < 0 { code } else { -1 };
         let status = Status::from_code(code).unwrap_or(Status::Handler);
         Error::new(status, message).edit(|d| d.handler_code = code)
     }
 
-    /// What is made of a handler's negative return when nothing was raised.
+    /// Makes an error for a handler that returned a negative number and raised
+    /// nothing.
     #[cfg(feature = "capi")]
     pub(crate) fn returned(code: i32) -> Error {
         match Status::from_code(code) {
@@ -247,21 +249,21 @@ impl Error {
         }
     }
 
-    /// This error, returned by a C handler as the number `code`.
+    /// Returns this error with the number `code` that a C handler returned.
     #[cfg(feature = "capi")]
     pub(crate) fn of_handler(self, code: i32) -> Error {
         let message = self.message().to_string();
         self.edit(|d| (d.message, d.handler_code) = (message, code))
     }
 
-    /// The failure of a system call: `what` with the reason appended, for
-    /// example `cannot listen on "http": Permission denied`.
+    /// Makes an error for a failed system call. Its sentence is `what` and the
+    /// reason, for example `cannot listen on "http": permission denied`.
     pub fn from_os(status: Status, what: &str, error: &io::Error) -> Error {
         let code = error.raw_os_error().unwrap_or(0);
         Error::new(status, format!("{what}: {}", reason(error))).edit(|d| d.os_code = code)
     }
 
-    /// The failure of `on_start`, which makes `start` fail.
+    /// Makes this the failure of `on_start`, with which `start` fails.
     pub(crate) fn into_hook(mut self) -> Error {
         self.status = Status::Hook;
         self.edit(|d| d.message = format!("on_start failed: {}", d.message))
@@ -271,27 +273,28 @@ impl Error {
         self.edit(|d| d.message.push_str(text))
     }
 
-    /// Hands an object over to the exception handler.
+    /// Attaches an object, for the exception handler.
     pub fn with_payload(self, payload: Box<dyn Any + Send + Sync>) -> Error {
         self.edit(|d| d.payload = Some(payload))
     }
 
-    /// The status.
+    /// Returns the status.
     pub fn status(&self) -> Status {
         self.status
     }
 
-    /// The code of the operating system (`errno`), 0 where there is none.
+    /// Returns the code of the operating system (`errno`), 0 if there is none.
     pub fn os_code(&self) -> i32 {
         self.detail.as_ref().map_or(0, |d| d.os_code)
     }
 
-    /// The negative number that the handler returned or raised, else 0.
+    /// Returns the negative number that the handler returned or raised, else
+    /// 0.
     pub fn handler_code(&self) -> i32 {
         self.detail.as_ref().map_or(0, |d| d.handler_code)
     }
 
-    /// The whole sentence.
+    /// Returns the whole sentence.
     pub fn message(&self) -> &str {
         match &self.detail {
             Some(d) if !d.message.is_empty() => &d.message,
@@ -299,12 +302,13 @@ impl Error {
         }
     }
 
-    /// What [`Error::with_payload`] attached.
+    /// Returns the object that [`Error::with_payload`] attached.
     pub fn payload(&self) -> Option<&(dyn Any + Send + Sync)> {
         self.detail.as_ref()?.payload.as_deref()
     }
 
-    /// A status with the code that the operating system gave, if any.
+    /// Makes an error of a status and a code of the operating system; 0 is no
+    /// code.
     pub(crate) fn with_os_code(status: Status, os_code: i32) -> Error {
         if os_code == 0 {
             return Error::from(status);
@@ -314,7 +318,7 @@ impl Error {
             .edit(|d| d.os_code = os_code)
     }
 
-    /// What a caught panic becomes.
+    /// Makes an error of a caught panic.
     pub(crate) fn panic(payload: &(dyn Any + Send)) -> Error {
         let text = payload
             .downcast_ref::<&str>()
@@ -332,14 +336,15 @@ impl Error {
     }
 }
 
-/// The operating system's words without std's "(os error N)" tail: the code
-/// stands by itself in [`Error::os_code`].
+/// Returns the operating system's message without the "(os error N)" that std
+/// appends: [`Error::os_code`] returns the code.
 pub(crate) fn reason(error: &io::Error) -> String {
     let mut text = error.to_string();
     if let Some(end) = text.find(" (os error ") {
         text.truncate(end);
     }
-    // It goes on a sentence: "Permission denied" but not "RPC failed".
+    // The text continues a sentence, so its first letter becomes small: that
+    // of "Permission denied", not that of "RPC failed".
     let mut letters = text.chars();
     if let (Some(first), Some('a'..='z')) = (letters.next(), letters.next()) {
         text.replace_range(..first.len_utf8(), &first.to_lowercase().to_string());
@@ -347,9 +352,9 @@ pub(crate) fn reason(error: &io::Error) -> String {
     text
 }
 
-/// A name as an error's sentence has it, in quotation marks: at most 100
-/// characters on one line. PEM may be a key that was given by mistake where a
-/// name belongs, so nothing of it is shown.
+/// Returns a name in quotation marks, for an error's sentence: at most 100
+/// characters on one line. PEM text may be a key that the program gave by
+/// mistake where a name belongs, so the function shows nothing of it.
 pub(crate) fn quoted(name: &str) -> String {
     if name.contains("-----BEGIN") {
         return "(PEM text, not shown)".into();

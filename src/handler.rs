@@ -1,4 +1,4 @@
-//! What the program supplies: the handler and its hooks.
+//! The handler and its hooks, which the program supplies.
 
 #![forbid(unsafe_code)]
 
@@ -10,70 +10,72 @@ use crate::socket::Socket;
 /// behaviour; a closure `Fn(&Server, &mut Socket<'_>) -> Result<(), E>` is a
 /// handler with all of them.
 ///
-/// In blocking mode each method but the hooks runs on the worker that serves
-/// the connection; in non-blocking mode on its loop, must not block, and the
-/// methods of one connection never run at the same time. An API call never
-/// runs one, and no lock of the library is held while one runs.
+/// In blocking mode the worker that serves a connection runs the methods,
+/// except for the hooks `on_start` and `on_stop`. In non-blocking mode the
+/// connection's loop runs them: they must not block, and the methods of one
+/// connection never run at the same time. An API call never runs a method, and
+/// the library holds no lock while one runs.
 ///
-/// A panic is caught, is told to [`Handler::on_exception`] as
+/// The library catches a panic, reports it to [`Handler::on_exception`] as
 /// [`Status::Panic`](crate::Status::Panic) and closes that connection alone.
 pub trait Handler: Send + Sync + 'static {
-    /// Serves a connection: all of it in blocking mode, what can be read now
-    /// in non-blocking mode. An error with the status
-    /// [`WouldBlock`](crate::Status::WouldBlock) is none, here and in the other
-    /// methods of a connection.
+    /// Serves a connection: in blocking mode from its beginning to its end, in
+    /// non-blocking mode as far as there is input now. An error with the
+    /// status [`WouldBlock`](crate::Status::WouldBlock) is no failure, here and
+    /// in the other methods of a connection.
     fn handle(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error>;
 
-    /// Runs before the first connection is accepted, on the thread that
+    /// Runs before the server accepts the first connection, on the thread that
     /// called `start`; an error makes `start` fail. A single event loop may
-    /// run on the same thread afterwards: nothing that it does can be waited
-    /// for here.
+    /// run on the same thread afterwards, so this hook must not wait for
+    /// anything that the loop does.
     fn on_start(&self, server: &Server) -> Result<(), Error> {
         let _ = server;
         Ok(())
     }
 
-    /// Runs once, after the last connection is closed, on every route to
-    /// stopped.
+    /// Runs once, after the last connection is closed, whatever stopped the
+    /// server.
     fn on_stop(&self, server: &Server) {
         let _ = server;
     }
 
-    /// Runs first for each connection; an error is told to
-    /// [`Handler::on_exception`] and closes it.
+    /// Runs first for each connection. An error is reported to
+    /// [`Handler::on_exception`] and closes the connection.
     fn on_open(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
         let _ = (server, socket);
         Ok(())
     }
 
     /// Runs last, exactly once for each connection that reached `on_open`
-    /// and was not detached. Nothing can be sent or received any more.
+    /// and was not detached. The socket can neither send nor receive any more.
     fn on_close(&self, server: &Server, socket: &mut Socket<'_>, reason: CloseReason) {
         let _ = (server, socket, reason);
     }
 
-    /// The outbound queue is empty again. Non-blocking mode. In a stop, too:
-    /// what is sent here is the rest of an answer, and the connection is
-    /// closed when nothing more is.
+    /// Runs when the outbound queue has become empty, in non-blocking mode. It
+    /// runs during a stop too, so that it can send the rest of a reply; when
+    /// it sends nothing more, the connection is closed.
     fn on_drain(&self, server: &Server, socket: &mut Socket<'_>) {
         let _ = (server, socket);
     }
 
-    /// The connection's one-shot timer fired. By default it is closed.
+    /// Runs when the connection's one-shot timer fires. The default closes the
+    /// connection.
     fn on_timeout(&self, server: &Server, socket: &mut Socket<'_>) {
         let _ = server;
         socket.close_because(CloseReason::Timer);
     }
 
-    /// Somebody called [`Server::wake`] for this connection.
+    /// Runs after a call of [`Server::wake`] for this connection.
     fn on_wake(&self, server: &Server, socket: &mut Socket<'_>) {
         let _ = (server, socket);
     }
 
-    /// Told of a failed handler (socket still open), a refused connection
-    /// ([`Status::Rejected`](crate::Status::Rejected)) and failures to accept
-    /// (no socket). In non-blocking mode the socket stays open unless this
-    /// closes it; by default it is closed.
+    /// Runs after a failed handler (the socket is still open), for a refused
+    /// connection ([`Status::Rejected`](crate::Status::Rejected)), a failed TLS
+    /// handshake and a failure to accept (no socket). In non-blocking mode the
+    /// socket stays open unless this method closes it. The default closes it.
     fn on_exception(
         &self,
         server: &Server,
@@ -87,8 +89,9 @@ pub trait Handler: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Somebody connected to the shutdown port: `true` (the default) stops
-    /// the server. The socket is in blocking mode and bounded to 5 s.
+    /// Runs when a peer connects to the shutdown port; `true` (the default)
+    /// stops the server. The socket is in blocking mode and works for 5 s at
+    /// most.
     fn on_shutdown(&self, server: &Server, socket: &mut Socket<'_>) -> Result<bool, Error> {
         let _ = (server, socket);
         Ok(true)

@@ -1,8 +1,8 @@
-//! A server inside your program: give it a *service* (port) and a *handler*,
-//! and it does the listening, the threads, the event loops, the limits, the
-//! deadlines and the shutdown.
+//! A server inside your program: you give it a *service* (port) and a
+//! *handler*, and it does the listening, the threads, the event loops, the
+//! limits, the deadlines and the shutdown.
 //!
-//! An echo server, in either mode: any second argument selects the
+//! This is an echo server for both modes: any second argument selects the
 //! non-blocking one. In blocking mode `recv` waits for data. In non-blocking
 //! mode it returns `WouldBlock` when nothing can be read now, and a handler may
 //! return that.
@@ -14,10 +14,10 @@
 //! # The two modes
 //!
 //! In **blocking mode** (the default) a pool of `max_thread` workers runs the
-//! handler once per connection; it may block, and the framework closes the
-//! socket when it returns. In **non-blocking mode** `max_thread` event loops
-//! run the handler whenever its socket can be read; it must not block, and it
-//! closes the socket itself.
+//! handler once per connection; the handler may block, and the library closes
+//! the socket when the handler returns. In **non-blocking mode** `max_thread`
+//! event loops run the handler whenever its socket can be read; the handler
+//! must not block, and it closes the socket itself.
 //!
 //! # From other languages
 //!

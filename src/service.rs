@@ -1,4 +1,4 @@
-//! Service strings → addresses to listen on.
+//! Service strings and the addresses to listen on that they name.
 
 #![forbid(unsafe_code)]
 
@@ -17,9 +17,9 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Takes a service string apart: `"5000"`, `"http"`, `"0"` or `""` (any
-    /// free port), `"127.0.0.1:5000"`, `"[::1]:5000"`, `"localhost:http"`.
-    /// Names are looked up when the server starts.
+    /// Parses a service string: `"5000"`, `"http"`, `"0"` or `""` (any free
+    /// port), `"127.0.0.1:5000"`, `"[::1]:5000"`, `"localhost:http"`. The
+    /// start of the server resolves names.
     pub fn parse(text: &str) -> Result<Service, Error> {
         let bad =
             |why| Err(Error::new(Status::Invalid, format!("service {}: {why}", quoted(text))));
@@ -50,8 +50,8 @@ impl Service {
         if digits && port.parse::<u16>().is_err() {
             return bad("a port number is at most 65535");
         }
-        // The resolver takes a number with a sign modulo 65536. A name has a
-        // letter (RFC 6335, 5.1).
+        // The resolver would reduce a number with a sign modulo 65536. A name
+        // has a letter (RFC 6335, 5.1).
         if !digits && !port.bytes().any(|b| b.is_ascii_alphabetic()) {
             return bad("a port is digits alone, and a service name has a letter");
         }
@@ -65,32 +65,33 @@ impl Service {
         })
     }
 
-    /// The string that the program gave.
+    /// Returns the string that the program gave.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// No host is given.
+    /// Returns whether the service has no host.
     pub fn is_wildcard(&self) -> bool {
         self.host.is_none()
     }
 
-    /// The host is a name, which may have more addresses than this machine.
+    /// Returns whether the host is a name, which may have addresses that this
+    /// machine does not have.
     pub fn is_name(&self) -> bool {
         self.host
             .as_ref()
             .is_some_and(|host| !host.contains(':') && host.parse::<IpAddr>().is_err())
     }
 
-    /// The same service on the loopback address where no host is given.
+    /// Makes the loopback address the host, if there is none.
     pub fn or_loopback(mut self) -> Service {
         self.host.get_or_insert_with(|| Ipv4Addr::LOCALHOST.to_string());
         self
     }
 
-    /// Looks the names up. A wildcard gives one address, `[::]` with
-    /// `use_ipv6`, else `0.0.0.0`; a host name all of its addresses, without
-    /// `use_ipv6` its IPv4 ones if it has any.
+    /// Resolves the names. A wildcard gives one address, `[::]` with
+    /// `use_ipv6`, else `0.0.0.0`. A host name gives all of its addresses, or,
+    /// without `use_ipv6`, only its IPv4 ones if it has any.
     pub fn addresses(&self, use_ipv6: bool) -> Result<Vec<SocketAddr>, Error> {
         let failed = |why: String| {
             Error::new(Status::Address, format!("cannot resolve {}: {why}", quoted(&self.text)))
@@ -123,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn services_are_taken_apart() {
+    fn services_are_parsed() {
         let parts = |text: &str| {
             let service = Service::parse(text).unwrap();
             (service.host, service.port)

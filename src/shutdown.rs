@@ -1,4 +1,4 @@
-//! The shutdown port: who connects to it may stop the server.
+//! The shutdown port: a peer that connects to it may stop the server.
 
 #![forbid(unsafe_code)]
 
@@ -20,21 +20,22 @@ use crate::service::Service;
 use crate::sync::lock;
 use crate::sys::{self, PollFlags};
 
-/// How long one peer may take, in ms, whatever it sends.
-const PATIENCE: u64 = 5000;
-/// How long its unread input is discarded at the end where others wait, in ms.
-const LINGER: u64 = 100;
-/// Peers that wait for their turn; beyond it the one that waits longest goes.
-const MOST_WAITING: usize = 64;
+/// How long one peer may take, whatever it sends.
+const MAX_SERVE_MS: u64 = 5000;
+/// How long the unread input of a served peer is discarded while others wait.
+const MAX_LINGER_MS: u64 = 100;
+/// How many peers may wait for their turn. Beyond it the port drops the silent
+/// one that has waited longest.
+const MAX_WAITING: usize = 64;
 
 pub(crate) struct ShutdownPort {
     port: u16,
-    /// Given up at the stop; the thread has its own reference.
+    /// A stop drops them here; the thread has its own reference.
     listeners: Mutex<Arc<[Listener]>>,
     seat: Seat,
-    /// The handler has answered the peer that is served: a stop lets it go in
-    /// order, until its deadline.
-    answered: AtomicBool,
+    /// The handler has returned, and the connection of its peer ends: a stop
+    /// lets it end in order, until the stop's deadline.
+    handler_returned: AtomicBool,
 }
 
 impl ShutdownPort {
@@ -49,7 +50,7 @@ impl ShutdownPort {
             port: listeners.first().map_or(0, |l| l.address().port()),
             listeners: Mutex::new(listeners.into()),
             seat: Seat::new(ThreadContext::new(Owner::Worker, server, 0, limits)),
-            answered: AtomicBool::new(false),
+            handler_returned: AtomicBool::new(false),
         })
     }
 
@@ -57,7 +58,7 @@ impl ShutdownPort {
         self.port
     }
 
-    /// The handler's calls there that failed.
+    /// Returns how many calls of the handler for the shutdown port failed.
     pub fn handler_errors(&self) -> u64 {
         self.seat.context().counters.handler_errors.get()
     }
@@ -66,30 +67,32 @@ impl ShutdownPort {
     pub fn stop(&self) {
         let listeners = std::mem::replace(&mut *lock(&self.listeners), Arc::new([]));
         listeners.iter().for_each(Listener::shut);
-        if !self.answered.load(Ordering::SeqCst) {
+        if !self.handler_returned.load(Ordering::SeqCst) {
             self.cut();
         }
     }
 
-    /// Ends the peer that is served, whatever it waits for.
+    /// Ends the connection of the peer that is served, whatever it waits for.
     pub fn cut(&self) {
         self.seat.force_end_any(ForcedEnd::Cut);
     }
 
-    /// The thread's whole life.
+    /// Serves one peer after the other until the stop. The port's thread runs
+    /// it.
     pub fn work(&self, server: &Server) {
         let listeners = lock(&self.listeners).clone();
-        let (watched, crowd) = (listeners.clone(), Arc::new(AtomicBool::new(false)));
-        let crowded = crowd.clone();
+        let (watched, any_waiting) = (listeners.clone(), Arc::new(AtomicBool::new(false)));
+        let any_waiting_now = any_waiting.clone();
         let others_wait = move || {
-            crowded.load(Ordering::SeqCst) || listener::wait_ready(&watched, Deadline::NOW).is_ok()
+            any_waiting_now.load(Ordering::SeqCst)
+                || listener::wait_ready(&watched, Deadline::NOW).is_ok()
         };
         *lock(&self.seat.context().rivals) = Some(Box::new(others_wait));
         let mut peers = Peers { waiting: VecDeque::new(), backoff: Backoff::default() };
         let mut count = 0;
         while !server.is_stopping() && peers.accept(server, &listeners) {
             let Some((fd, peer)) = peers.next() else { continue };
-            crowd.store(!peers.waiting.is_empty(), Ordering::SeqCst);
+            any_waiting.store(!peers.waiting.is_empty(), Ordering::SeqCst);
             self.serve(server, ConnId::of_shutdown(count), fd, peer);
             count += 1;
         }
@@ -104,16 +107,16 @@ impl ShutdownPort {
         }
         let former = conn.replace(Conn::open(self.seat.context().clone(), id, fd, peer));
         drop(former);
-        conn.own_deadline = Deadline::after_ms(PATIENCE);
-        let answer = callback::call(server, &mut conn, |handler, server, socket| {
+        conn.own_deadline = Deadline::after_ms(MAX_SERVE_MS);
+        let result = callback::call(server, &mut conn, |handler, server, socket| {
             handler.on_shutdown(server, socket)
         });
-        let stop = answer.and_then(|answer| answer).unwrap_or_else(|error| {
+        let stop = result.and_then(|stop| stop).unwrap_or_else(|error| {
             callback::report_failure(server, &mut conn, error);
             false
         });
         callback::contain_drop(conn.replace_user_data(None));
-        self.answered.store(true, Ordering::SeqCst);
+        self.handler_returned.store(true, Ordering::SeqCst);
         if stop {
             server.request_stop();
         }
@@ -121,16 +124,19 @@ impl ShutdownPort {
         let until = conn.linger_until();
         conn.say_goodbye(until);
         if conn.check_forced_end().is_ok() {
-            // In a stop nobody waits any more, although the listeners say so.
+            // In a stop no peer waits any more, although the listeners, which
+            // are shut, look ready.
             let rivals = &self.seat.context().rivals;
             let others_wait = || lock(rivals).as_ref().is_some_and(|others_wait| others_wait());
-            let enough = Deadline::after_ms(LINGER);
-            conn.see_off(until, |_| !enough.is_due() || server.is_stopping() || !others_wait());
+            let give_way_at = Deadline::after_ms(MAX_LINGER_MS);
+            conn.see_off(until, |_| {
+                !give_way_at.is_due() || server.is_stopping() || !others_wait()
+            });
         }
         self.seat.retract();
         let _ = conn.check_forced_end();
         drop(conn.close_waiting(Deadline::NOW));
-        self.answered.store(false, Ordering::SeqCst);
+        self.handler_returned.store(false, Ordering::SeqCst);
     }
 }
 
@@ -141,8 +147,8 @@ struct Peers {
 }
 
 impl Peers {
-    /// Accepts all that wait, and waits for the first where there is none.
-    /// `false` when the port is shut.
+    /// Accepts all peers that wait for it; if there is no peer at all, waits
+    /// for one. Returns `false` when the port is shut.
     fn accept(&mut self, server: &Server, listeners: &[Listener]) -> bool {
         loop {
             let until = if self.waiting.is_empty() { Deadline::NEVER } else { Deadline::NOW };
@@ -150,9 +156,10 @@ impl Peers {
             match ready.and_then(|ready| listener::accept_from(&ready, 0)) {
                 Ok(peer) => {
                     self.backoff.recovered();
-                    if self.waiting.len() >= MOST_WAITING {
-                        // The oldest that said nothing.
-                        let silent = self.waiting.iter().position(|peer| !has_said(peer));
+                    if self.waiting.len() >= MAX_WAITING {
+                        // Drop the oldest that has sent nothing, else the
+                        // oldest.
+                        let silent = self.waiting.iter().position(|peer| !is_readable(peer));
                         self.waiting.remove(silent.unwrap_or(0));
                     }
                     self.waiting.push_back(peer);
@@ -180,14 +187,15 @@ impl Peers {
         }
     }
 
-    /// Who sent something, or has ended, goes first.
+    /// Takes the next peer: the oldest that has sent something or has ended,
+    /// else the oldest.
     fn next(&mut self) -> Option<Accepted> {
-        let first = self.waiting.iter().position(has_said).unwrap_or(0);
+        let first = self.waiting.iter().position(is_readable).unwrap_or(0);
         self.waiting.remove(first)
     }
 }
 
-/// It sent something, or has ended.
-fn has_said((fd, _): &Accepted) -> bool {
+/// Returns whether the peer has sent something or has ended.
+fn is_readable((fd, _): &Accepted) -> bool {
     sys::poll(fd.as_fd(), PollFlags::IN, 0).is_ok_and(|found| !found.is_empty())
 }

@@ -2,26 +2,26 @@
 
 #![forbid(unsafe_code)]
 
-/// Where a server stands. It goes through these once, in this order; a
-/// failed start leads back to `New`.
+/// The state of a server. A server goes through the states once, in this
+/// order; a failed start leads back to `New`.
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
     /// Not started.
     #[default]
     New = 0,
-    /// Binding, starting threads, in `on_start`.
+    /// The server binds its ports, starts its threads and runs `on_start`.
     Starting = 1,
-    /// Accepting.
+    /// The server accepts connections.
     Running = 2,
-    /// Draining.
+    /// The server drains.
     Stopping = 3,
-    /// Over.
+    /// The server has stopped.
     Stopped = 4,
 }
 
 impl State {
-    /// The state in a word.
+    /// Returns the state as one word.
     pub fn name(self) -> &'static str {
         match self {
             State::New => "new",

@@ -9,8 +9,8 @@ use std::time::Duration;
 use crate::error::CloseReason;
 use crate::state::State;
 
-/// A counter that one thread writes and all may read: a load and a store,
-/// no locked instruction.
+/// A counter that one thread writes and all may read. To add is a load and a
+/// store, without a locked instruction.
 #[derive(Default)]
 pub(crate) struct Count(AtomicU64);
 
@@ -24,8 +24,8 @@ impl Count {
     }
 }
 
-/// A counter that several threads write, in one order with whatever else is
-/// sequentially consistent.
+/// A counter that several threads write, in one order with all other
+/// sequentially consistent operations.
 #[derive(Default)]
 pub(crate) struct SharedCount(AtomicU64);
 
@@ -43,7 +43,7 @@ impl SharedCount {
     }
 }
 
-/// What one thread counts.
+/// The counters of one thread.
 #[derive(Default)]
 pub(crate) struct Counters {
     /// Connections that this thread has now.
@@ -64,17 +64,17 @@ pub(crate) struct Counters {
     pub closed: [Count; CloseReason::COUNT],
 }
 
-/// A snapshot of a server's counters. Each number is exact; taken together
-/// they are of one moment only while nothing happens. At rest
+/// A snapshot of a server's counters. Each number is exact, but all of them
+/// belong to one moment only while nothing happens. At rest
 /// `accepted + attached = open + waiting + closed_total() + detached`.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Where the server stands.
+    /// The state of the server.
     pub state: State,
-    /// Its mode.
+    /// Whether the server is non-blocking.
     pub non_blocking: bool,
-    /// Workers or loops.
+    /// The number of workers or loops.
     pub threads: u32,
     /// Threads that have at least one connection.
     pub active_threads: u32,
@@ -82,27 +82,28 @@ pub struct Stats {
     pub port: u16,
     /// The shutdown port, 0 where there is none.
     pub shutdown_port: u16,
-    /// Time since accepting began; stands still after the stop.
+    /// Time since the server bound its port, up to the stop.
     pub uptime: Duration,
-    /// Connections accepted, the refused ones among them.
+    /// Connections accepted, including the refused ones.
     pub accepted: u64,
-    /// Sockets given back with `attach`.
+    /// Sockets that `attach` gave to the server.
     pub attached: u64,
     /// Connections refused because no worker became free in time.
     pub refused: u64,
     /// Connections open now.
     pub open: u64,
-    /// Connections waiting for a worker now.
+    /// Connections that wait for a worker now.
     pub waiting: u64,
-    /// Sockets taken out with `detach`.
+    /// Sockets that `detach` gave to the program.
     pub detached: u64,
     /// Connections that a stop closed with nothing lost.
     pub drained: u64,
     /// Connections that a stop ended at its deadline.
     pub cut: u64,
-    /// Bytes received, as they came: over TLS the encrypted ones.
+    /// Bytes received from the peers; over TLS the encrypted ones.
     pub bytes_in: u64,
-    /// Bytes that the kernel took, as they left: over TLS the encrypted ones.
+    /// Bytes that the kernel accepted for sending; over TLS the encrypted
+    /// ones.
     pub bytes_out: u64,
     /// Failed handlers, hooks and exception handlers.
     pub handler_errors: u64,
@@ -117,7 +118,7 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Connections closed, for whatever reason.
+    /// Returns the number of closed connections, over all reasons.
     pub fn closed_total(&self) -> u64 {
         self.closed.iter().sum()
     }
@@ -150,8 +151,8 @@ pub struct ThreadStats {
     pub index: u32,
     /// Connections that it has now.
     pub active: u64,
-    /// Connections that it accepted, which another loop may serve; of a
-    /// worker those that it serves or served.
+    /// Connections that it accepted, which another loop may serve. A worker
+    /// counts those that it serves or served.
     pub accepted: u64,
     /// Bytes received.
     pub bytes_in: u64,
@@ -177,8 +178,8 @@ impl ThreadStats {
     }
 }
 
-/// The report for people. The four lines of threads and sockets are those of
-/// the framework that this one reimplements; tools read them.
+/// Returns the report for people. Its four lines of threads and sockets are
+/// those of the framework that this one reimplements, because tools read them.
 pub(crate) fn report(address: &str, stats: &Stats, threads: &[ThreadStats]) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
