@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures the library beside its peers, over plain TCP and over TLS, and prints tables.
 
-Ends with 0 if everything was measured, whether or not the goals are met, and with 1 if a workload
+Exits with 0 if it measured everything, whether or not the goals are met, and with 1 if a workload
 is void: a peer was missing, a byte came back wrong, something hung.
 """
 
@@ -54,7 +54,7 @@ def parse():
 
 
 def choose_cores(args):
-    """The last core for what needs one; it and the one before it for what needs two."""
+    """Chooses the last core for workloads of one core and the last two for those of two."""
     cores = sorted(os.sched_getaffinity(0))[-2:]
     if len(cores) != 2:
         raise SystemExit("bench: needs two cores")
@@ -63,7 +63,7 @@ def choose_cores(args):
 
 
 def build_all(args):
-    """Before anything is measured, and while there is a network."""
+    """Builds all programs: before anything is measured, and while there is a network."""
     if not args.ours.exists():
         raise SystemExit(f"bench: {args.ours} is missing: make build")
     for name in LIBRARIES:
@@ -80,11 +80,11 @@ def chosen(args):
 
 
 def measure(args, workload):
-    """Its section, printed; None if it is void."""
+    """Measures a workload, prints its section and returns it; None if the workload is void."""
     print(f"\n## {workload.title}\n", flush=True)
     try:
         section = workload.measure(args, workload.title)
-    except Exception:  # whatever it is: the others are measured all the same
+    except Exception:  # of any kind: the other workloads are still measured
         traceback.print_exc()
         print("VOID", flush=True)
         return None

@@ -1,9 +1,9 @@
-"""What the benchmarks share: servers alive side by side, driven in short bursts in turn, in a
-network of their own.
+"""The parts that the benchmarks share: servers that live side by side and are driven in short
+bursts in turn, in a network of their own.
 
-Server and client run on one core, where nothing else is said. What is measured is the server's own
-clock of processor time, read before and after each burst, so neither the client's work nor what
-else the machine does counts.
+Server and client run on one core, unless a workload says otherwise. The measure is the server's own
+clock of processor time, read before and after each burst, so neither the client's work nor the
+other work of the machine counts.
 """
 
 import array
@@ -28,7 +28,7 @@ BENCHES = pathlib.Path(__file__).resolve().parent
 ROOT = BENCHES.parent
 TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
 BUILT = TARGET / "benches"
-COUNTABLE = TARGET / "countable" / "release"  # our library as its system calls can be counted
+COUNTABLE = TARGET / "countable" / "release"  # our library with system calls that can be counted
 
 CFLAGS = ["-O2", "-g", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror"]
 COMPILERS = {".c": ("CC", "cc", "-std=c99"), ".cc": ("CXX", "c++", "-std=c++17")}
@@ -46,9 +46,9 @@ LIBRARIES = {
 }
 RUST_PEERS = ["mio_echo", "rustls_mio", "std_threads", "tokio_echo"]
 
-PATIENCE = 60.0  # seconds that a program has for anything
+PATIENCE = 60.0  # the most seconds that a program may take for a step
 
-COUNTED = 2000  # operations of which the system calls are counted
+COUNTED = 2000  # operations whose system calls are counted
 WAIT, ACCEPT_FAILED = 0, 3  # counters of count_syscalls.c
 
 
@@ -56,13 +56,14 @@ CONGESTION = pathlib.Path("/proc/sys/net/ipv4/tcp_congestion_control")
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 
 
-the_hosts_congestion = None  # control, once own_network() put another in force
+the_hosts_congestion = None  # the host's congestion control, once own_network() has set another
 
 
 def own_network():
-    """Goes on in a network namespace, where that is allowed, with a congestion control that does
-    not pace: the timers of one that does (BBR) cost a server on loopback more than its work, and
-    spread the figures. NETSERVER_BENCH_NETWORK=host stays. Says what is in force."""
+    """Starts this program again in a network namespace, where that is allowed, and sets a
+    congestion control there that does not pace: the timers of one that paces (BBR) cost a server on
+    loopback more than its work, and spread the figures. NETSERVER_BENCH_NETWORK=host keeps the
+    host's network. Returns the congestion control that is in force."""
     global the_hosts_congestion
     inside = "NETSERVER_BENCH_NETWORK"
     if inside not in os.environ:
@@ -81,8 +82,8 @@ def own_network():
 
 @contextlib.contextmanager
 def hosts_congestion():
-    """The host's congestion control is in force in the meantime, where that is allowed. Says what
-    is in force."""
+    """Sets the host's congestion control for the time of a `with`, where that is allowed. Yields
+    the congestion control that is in force."""
     before = CONGESTION.read_text().strip()
     with contextlib.suppress(PermissionError):
         CONGESTION.write_text(the_hosts_congestion or before)
@@ -94,7 +95,7 @@ def hosts_congestion():
 
 
 def build(name):
-    """The path of a program of benches/, compiled if it is older than its source."""
+    """Returns the path of a program of benches/, and compiles it if it is older than its source."""
     (source,) = BENCHES.glob(f"{name}.c*")
     program = BUILT / name
     newest = max(file.stat().st_mtime for file in [source, *source.parent.glob("*.h")])
@@ -109,7 +110,7 @@ def build(name):
 
 @functools.cache
 def build_rust_peers():
-    """The paths of the programs of benches/peers/Cargo.toml, by their names."""
+    """Builds the programs of benches/peers/Cargo.toml and returns their paths by their names."""
     manifest, target = BENCHES / "peers" / "Cargo.toml", TARGET / "peers"
     cargo = os.environ.get("CARGO", "cargo")
     subprocess.run(
@@ -125,12 +126,12 @@ def peer(name):
 
 
 class Program:
-    """A process on the given cores; ended with its `with`."""
+    """A process on the given cores, which the end of its `with` kills."""
 
     def __init__(self, cores, argv, **environment):
         argv = ["taskset", "-c", cores, *map(str, argv)]
         self.name = os.path.basename(argv[3])
-        # Unbuffered: `line` must not hide a line from `select`.
+        # Unbuffered, because a line in a buffer would be hidden from `select`.
         self.process = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
             env={**os.environ, **environment},
@@ -159,18 +160,18 @@ class Program:
 
 
 class Server(Program):
-    """An echo server, which says where it listens: `… :PORT …`."""
+    """An echo server, which prints where it listens: `… :PORT …`."""
 
     def __init__(self, cores, argv, **environment):
         super().__init__(cores, argv, **environment)
         self.port = int(re.search(r":(\d+)\b(?!:)", self.line().split("listening on")[1])[1])
 
     def cpu(self):
-        """Seconds of processor time of all its threads: its process CPU clock."""
+        """Returns the seconds of processor time of all threads: the process CPU clock."""
         return time.clock_gettime_ns((~self.pid << 3) | 2) / 1e9
 
     def anonymous(self):
-        """Bytes of anonymous memory in use."""
+        """Returns the bytes of anonymous memory in use."""
         with open(f"/proc/{self.pid}/status") as status:
             return int(re.search(r"RssAnon:\s+(\d+) kB", status.read())[1]) << 10
 
@@ -191,7 +192,7 @@ class Load(Program):
         return json.loads(self.line())
 
     def burst(self, operations):
-        """What the load generator says of it, with the server's seconds of processor time."""
+        """Returns the load generator's results of a burst and the server's seconds of CPU time."""
         before = self.server.cpu()
         self.begin_burst(operations)
         result = self.end_burst()
@@ -199,14 +200,15 @@ class Load(Program):
         return result
 
     def finish(self):
-        """Ends its connections in good order; a wrong byte in any of them raises."""
+        """Ends the connections in good order; raises if any of them received a wrong byte."""
         self.process.stdin.close()
         if self.process.wait(PATIENCE) != 0:
             raise RuntimeError(f"load to {self.server.name} failed")
 
 
 def operations_for(load, seconds):
-    """How many operations cost the server about so much processor time; warms up as well."""
+    """Returns how many operations cost the server about so many seconds of processor time. It
+    warms the server up, too."""
     count, cost = 8, 0.0
     while cost < seconds / 4 and count < 1_000_000:
         count *= 2
@@ -215,7 +217,8 @@ def operations_for(load, seconds):
 
 
 def in_turn(loads, operations, bursts):
-    """A list of results for each load: bursts in turn, in another order each time."""
+    """Drives the loads in turn, in another order each time, and returns a list of results for
+    each."""
     results = [[] for _ in loads]
     order = list(range(len(loads)))
     for _ in range(bursts):
@@ -226,10 +229,10 @@ def in_turn(loads, operations, bursts):
 
 
 def compare(args, starts, options, cores=None, least=1):
-    """The bursts of each of the servers (command lines by name) under the load: all alive together,
-    driven in turn, by `least` operations at least. Half of them with the servers begun in the
-    opposite order: who comes first among many connections gets other memory, which is up to a
-    twentieth of the time."""
+    """Returns the bursts of each of the servers (command lines by name) under the load. All servers
+    live at the same time and are driven in turn, by `least` operations at least. For half of the
+    bursts they are started in the opposite order: the server that comes first among many
+    connections gets other memory, which is up to a twentieth of the time."""
     cores = cores or args.core
     results = {name: [] for name in starts}
     for names in (list(starts), list(starts)[::-1]):
@@ -245,7 +248,7 @@ def compare(args, starts, options, cores=None, least=1):
 
 
 def calls_per_operation(args, argv, options, cores=None, least=1):
-    """System calls of a server in an operation, without waits and accepts that gave nothing."""
+    """Returns the system calls of a server in an operation, without waits and failed accepts."""
     with tempfile.NamedTemporaryFile(prefix="netserver-bench-") as kept:
         environment = {
             "LD_PRELOAD": build("count_syscalls"),
@@ -271,7 +274,7 @@ def counted_calls(path):
 
 
 def idle_memory(args, argv, options, idle):
-    """Bytes for each idle connection of a server that just began, after one connection."""
+    """Returns the bytes for each idle connection of a new server that has served one before."""
     with Server(args.core, argv) as server:
         with Load(args.core, server, *options, "echo") as first:
             first.finish()
@@ -287,13 +290,13 @@ def per_operation(results, key="cpu"):
 
 
 def ratio(ours, theirs):
-    """The ratio of the medians, and the least and the most of the ratios burst by burst."""
+    """Returns the ratio of the medians, and the least and the most of the ratios of the bursts."""
     pairs = [a / b for a, b in zip(ours, theirs)]
     return statistics.median(ours) / statistics.median(theirs), min(pairs), max(pairs)
 
 
 def table(header, rows):
-    """In Markdown; the first column is text, the others are numbers."""
+    """Returns a table in Markdown: the first column is text, the others are numbers."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 
     def line(row):

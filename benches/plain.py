@@ -1,5 +1,5 @@
-"""The workloads over plain TCP, beside the peers. The floors are two servers of system calls alone:
-raw_epoll for event loops, raw_pool for the blocking mode."""
+"""The workloads over plain TCP. The library runs beside its peers. The floors are two servers that
+make system calls alone: raw_epoll for event loops, raw_pool for the blocking mode."""
 
 import os
 import pathlib
@@ -19,13 +19,14 @@ LOOPS = [
 QUICK = ["raw_epoll", "raw_pool", "libuv", "mio_echo"]
 
 IDLE = 10_000  # connections
-RUNS = (64 * 16, 64 * 172)  # messages of the two whose difference counts instructions
-QUIET = 4  # connections, and
-QUIET_MESSAGES = 500  # in a burst of theirs
+RUNS = (64 * 16, 64 * 172)  # messages of the two runs whose difference is counted
+QUIET = 4  # quiet connections
+QUIET_MESSAGES = 500  # messages in a burst of the quiet connections
 
 
 def starts(args, ours, peers, options=()):
-    """Command lines by name: of ours with its own options, of the peers with theirs."""
+    """Returns command lines by name: that of ours with its options, those of the peers with
+    theirs."""
     kept = [name for name in peers if name in QUICK or not args.quick]
     return {
         OURS: [args.ours, *ours, "127.0.0.1:0"],
@@ -38,7 +39,7 @@ def loops(args):
 
 
 def run_last(load):
-    """From now on it runs where nothing else on its core wants to."""
+    """Makes the load run only while nothing else on its core wants to run."""
     os.sched_setscheduler(load.pid, os.SCHED_IDLE, os.sched_param(0))
 
 
@@ -53,7 +54,7 @@ def cost(args, title, method, servers, options, *goals, **how):
 
 
 def echo(title, options, *goals, quick=False):
-    """Goals: of processor time, and maybe of system calls."""
+    """The goals are that of processor time and, optionally, that of system calls."""
     connections = int(options[options.index("-c") + 1]) if "-c" in options else 1
 
     def measure(args, title):
@@ -119,14 +120,14 @@ def blocking(workers, connections):
 
 
 def instructions(args, argv, connections, messages):
-    """In user space, in all of a server's life, which is that many messages long."""
+    """Returns the instructions in user space of a server's whole life of that many messages."""
     with tempfile.TemporaryDirectory(prefix="netserver-bench-") as folder:
         out = pathlib.Path(folder) / "callgrind"
         valgrind = ["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={out}"]
         with Server(args.core, [*valgrind, "--separate-threads=no", *argv]) as server:
             with Load(args.core, server, "-c", connections, "echo") as load:
                 if connections == 1:
-                    run_last(load)  # or the next message is there before the server waits for it
+                    run_last(load)  # else the next message is there before the server waits
                 load.burst(messages)
                 load.finish()
             server.process.send_signal(signal.SIGTERM)
@@ -170,7 +171,8 @@ def memory(args, title):
 
 
 def quiet_bursts(args, argv):
-    """The 99th percentiles of the quiet connections in µs: alone and beside the stream, in turn."""
+    """Measures the quiet connections alone and beside the stream, in turn, and returns the 99th
+    percentiles of both in µs."""
     alone, beside = [], []
     with (
         Server(args.core, argv) as server,
@@ -184,7 +186,7 @@ def quiet_bursts(args, argv):
             stream.begin_burst(streamed)
             not_alone = quiet.burst(QUIET_MESSAGES)["p99"]
             if stream.has_line():
-                streamed *= 2  # it was over too early: these do not count
+                streamed *= 2  # the stream ended too early: these do not count
             else:
                 alone.append(by_itself)
                 beside.append(not_alone)

@@ -1,4 +1,4 @@
-"""What the benchmarks found, as Markdown and as charts."""
+"""The results of the benchmarks as Markdown and as charts."""
 
 import collections.abc
 import dataclasses
@@ -13,13 +13,13 @@ import textwrap
 from common import per_operation, ratio, table
 
 OURS = "ours"
-COLORS = {OURS: "#c2410c"}  # of a bar; the floor and the others:
+COLORS = {OURS: "#c2410c"}  # bars by name; those of the floor and of the others:
 FLOOR_COLOR, OTHER_COLOR = "#1f2937", "#94a3b8"
 
 
 @dataclasses.dataclass
 class Goal:
-    """That a figure of ours is at most so much."""
+    """The goal that a figure of ours is at most `most`."""
 
     figure: str
     value: float
@@ -38,8 +38,8 @@ class Goal:
 @dataclasses.dataclass
 class Workload:
     title: str
-    measure: collections.abc.Callable  # (args, title): its section
-    quick: bool = False  # whether `make bench-quick` has it
+    measure: collections.abc.Callable  # (args, title) -> Section
+    quick: bool = False  # whether `make bench-quick` runs it
 
 
 @dataclasses.dataclass
@@ -64,7 +64,7 @@ class Section:
 
 
 def number(x):
-    """With three digits at least, but no more than two after the point."""
+    """Returns a number as text with at least three digits, but at most two after the point."""
     return f"{x:,.0f}" if x >= 1000 else f"{x:.1f}" if x >= 100 else f"{x:.2f}"
 
 
@@ -73,8 +73,9 @@ def ratio_text(m, least, most):
 
 
 def costs(title, method, results, calls, floor, most=None, most_calls=None):
-    """The section of a workload whose figure is the processor time of an operation. `results` and
-    `calls`, the system calls of an operation, are by server; `most` and `most_calls` are goals."""
+    """Returns the section of a workload whose figure is the processor time of an operation.
+    `results` and `calls` (the system calls of an operation) are by server; `most` and `most_calls`
+    are goals."""
     cpu = {name: per_operation(bursts) for name, bursts in results.items()}
     header = ["", "CPU µs/op", f"of {floor} (min–max)", "op/s", "p50 µs", "p99 µs", "p99.9 µs"]
     header.append("calls/op")
@@ -97,7 +98,7 @@ def costs(title, method, results, calls, floor, most=None, most_calls=None):
 
 
 def amounts(title, method, values, unit, floor, *goals):
-    """The section of a workload that gives one number for each server."""
+    """Returns the section of a workload that gives one number for each server."""
     header = ["", unit, f"of {floor}"]
     rows = [[name, number(x), f"{x / values[floor]:.3f}"] for name, x in values.items()]
     bars = {name: (x, x, x) for name, x in values.items()}
@@ -126,7 +127,7 @@ def chart(section, path):
     import matplotlib
 
     matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "netserver"  # the same picture, the same file
+    matplotlib.rcParams["svg.hashsalt"] = "netserver"  # the same picture makes the same file
     matplotlib.rcParams["svg.fonttype"] = "none"
     from matplotlib import pyplot
 
@@ -150,7 +151,7 @@ def chart(section, path):
 
 
 def write(folder, introduction, congestion, sections):
-    """BENCHMARKS.md in the folder and the charts beside it."""
+    """Writes BENCHMARKS.md into the folder and the charts beside it."""
     charts = pathlib.Path(folder) / "benchmarks"
     charts.mkdir(parents=True, exist_ok=True)
     for old in charts.glob("*.svg"):

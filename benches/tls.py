@@ -1,5 +1,5 @@
-"""The workloads over TLS 1.3. The goals are ratios to OpenSSL over epoll as it is by itself; beside
-it stand OpenSSL set to read ahead, and rustls over mio."""
+"""The workloads over TLS 1.3. The goals are ratios to OpenSSL over epoll with its own defaults. The
+other peers are OpenSSL set to read ahead, and rustls over mio."""
 
 import subprocess
 
@@ -12,7 +12,7 @@ MEMORY_GOAL = 9.0  # KiB of each of them
 
 
 def starts(args):
-    """The command lines of the servers, by name."""
+    """Makes a certificate and returns the command lines of the servers by name."""
     folder = TARGET / "throwaway-cert"
     subprocess.run([ROOT / "scripts" / "throwaway-cert", folder], check=True)
     cert, key = folder / "cert.pem", folder / "key.pem"
