@@ -1,4 +1,4 @@
-# netserver. `make help` lists what there is to make.
+# netserver. `make help` lists the targets.
 
 CARGO ?= cargo
 CXX ?= c++
@@ -15,11 +15,11 @@ SERVICE ?= 5000
 MODE ?=
 TLS ?=
 
-# Version and soname come from Cargo.toml alone: of 1.4.2 the soname is 1, of 0.4.2 it is 0.
+# Version and soname come from Cargo.toml alone: for 1.4.2 the soname is 1, for 0.4.2 it is 0.
 VERSION := $(shell sed -n 's/^version *= *"\(.*\)"/\1/p' Cargo.toml | head -n 1)
 SONAME := libnetserver.so.$(firstword $(subst ., ,$(VERSION)))
 RUST_VERSION := $(shell sed -n 's/^rust-version *= *"\(.*\)"/\1/p' Cargo.toml)
-# The C ABI, and no panic message on the host program's stderr.
+# This feature has the C ABI, and prints no panic message on the host program's stderr.
 FEATURES := silent-panics
 
 CARGO_TARGET_DIR ?= target
@@ -40,23 +40,23 @@ C_TEST_PROGRAMS := $(C_TESTS:%=$(TARGET)/tests-c/%)
 CAMPAIGN_SERVER := $(TARGET)/tests-c/campaigns/server
 CAMPAIGNS := $(patsubst tests/campaigns/%.py,%,$(filter-out %/common.py,$(wildcard tests/campaigns/*.py)))
 
-# Programs find the library beside them, wherever the tree stands.
+# Programs find the library by a path from where they are, so the tree may be moved.
 LINK = -L$(OUT) -lnetserver -pthread -Wl,-rpath,'$$ORIGIN/$(1)release'
 
 .DELETE_ON_ERROR:
 .PHONY: build help run test lint oracle campaign-oracle install uninstall clean deps \
 	c-tests examples-rust asan-programs campaign-server asan memcheck audit bench bench-deps bench-quick bench-tls campaigns $(CAMPAIGNS:%=campaign-%)
 
-build: $(SO) $(ARCHIVE) $(EXAMPLE_PROGRAMS) ## the shared and the static library and the C examples (default)
+build: $(SO) $(ARCHIVE) $(EXAMPLE_PROGRAMS) ## build the shared and the static library and the C examples (default)
 
-help: ## this list
+help: ## print this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 	@echo '  make campaign-NAME  one of: $(CAMPAIGNS)'
 
 # -- libraries --------------------------------------------------------------------------------
-# One crate type at a time: a list of several silently drops link-time optimisation.
+# Each command builds one crate type: a list of several silently drops link-time optimisation.
 
-# The cryptography's C code with a stack protector, as distributions build theirs.
+# The C code of the cryptography gets a stack protector, as distributions build theirs.
 HARDENED = CFLAGS="$${CFLAGS-} -fstack-protector-strong"
 NEED_CARGO = @scripts/need-cargo $(RUST_VERSION) $(CARGO)
 
@@ -89,9 +89,10 @@ c-tests: $(C_TEST_PROGRAMS)
 
 campaign-server: $(CAMPAIGN_SERVER)
 
-# The same programs with AddressSanitizer, over the static library built with it too, with debug
-# assertions. Stable Rust has the sanitizer and its runtime but not the flag: hence RUSTC_BOOTSTRAP,
-# here alone. The C compiler links its own runtime, which speaks the same interface.
+# The same programs with AddressSanitizer. They link the static library, which is also built with it
+# and with debug assertions. Stable Rust has the sanitizer and its runtime but not the flag, so this
+# rule, and no other, sets RUSTC_BOOTSTRAP. The C compiler links its own runtime, which has the same
+# interface.
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 ASAN_ARCHIVE := $(TARGET)/asan/libnetserver.a
 ASAN_CFLAGS := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
@@ -132,44 +133,45 @@ deps: ## install the tools that the tests need and that are missing
 
 # -- checks -----------------------------------------------------------------------------------
 
-test: deps ## everything: Rust, C, valgrind, AddressSanitizer, examples, Python, installing
+test: deps ## run all tests: Rust, C, valgrind, AddressSanitizer, examples, Python, installing
 	$(NEED_CARGO)
 	scripts/test
 
-lint: deps ## formatting, clippy, docs, header, symbols, strict C and C++, README
+lint: deps ## check formatting, clippy, docs, header, symbols, strict C and C++, Markdown, rules
 	$(NEED_CARGO)
 	scripts/lint
 
-# Both APIs, both modes, plain and TLS: eight runs, of the same length each. ONLY=blocking_tls, for
-# one of the tests of tests/oracle/mod.rs, has the two of it; GO_ON=1 goes on after a finding.
+# Both APIs, both modes, plain and TLS make eight runs of the same length. ONLY=blocking_tls, or
+# another test of tests/oracle/mod.rs, makes the two runs of that test; GO_ON=1 goes on after a
+# finding.
 SECONDS ?= 40
 SEED ?= 1
 ONLY ?=
 GO_ON ?=
 
-oracle: ## a test that knows only the rules of docs/BEHAVIOUR.md [SECONDS=40 in all] [SEED=1] [ONLY=…] [GO_ON=1]
+oracle: ## run the test that knows only the rules of docs/BEHAVIOUR.md [SECONDS=40 in all] [SEED=1] [ONLY=…] [GO_ON=1]
 	@each=$$(( $(SECONDS) / $(if $(ONLY),2,8) )); \
 	export NS_TEST_CHILD=1 NS_ORACLE_SECONDS=$$each NS_ORACLE_SEED=$(SEED) $(if $(GO_ON),NS_ORACLE_GO_ON=1); \
 	$(CARGO) test --features capi --no-fail-fast --test oracle --test c_oracle -- \
 		--test-threads=1 --nocapture $(addprefix oracle::,$(ONLY))
 
-campaign-oracle: ## the same for 20 minutes of each mode
+campaign-oracle: ## run the oracle for 20 minutes of each mode
 	$(MAKE) oracle SECONDS=2400 SEED=$(SEED)
 
-memcheck: deps build c-tests ## the C examples and C tests under valgrind
+memcheck: deps build c-tests ## run the C examples and C tests under valgrind
 	$(PYTHON) tests/c/run.py --under valgrind
 	$(PYTHON) tests/examples/run.py --under valgrind
 
-asan: asan-programs ## the C examples and C tests with AddressSanitizer
+asan: asan-programs ## run the C examples and C tests with AddressSanitizer
 	$(PYTHON) tests/c/run.py --under asan
 	$(PYTHON) tests/examples/run.py --under asan
 	$(PYTHON) tests/campaigns/killing.py 20 --under asan
 
-audit: examples-rust ## testssl.sh and sslyze against a TLS server, their findings judged; some minutes
+audit: examples-rust ## run testssl.sh and sslyze against a TLS server and judge the findings; some minutes
 	@scripts/deps testssl testssl.sh
 	$(PYTHON) tests/tls/audit.py
 
-# A virtual environment for the library that draws the charts.
+# The virtual environment is for the library that draws the charts.
 MATPLOTLIB := matplotlib==3.11.2
 BENCH_VENV := $(TARGET)/bench-venv
 
@@ -179,7 +181,8 @@ $(BENCH_VENV)/ready:
 	$(@D)/bin/pip install -q $(MATPLOTLIB)
 	touch $@
 
-# The same library with its system calls made by the C library, where a preloaded one counts them.
+# This build of the library makes its system calls through the C library, where a preloaded library
+# counts them.
 COUNTABLE := $(TARGET)/countable
 
 $(COUNTABLE)/release/libnetserver.so: $(RUST_SOURCES)
@@ -190,24 +193,24 @@ bench-deps: build $(COUNTABLE)/release/libnetserver.so
 		/usr/include/ev.h libev-dev /usr/include/event2/event.h libevent-dev \
 		/usr/include/boost/asio.hpp libboost-dev
 
-bench: bench-deps $(BENCH_VENV)/ready ## beside its peers, some 10 minutes: docs/BENCHMARKS.md and its charts
+bench: bench-deps $(BENCH_VENV)/ready ## measure the library and its peers, some 10 minutes; writes docs/BENCHMARKS.md and its charts
 	$(BENCH_VENV)/bin/python benches/bench.py --write docs
 
-bench-quick: bench-deps ## the main of these, beside few peers, printed only
+bench-quick: bench-deps ## measure the main workloads beside few peers; only prints
 	$(PYTHON) benches/bench.py --quick
 
-bench-tls: bench-deps ## those over TLS, printed only; fails where a goal is missed
+bench-tls: bench-deps ## measure the workloads over TLS; only prints; fails where a goal is missed
 	$(PYTHON) benches/bench.py --only TLS --strict
 
-campaigns: $(CAMPAIGNS:%=campaign-%) ## long load and fault campaigns, some minutes
+campaigns: $(CAMPAIGNS:%=campaign-%) ## run the long load and fault campaigns, some minutes
 
 $(CAMPAIGNS:%=campaign-%): campaign-%: $(CAMPAIGN_SERVER)
 	$(PYTHON) tests/campaigns/$*.py
 
 # -- install ----------------------------------------------------------------------------------
 
-# What a static link needs besides the archive, as rustc says. The C compiler adds libc by itself,
-# and whichever form of libgcc_s fits (under -static there is no libgcc_s).
+# The libraries that a static link needs besides the archive, as rustc reports them. The C compiler
+# adds libc by itself, and the form of libgcc_s that fits (under -static there is no libgcc_s).
 PRIVATE_LIBS = $(filter-out -lc -lgcc_s,$(shell cat $(NATIVE_LIBS)))
 EMPTY :=
 FILL_IN = sed -e 's|@VERSION@|$(VERSION)|g' -e 's|@MAJOR@|$(firstword $(subst ., ,$(VERSION)))|g' \
@@ -217,7 +220,7 @@ FILL_IN = sed -e 's|@VERSION@|$(VERSION)|g' -e 's|@MAJOR@|$(firstword $(subst .,
 	-e 's|@INCLUDEDIR_FROM_LIBDIR@|$(shell realpath -m --relative-to=$(LIBDIR) $(INCLUDEDIR))|g' \
 	-e 's|@PRIVATE_LIBS@|$(PRIVATE_LIBS)|g' -e 's|@PRIVATE_LIBS_LIST@|$(subst $(EMPTY) $(EMPTY),;,$(strip $(PRIVATE_LIBS)))|g'
 
-install: $(SO) $(ARCHIVE) ## [PREFIX=/usr/local] [LIBDIR=…] [INCLUDEDIR=…] [DESTDIR=]
+install: $(SO) $(ARCHIVE) ## install [PREFIX=/usr/local] [LIBDIR=…] [INCLUDEDIR=…] [DESTDIR=]
 	$(INSTALL) -d $(DESTDIR)$(INCLUDEDIR) $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(LIBDIR)/cmake/netserver
 	$(INSTALL) -m 644 $(HEADER) $(DESTDIR)$(INCLUDEDIR)/netserver.h
 	$(INSTALL) -m 755 $(SO) $(DESTDIR)$(LIBDIR)/libnetserver.so.$(VERSION)
@@ -228,7 +231,7 @@ install: $(SO) $(ARCHIVE) ## [PREFIX=/usr/local] [LIBDIR=…] [INCLUDEDIR=…] [
 	$(FILL_IN) packaging/netserver-config.cmake.in > $(DESTDIR)$(LIBDIR)/cmake/netserver/netserver-config.cmake
 	$(FILL_IN) packaging/netserver-config-version.cmake.in > $(DESTDIR)$(LIBDIR)/cmake/netserver/netserver-config-version.cmake
 
-uninstall: ## what install put there
+uninstall: ## remove the installed files
 	rm -f $(DESTDIR)$(INCLUDEDIR)/netserver.h $(DESTDIR)$(LIBDIR)/pkgconfig/netserver.pc
 	rm -f $(addprefix $(DESTDIR)$(LIBDIR)/,libnetserver.so.$(VERSION) $(SONAME) libnetserver.so libnetserver.a)
 	rm -rf $(DESTDIR)$(LIBDIR)/cmake/netserver
