@@ -114,7 +114,7 @@ impl Pool {
         let limits = Limits::of(config);
         let max_wait_ms = u64::from(config.max_retry) * config.retry_interval.as_millis() as u64;
         let seats = config.max_thread as usize;
-        let lobby_limits = Limits { idle: 0, ..limits.clone() };
+        let lobby_limits = Limits { idle_ms: 0, ..limits.clone() };
         let seat =
             |i| Arc::new(Seat::new(ThreadContext::new(Owner::Worker, server, i, limits.clone())));
         Pool {

@@ -221,11 +221,11 @@ fn invalid(message: String) -> Error {
 pub(crate) struct Limits {
     pub high_water: usize,
     pub send_limit: usize,
-    pub idle: u64,
-    pub io: u64,
-    pub write: u64,
-    pub linger: u64,
-    pub handshake: u64,
+    pub idle_ms: u64,
+    pub io_ms: u64,
+    pub write_ms: u64,
+    pub linger_ms: u64,
+    pub handshake_ms: u64,
 }
 
 impl Limits {
@@ -234,11 +234,11 @@ impl Limits {
         Limits {
             high_water: config.high_water_mark,
             send_limit: config.send_limit,
-            idle: millis(config.idle_timeout),
-            io: millis(config.io_timeout),
-            write: millis(config.write_timeout),
-            linger: config.linger_timeout.as_millis() as u64,
-            handshake: config.handshake_timeout.as_millis() as u64,
+            idle_ms: millis(config.idle_timeout),
+            io_ms: millis(config.io_timeout),
+            write_ms: millis(config.write_timeout),
+            linger_ms: config.linger_timeout.as_millis() as u64,
+            handshake_ms: config.handshake_timeout.as_millis() as u64,
         }
     }
 }

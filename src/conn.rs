@@ -158,7 +158,7 @@ impl ThreadContext {
             Owner::Worker => 0,
             Owner::Program => flag::OWNED,
         };
-        owner | if self.limits.idle == 0 { 0 } else { flag::TIMED }
+        owner | if self.limits.idle_ms == 0 { 0 } else { flag::TIMED }
     }
 }
 
@@ -584,7 +584,7 @@ impl Conn {
 
     fn io_timeout(&self) -> u64 {
         let own_timeout = self.extra.as_ref().and_then(|extra| extra.io_timeout);
-        own_timeout.unwrap_or(self.context.limits.io)
+        own_timeout.unwrap_or(self.context.limits.io_ms)
     }
 
     pub fn user_data(&self) -> Option<&(dyn Any + Send)> {
@@ -626,11 +626,11 @@ impl Conn {
             // No other deadline counts in a handshake.
             return next;
         }
-        if matches!(phase, Phase::Open | Phase::Flushing) && limits.idle != 0 {
-            consider(Deadline::since(self.active_at, limits.idle), CloseReason::Idle);
+        if matches!(phase, Phase::Open | Phase::Flushing) && limits.idle_ms != 0 {
+            consider(Deadline::since(self.active_at, limits.idle_ms), CloseReason::Idle);
         }
-        if let Some(out) = self.out.as_ref().filter(|_| limits.write != 0) {
-            consider(Deadline::since(out.progress_at, limits.write), CloseReason::WriteTimeout);
+        if let Some(out) = self.out.as_ref().filter(|_| limits.write_ms != 0) {
+            consider(Deadline::since(out.progress_at, limits.write_ms), CloseReason::WriteTimeout);
         }
         next
     }

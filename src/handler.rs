@@ -40,7 +40,7 @@ pub trait Handler: Send + Sync + 'static {
         let _ = server;
     }
 
-    /// Runs first for each connection. An error is reported to
+    /// Runs first for each connection. The library reports an error to
     /// [`Handler::on_exception`] and closes the connection.
     fn on_open(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
         let _ = (server, socket);

@@ -40,7 +40,7 @@ pub(crate) struct ShutdownPort {
 
 impl ShutdownPort {
     pub fn bind(service: &Service, config: &Config, server: u64) -> Result<ShutdownPort, Error> {
-        let limits = Limits { idle: 0, ..Limits::of(config) };
+        let limits = Limits { idle_ms: 0, ..Limits::of(config) };
         let listeners = listener::bind(service, config)?;
         for listener in &listeners {
             let failed = |e| Error::from_os(Status::Listen, "cannot watch the shutdown port", &e);

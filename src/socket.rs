@@ -262,7 +262,7 @@ impl<'a> Socket<'a> {
         if self.conn.is_over() {
             return Err(Error::from(Status::Closed));
         }
-        let millis = self.conn.context.limits.handshake;
+        let millis = self.conn.context.limits.handshake_ms;
         self.conn.begin_tls(tls.server_config()?, ahead, millis)?;
         if self.conn.has(flag::LOOP) {
             self.conn.set(flag::STARTTLS);

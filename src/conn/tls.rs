@@ -219,7 +219,7 @@ impl Conn {
         }
         // Where calls wait, they do not wait longer for a peer that does not
         // read.
-        let until = Deadline::after_ms(self.context.limits.linger);
+        let until = Deadline::after_ms(self.context.limits.linger_ms);
         let _ = self.with_deadline(until, Conn::push_tls);
     }
 

@@ -158,11 +158,11 @@ impl Conn {
     /// Returns whether a call that begins now may give up: it then must not
     /// wait in the kernel.
     fn may_give_up(&self, until: Deadline) -> bool {
-        until != Deadline::NEVER || self.context.limits.idle != 0
+        until != Deadline::NEVER || self.context.limits.idle_ms != 0
     }
 
     fn idle_until(&self) -> Deadline {
-        match self.context.limits.idle {
+        match self.context.limits.idle_ms {
             0 => Deadline::NEVER,
             _ if self.phase() == Phase::Handshake => Deadline::NEVER,
             idle => Deadline::since(self.active_at, idle),
@@ -293,7 +293,7 @@ impl Conn {
 
     /// Returns when a goodbye that begins now gives up.
     pub fn linger_until(&self) -> Deadline {
-        Deadline::after_ms(self.context.limits.linger)
+        Deadline::after_ms(self.context.limits.linger_ms)
     }
 
     /// Ends a connection that no loop has, until the given time. The queued
@@ -348,7 +348,7 @@ impl Conn {
             return false;
         }
         // The deadline of a stop has passed, or lingering is off.
-        if self.reason == CloseReason::Cut || self.context.limits.linger == 0 {
+        if self.reason == CloseReason::Cut || self.context.limits.linger_ms == 0 {
             return false;
         }
         let decrypted = self.tls.as_mut().is_some_and(|tls| tls.has_plain());

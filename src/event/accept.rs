@@ -237,7 +237,7 @@ impl Loop {
                 self.settle(slot);
             }
         }
-        if self.handle.context.limits.idle != 0 {
+        if self.handle.context.limits.idle_ms != 0 {
             self.arm(slot);
         }
     }

@@ -78,7 +78,7 @@ impl Loop {
     /// the bytes on their way.
     pub(super) fn flushed(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
-        let linger = conn.context.limits.linger;
+        let linger = conn.context.limits.linger_ms;
         if conn.has_peer_ended() {
             let reason = conn.reason;
             self.finish_conn(slot, reason);
