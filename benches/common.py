@@ -46,7 +46,7 @@ LIBRARIES = {
 }
 RUST_PEERS = ["mio_echo", "rustls_mio", "std_threads", "tokio_echo"]
 
-PATIENCE = 60.0  # the most seconds that a program may take for a step
+STEP_TIMEOUT_S = 60.0  # how long a program may take for a step
 
 COUNTED = 2000  # operations whose system calls are counted
 WAIT, ACCEPT_FAILED = 0, 3  # counters of count_syscalls.c
@@ -147,12 +147,12 @@ class Program:
         self.process.stdin.close()
         self.process.stdout.close()
 
-    def has_line(self, patience=0.0):
-        return bool(select.select([self.process.stdout], [], [], patience)[0])
+    def has_line(self, timeout_s=0.0):
+        return bool(select.select([self.process.stdout], [], [], timeout_s)[0])
 
     def line(self):
-        if not self.has_line(PATIENCE):
-            raise RuntimeError(f"{self.name} said nothing for {PATIENCE} s")
+        if not self.has_line(STEP_TIMEOUT_S):
+            raise RuntimeError(f"{self.name} said nothing for {STEP_TIMEOUT_S} s")
         line = self.process.stdout.readline().decode()
         if not line:
             raise RuntimeError(f"{self.name} ended with {self.process.wait()}")
@@ -202,7 +202,7 @@ class Load(Program):
     def finish(self):
         """Ends the connections in good order; raises if any of them received a wrong byte."""
         self.process.stdin.close()
-        if self.process.wait(PATIENCE) != 0:
+        if self.process.wait(STEP_TIMEOUT_S) != 0:
             raise RuntimeError(f"load to {self.server.name} failed")
 
 

@@ -9,7 +9,8 @@ import statistics
 import tempfile
 
 from common import (
-    PATIENCE, Load, Server, calls_per_operation, compare, hosts_congestion, idle_memory, peer,
+    STEP_TIMEOUT_S, Load, Server, calls_per_operation, compare, hosts_congestion, idle_memory,
+    peer,
 )  # fmt: skip
 from report import OURS, Goal, Section, Workload, amounts, costs, number, ratio_text
 
@@ -131,7 +132,7 @@ def instructions(args, argv, connections, messages):
                 load.burst(messages)
                 load.finish()
             server.process.send_signal(signal.SIGTERM)
-            server.process.wait(PATIENCE)
+            server.process.wait(STEP_TIMEOUT_S)
         return int(re.search(r"^(?:summary|totals): (\d+)", out.read_text(), re.M)[1])
 
 
