@@ -7,6 +7,7 @@ mod fast;
 pub(crate) mod flag;
 mod ids;
 mod inbox;
+mod progress;
 mod tls;
 mod transfer;
 mod verdict;
@@ -203,6 +204,9 @@ struct Extra {
     /// A wake was pending at the detach; the loop that gets the connection runs
     /// `on_wake`.
     wake_pending: bool,
+    /// The last look at what the peer has acknowledged, where it seemed to have
+    /// stalled.
+    ack_look: Option<progress::AckLook>,
 }
 
 /// A connection. A loop keeps its connections in slots that never move; a
@@ -428,20 +432,21 @@ impl Conn {
         self.flags & (flag::DRAINED | flag::BACKLOG) == flag::DRAINED && self.phase == Phase::Open
     }
 
-    /// Returns whether bytes are on their way to the kernel, or `on_drain` must
-    /// still report that they have left.
+    /// Returns whether bytes are on their way to the kernel, also behind a TLS
+    /// handshake in mid-stream, or `on_drain` must still report that they have
+    /// left.
     pub fn is_sending_out(&self) -> bool {
-        !self.has(flag::SEND_FAILED) && (self.has(flag::BACKLOG) || self.is_drain_due())
+        let sends = self.has(flag::BACKLOG | flag::DRAINED) || self.holds_plaintext();
+        sends && !self.has(flag::SEND_FAILED)
     }
 
-    /// Returns whether an end destroys nothing: no input is unread, and the
+    /// Returns whether an end destroys nothing: the kernel holds no input, and the
     /// peer has acknowledged all that was sent. The kernel counts an end that
     /// was sent as a byte.
     pub fn is_quiet(&mut self) -> bool {
         let end_bytes = usize::from(self.has(flag::FIN_SENT));
-        let decrypted = self.tls.as_mut().is_some_and(|tls| tls.has_plain());
         let acknowledged = |fd: BorrowedFd<'_>| sys::unsent(fd.as_raw_fd()) <= end_bytes;
-        !decrypted && !self.has_unread() && self.fd().is_some_and(acknowledged)
+        !self.has_unread() && self.fd().is_some_and(acknowledged)
     }
 
     /// Returns whether accepted bytes wait for the end of the TLS handshake.
@@ -605,7 +610,6 @@ impl Conn {
     /// Returns the deadline that comes next by the connection's own settings,
     /// or `NEVER`, and the reason for the close then.
     pub fn next_deadline(&self) -> (Deadline, CloseReason) {
-        let limits = &self.context.limits;
         let mut next = (Deadline::NEVER, CloseReason::Timer);
         let mut consider = |due: Deadline, reason| {
             if due < next.0 {
@@ -626,12 +630,10 @@ impl Conn {
             // No other deadline counts in a handshake.
             return next;
         }
-        if matches!(phase, Phase::Open | Phase::Flushing) && limits.idle_ms != 0 {
-            consider(Deadline::since(self.active_at, limits.idle_ms), CloseReason::Idle);
+        if matches!(phase, Phase::Open | Phase::Flushing) {
+            consider(self.idle_deadline(), CloseReason::Idle);
         }
-        if let Some(out) = self.out.as_ref().filter(|_| limits.write_ms != 0) {
-            consider(Deadline::since(out.progress_at, limits.write_ms), CloseReason::WriteTimeout);
-        }
+        consider(self.write_deadline(), CloseReason::WriteTimeout);
         next
     }
 }

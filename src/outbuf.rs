@@ -45,14 +45,11 @@ pub(crate) struct OutBuf {
     /// When bytes were last written, or when the queue began: for
     /// `write_timeout`.
     pub progress_at: u64,
-    /// How many bytes the peer had not acknowledged at `progress_at`. A slow
-    /// peer may make progress for a long time while the kernel takes no bytes.
-    pub unacknowledged: usize,
 }
 
 impl OutBuf {
-    pub fn begun_at(now: u64, unacknowledged: usize) -> OutBuf {
-        OutBuf { progress_at: now, unacknowledged, ..OutBuf::default() }
+    pub fn begun_at(now: u64) -> OutBuf {
+        OutBuf { progress_at: now, ..OutBuf::default() }
     }
 
     pub fn len(&self) -> usize {

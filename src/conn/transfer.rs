@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
 
 use super::fast::RawResult;
@@ -163,14 +163,15 @@ impl Conn {
     /// Does [`Conn::send`] in any state.
     pub fn send_any(&mut self, buf: &[u8]) -> Result<(), Status> {
         self.usable()?;
-        self.may_send()?;
+        let may_send = self.may_send();
         if !self.has(flag::LOOP) {
-            self.may_wait().inspect_err(|_| self.note_unsent())?;
+            may_send.and_then(|()| self.may_wait()).inspect_err(|_| self.note_unsent())?;
             return match self.has(flag::TLS) {
                 true => self.send_tls(buf),
                 false => self.send_wait(buf),
             };
         }
+        may_send?;
         self.collect();
         self.admit(buf.len())?;
         if self.has(flag::TLS) {
@@ -330,25 +331,7 @@ impl Conn {
         if !self.has(flag::BACKLOG) {
             self.set(flag::BACKLOG | flag::ARM);
         }
-        let fd = self.fd.as_ref().map(AsRawFd::as_raw_fd);
-        self.out.get_or_insert_with(|| {
-            Box::new(OutBuf::begun_at(clock::now(), fd.map_or(0, sys::unsent)))
-        })
-    }
-
-    /// Notes progress that does not show in the queue: the peer has
-    /// acknowledged some bytes, although the kernel takes no more. Returns
-    /// whether it has.
-    pub fn note_peer_progress(&mut self) -> bool {
-        let unacknowledged = sys::unsent(self.raw_fd());
-        let Some(out) = &mut self.out else { return false };
-        let has_progress = unacknowledged < out.unacknowledged;
-        if has_progress {
-            out.unacknowledged = unacknowledged;
-            out.progress_at = clock::now();
-            self.active_at = out.progress_at;
-        }
-        has_progress
+        self.out.get_or_insert_with(|| Box::new(OutBuf::begun_at(clock::now())))
     }
 
     /// Gives the queue to the caller, which writes it or gives it up.
@@ -369,11 +352,9 @@ impl Conn {
     pub fn flush_queue(&mut self) -> Result<bool, Status> {
         let Some(mut out) = self.take_queue() else { return Ok(true) };
         let Some(fd) = self.fd() else { return Err(Status::Closed) };
-        let raw = fd.as_raw_fd();
         match out.write_to(fd) {
             Ok(n) => {
                 out.progress_at = clock::now();
-                out.unacknowledged = sys::unsent(raw);
                 self.context.ids.sub(self.id, n);
                 self.count_out(n);
             }

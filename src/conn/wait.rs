@@ -106,7 +106,8 @@ impl Conn {
     /// Notes that the program tries to send more. If it cannot because a stop
     /// has cut the connection, no orderly end may follow.
     pub(super) fn note_unsent(&mut self) {
-        if self.context.forced_end() == ForcedEnd::Cut {
+        let ended_itself = self.has(flag::WR_SHUT | flag::FIN_SENT);
+        if self.context.forced_end() == ForcedEnd::Cut && !ended_itself {
             self.set(flag::ABORT);
         }
     }
@@ -162,10 +163,9 @@ impl Conn {
     }
 
     fn idle_until(&self) -> Deadline {
-        match self.context.limits.idle_ms {
-            0 => Deadline::NEVER,
-            _ if self.phase() == Phase::Handshake => Deadline::NEVER,
-            idle => Deadline::since(self.active_at, idle),
+        match self.phase() {
+            Phase::Handshake => Deadline::NEVER,
+            _ => self.idle_deadline(),
         }
     }
 
@@ -213,6 +213,10 @@ impl Conn {
             let step = if self.has(flag::FIN_SENT) { Deadline::after_ms(LOOK) } else { look_at };
             match sys::poll(fd, events | writing, end.min(step).poll_timeout()) {
                 Ok(found) if found.is_empty() && end.is_due() => {
+                    let has_time = !until.is_due();
+                    if has_time && !self.has_stalled(CloseReason::Idle) {
+                        continue;
+                    }
                     if idle.is_due() {
                         self.end_idle(events | writing);
                     }
@@ -327,12 +331,17 @@ impl Conn {
     /// Lingers on this thread, before the program gets `on_close`: until the
     /// given time or a cut, and while `goes_on` returns true. Returns whether
     /// nothing that was sent is lost.
-    pub fn see_off(&mut self, until: Deadline, goes_on: impl Fn(BorrowedFd<'_>) -> bool) -> bool {
+    pub fn see_off(
+        &mut self,
+        until: Deadline,
+        goes_on: impl Fn(BorrowedFd<'_>, bool) -> bool,
+    ) -> bool {
         if self.must_linger() {
             let Some(remains) = self.half_close() else { return false };
             let context = self.context.clone();
             let is_cut = || context.forced_end() == ForcedEnd::Cut;
-            let (fd, has_ended) = remains.discard(until, |fd| !is_cut() && goes_on(fd));
+            let (fd, has_ended) =
+                remains.discard(until, |fd, silent| !is_cut() && goes_on(fd, silent));
             self.fd = Some(fd);
             if has_ended {
                 self.set(flag::EOF);
@@ -351,11 +360,10 @@ impl Conn {
         if self.reason == CloseReason::Cut || self.context.limits.linger_ms == 0 {
             return false;
         }
-        let decrypted = self.tls.as_mut().is_some_and(|tls| tls.has_plain());
         // A client in its handshake is still sending, and must be able to read
         // the alert.
         let is_handshake = self.reason == CloseReason::Handshake;
-        let unread = is_handshake || decrypted || self.has_unread();
+        let unread = is_handshake || self.has_unread();
         // The kernel counts an end that was sent as a byte; nothing comes
         // behind it.
         let end_bytes = usize::from(self.has(flag::FIN_SENT));

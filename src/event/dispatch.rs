@@ -132,6 +132,7 @@ impl Loop {
     /// Checks the high-water mark, and queues the connection for another call
     /// of the handler if the handler left input that it may read.
     fn requeue(&mut self, slot: u32) {
+        let stopping = self.stopping();
         let Some(conn) = self.slab.get(slot) else { return };
         if conn.phase() != Phase::Open {
             return;
@@ -143,7 +144,9 @@ impl Loop {
             conn.clear(flag::THROTTLED);
             conn.set(flag::CALL_AGAIN);
         }
-        let may_read = conn.has_more() && !conn.has(flag::EOF | flag::PAUSED | flag::THROTTLED);
+        // In a stop no handler is called.
+        let may_read =
+            !stopping && conn.has_more() && !conn.has(flag::EOF | flag::PAUSED | flag::THROTTLED);
         if (may_read || conn.is_drain_due()) && !conn.has(flag::IN_READY_QUEUE) {
             conn.set(flag::IN_READY_QUEUE);
             self.ready.push_back(conn.id);
@@ -184,7 +187,7 @@ impl Loop {
         let Some(conn) = self.slab.get(slot) else { return };
         match (conn.phase(), reason) {
             (Phase::Open | Phase::Flushing, CloseReason::WriteTimeout | CloseReason::Idle)
-                if conn.note_peer_progress() => {}
+                if !conn.has_stalled(reason) => {}
             (
                 Phase::Open | Phase::Hello | Phase::Waiting | Phase::Handshake,
                 CloseReason::Timer,

@@ -1,6 +1,6 @@
 //! Deadlines are never early, and not late.
 
-use crate::api::{CloseReason, Hooks, Server, Socket, Status};
+use crate::api::{CloseReason, Config, Hooks, Server, Socket, Status};
 use crate::support::*;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -477,29 +477,83 @@ fn a_timer_in_blocking_mode() {
     });
 }
 
-/// T10: A slow peer that reads all the time goes on, although the kernel, which has much of it,
-/// takes no more for longer than the deadline.
+/// Reads slowly, without a pause of any length, and then the rest.
+#[track_caller]
+fn read_slowly(client: &mut Client, len: usize) {
+    let mut got = Vec::new();
+    for _ in 0..60 {
+        got.extend(client.receive(8_000));
+        let_pass(ms(20));
+    }
+    got.extend(client.receive(len - got.len()));
+    assert!(got == pattern(len));
+}
+
+/// T10: A slow peer that reads all the time goes on, although the kernel, which has much of it or
+/// all, takes no more for longer than the deadline.
 #[test]
 fn a_slow_reader_makes_progress() {
     isolated(|| {
-        for limit in ["write", "idle"] {
-            let config = non_blocking(1);
-            let config = match limit {
-                "write" => config.write_timeout(ms(300)),
-                _ => config.idle_timeout(ms(300)).write_timeout(None),
-            };
-            let (hooks, reasons) = Hooks::new(bulk).telling_reasons();
+        let idle = |config: Config| config.idle_timeout(ms(300));
+        for (config, len) in [
+            (non_blocking(1).write_timeout(ms(300)), BULK),
+            (idle(non_blocking(1)).write_timeout(None), BULK),
+            (idle(non_blocking(1)), 1_000_000),
+            (idle(blocking(2)), BULK),
+        ] {
+            let hooks = Hooks::new(move |_, socket| {
+                if text(socket)?.is_empty() {
+                    return Ok(socket.close());
+                }
+                socket.send(&pattern(len))
+            });
+            let (hooks, reasons) = hooks.telling_reasons();
             let server = start(config, hooks);
             let mut client = Client::small(&server).saying("x");
-            let mut got = Vec::new();
-            for _ in 0..60 {
-                got.extend(client.receive(8_000));
-                let_pass(ms(20));
-            }
-            got.extend(client.receive(BULK - got.len()));
-            assert!(got == pattern(BULK));
+            read_slowly(&mut client, len);
             drop(client);
             reasons.next();
+        }
+    });
+}
+
+/// T10: The same for a detached socket, which waits in `send`.
+#[test]
+fn a_slow_reader_of_a_detached_socket_makes_progress() {
+    isolated(|| {
+        let (log, owned) = events();
+        let hooks = Hooks::new(move |server: &Server, socket| {
+            text(socket)?;
+            Ok(log.add(server.detach(socket)?))
+        });
+        let server = start(non_blocking(1).idle_timeout(ms(300)), hooks);
+        let mut client = Client::small(&server).saying("x");
+        let mut socket: crate::api::OwnedSocket = owned.next();
+        std::thread::scope(|scope| {
+            scope.spawn(move || socket.socket().send(&pattern(BULK)).unwrap());
+            read_slowly(&mut client, BULK);
+            drop(client);
+        });
+    });
+}
+
+/// T10: A peer that reads nothing at all has little more than the deadline.
+#[test]
+fn a_peer_that_reads_nothing_is_ended_in_time() {
+    isolated(|| {
+        for (config, reason) in [
+            (non_blocking(1).write_timeout(ms(800)), CloseReason::WriteTimeout),
+            (non_blocking(1).idle_timeout(ms(800)).write_timeout(None), CloseReason::Idle),
+            (blocking(2).idle_timeout(ms(800)), CloseReason::Idle),
+        ] {
+            let (hooks, reasons) = Hooks::new(bulk).telling_reasons();
+            let server = start(config, hooks);
+            let client = Client::small(&server).saying("x");
+            let clock = Stopwatch::start();
+            assert_eq!(reasons.next(), reason);
+            let took = clock.elapsed();
+            assert!((ms(800)..ms(1500)).contains(&took), "{took:?}");
+            drop(client);
         }
     });
 }
