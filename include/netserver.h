@@ -1696,7 +1696,7 @@ typedef struct ns_stats {
     uint64_t waiting;
     /** Connections that `ns_detach` took out. */
     uint64_t detached;
-    /** Connections that a stop let finish. */
+    /** Connections that ended during a stop, before its deadline cut them. */
     uint64_t drained;
     /** Connections that a stop cut. */
     uint64_t cut;

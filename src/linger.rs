@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use crate::clock::Deadline;
+use crate::clock::{self, Deadline};
 use crate::sys::{self, PollFlags, Poller, RecvFlags};
 
 const BUFFER: usize = 16 << 10;
@@ -17,6 +17,9 @@ const READS: usize = 64;
 /// How often to look whether the peer has acknowledged all bytes, in ms.
 const LOOK: u64 = 5;
 
+/// How long a peer must have sent nothing before a stop closes its connection
+/// with all bytes acknowledged, in ms.
+const SILENCE: u64 = 100;
 /// How often a thread that lingers asks whether to go on, in ms.
 const STEP: u64 = 20;
 
@@ -43,14 +46,21 @@ enum Discarded {
     Failed,
 }
 
-fn discard_some(fd: &OwnedFd) -> Discarded {
+/// Returns whether a peer that was heard at `heard_at` has been silent for so
+/// long that it does not seem to be in the middle of sending.
+pub(crate) fn is_silent(heard_at: u64) -> bool {
+    Deadline::since(heard_at, SILENCE).is_due()
+}
+
+/// Notes in `heard_at` when input came.
+fn discard_some(fd: &OwnedFd, heard_at: &mut u64) -> Discarded {
     let mut buffer = [0; BUFFER];
     for _ in 0..READS {
         match sys::recv(fd.as_fd(), &mut buffer, RecvFlags::DONTWAIT) {
             // An end that this side made says nothing about the peer.
             Ok(0) if sys::has_peer_ended(fd.as_fd()) => return Discarded::Ended,
             Ok(0) => return Discarded::Wait,
-            Ok(_) => {}
+            Ok(_) => *heard_at = clock::now(),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Discarded::Wait,
             Err(_) => return Discarded::Failed,
         }
@@ -60,20 +70,22 @@ fn discard_some(fd: &OwnedFd) -> Discarded {
 
 impl Remains {
     /// Lingers on the calling thread, until `until` or until `goes_on` returns
-    /// false. Returns the descriptor, and whether the peer has ended its side.
+    /// false, which is told whether the peer is silent. Returns the descriptor,
+    /// and whether the peer has ended its side.
     pub fn discard(
         self,
         until: Deadline,
-        goes_on: impl Fn(BorrowedFd<'_>) -> bool,
+        goes_on: impl Fn(BorrowedFd<'_>, bool) -> bool,
     ) -> (OwnedFd, bool) {
         let Remains { fd, fin_waits_for_ack } = self;
         let mut fin_sent = !fin_waits_for_ack;
-        while !until.is_due() && goes_on(fd.as_fd()) {
+        let mut heard_at = clock::now();
+        while !until.is_due() && goes_on(fd.as_fd(), is_silent(heard_at)) {
             if !fin_sent && sys::unsent(fd.as_raw_fd()) == 0 {
                 send_fin(&fd);
                 fin_sent = true;
             }
-            match discard_some(&fd) {
+            match discard_some(&fd, &mut heard_at) {
                 Discarded::Ended => return (fd, true),
                 Discarded::Failed => break,
                 Discarded::Again => {}
@@ -93,12 +105,17 @@ impl Remains {
     }
 }
 
+struct Entry {
+    fd: OwnedFd,
+    heard_at: u64,
+}
+
 /// The lingering connections of a blocking server. Its control thread owns
 /// them.
 pub(crate) struct Lingering {
     linger_ms: u64,
     max: usize,
-    entries: HashMap<u64, OwnedFd>,
+    entries: HashMap<u64, Entry>,
     /// The end of each connection's time, in order: all linger equally long.
     ends: VecDeque<(Deadline, u64)>,
     again: Vec<u64>,
@@ -145,7 +162,7 @@ impl Lingering {
         self.next += 1;
         // If this fails, the input stays unread for the whole linger time.
         let _ = poller.add(fd.as_fd(), token, sys::INPUT);
-        self.entries.insert(token, fd);
+        self.entries.insert(token, Entry { fd, heard_at: clock::now() });
         if fin_waits_for_ack {
             self.without_fin.push(token);
         }
@@ -161,7 +178,8 @@ impl Lingering {
     /// (epoll(7)).
     pub fn turn(&mut self) {
         for token in std::mem::take(&mut self.again) {
-            match self.entries.get(&token).map(discard_some) {
+            let entry = self.entries.get_mut(&token);
+            match entry.map(|entry| discard_some(&entry.fd, &mut entry.heard_at)) {
                 Some(Discarded::Ended | Discarded::Failed) => drop(self.entries.remove(&token)),
                 Some(Discarded::Again) => self.again.push(token),
                 Some(Discarded::Wait) | None => {}
@@ -169,7 +187,7 @@ impl Lingering {
         }
         let entries = &self.entries;
         self.without_fin.retain(|token| {
-            let Some(fd) = entries.get(token) else { return false };
+            let Some(Entry { fd, .. }) = entries.get(token) else { return false };
             let waits = sys::unsent(fd.as_raw_fd()) > 0;
             if !waits {
                 send_fin(fd);
@@ -189,12 +207,12 @@ impl Lingering {
     }
 
     /// Closes, in a stop, the connections whose peers have acknowledged all
-    /// bytes: nothing of theirs can be lost.
+    /// bytes and are silent: nothing of theirs can be lost.
     pub fn end_acknowledged(&mut self) {
         let without_fin = &self.without_fin;
-        self.entries.retain(|token, fd| {
+        self.entries.retain(|token, entry| {
             let fin = usize::from(!without_fin.contains(token));
-            sys::unsent(fd.as_raw_fd()) > fin
+            !is_silent(entry.heard_at) || sys::unsent(entry.fd.as_raw_fd()) > fin
         });
     }
 

@@ -129,7 +129,7 @@ impl ShutdownPort {
             let rivals = &self.seat.context().rivals;
             let others_wait = || lock(rivals).as_ref().is_some_and(|others_wait| others_wait());
             let give_way_at = Deadline::after_ms(MAX_LINGER_MS);
-            conn.see_off(until, |_| {
+            conn.see_off(until, |_, _| {
                 !give_way_at.is_due() || server.is_stopping() || !others_wait()
             });
         }

@@ -389,7 +389,7 @@ impl Drop for OwnedSocket {
         }
         let until = self.conn.linger_until();
         if let Some(remains) = self.conn.close_waiting(until) {
-            remains.discard(until, |_| true);
+            remains.discard(until, |_, _| true);
         }
     }
 }

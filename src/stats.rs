@@ -96,7 +96,7 @@ pub struct Stats {
     pub waiting: u64,
     /// Sockets that `detach` gave to the program.
     pub detached: u64,
-    /// Connections that a stop closed with nothing lost.
+    /// Connections that ended during a stop, before its deadline cut them.
     pub drained: u64,
     /// Connections that a stop ended at its deadline.
     pub cut: u64,

@@ -8,6 +8,7 @@ import argparse
 import os
 import pathlib
 import queue
+import random
 import re
 import signal
 import socket
@@ -150,8 +151,17 @@ def connect_when_listening(port):
 
 
 def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
+    """Not one of those that the kernel gives to outgoing connections: another process's could get
+    it before it is used."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as limits:
+        first = int(limits.read().split()[0])
+    while True:
+        try:
+            port = random.randrange(1024, first)
+            socket.create_server(("127.0.0.1", port)).close()
+            return port
+        except OSError:
+            pass
 
 
 def read_to_end(sock):

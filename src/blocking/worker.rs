@@ -361,10 +361,10 @@ impl Pool {
 }
 
 /// Returns whether a close now could lose sent bytes: the peer has not
-/// acknowledged all (the last byte may be the end), or input is unread.
-fn may_lose(fd: BorrowedFd<'_>) -> bool {
+/// acknowledged all (the last byte may be the end), or it goes on to send.
+fn may_lose(fd: BorrowedFd<'_>, silent: bool) -> bool {
     let unread = sys::poll(fd, PollFlags::IN, 0).is_ok_and(|found| !found.is_empty());
-    unread || sys::unsent(fd.as_raw_fd()) > 1
+    !silent || unread || sys::unsent(fd.as_raw_fd()) > 1
 }
 
 /// Returns why a served connection ends, and notes it in the connection.

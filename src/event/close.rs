@@ -6,7 +6,7 @@ use std::io;
 
 use super::run::{Loop, SCRATCH};
 use crate::callback;
-use crate::clock::Deadline;
+use crate::clock::{self, Deadline};
 use crate::conn::{flag, Phase};
 use crate::error::CloseReason;
 use crate::sync::lock;
@@ -90,6 +90,7 @@ impl Loop {
             return;
         }
         conn.shut_write();
+        conn.active_at = clock::now();
         conn.own_deadline = Deadline::after_ms(linger);
         if let Some(stop_at) = self.stop_at {
             conn.own_deadline = conn.own_deadline.min(stop_at);
@@ -104,11 +105,11 @@ impl Loop {
     /// Reads and discards input until the peer has closed.
     pub(super) fn discard(&mut self, slot: u32) {
         let Some(conn) = self.slab.get(slot) else { return };
-        let Some(fd) = conn.fd() else { return };
         self.scratch.resize(SCRATCH, 0);
         for _ in 0..READS {
+            let Some(fd) = conn.fd() else { return };
             match sys::recv(fd, &mut self.scratch, RecvFlags::empty()) {
-                Ok(n) if n > 0 => {}
+                Ok(n) if n > 0 => conn.active_at = clock::now(),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     conn.clear(flag::READY);
                     return;
@@ -226,20 +227,17 @@ impl Loop {
             phase if phase.is_handshake() && conn.has(flag::UNOPENED) => {
                 self.finish_conn(slot, CloseReason::Stop)
             }
-            Phase::Open => {
+            Phase::Open | Phase::Hello | Phase::Waiting | Phase::Handshake => {
                 conn.collect();
                 if !conn.is_sending_out() {
                     self.end_in_order(slot, CloseReason::Stop);
                     return;
                 }
-                // `on_drain` may send the rest of a reply; no other callback or
-                // thread may send.
+                // `on_drain` may send the rest of a reply, also after a TLS
+                // handshake in mid-stream; no other callback or thread may send.
                 conn.context.ids.shut(conn.id);
                 conn.own_deadline = Deadline::NEVER;
                 self.settle(slot);
-            }
-            Phase::Hello | Phase::Waiting | Phase::Handshake => {
-                self.end_in_order(slot, CloseReason::Stop)
             }
             Phase::Lingering => {
                 if let Some(stop_at) = self.stop_at {
@@ -259,8 +257,6 @@ impl Loop {
         conn.collect();
         if conn.has(flag::SEND_FAILED) {
             self.finish_conn(slot, reason_of_loss(reason));
-        } else if conn.holds_plaintext() {
-            self.begin_close(slot, reason);
         } else if !conn.has(flag::BACKLOG) && (conn.has_peer_ended() || conn.is_quiet()) {
             // `is_quiet` may have met a reset.
             let lost = conn.has(flag::SEND_FAILED);
@@ -293,12 +289,14 @@ impl Loop {
     }
 
     /// Ends, every few milliseconds of a stop, the lingering connections whose
-    /// peers have acknowledged all bytes: an acknowledgement makes no event.
+    /// peers have acknowledged all bytes and are silent: an acknowledgement makes
+    /// no event.
     pub(super) fn end_acknowledged(&mut self) {
         self.next_ack_check = Deadline::after_ms(LOOK);
         for slot in 0..self.slab.end() {
             let Some(conn) = self.slab.get(slot) else { continue };
-            if conn.phase() == Phase::Lingering && conn.is_quiet() {
+            let lingers = conn.phase() == Phase::Lingering;
+            if lingers && crate::linger::is_silent(conn.active_at) && conn.is_quiet() {
                 let reason = conn.reason;
                 self.finish_conn(slot, reason);
             }

@@ -42,7 +42,7 @@ pub struct ns_stats {
     pub waiting: u64,
     /// Connections that `ns_detach` took out.
     pub detached: u64,
-    /// Connections that a stop let finish.
+    /// Connections that ended during a stop, before its deadline cut them.
     pub drained: u64,
     /// Connections that a stop cut.
     pub cut: u64,

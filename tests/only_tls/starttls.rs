@@ -593,3 +593,48 @@ fn on_drain_comes_after_an_upgrade() {
         }
     });
 }
+
+/// A2.2, A2.3, A11.2: A stop before the end of an upgrade leaves an answer in pieces whole, too.
+#[test]
+fn an_answer_in_pieces_behind_an_upgrade() {
+    isolated(|| {
+        for before in [false, true] {
+            let tls = tls();
+            let (log, asked) = events();
+            let hooks = Hooks::new(move |_, socket| {
+                text(socket)?;
+                if before {
+                    socket.send(&pattern(BULK))?;
+                    assert!(socket.queued() > 0);
+                    socket.starttls(&tls, b"")?;
+                } else {
+                    socket.starttls(&tls, b"")?;
+                    socket.send(b"the first")?;
+                }
+                Ok(log.add(()))
+            })
+            .on_drain(|_, socket| {
+                if socket.user_data::<()>().is_none() {
+                    socket.set_user_data(());
+                    socket.send(b" and the last").unwrap();
+                }
+            });
+            let (hooks, reasons) = hooks.telling_reasons();
+            let server = start_plain(non_blocking(1).drain_timeout(SOON), hooks);
+            let tcp = raw_saying(&server, b"x");
+            asked.next();
+            server.request_stop();
+            let_pass(ms(50));
+            if before {
+                assert!(read(&tcp, BULK) == pattern(BULK));
+            }
+            let mut session = shake_hands(&tcp, b"");
+            let mut got = Vec::new();
+            rustls::Stream::new(&mut session, &mut &tcp).read_to_end(&mut got).expect("an end");
+            let first = if before { "" } else { "the first" };
+            assert_eq!(String::from_utf8_lossy(&got), format!("{first} and the last"));
+            drop((session, tcp));
+            assert_eq!(reasons.next(), CloseReason::Stop);
+        }
+    });
+}

@@ -478,3 +478,62 @@ fn a_cut_answer_is_a_reset() {
         }
     });
 }
+
+/// A5.1: a client that is still sending when a stop comes reads the short answer of a handler that
+/// did not read it all: its input is discarded for as long as it comes.
+#[test]
+fn an_upload_survives_a_stop() {
+    isolated(|| {
+        for config in both_modes() {
+            let gate = Gate::new();
+            let inside = gate.clone();
+            let hooks = Hooks::new(move |_, socket| {
+                socket.recv(&mut [0; 1])?;
+                inside.wait();
+                socket.send(b"too large")?;
+                Ok(socket.close())
+            });
+            let server = start(config.linger_timeout(SOON).drain_timeout(SOON), hooks);
+            let mut client = Client::connect(&server).saying("x");
+            gate.reached_by(1);
+            client.send(pattern(60_000));
+            std::thread::scope(|scope| {
+                let stop = scope.spawn(|| server.stop());
+                eventually("it is stopping", || server.state() == State::Stopping);
+                gate.open();
+                for _ in 0..20 {
+                    client.send(pattern(100_000));
+                    let_pass(ms(10));
+                }
+                client.expect("too large");
+                drop(client);
+                stop.join().unwrap().unwrap();
+            });
+        }
+    });
+}
+
+/// A2.2: the same cut where the handler hears of it from `recv`, and then goes on to send.
+#[test]
+fn a_cut_that_recv_reports_is_a_reset() {
+    isolated(|| {
+        let (log, results) = events();
+        let hooks = Hooks::new(move |_, socket| {
+            text(socket)?;
+            socket.set_io_timeout(Some(ms(10)))?;
+            while socket.send(b"a line\n").is_ok() {
+                // Is there a word of the client's?
+                let _ = socket.recv(&mut [0; 8]);
+            }
+            Ok(log.add(()))
+        });
+        let server = start(blocking(2), hooks);
+        let mut client = Client::connect(&server).saying("go");
+        client.expect("a line\n");
+        std::thread::scope(|scope| {
+            scope.spawn(|| server.stop_within(ms(100)).unwrap());
+            assert!(client.drain().is_err());
+        });
+        results.next();
+    });
+}
