@@ -36,6 +36,7 @@ pub(crate) use fast::RawResult;
 pub use ids::ConnId;
 pub(crate) use ids::{IdTable, SendError};
 pub(crate) use inbox::{Bytes, Inbox};
+pub(crate) use progress::AckLook;
 pub(crate) use tls::handshake_timeout;
 pub(crate) use transfer::{READS, READ_BUDGET};
 pub(crate) use verdict::Verdict;
@@ -204,9 +205,8 @@ struct Extra {
     /// A wake was pending at the detach; the loop that gets the connection runs
     /// `on_wake`.
     wake_pending: bool,
-    /// The last look at what the peer has acknowledged, where it seemed to have
-    /// stalled.
-    ack_look: Option<progress::AckLook>,
+    /// The last look at what the peer has acknowledged; with a queue that is there.
+    ack_look: Option<AckLook>,
 }
 
 /// A connection. A loop keeps its connections in slots that never move; a

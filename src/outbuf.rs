@@ -8,6 +8,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use crate::conn::AckLook;
 use crate::sys::{self, SendFlags};
 
 /// The most buffers that one sendmsg(2) gets.
@@ -45,6 +46,8 @@ pub(crate) struct OutBuf {
     /// When bytes were last written, or when the queue began: for
     /// `write_timeout`.
     pub progress_at: u64,
+    /// The last look at what the peer has acknowledged.
+    pub ack_look: Option<AckLook>,
 }
 
 impl OutBuf {

@@ -1,5 +1,6 @@
 //! Does a slow peer go on? The kernel takes no more bytes for a long time while
-//! the peer reads what its buffers hold. Its acknowledgements are the only sign.
+//! the peer reads what its buffers hold. Its acknowledgements are the only sign,
+//! and they make no event.
 
 #![forbid(unsafe_code)]
 
@@ -8,74 +9,92 @@ use crate::clock::{self, Deadline};
 use crate::error::CloseReason;
 use crate::sys;
 
-/// Of a deadline that seems to be reached this part is waited for once more
-/// before the peer is judged: 1 / 8.
-const LOOK_PART: u64 = 8;
+/// A time limit is cut into so many looks at the acknowledgements: a stalled peer
+/// is ended at most this part of the limit late.
+const LOOKS: u64 = 8;
 
-/// What was not acknowledged yet, and when that was looked at.
+/// A look at how many bytes the peer has not acknowledged.
 #[derive(Clone, Copy)]
-pub(super) struct AckLook {
+pub(crate) struct AckLook {
     unacknowledged: usize,
+    /// When this count was first seen.
+    since: u64,
     at: u64,
 }
 
 impl Conn {
-    /// Returns when `idle_timeout` ends the connection.
+    /// Returns when to ask whether `idle_timeout` ends the connection.
     pub fn idle_deadline(&self) -> Deadline {
         self.stall_deadline(self.active_at, self.context.limits.idle_ms)
     }
 
-    /// Returns when `write_timeout` ends the connection.
+    /// Returns when to ask whether `write_timeout` ends the connection.
     pub fn write_deadline(&self) -> Deadline {
         let Some(out) = &self.out else { return Deadline::NEVER };
         self.stall_deadline(out.progress_at, self.context.limits.write_ms)
     }
 
-    /// The time limit `limit_ms`, 0 for none, for progress since `progress_at`;
-    /// later after a first look at the acknowledgements.
+    /// Of a time limit, 0 for none, for progress since `progress_at`: the next
+    /// look. A connection on a loop without a queue, which most are, is looked at
+    /// only when its limit is reached.
     fn stall_deadline(&self, progress_at: u64, limit_ms: u64) -> Deadline {
         if limit_ms == 0 {
             return Deadline::NEVER;
         }
-        let due = Deadline::since(progress_at, limit_ms);
-        match self.ack_look_since(progress_at) {
-            Some(look) => due.max(Deadline::since(look.at, limit_ms / LOOK_PART)),
-            None => due,
+        let part = limit_ms.div_ceil(LOOKS);
+        match self.ack_look(progress_at) {
+            Some(look) => Deadline::since(look.at, part).min(Deadline::since(look.since, limit_ms)),
+            None if self.out.is_some() || !self.has(flag::LOOP) => {
+                Deadline::since(progress_at, part)
+            }
+            None => Deadline::since(progress_at, limit_ms),
         }
     }
 
-    fn ack_look_since(&self, progress_at: u64) -> Option<AckLook> {
-        let look = self.extra.as_ref()?.ack_look?;
-        (look.at >= progress_at).then_some(look)
+    /// Returns the last look, if there was one since the last progress.
+    fn ack_look(&self, progress_at: u64) -> Option<AckLook> {
+        let look = match &self.out {
+            Some(out) => out.ack_look,
+            None => self.extra.as_ref().and_then(|extra| extra.ack_look),
+        };
+        look.filter(|look| look.at >= progress_at)
     }
 
-    /// One of the two deadlines has passed. Returns whether the connection has
-    /// stalled: the peer has acknowledged all bytes, or no more of them since the
-    /// last look.
+    fn set_ack_look(&mut self, look: AckLook) {
+        match &mut self.out {
+            Some(out) => out.ack_look = Some(look),
+            None => self.extra.get_or_insert_default().ack_look = Some(look),
+        }
+    }
+
+    /// Looks, when one of the two deadlines has passed. Returns whether the
+    /// connection has stalled: nothing was sent, received or acknowledged for the
+    /// whole limit.
     pub fn has_stalled(&mut self, reason: CloseReason) -> bool {
-        let progress_at = match (&self.out, reason) {
-            (Some(out), CloseReason::WriteTimeout) => out.progress_at,
-            _ => self.active_at,
+        let limits = &self.context.limits;
+        let (progress_at, limit_ms) = match (&self.out, reason) {
+            (Some(out), CloseReason::WriteTimeout) => (out.progress_at, limits.write_ms),
+            _ => (self.active_at, limits.idle_ms),
         };
         let end_bytes = usize::from(self.has(flag::FIN_SENT));
-        let unacknowledged = sys::unsent(self.raw_fd());
-        if unacknowledged <= end_bytes {
-            return true;
-        }
-        let former = self.ack_look_since(progress_at).map(|look| look.unacknowledged);
+        let unacknowledged = sys::unsent(self.raw_fd()).saturating_sub(end_bytes);
         let now = clock::now();
-        let look = AckLook { unacknowledged, at: now };
-        self.extra.get_or_insert_default().ack_look = Some(look);
-        match former {
-            None => false,
-            Some(former) if unacknowledged < former => {
+        let since = match self.ack_look(progress_at) {
+            _ if unacknowledged == 0 => progress_at,
+            Some(former) if unacknowledged < former.unacknowledged => {
                 self.active_at = now;
                 if let Some(out) = &mut self.out {
                     out.progress_at = now;
                 }
-                false
+                now
             }
-            Some(_) => true,
+            Some(former) => former.since,
+            None => now,
+        };
+        let has_stalled = Deadline::since(since, limit_ms).is_due();
+        if !has_stalled {
+            self.set_ack_look(AckLook { unacknowledged, since, at: now });
         }
+        has_stalled
     }
 }

@@ -213,12 +213,10 @@ impl Conn {
             let step = if self.has(flag::FIN_SENT) { Deadline::after_ms(LOOK) } else { look_at };
             match sys::poll(fd, events | writing, end.min(step).poll_timeout()) {
                 Ok(found) if found.is_empty() && end.is_due() => {
-                    let has_time = !until.is_due();
-                    if has_time && !self.has_stalled(CloseReason::Idle) {
-                        continue;
-                    }
-                    if idle.is_due() {
+                    if idle.is_due() && self.has_stalled(CloseReason::Idle) {
                         self.end_idle(events | writing);
+                    } else if !until.is_due() {
+                        continue;
                     }
                     #[cfg(feature = "capi")]
                     self.set_failure(Status::Timeout.into());
