@@ -430,7 +430,7 @@ fn run_handler(server: &Server, conn: &mut Conn) -> bool {
     let result =
         callback::call(server, conn, |handler, server, socket| handler.on_open(server, socket));
     if let Some(error) = callback::outcome(result) {
-        callback::report_failure(server, conn, error);
+        report_failure(server, conn, error);
         return true;
     }
     if conn.is_over() {
@@ -442,8 +442,19 @@ fn run_handler(server: &Server, conn: &mut Conn) -> bool {
     match callback::outcome(result) {
         None => false,
         Some(error) => {
-            callback::report_failure(server, conn, error);
+            report_failure(server, conn, error);
             true
         }
+    }
+}
+
+/// Runs the exception handler. That one may try a last word on a connection that
+/// a stop has cut while the handler waited for input: the handler had said all,
+/// and the end stays in order.
+fn report_failure(server: &Server, conn: &mut Conn, error: Error) {
+    let was_cut_short = conn.has(flag::ABORT);
+    callback::report_failure(server, conn, error);
+    if !was_cut_short && conn.reason == CloseReason::Cut {
+        conn.clear(flag::ABORT);
     }
 }

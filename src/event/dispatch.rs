@@ -174,6 +174,10 @@ impl Loop {
     /// that the program sends in pieces must not end in the middle as if it
     /// were complete.
     pub(super) fn run_on_drain(&mut self, slot: u32) {
+        if self.stop_at.is_some_and(Deadline::is_due) {
+            // The cut ends it.
+            return;
+        }
         let Some(conn) = self.slab.get(slot) else { return };
         conn.clear(flag::DRAINED);
         let result = callback::call(&self.server, conn, |handler, server, socket| {

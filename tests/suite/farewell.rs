@@ -446,8 +446,10 @@ fn a_cut_answer_is_a_reset() {
     isolated(|| {
         for sends in [true, false] {
             let (log, results) = events();
+            let (begin, begins) = events();
             let hooks = Hooks::new(move |_, socket| {
                 text(socket)?;
+                begin.add(());
                 let result = loop {
                     let result = match sends {
                         true => socket.send(b"a line\n"),
@@ -464,10 +466,9 @@ fn a_cut_answer_is_a_reset() {
             let (hooks, reasons) = hooks.telling_reasons();
             let server = start(blocking(2), hooks);
             let mut client = Client::connect(&server).saying("go");
+            begins.next();
             if sends {
                 client.expect("a line\n");
-            } else {
-                let_pass(ms(50));
             }
             std::thread::scope(|scope| {
                 scope.spawn(|| server.stop_within(ms(100)).unwrap());
@@ -510,6 +511,31 @@ fn an_upload_survives_a_stop() {
                 stop.join().unwrap().unwrap();
             });
         }
+    });
+}
+
+/// A2.2: A last word of the exception handler's, after a cut while the handler waited for input, is
+/// too late and changes nothing.
+#[test]
+fn a_last_word_after_a_cut() {
+    isolated(|| {
+        let (log, told) = events();
+        let (begin, begins) = events();
+        let handler = move |_: &Server, socket: &mut Socket<'_>| {
+            text(socket)?;
+            begin.add(());
+            text(socket).map(drop)
+        };
+        let hooks = Hooks::new(handler).on_exception(move |_, socket, error| {
+            let sent = socket.expect("a socket").send(b"closing");
+            Ok(log.add((error.status(), status(sent))))
+        });
+        let server = start(blocking(2), hooks);
+        let mut client = Client::connect(&server).saying("go");
+        begins.next();
+        server.stop_within(ms(50)).unwrap();
+        assert_eq!(told.next(), (Status::Closed, Status::Closed));
+        client.expect_end();
     });
 }
 

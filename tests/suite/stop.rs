@@ -521,3 +521,29 @@ fn a_reset_in_a_stop() {
         }
     });
 }
+
+/// L7, A2.2: No `on_drain` begins after the deadline of a stop, however many are due.
+#[test]
+fn no_on_drain_after_the_deadline() {
+    isolated(|| {
+        let hooks = Hooks::new(|_, socket| {
+            text(socket)?;
+            socket.send(&pattern(BULK))
+        })
+        .on_drain(|_, socket| {
+            let_pass(ms(30));
+            let _ = socket.send(&pattern(BULK));
+        });
+        let server = start(non_blocking(1), hooks);
+        let mut clients: Vec<_> = (0..30).map(|_| Client::small(&server).saying("go")).collect();
+        eventually("all are served", || server.stats().bytes_out >= 30 * 60_000);
+        std::thread::scope(|scope| {
+            for client in &mut clients {
+                scope.spawn(|| client.drain());
+            }
+            let clock = Stopwatch::start();
+            server.stop_within(ms(100)).unwrap();
+            assert!(clock.elapsed() < ms(100) + LATE, "{:?}", clock.elapsed());
+        });
+    });
+}
