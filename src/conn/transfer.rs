@@ -384,15 +384,20 @@ impl Conn {
         if ends_now {
             // This comes before `WR_SHUT` is set: from then on the FIN follows
             // the queue immediately.
-            self.send_close_notify();
-        }
-        if self.has(flag::BACKLOG) && !self.has(flag::LOOP) {
             let until = self.linger_until();
-            let _ = self.with_deadline(until, |conn| conn.send_wait(&[]));
+            self.with_deadline(until, Conn::send_last);
         }
         self.set(flag::WR_SHUT);
         if ends_now {
             self.end_sending();
+        }
+    }
+
+    /// Sends the close_notify of TLS, and, where calls wait, what is queued.
+    fn send_last(&mut self) {
+        self.send_close_notify();
+        if self.has(flag::BACKLOG) && !self.has(flag::LOOP) {
+            let _ = self.send_wait(&[]);
         }
     }
 

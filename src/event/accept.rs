@@ -107,6 +107,10 @@ impl Loop {
 
     fn accept_some(&mut self, acceptor: &mut Acceptor) {
         for _ in 0..PER_TURN {
+            if self.stopping() {
+                // The stop's mail comes behind this.
+                return;
+            }
             let (from, count) = (acceptor.turn, acceptor.ready.len());
             let Some(i) = (from..from + count).map(|i| i % count).find(|i| acceptor.ready[*i])
             else {
@@ -195,14 +199,18 @@ impl Loop {
     /// Runs the first callback of a connection, unless it was attached.
     pub(super) fn on_opened(&mut self, id: u64) {
         let slot = ConnId::slot(id);
-        let Some(conn) = self.slab.get(slot).filter(|conn| conn.id == id) else { return };
-        if self.stop_at.is_some() {
+        if self.slab.of(id).is_none() {
+            return;
+        }
+        if self.stopping() {
+            let Some(conn) = self.slab.get(slot) else { return };
             if !conn.has(flag::ATTACHED) {
                 conn.set(flag::UNOPENED);
             }
             self.drain_one(slot);
             return;
         }
+        let Some(conn) = self.slab.get(slot) else { return };
         if conn.has(flag::ATTACHED) {
             conn.clear(flag::ATTACHED);
             if conn.has(flag::TLS) {

@@ -594,7 +594,7 @@ fn on_drain_comes_after_an_upgrade() {
     });
 }
 
-/// A2.2, A2.3, A11.2: A stop before the end of an upgrade leaves an answer in pieces whole, too.
+/// A2.3, A2.6: A stop before the end of an upgrade leaves an answer in pieces whole, too.
 #[test]
 fn an_answer_in_pieces_behind_an_upgrade() {
     isolated(|| {

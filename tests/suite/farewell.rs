@@ -439,7 +439,7 @@ fn a_refused_client_holds_nobody_up() {
     });
 }
 
-/// A2.2: A cut of a handler that is still sending ends in a reset, so that nobody takes half an
+/// A2.6: A cut of a handler that is still sending ends in a reset, so that nobody takes half an
 /// answer for a whole one. A handler that waits for input has sent all that it had to say.
 #[test]
 fn a_cut_answer_is_a_reset() {
@@ -514,7 +514,7 @@ fn an_upload_survives_a_stop() {
     });
 }
 
-/// A2.2: A last word of the exception handler's, after a cut while the handler waited for input, is
+/// A2.6: A last word of the exception handler's, after a cut while the handler waited for input, is
 /// too late and changes nothing.
 #[test]
 fn a_last_word_after_a_cut() {
@@ -539,7 +539,7 @@ fn a_last_word_after_a_cut() {
     });
 }
 
-/// A2.2: the same cut where the handler hears of it from `recv`, and then goes on to send.
+/// A2.6: The same cut where the handler hears of it from `recv`, and then goes on to send.
 #[test]
 fn a_cut_that_recv_reports_is_a_reset() {
     isolated(|| {

@@ -408,7 +408,7 @@ fn on_stop_by(config: crate::api::Config, route: &str) {
     assert_eq!(calls.drain(), ["on_close", "on_stop"], "{route}");
 }
 
-/// A2.2: An answer that `on_drain` sends in pieces is whole after a stop in its middle. One without
+/// A2.6: An answer that `on_drain` sends in pieces is whole after a stop in its middle. One without
 /// end is cut at the deadline, and ends in a reset.
 #[test]
 fn an_answer_in_pieces() {
@@ -522,7 +522,7 @@ fn a_reset_in_a_stop() {
     });
 }
 
-/// L7, A2.2: No `on_drain` begins after the deadline of a stop, however many are due.
+/// A2.6: No `on_drain` begins after the deadline of a stop, however many are due.
 #[test]
 fn no_on_drain_after_the_deadline() {
     isolated(|| {
@@ -545,5 +545,28 @@ fn no_on_drain_after_the_deadline() {
             server.stop_within(ms(100)).unwrap();
             assert!(clock.elapsed() < ms(100) + LATE, "{:?}", clock.elapsed());
         });
+    });
+}
+
+/// S1: Nobody is accepted any more once a stop is requested, however many wait.
+#[test]
+fn no_on_open_after_the_request() {
+    isolated(|| {
+        let (log, opens) = events();
+        let gate = Gate::new();
+        let inside = gate.clone();
+        let hooks = Hooks::new(echo).on_open(move |_, _| {
+            log.add(());
+            Ok(inside.wait())
+        });
+        let server = start(non_blocking(1), hooks);
+        let first = Client::connect(&server);
+        gate.reached_by(1);
+        let others: Vec<_> = (0..20).map(|_| Client::plain(("127.0.0.1", server.port()))).collect();
+        server.request_stop();
+        gate.open();
+        server.wait(Some(SOON)).unwrap();
+        assert_eq!(opens.drain().len(), 1);
+        drop((first, others));
     });
 }
