@@ -70,7 +70,7 @@ fn discard_some(fd: &OwnedFd, heard_at: &mut u64) -> Discarded {
 
 impl Remains {
     /// Lingers on the calling thread, until `until` or until `goes_on` returns
-    /// false, which is told whether the peer is silent. Returns the descriptor,
+    /// false, which gets whether the peer is silent. Returns the descriptor,
     /// and whether the peer has ended its side.
     pub fn discard(
         self,

@@ -8,7 +8,6 @@ use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use crate::conn::AckLook;
 use crate::sys::{self, SendFlags};
 
 /// The most buffers that one sendmsg(2) gets.
@@ -35,6 +34,15 @@ impl Chunk {
             Chunk::Shared(bytes) => bytes,
         }
     }
+}
+
+/// A look at how many bytes the peer has not acknowledged.
+#[derive(Clone, Copy)]
+pub(crate) struct AckLook {
+    pub unacknowledged: usize,
+    /// When this count was first seen.
+    pub since: u64,
+    pub at: u64,
 }
 
 #[derive(Default)]

@@ -7,20 +7,12 @@
 use super::{flag, Conn};
 use crate::clock::{self, Deadline};
 use crate::error::CloseReason;
+use crate::outbuf::AckLook;
 use crate::sys;
 
 /// A time limit is cut into so many looks at the acknowledgements: a stalled peer
 /// is ended at most this part of the limit late.
 const LOOKS: u64 = 8;
-
-/// A look at how many bytes the peer has not acknowledged.
-#[derive(Clone, Copy)]
-pub(crate) struct AckLook {
-    unacknowledged: usize,
-    /// When this count was first seen.
-    since: u64,
-    at: u64,
-}
 
 impl Conn {
     /// Returns when to ask whether `idle_timeout` ends the connection.

@@ -1,0 +1,134 @@
+//! What the connections of a thread share, and how other threads end a worker's
+//! connection.
+
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::Mutex;
+
+use super::{flag, IdTable, Inbox};
+use crate::config::Limits;
+use crate::stats::Counters;
+
+/// Who owns a connection. The owner decides whether `recv` and `send` wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// An event loop: calls never wait.
+    Loop,
+    /// A worker, or the shutdown port: calls wait.
+    Worker,
+    /// The program, which has detached the connection: calls wait.
+    Program,
+}
+
+/// The context that all connections of a thread share with it and with each
+/// other.
+pub(crate) struct ThreadContext {
+    pub owner: Owner,
+    /// The number of the server in this process, and of the thread in the
+    /// server. They say where a detached socket came from.
+    pub server: u64,
+    pub index: usize,
+    pub limits: Limits,
+    pub counters: Counters,
+    /// The ids of a loop's connections, and the bytes that were accepted by id.
+    pub ids: IdTable,
+    pub inbox: Inbox,
+    /// The end that another thread has forced on a worker's connection
+    /// ([`ForcedEnd`]).
+    forced_end: AtomicU8,
+    /// A worker's connection is in its TLS handshake, which a stop does not
+    /// wait for.
+    pub handshaking: AtomicBool,
+    /// The kind of bytes that a worker waits to send ([`Sending`]).
+    pub sending: AtomicU8,
+    /// A worker has sent its end. A thread that ends the connection must not
+    /// shut its input then: the kernel would send a reset for further input.
+    pub fin_sent: AtomicBool,
+    /// The shutdown port sets this, because it serves one peer at a time: do
+    /// other peers wait? If they do, it does not wait for a silent peer.
+    pub rivals: Mutex<Option<Rivals>>,
+}
+
+pub(crate) type Rivals = Box<dyn Fn() -> bool + Send>;
+
+/// The kind of bytes that a worker waits to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Sending {
+    No = 0,
+    /// Bytes of the program, or of a TLS handshake.
+    Message = 1,
+    /// The last bytes of a connection that is closing.
+    Goodbye = 2,
+}
+
+/// The end that another thread forces on a worker's connection. A stronger end
+/// replaces a weaker one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum ForcedEnd {
+    None = 0,
+    Close = 1,
+    Cut = 2,
+    Abort = 3,
+}
+
+impl ForcedEnd {
+    fn of(value: u8) -> ForcedEnd {
+        match value {
+            0 => ForcedEnd::None,
+            1 => ForcedEnd::Close,
+            2 => ForcedEnd::Cut,
+            _ => ForcedEnd::Abort,
+        }
+    }
+}
+
+impl ThreadContext {
+    pub fn new(owner: Owner, server: u64, index: usize, limits: Limits) -> ThreadContext {
+        ThreadContext {
+            owner,
+            server,
+            index,
+            ids: IdTable::new(limits.send_limit),
+            inbox: Inbox::default(),
+            limits,
+            counters: Counters::default(),
+            forced_end: AtomicU8::new(ForcedEnd::None as u8),
+            handshaking: AtomicBool::new(false),
+            sending: AtomicU8::new(Sending::No as u8),
+            fin_sent: AtomicBool::new(false),
+            rivals: Mutex::new(None),
+        }
+    }
+
+    /// Returns the end that another thread has forced on the worker's
+    /// connection.
+    pub fn forced_end(&self) -> ForcedEnd {
+        ForcedEnd::of(self.forced_end.load(Ordering::SeqCst))
+    }
+
+    /// Forces an end on the worker's connection. Returns the strongest end that
+    /// was asked for so far.
+    pub fn force_end(&self, how: ForcedEnd) -> ForcedEnd {
+        how.max(ForcedEnd::of(self.forced_end.fetch_max(how as u8, Ordering::SeqCst)))
+    }
+
+    /// Forgets the end of the last connection: the worker has another one.
+    pub fn forget_forced_end(&self) {
+        self.forced_end.store(ForcedEnd::None as u8, Ordering::SeqCst);
+        self.fin_sent.store(false, Ordering::SeqCst);
+    }
+
+    /// Returns the flags that a connection has because it belongs to this
+    /// thread.
+    pub(super) fn flags(&self) -> u32 {
+        let owner = match self.owner {
+            Owner::Loop => flag::LOOP,
+            Owner::Worker => 0,
+            Owner::Program => flag::OWNED,
+        };
+        owner | if self.limits.idle_ms == 0 { 0 } else { flag::TIMED }
+    }
+}
