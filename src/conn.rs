@@ -305,7 +305,13 @@ impl Conn {
     /// Returns whether a queue has left and `on_drain` must still report it.
     #[inline]
     pub fn is_drain_due(&self) -> bool {
-        self.flags & (flag::DRAINED | flag::BACKLOG) == flag::DRAINED && self.phase == Phase::Open
+        self.flags & (flag::DRAINED | flag::BACKLOG) == flag::DRAINED && self.has_sent_all()
+    }
+
+    /// In a TLS handshake in mid-stream only what waits for its end is left.
+    fn has_sent_all(&self) -> bool {
+        let upgrading = self.phase.is_handshake() && !self.has(flag::UNOPENED);
+        self.phase == Phase::Open || (upgrading && !self.holds_plaintext())
     }
 
     /// Returns whether bytes are on their way to the kernel, also behind a TLS

@@ -32,9 +32,7 @@ impl Conn {
             () if self.has(flag::DETACHED) => Verdict::TakeOut,
             () if self.has(flag::ABORT | flag::BROKEN) => Verdict::Finish(self.reason),
             () if self.has(flag::CLOSE) && is_served => Verdict::Close(self.reason),
-            () if stopping && self.phase() == Phase::Open && !self.is_sending_out() => {
-                Verdict::EndForStop
-            }
+            () if stopping && is_served && !self.is_sending_out() => Verdict::EndForStop,
             () if has_read_all => Verdict::Finish(CloseReason::Reset),
             () if self.has(flag::STARTTLS) => Verdict::Upgrade,
             () => Verdict::GoOn,
@@ -149,7 +147,8 @@ mod tests {
             (flag::DRAINED, Phase::Open, true, false, GoOn),
             (flag::CLOSE | flag::BACKLOG, Phase::Open, true, false, Close(reason)),
             (flag::DETACHED, Phase::Open, true, false, TakeOut),
-            (0, Phase::Handshake, true, false, GoOn),
+            (0, Phase::Handshake, true, false, EndForStop),
+            (flag::DRAINED, Phase::Handshake, true, false, GoOn),
             (0, Phase::Flushing, true, false, GoOn),
             (0, Phase::Lingering, true, false, GoOn),
         ];

@@ -243,9 +243,11 @@ fn small_buffers() {
 fn stop(world: &Arc<World>, server: &Server, millis: u64) {
     world.stopping.store(true, Ordering::SeqCst);
     world.count("stop");
-    let result = world
-        .watch("stop_within", ms(millis + 100), Weak::new(), || server.stop_within(ms(millis)));
-    if let Err(error) = result {
+    let stop = || {
+        world.watch("stop_within", ms(millis + 100), Weak::new(), || server.stop_within(ms(millis)))
+    };
+    // On a busy machine no thread of the server may have run for the 80 ms of its grace.
+    if let Err(error) = stop().or_else(|_| stop()) {
         let kind = format!("stop_within({millis}) returns {}", error.status().name());
         world.found("in time", &kind, None);
     }
