@@ -1,6 +1,6 @@
 //! Stop in its variants.
 
-use crate::api::{CloseReason, Hooks, Server, State, Status};
+use crate::api::{CloseReason, Config, Hooks, Server, State, Status};
 use crate::support::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -461,20 +461,25 @@ fn an_answer_in_pieces() {
     });
 }
 
+/// A server whose handler replies and then stands at the gate.
+fn replying_behind(config: Config, gate: &Gate) -> (Server, Events<CloseReason>) {
+    let inside = gate.clone();
+    let hooks = Hooks::new(move |_, socket| {
+        text(socket)?;
+        socket.send(&pattern(500_000))?;
+        Ok(inside.wait())
+    });
+    let (hooks, reasons) = hooks.telling_reasons();
+    (start(config.linger_timeout(SOON).drain_timeout(SOON), hooks), reasons)
+}
+
 /// S6: A stop does not wait for peers that have acknowledged all, whatever they do then.
 #[test]
 fn a_stop_ends_with_the_acknowledgement() {
     isolated(|| {
         for config in both_modes() {
             let gate = Gate::new();
-            let inside = gate.clone();
-            let hooks = Hooks::new(move |_, socket| {
-                text(socket)?;
-                socket.send(&pattern(500_000))?;
-                Ok(inside.wait())
-            });
-            let (hooks, reasons) = hooks.telling_reasons();
-            let server = start(config.linger_timeout(SOON).drain_timeout(SOON), hooks);
+            let (server, reasons) = replying_behind(config, &gate);
             let mut client = Client::connect(&server).saying("request");
             gate.reached_by(1);
             std::thread::scope(|scope| {
@@ -499,14 +504,7 @@ fn a_reset_in_a_stop() {
     isolated(|| {
         for config in both_modes() {
             let gate = Gate::new();
-            let inside = gate.clone();
-            let hooks = Hooks::new(move |_, socket| {
-                text(socket)?;
-                socket.send(&pattern(500_000))?;
-                Ok(inside.wait())
-            });
-            let (hooks, reasons) = hooks.telling_reasons();
-            let server = start(config.linger_timeout(SOON).drain_timeout(SOON), hooks);
+            let (server, reasons) = replying_behind(config, &gate);
             let client = Client::connect(&server).saying("request");
             gate.reached_by(1);
             std::thread::scope(|scope| {
