@@ -481,7 +481,7 @@ fn a_timer_in_blocking_mode() {
 #[track_caller]
 fn read_slowly(client: &mut Client, len: usize) {
     let mut got = Vec::new();
-    for _ in 0..60 {
+    for _ in 0..90 {
         got.extend(client.receive(8_000));
         let_pass(ms(20));
     }
@@ -494,9 +494,9 @@ fn read_slowly(client: &mut Client, len: usize) {
 #[test]
 fn a_slow_reader_makes_progress() {
     isolated(|| {
-        let idle = |config: Config| config.idle_timeout(ms(300));
+        let idle = |config: Config| config.idle_timeout(ms(900));
         for (config, len) in [
-            (non_blocking(1).write_timeout(ms(300)), BULK),
+            (non_blocking(1).write_timeout(ms(900)), BULK),
             (idle(non_blocking(1)).write_timeout(None), BULK),
             (idle(non_blocking(1)), 1_000_000),
             (idle(blocking(2)), BULK),
@@ -526,7 +526,7 @@ fn a_slow_reader_of_a_detached_socket_makes_progress() {
             text(socket)?;
             Ok(log.add(server.detach(socket)?))
         });
-        let server = start(non_blocking(1).idle_timeout(ms(300)), hooks);
+        let server = start(non_blocking(1).idle_timeout(ms(900)), hooks);
         let mut client = Client::small(&server).saying("x");
         let mut socket: crate::api::OwnedSocket = owned.next();
         std::thread::scope(|scope| {
