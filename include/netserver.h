@@ -40,13 +40,14 @@
  * unread, the loop calls it again; what it sends is queued as needed.
  *
  * The callbacks of one connection never run at the same time. Those of different connections do, on
- * as many threads as there are workers or loops. No callback runs inside a call of this library,
- * except in calls that say so. The library holds no lock while a callback runs, so every call is
- * allowed in a callback.
+ * more threads than there are workers or loops: the thread that accepts runs the exception handler,
+ * and the shutdown port and the stop have threads of their own. No callback runs inside a call of
+ * this library, except in calls that say so. The library holds no lock that a call needs while a
+ * callback runs, so every call is allowed in a callback.
  *
  * TLS. With ns_config_set_tls every connection begins with a handshake; ns_socket_starttls upgrades
  * a connection to TLS later. The handler is the same with and without TLS: it runs when the
- * handshake is over and there is data for it. ns_socket_tls_info shows what was agreed.
+ * handshake is over, on a loop when there is data for it. ns_socket_tls_info shows what was agreed.
  *
  * RESULTS. Functions return 0 or a count on success and a negative NS_ERR_... on failure, as an
  * ns_status or in place of the count. Every NULL, text that is not UTF-8, number out of bounds,
@@ -681,8 +682,8 @@ int32_t ns_config_no_delay(const ns_config *config);
 
 /**
  * Non-blocking mode: sets the number of queued outbound bytes above which the
- * library stops reading a connection, until half of them have left: 1 to
- * `send_limit`, default 262144.
+ * library stops reading a connection, until less than half of that is queued: 1
+ * to `send_limit`, default 262144.
  *
  * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
  * [setup]
@@ -1124,7 +1125,8 @@ ns_status ns_server_set_context(ns_server *server, void *context, ns_drop_fn dro
  * from the first call in a handler), NS_ERR_TIMEOUT (`io_timeout`; or
  * `idle_timeout`, which closes the connection), NS_ERR_RESET, NS_ERR_TRUNCATED
  * (TLS: the stream ended without close_notify), NS_ERR_TLS, NS_ERR_CLOSED,
- * NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_IO, NS_ERR_INVALID.
+ * NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_TLS, NS_ERR_NO_MEMORY, NS_ERR_IO,
+ * NS_ERR_INVALID.
  * [handler] [blocks, in blocking mode]
  */
 int64_t ns_socket_recv(ns_socket *socket, void *buf, size_t len);
@@ -1148,7 +1150,7 @@ ns_status ns_socket_send(ns_socket *socket, const void *buf, size_t len);
 
 /**
  * `ns_socket_send` of `count` pieces in a row, at most 1024: `lens[i]` bytes at
- * `bufs[i]`. It sends all of them or none.
+ * `bufs[i]`. What holds for `ns_socket_send` holds for all of them together.
  *
  * Returns: as `ns_socket_send`.
  * [handler] [blocks, in blocking mode]

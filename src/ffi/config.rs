@@ -517,8 +517,8 @@ pub unsafe extern "C" fn ns_config_no_delay(config: *const ns_config) -> i32 {
 }
 
 /// Non-blocking mode: sets the number of queued outbound bytes above which the
-/// library stops reading a connection, until half of them have left: 1 to
-/// `send_limit`, default 262144.
+/// library stops reading a connection, until less than half of that is queued: 1
+/// to `send_limit`, default 262144.
 ///
 /// Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
 /// [setup]

@@ -48,7 +48,7 @@ unsafe fn get<T: Copy>(
 }
 
 /// `ns_socket_send` of `count` pieces in a row, at most 1024: `lens[i]` bytes at
-/// `bufs[i]`. It sends all of them or none.
+/// `bufs[i]`. What holds for `ns_socket_send` holds for all of them together.
 ///
 /// Returns: as `ns_socket_send`.
 /// [handler] [blocks, in blocking mode]

@@ -24,7 +24,8 @@ use crate::Status;
 /// from the first call in a handler), NS_ERR_TIMEOUT (`io_timeout`; or
 /// `idle_timeout`, which closes the connection), NS_ERR_RESET, NS_ERR_TRUNCATED
 /// (TLS: the stream ended without close_notify), NS_ERR_TLS, NS_ERR_CLOSED,
-/// NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_IO, NS_ERR_INVALID.
+/// NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_TLS, NS_ERR_NO_MEMORY, NS_ERR_IO,
+/// NS_ERR_INVALID.
 /// [handler] [blocks, in blocking mode]
 #[no_mangle]
 pub unsafe extern "C" fn ns_socket_recv(
