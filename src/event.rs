@@ -422,14 +422,21 @@ mod tests {
     use crate::{Handler, Server, Socket};
     use std::io::Read;
     use std::net::TcpStream;
+    use std::sync::atomic::AtomicU64;
     use std::time::Duration;
 
     #[derive(Default)]
     struct Witness {
         events: Arc<Mutex<Vec<String>>>,
+        opened: Arc<AtomicU64>,
     }
 
     impl Handler for Witness {
+        fn on_open(&self, _: &Server, _: &mut Socket<'_>) -> Result<(), Error> {
+            self.opened.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        }
+
         fn handle(&self, _: &Server, _: &mut Socket<'_>) -> Result<(), Error> {
             Ok(())
         }
@@ -455,14 +462,15 @@ mod tests {
     fn a_dying_loop_accounts_for_its_connections() {
         for loops in [1, 2] {
             let witness = Witness::default();
-            let events = witness.events.clone();
+            let (events, opened) = (witness.events.clone(), witness.opened.clone());
             let config = Config::new().non_blocking(true).max_thread(loops);
             let server = Server::with_config("127.0.0.1:0", witness, config).unwrap();
             server.start_background().unwrap();
             let address = ("127.0.0.1", server.port());
             let mut clients: Vec<_> =
                 (0..4).map(|_| TcpStream::connect(address).unwrap()).collect();
-            while server.stats().open < 4 {
+            // A connection whose `on_open` has not run gets no `on_close`.
+            while opened.load(Ordering::SeqCst) < 4 {
                 std::thread::yield_now();
             }
             server.post_to_first_loop(Mail::Panic);
