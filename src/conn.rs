@@ -323,12 +323,15 @@ impl Conn {
     }
 
     /// Returns whether an end destroys nothing: the kernel holds no input, and the
-    /// peer has acknowledged all that was sent. The kernel counts an end that
-    /// was sent as a byte.
+    /// peer has acknowledged all that was sent.
     pub fn is_quiet(&mut self) -> bool {
-        let end_bytes = usize::from(self.has(flag::FIN_SENT));
-        let acknowledged = |fd: BorrowedFd<'_>| sys::unsent(fd.as_raw_fd()) <= end_bytes;
-        !self.has_unread() && self.fd().is_some_and(acknowledged)
+        !self.has_unread() && self.fd.is_some() && self.unacknowledged() == 0
+    }
+
+    /// Returns how many sent bytes the peer has not acknowledged. The kernel
+    /// counts an end that was sent as a byte; nothing comes behind it.
+    fn unacknowledged(&self) -> usize {
+        sys::unsent(self.raw_fd()).saturating_sub(usize::from(self.has(flag::FIN_SENT)))
     }
 
     /// Returns whether accepted bytes wait for the end of the TLS handshake.

@@ -8,7 +8,6 @@ use super::{flag, Conn};
 use crate::clock::{self, Deadline};
 use crate::error::CloseReason;
 use crate::outbuf::AckLook;
-use crate::sys;
 
 /// A time limit is cut into so many looks at the acknowledgements: a stalled peer
 /// is ended at most this part of the limit late.
@@ -68,8 +67,7 @@ impl Conn {
             (Some(out), CloseReason::WriteTimeout) => (out.progress_at, limits.write_ms),
             _ => (self.active_at, limits.idle_ms),
         };
-        let end_bytes = usize::from(self.has(flag::FIN_SENT));
-        let unacknowledged = sys::unsent(self.raw_fd()).saturating_sub(end_bytes);
+        let unacknowledged = self.unacknowledged();
         let now = clock::now();
         let since = match self.ack_look(progress_at) {
             _ if unacknowledged == 0 => progress_at,

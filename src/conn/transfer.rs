@@ -411,7 +411,7 @@ impl Conn {
     }
 
     /// Returns whether a loop's connection is changing over to TLS.
-    fn is_upgrading(&self) -> bool {
+    pub fn is_upgrading(&self) -> bool {
         self.has(flag::LOOP) && (self.has(flag::STARTTLS) || self.phase().is_handshake())
     }
 

@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
 
 use super::{flag, Conn, ForcedEnd, Phase, Sending};
@@ -360,12 +360,8 @@ impl Conn {
         }
         // A client in its handshake is still sending, and must be able to read
         // the alert.
-        let is_handshake = self.reason == CloseReason::Handshake;
-        let unread = is_handshake || self.has_unread();
-        // The kernel counts an end that was sent as a byte; nothing comes
-        // behind it.
-        let end_bytes = usize::from(self.has(flag::FIN_SENT));
-        let unsent = |fd: BorrowedFd<'_>| sys::unsent(fd.as_raw_fd()) > end_bytes;
-        !self.has(flag::SEND_FAILED) && (unread || self.fd().is_some_and(unsent))
+        let may_lose = self.reason == CloseReason::Handshake || !self.is_quiet();
+        // `is_quiet` may have met a reset.
+        may_lose && !self.has(flag::SEND_FAILED)
     }
 }

@@ -55,8 +55,7 @@ impl Loop {
     /// leave after that handshake. Returns `true` if the close waits for it.
     fn close_after_handshake(&mut self, slot: u32, reason: CloseReason) -> bool {
         let Some(conn) = self.slab.get(slot) else { return false };
-        let upgrading = conn.has(flag::STARTTLS) || conn.phase().is_handshake();
-        if !upgrading || !conn.holds_plaintext() || conn.has(flag::SEND_FAILED) {
+        if !conn.is_upgrading() || !conn.holds_plaintext() || conn.has(flag::SEND_FAILED) {
             return false;
         }
         if !conn.has(flag::CLOSE) {
@@ -126,11 +125,7 @@ impl Loop {
                 }
             }
         }
-        if !conn.has(flag::IN_READY_QUEUE) {
-            conn.set(flag::IN_READY_QUEUE);
-            let id = conn.id;
-            self.ready.push_back(id);
-        }
+        self.queue_turn(slot);
     }
 
     /// The last step of every connection that was not detached.

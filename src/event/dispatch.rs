@@ -147,7 +147,15 @@ impl Loop {
         // In a stop no handler is called.
         let may_read =
             !stopping && conn.has_more() && !conn.has(flag::EOF | flag::PAUSED | flag::THROTTLED);
-        if (may_read || conn.is_drain_due()) && !conn.has(flag::IN_READY_QUEUE) {
+        if may_read || conn.is_drain_due() {
+            self.queue_turn(slot);
+        }
+    }
+
+    /// Gives the connection a turn without an event.
+    pub(super) fn queue_turn(&mut self, slot: u32) {
+        let Some(conn) = self.slab.get(slot) else { return };
+        if !conn.has(flag::IN_READY_QUEUE) {
             conn.set(flag::IN_READY_QUEUE);
             self.ready.push_back(conn.id);
         }
