@@ -1,9 +1,10 @@
 //! Callbacks that do not behave.
 
-use super::random::{random, Random};
+use super::random::Random;
 use super::{pause, Owned, Shared};
 use crate::api::{CloseReason, Error, Hooks, Server, Socket, Status};
 use crate::support::*;
+use std::cell::RefCell;
 use std::net::Shutdown;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -155,4 +156,19 @@ fn serve(server: &Server, socket: &mut Socket<'_>, random: &mut Random) -> Resul
             return Ok(());
         }
     }
+}
+
+/// A callback's own numbers: each of the server's threads has its own.
+fn random<T>(seed: u64, body: impl FnOnce(&mut Random) -> T) -> T {
+    thread_local! {
+        static OWN: RefCell<Option<Random>> = const { RefCell::new(None) };
+    }
+    // Taken out meanwhile: the body may panic on purpose.
+    let thread = crate::support::thread_number() as u64;
+    let own = OWN.take();
+    let mut numbers = own.unwrap_or_else(|| Random::new(seed ^ thread << 20));
+    // The next numbers must not depend on whether the body panics.
+    let next = Random::new(numbers.below(usize::MAX >> 1) as u64);
+    OWN.set(Some(next));
+    body(&mut numbers)
 }

@@ -14,7 +14,6 @@ mod link;
 mod loops;
 mod others;
 #[path = "../hammer/random.rs"]
-#[allow(dead_code)]
 mod random;
 mod sides;
 mod story;

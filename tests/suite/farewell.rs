@@ -7,11 +7,22 @@ use crate::api::{
 use crate::support::*;
 
 /// The kernel takes it whole, and a client that does not read has not acknowledged it.
-const REPLY: usize = 500_000;
+pub(super) const REPLY: usize = 500_000;
 
 fn replying(_: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
     text(socket)?;
     socket.send(&pattern(REPLY))
+}
+
+/// A server whose handler replies and then stands at the gate.
+pub(super) fn replying_behind(config: Config, gate: &Gate) -> (Server, Events<CloseReason>) {
+    let inside = gate.clone();
+    let hooks = Hooks::new(move |server: &Server, socket| {
+        replying(server, socket)?;
+        Ok(inside.wait())
+    });
+    let (hooks, reasons) = hooks.telling_reasons();
+    (start(config, hooks), reasons)
 }
 
 /// The client reads only when more input has met the closed connection.
@@ -125,13 +136,8 @@ fn late_input_keeps_the_reply_of_two_ends() {
 fn late_input_keeps_the_reply_in_a_stop() {
     isolated(|| {
         let gate = Gate::new();
-        let inside = gate.clone();
-        let hooks = Hooks::new(move |server: &Server, socket| {
-            replying(server, socket)?;
-            inside.wait();
-            Ok(())
-        });
-        let server = start(blocking(2).linger_timeout(SOON).drain_timeout(SOON), hooks);
+        let config = blocking(2).linger_timeout(SOON).drain_timeout(SOON);
+        let (server, reasons) = replying_behind(config, &gate);
         std::thread::scope(|scope| {
             expect_reply_after_late_input(&server, || {
                 gate.reached_by(1);
@@ -141,6 +147,7 @@ fn late_input_keeps_the_reply_in_a_stop() {
             });
         });
         assert_eq!(server.stats().closed[CloseReason::Stop as usize], 1);
+        assert_eq!(reasons.next(), CloseReason::Stop);
     });
 }
 
@@ -152,13 +159,7 @@ fn a_stop_that_cannot_know() {
         for (linger, drain) in [(SOON, ms(200)), (ms(200), SOON), (ms(0), SOON)] {
             for config in both_modes() {
                 let gate = Gate::new();
-                let inside = gate.clone();
-                let hooks = Hooks::new(move |server: &Server, socket| {
-                    replying(server, socket)?;
-                    Ok(inside.wait())
-                });
-                let (hooks, reasons) = hooks.telling_reasons();
-                let server = start(config.linger_timeout(linger), hooks);
+                let (server, reasons) = replying_behind(config.linger_timeout(linger), &gate);
                 let mut client = Client::connect(&server).saying("request");
                 gate.reached_by(1);
                 server.request_stop();
@@ -182,13 +183,8 @@ fn a_stop_that_knows() {
     isolated(|| {
         for config in both_modes() {
             let gate = Gate::new();
-            let inside = gate.clone();
-            let hooks = Hooks::new(move |server: &Server, socket| {
-                replying(server, socket)?;
-                Ok(inside.wait())
-            });
-            let (hooks, reasons) = hooks.telling_reasons();
-            let server = start(config.linger_timeout(SOON).drain_timeout(SOON), hooks);
+            let config = config.linger_timeout(SOON).drain_timeout(SOON);
+            let (server, reasons) = replying_behind(config, &gate);
             let mut client = Client::connect(&server).saying("request");
             gate.reached_by(1);
             server.request_stop();

@@ -1,6 +1,7 @@
 //! Stop in its variants.
 
-use crate::api::{CloseReason, Config, Hooks, Server, State, Status};
+use super::farewell::{replying_behind, REPLY};
+use crate::api::{CloseReason, Hooks, Server, State, Status};
 use crate::support::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -461,24 +462,13 @@ fn an_answer_in_pieces() {
     });
 }
 
-/// A server whose handler replies and then stands at the gate.
-fn replying_behind(config: Config, gate: &Gate) -> (Server, Events<CloseReason>) {
-    let inside = gate.clone();
-    let hooks = Hooks::new(move |_, socket| {
-        text(socket)?;
-        socket.send(&pattern(500_000))?;
-        Ok(inside.wait())
-    });
-    let (hooks, reasons) = hooks.telling_reasons();
-    (start(config.linger_timeout(SOON).drain_timeout(SOON), hooks), reasons)
-}
-
 /// S6: A stop does not wait for peers that have acknowledged all, whatever they do then.
 #[test]
 fn a_stop_ends_with_the_acknowledgement() {
     isolated(|| {
         for config in both_modes() {
             let gate = Gate::new();
+            let config = config.linger_timeout(SOON).drain_timeout(SOON);
             let (server, reasons) = replying_behind(config, &gate);
             let mut client = Client::connect(&server).saying("request");
             gate.reached_by(1);
@@ -487,7 +477,7 @@ fn a_stop_ends_with_the_acknowledgement() {
                 eventually("it is stopping", || server.state() == State::Stopping);
                 gate.open();
                 let_pass(ms(50));
-                assert!(client.receive(500_000) == pattern(500_000));
+                assert!(client.receive(REPLY) == pattern(REPLY));
                 let clock = Stopwatch::start();
                 stop.join().unwrap().unwrap();
                 clock.at_once();
@@ -504,6 +494,7 @@ fn a_reset_in_a_stop() {
     isolated(|| {
         for config in both_modes() {
             let gate = Gate::new();
+            let config = config.linger_timeout(SOON).drain_timeout(SOON);
             let (server, reasons) = replying_behind(config, &gate);
             let client = Client::connect(&server).saying("request");
             gate.reached_by(1);
