@@ -541,7 +541,7 @@ uint32_t ns_config_backlog(const ns_config *config);
 
 /**
  * Sets how long a TLS handshake may take as a whole before the library ends it:
- * milliseconds, 0 to 2^31 - 1, default 10000.
+ * milliseconds, 0 to 2^31 - 1, default 10000. 0 is not off: handshakes time out.
  *
  * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
  * [setup]

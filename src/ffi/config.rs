@@ -334,7 +334,7 @@ pub unsafe extern "C" fn ns_config_backlog(config: *const ns_config) -> u32 {
 }
 
 /// Sets how long a TLS handshake may take as a whole before the library ends it:
-/// milliseconds, 0 to 2^31 - 1, default 10000.
+/// milliseconds, 0 to 2^31 - 1, default 10000. 0 is not off: handshakes time out.
 ///
 /// Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
 /// [setup]

@@ -112,8 +112,7 @@ fn send_is_all_or_nothing() {
     });
 }
 
-/// Q3: One piece above the limit is refused even on an empty queue, unless the kernel takes enough
-/// of it; it is never sent in part.
+/// Q3: One piece above the limit is refused even on an empty queue, and never sent in part.
 #[test]
 fn a_piece_beyond_the_limit() {
     isolated(|| {
