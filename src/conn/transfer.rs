@@ -221,7 +221,9 @@ impl Conn {
         let total = bufs.iter().map(|b| b.len()).sum();
         let fits = bufs.len() <= sys::MAX_PIECES;
         if !self.has(flag::LOOP) || self.has(flag::TLS) || total <= GATHER || !fits {
-            return self.send(&bufs.iter().flat_map(|b| b.iter().copied()).collect::<Vec<u8>>());
+            let mut joined = Vec::with_capacity(total);
+            bufs.iter().for_each(|buf| joined.extend_from_slice(buf));
+            return self.send(&joined);
         }
         self.may_send()?;
         self.collect();

@@ -14,7 +14,7 @@ use super::config::{ns_config, InUse};
 use super::error::{ns_error, ns_status};
 use super::handler::CHandler;
 use super::handles::{get, ns_socket, server_of, share};
-use super::support::{give_text, guard, null, status, text, with_err, FirstFailure};
+use super::support::{contain, give_text, guard, null, status, text, with_err, FirstFailure};
 use super::user_data::{ns_drop_fn, Callback, UserData};
 use super::version::silence_panics;
 use crate::sync::lock;
@@ -287,7 +287,8 @@ pub const NS_STATE_STARTING: i32 = 1;
 pub const NS_STATE_RUNNING: i32 = 2;
 /// A stop was requested and is in progress.
 pub const NS_STATE_STOPPING: i32 = 3;
-/// The server has stopped: no thread and no descriptor of it is left.
+/// The server has stopped: no descriptor of it is left. Its last thread is ending;
+/// `ns_server_stop`, `ns_server_wait` and `ns_server_free` join it.
 pub const NS_STATE_STOPPED: i32 = 4;
 
 /// The numbers are the core's; a mismatch does not compile.
@@ -352,7 +353,10 @@ pub unsafe extern "C" fn ns_server_config(server: *const ns_server) -> *const ns
 /// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_server_context(server: *const ns_server) -> *mut c_void {
-    unsafe { get(server, ptr::null_mut(), |s| s.context.pointer.load(Ordering::Acquire)) }
+    // No system call is made, so nothing in it can be cancelled.
+    // SAFETY: the handle is NULL or valid.
+    let context = |s: &ns_server| s.context.pointer.load(Ordering::Acquire);
+    contain(ptr::null_mut(), || unsafe { server.as_ref() }.map_or(ptr::null_mut(), context))
 }
 
 /// Keeps a pointer of the program's with the server. `drop` (NULL: none) frees it:
