@@ -326,8 +326,8 @@ const char *ns_status_message(ns_status status);
  * `return ns_raise(socket, code, "why");`
  *
  * `code` is a number of your own or an `NS_ERR_...`. `message` is copied; NULL
- * is allowed. The library forgets what was raised when the callback returns 0 or
- * more, or is one that returns nothing. A second call in the same callback
+ * is allowed. The library forgets what was raised in a callback that does not
+ * fail, or that returns nothing. A second call in the same callback
  * replaces the first, and drops its payload.
  *
  * Returns: `code` if it is negative, else -1, whatever else is wrong.
@@ -1058,7 +1058,10 @@ int32_t ns_server_is_stopped(const ns_server *server);
 /** A stop was requested and is in progress. */
 #define NS_STATE_STOPPING 3
 
-/** The server has stopped: no thread and no descriptor of it is left. */
+/**
+ * The server has stopped: no descriptor of it is left. Its last thread is ending;
+ * `ns_server_stop`, `ns_server_wait` and `ns_server_free` join it.
+ */
 #define NS_STATE_STOPPED 4
 
 /**
@@ -1122,11 +1125,11 @@ ns_status ns_server_set_context(ns_server *server, void *context, ns_drop_fn dro
  *
  * Returns: the number of bytes; 0 at the end of the stream; or a negative
  * status: NS_ERR_WOULD_BLOCK (non-blocking mode: nothing can be read now; never
- * from the first call in a handler), NS_ERR_TIMEOUT (`io_timeout`; or
- * `idle_timeout`, which closes the connection), NS_ERR_RESET, NS_ERR_TRUNCATED
- * (TLS: the stream ended without close_notify), NS_ERR_TLS, NS_ERR_CLOSED,
- * NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_TLS, NS_ERR_NO_MEMORY, NS_ERR_IO,
- * NS_ERR_INVALID.
+ * from the first call in a handler, unless another callback took the input),
+ * NS_ERR_TIMEOUT (`io_timeout`; or `idle_timeout`, which closes the connection),
+ * NS_ERR_RESET, NS_ERR_TRUNCATED (TLS: the stream ended without close_notify),
+ * NS_ERR_CLOSED, NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_TLS,
+ * NS_ERR_NO_MEMORY, NS_ERR_IO, NS_ERR_INVALID.
  * [handler] [blocks, in blocking mode]
  */
 int64_t ns_socket_recv(ns_socket *socket, void *buf, size_t len);
@@ -1143,7 +1146,8 @@ int64_t ns_socket_recv(ns_socket *socket, void *buf, size_t len);
  *
  * Returns: 0 or a negative status: NS_ERR_BUFFER_FULL (non-blocking mode: above
  * `send_limit`; nothing was sent), NS_ERR_TIMEOUT, NS_ERR_RESET, NS_ERR_CLOSED,
- * NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_IO, NS_ERR_INVALID.
+ * NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_TLS, NS_ERR_NO_MEMORY,
+ * NS_ERR_IO, NS_ERR_INVALID.
  * [handler] [blocks, in blocking mode]
  */
 ns_status ns_socket_send(ns_socket *socket, const void *buf, size_t len);
@@ -1208,7 +1212,8 @@ ns_status ns_socket_abort(ns_socket *socket);
 int32_t ns_socket_is_closed(const ns_socket *socket);
 
 /**
- * Returns: the connection's id; 0 where the connection cannot be used here.
+ * Returns: the connection's id, after `ns_detach` too; 0 where the connection cannot
+ * be used here.
  * [handler]
  */
 ns_conn_id ns_socket_id(const ns_socket *socket);
@@ -1321,7 +1326,7 @@ ns_status ns_socket_set_user_data(ns_socket *socket, void *user_data, ns_drop_fn
  * Returns: the owned socket; NULL on failure: NS_ERR_NOT_NON_BLOCKING,
  * NS_ERR_NOT_IN_HANDLER, NS_ERR_DETACHED, NS_ERR_STATE (a TLS handshake is in
  * progress), NS_ERR_CLOSED (also where it was closed by id and that is not yet
- * done), NS_ERR_INVALID.
+ * done), NS_ERR_IO, NS_ERR_INVALID.
  * [handler]
  */
 ns_socket *ns_detach(ns_server *server, ns_socket *socket, ns_error **err);
@@ -1336,7 +1341,7 @@ ns_socket *ns_detach(ns_server *server, ns_socket *socket, ns_error **err);
  *
  * Returns: the new id; 0 on failure, and you still own the socket: NS_ERR_STATE
  * (before `on_start` or after the stop), NS_ERR_NOT_NON_BLOCKING, NS_ERR_CLOSED,
- * NS_ERR_INVALID.
+ * NS_ERR_IO, NS_ERR_NO_MEMORY, NS_ERR_INVALID.
  * [any, by the owner]
  */
 ns_conn_id ns_attach(ns_server *server, ns_socket *owned, ns_error **err);
@@ -1406,8 +1411,8 @@ ns_status ns_server_wake(ns_server *server, ns_conn_id id);
  * `ns_server_send` of the same bytes to `n` connections, which share one copy.
  *
  * Returns: how many connections accepted the bytes: ids that are gone and full
- * queues are left out; or a negative status: NS_ERR_CLOSED (the server is not
- * running), NS_ERR_NOT_NON_BLOCKING, NS_ERR_INVALID.
+ * queues are left out; or a negative status: NS_ERR_CLOSED (before the start
+ * or after the stop), NS_ERR_NOT_NON_BLOCKING, NS_ERR_INVALID.
  * [any]
  */
 int64_t ns_server_broadcast(ns_server *server,
@@ -1612,13 +1617,16 @@ ns_status ns_server_reload_tls(ns_server *server, const ns_tls *tls, ns_error **
  * from the handler: then the exception handler gets the sentence that says why.
  *
  * Returns: 0; in blocking mode also NS_ERR_HANDSHAKE, NS_ERR_TIMEOUT
- * (`handshake_timeout`), NS_ERR_RESET; in both modes NS_ERR_CERTIFICATE (no
- * certificate), NS_ERR_STATE (TLS already), NS_ERR_CLOSED, NS_ERR_DETACHED,
+ * (`handshake_timeout`); in both modes NS_ERR_CERTIFICATE (no certificate),
+ * NS_ERR_TLS (`tls` cannot be used), NS_ERR_STATE (TLS already), NS_ERR_CLOSED, NS_ERR_DETACHED,
  * NS_ERR_NOT_IN_HANDLER, NS_ERR_INVALID, or the remembered failure of a setter of
  * `tls`.
  * [handler] [blocks, in blocking mode]
  */
-ns_status ns_socket_starttls(ns_socket *socket, const ns_tls *tls, const void *ahead, size_t n);
+ns_status ns_socket_starttls(ns_socket *socket,
+                             const ns_tls *tls,
+                             const void *ahead,
+                             size_t n);
 
 /** What a TLS handshake agreed. Texts end with a NUL. */
 typedef struct ns_tls_info {
@@ -1684,7 +1692,7 @@ typedef struct ns_stats {
     uint32_t port;
     /** As `ns_server_shutdown_port` returns it. */
     uint32_t shutdown_port;
-    /** Milliseconds since the start. */
+    /** Milliseconds since the start, up to the stop. */
     uint64_t uptime_ms;
     /** Connections accepted. */
     uint64_t accepted;
@@ -1706,7 +1714,7 @@ typedef struct ns_stats {
     uint64_t bytes_in;
     /** Bytes that the kernel took; over TLS the encrypted bytes. */
     uint64_t bytes_out;
-    /** Failures of handlers and of exception handlers. */
+    /** Failures of callbacks, the exception handler included. */
     uint64_t handler_errors;
     /** Failures of accept(2). */
     uint64_t accept_errors;
@@ -1734,7 +1742,7 @@ typedef struct ns_thread_stats {
     uint64_t bytes_out;
     /** Calls of the handler. */
     uint64_t calls;
-    /** Failures of handlers and of exception handlers. */
+    /** Failures of callbacks, the exception handler included. */
     uint64_t handler_errors;
 } ns_thread_stats;
 
@@ -1750,7 +1758,7 @@ ns_status ns_server_stats(const ns_server *server, ns_stats *out, size_t size);
 /**
  * `ns_server_stats` for one thread: `index` is 0 to threads - 1.
  *
- * Returns: 0 or NS_ERR_INVALID.
+ * Returns: 0 or NS_ERR_INVALID (before the start too).
  * [any]
  */
 ns_status ns_server_thread_stats(const ns_server *server,

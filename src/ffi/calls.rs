@@ -77,8 +77,8 @@ pub unsafe extern "C" fn ns_server_wake(server: *mut ns_server, id: ns_conn_id) 
 /// `ns_server_send` of the same bytes to `n` connections, which share one copy.
 ///
 /// Returns: how many connections accepted the bytes: ids that are gone and full
-/// queues are left out; or a negative status: NS_ERR_CLOSED (the server is not
-/// running), NS_ERR_NOT_NON_BLOCKING, NS_ERR_INVALID.
+/// queues are left out; or a negative status: NS_ERR_CLOSED (before the start
+/// or after the stop), NS_ERR_NOT_NON_BLOCKING, NS_ERR_INVALID.
 /// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_server_broadcast(

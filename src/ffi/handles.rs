@@ -112,7 +112,7 @@ pub(super) unsafe fn usable_conn<'a>(socket: *const ns_socket) -> Result<&'a mut
 }
 
 /// As `usable_conn`, and also a socket that its callback has just detached: the
-/// program may still ask for its id and addresses, and raise an error for it.
+/// program may still ask for its id, and raise an error for it.
 ///
 /// # Safety
 /// As `usable_conn`.

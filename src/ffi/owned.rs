@@ -26,7 +26,7 @@ use crate::{Socket, Status};
 /// Returns: the owned socket; NULL on failure: NS_ERR_NOT_NON_BLOCKING,
 /// NS_ERR_NOT_IN_HANDLER, NS_ERR_DETACHED, NS_ERR_STATE (a TLS handshake is in
 /// progress), NS_ERR_CLOSED (also where it was closed by id and that is not yet
-/// done), NS_ERR_INVALID.
+/// done), NS_ERR_IO, NS_ERR_INVALID.
 /// [handler]
 #[no_mangle]
 pub unsafe extern "C" fn ns_detach(
@@ -60,7 +60,7 @@ pub unsafe extern "C" fn ns_detach(
 ///
 /// Returns: the new id; 0 on failure, and you still own the socket: NS_ERR_STATE
 /// (before `on_start` or after the stop), NS_ERR_NOT_NON_BLOCKING, NS_ERR_CLOSED,
-/// NS_ERR_INVALID.
+/// NS_ERR_IO, NS_ERR_NO_MEMORY, NS_ERR_INVALID.
 /// [any, by the owner]
 #[no_mangle]
 pub unsafe extern "C" fn ns_attach(

@@ -18,8 +18,8 @@ pub(super) struct Payload(pub UserData);
 /// `return ns_raise(socket, code, "why");`
 ///
 /// `code` is a number of your own or an `NS_ERR_...`. `message` is copied; NULL
-/// is allowed. The library forgets what was raised when the callback returns 0 or
-/// more, or is one that returns nothing. A second call in the same callback
+/// is allowed. The library forgets what was raised in a callback that does not
+/// fail, or that returns nothing. A second call in the same callback
 /// replaces the first, and drops its payload.
 ///
 /// Returns: `code` if it is negative, else -1, whatever else is wrong.

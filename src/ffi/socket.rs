@@ -144,7 +144,8 @@ pub unsafe extern "C" fn ns_socket_is_closed(socket: *const ns_socket) -> i32 {
     unsafe { get(socket, 1, |s| s.is_closed().into()) }
 }
 
-/// Returns: the connection's id; 0 where the connection cannot be used here.
+/// Returns: the connection's id, after `ns_detach` too; 0 where the connection cannot
+/// be used here.
 /// [handler]
 #[no_mangle]
 pub unsafe extern "C" fn ns_socket_id(socket: *const ns_socket) -> ns_conn_id {

@@ -28,7 +28,7 @@ pub struct ns_stats {
     pub port: u32,
     /// As `ns_server_shutdown_port` returns it.
     pub shutdown_port: u32,
-    /// Milliseconds since the start.
+    /// Milliseconds since the start, up to the stop.
     pub uptime_ms: u64,
     /// Connections accepted.
     pub accepted: u64,
@@ -50,7 +50,7 @@ pub struct ns_stats {
     pub bytes_in: u64,
     /// Bytes that the kernel took; over TLS the encrypted bytes.
     pub bytes_out: u64,
-    /// Failures of handlers and of exception handlers.
+    /// Failures of callbacks, the exception handler included.
     pub handler_errors: u64,
     /// Failures of accept(2).
     pub accept_errors: u64,
@@ -79,7 +79,7 @@ pub struct ns_thread_stats {
     pub bytes_out: u64,
     /// Calls of the handler.
     pub calls: u64,
-    /// Failures of handlers and of exception handlers.
+    /// Failures of callbacks, the exception handler included.
     pub handler_errors: u64,
 }
 
@@ -146,7 +146,7 @@ pub unsafe extern "C" fn ns_server_stats(
 
 /// `ns_server_stats` for one thread: `index` is 0 to threads - 1.
 ///
-/// Returns: 0 or NS_ERR_INVALID.
+/// Returns: 0 or NS_ERR_INVALID (before the start too).
 /// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_server_thread_stats(

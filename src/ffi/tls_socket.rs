@@ -26,8 +26,8 @@ use crate::{Error, Socket, Status, TlsInfo, TlsVersion};
 /// from the handler: then the exception handler gets the sentence that says why.
 ///
 /// Returns: 0; in blocking mode also NS_ERR_HANDSHAKE, NS_ERR_TIMEOUT
-/// (`handshake_timeout`), NS_ERR_RESET; in both modes NS_ERR_CERTIFICATE (no
-/// certificate), NS_ERR_STATE (TLS already), NS_ERR_CLOSED, NS_ERR_DETACHED,
+/// (`handshake_timeout`); in both modes NS_ERR_CERTIFICATE (no certificate),
+/// NS_ERR_TLS (`tls` cannot be used), NS_ERR_STATE (TLS already), NS_ERR_CLOSED, NS_ERR_DETACHED,
 /// NS_ERR_NOT_IN_HANDLER, NS_ERR_INVALID, or the remembered failure of a setter of
 /// `tls`.
 /// [handler] [blocks, in blocking mode]
@@ -44,7 +44,7 @@ pub unsafe extern "C" fn ns_socket_starttls(
         let result = Socket::of(conn).starttls(tls.settings_in_use()?, ahead);
         result.map_err(|error| {
             let status = error.status();
-            if matches!(status, Status::Handshake | Status::Timeout | Status::Reset) {
+            if matches!(status, Status::Handshake | Status::Timeout) {
                 // This function has no `err`; the exception handler gets the error.
                 conn.set_failure(error);
             }

@@ -21,11 +21,11 @@ use crate::Status;
 ///
 /// Returns: the number of bytes; 0 at the end of the stream; or a negative
 /// status: NS_ERR_WOULD_BLOCK (non-blocking mode: nothing can be read now; never
-/// from the first call in a handler), NS_ERR_TIMEOUT (`io_timeout`; or
-/// `idle_timeout`, which closes the connection), NS_ERR_RESET, NS_ERR_TRUNCATED
-/// (TLS: the stream ended without close_notify), NS_ERR_TLS, NS_ERR_CLOSED,
-/// NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_TLS, NS_ERR_NO_MEMORY, NS_ERR_IO,
-/// NS_ERR_INVALID.
+/// from the first call in a handler, unless another callback took the input),
+/// NS_ERR_TIMEOUT (`io_timeout`; or `idle_timeout`, which closes the connection),
+/// NS_ERR_RESET, NS_ERR_TRUNCATED (TLS: the stream ended without close_notify),
+/// NS_ERR_CLOSED, NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_TLS,
+/// NS_ERR_NO_MEMORY, NS_ERR_IO, NS_ERR_INVALID.
 /// [handler] [blocks, in blocking mode]
 #[no_mangle]
 pub unsafe extern "C" fn ns_socket_recv(
@@ -64,7 +64,8 @@ pub unsafe extern "C" fn ns_socket_recv(
 ///
 /// Returns: 0 or a negative status: NS_ERR_BUFFER_FULL (non-blocking mode: above
 /// `send_limit`; nothing was sent), NS_ERR_TIMEOUT, NS_ERR_RESET, NS_ERR_CLOSED,
-/// NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_IO, NS_ERR_INVALID.
+/// NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_TLS, NS_ERR_NO_MEMORY,
+/// NS_ERR_IO, NS_ERR_INVALID.
 /// [handler] [blocks, in blocking mode]
 #[no_mangle]
 pub unsafe extern "C" fn ns_socket_send(
