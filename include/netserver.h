@@ -133,7 +133,8 @@ typedef struct ns_config ns_config;
  *
  * A setter returns 0 or a negative status; NS_ERR_STATE means that the object is
  * frozen. The object remembers the first failure of a setter, and whatever uses
- * it reports that: so a program may leave the results of setters unchecked.
+ * it reports that: so a program may leave the results of setters unchecked. Only
+ * `ns_socket_starttls` passes over a remembered NS_ERR_STATE.
  */
 typedef struct ns_tls ns_tls;
 

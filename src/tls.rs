@@ -234,10 +234,16 @@ impl TlsConfig {
 
     fn change(&self, change: impl FnOnce(&mut Settings) -> Result<(), Error>) -> Result<(), Error> {
         let mut settings = lock(&self.shared.settings);
-        if self.shared.built.get().is_some() {
-            return Err(Error::new(Status::State, "the TLS settings are in use already"));
-        }
+        self.check_unused()?;
         change(&mut settings)
+    }
+
+    /// Fails from the first use on.
+    pub(crate) fn check_unused(&self) -> Result<(), Error> {
+        match self.shared.built.get() {
+            None => Ok(()),
+            Some(_) => Err(Error::new(Status::State, "the TLS settings are in use already")),
+        }
     }
 
     /// Returns the configuration for handshakes and freezes the settings.

@@ -35,7 +35,8 @@ const MAX_PROTOCOLS: usize = 1024;
 ///
 /// A setter returns 0 or a negative status; NS_ERR_STATE means that the object is
 /// frozen. The object remembers the first failure of a setter, and whatever uses
-/// it reports that: so a program may leave the results of setters unchecked.
+/// it reports that: so a program may leave the results of setters unchecked. Only
+/// `ns_socket_starttls` passes over a remembered NS_ERR_STATE.
 pub struct ns_tls {
     /// `None` where it could not be made; `failure` says why.
     config: Option<TlsConfig>,
@@ -46,7 +47,9 @@ pub struct ns_tls {
 impl ns_tls {
     fn change(&self, change: impl FnOnce(&TlsConfig) -> Result<(), Error>) -> Result<(), Error> {
         let Some(config) = &self.config else { return self.settings().map(|_| ()) };
-        let result = change(config);
+        // A call that comes too late is only that, whatever its arguments are: a
+        // failure of them would end STARTTLS (`settings_in_use`).
+        let result = config.check_unused().and_then(|()| change(config));
         if let Err(error) = &result {
             lock(&self.failure).remember(error);
         }

@@ -184,7 +184,7 @@ static void starttls(void)
 }
 
 /* A21.4, U7: A setter that came too late is refused and changes nothing, also not for
- * connections to come. */
+ * connections to come, even if its arguments are wrong too. */
 static void starttls_after_late_setter(void)
 {
     dialogue d = DIALOGUE;
@@ -192,6 +192,8 @@ static void starttls_after_late_setter(void)
     ns_server *server = upgrading(non_blocking(), &d);
     converse(server, "one\n", 0, heard, sizeof heard);
     EVENT_WAIT(&d.closed, 1);
+    CHECK_IS(ns_tls_set_alpn(d.tls, NULL, 1), NS_ERR_STATE);
+    CHECK_IS(ns_tls_set_client_ca_file(d.tls, "no such file", 1, NULL), NS_ERR_STATE);
     check_frozen(d.tls);
     converse(server, "two\n", 0, heard, sizeof heard);
     CONTAINS(heard, "welcome\n");
