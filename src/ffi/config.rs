@@ -576,7 +576,6 @@ pub unsafe extern "C" fn ns_config_set_shutdown_port(
                 return Ok(());
             }
             let service = unsafe { text(service, "shutdown port") }?;
-            Config::new().shutdown_port(service).validate()?;
             inner.settings.shutdown_port = Some(service.to_string());
             inner.shutdown_port = CString::new(service).ok();
             Ok(())

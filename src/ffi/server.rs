@@ -194,6 +194,10 @@ pub unsafe extern "C" fn ns_server_stop(server: *mut ns_server) -> ns_status {
     })
 }
 
+fn millis(ms: i64) -> Result<Duration, Status> {
+    u64::try_from(ms).map(Duration::from_millis).map_err(|_| Status::Invalid)
+}
+
 /// `ns_server_stop` with another drain deadline: 0 to 2^31 - 1 milliseconds.
 ///
 /// Returns: as `ns_server_stop`; NS_ERR_INVALID for another number.
@@ -202,8 +206,7 @@ pub unsafe extern "C" fn ns_server_stop(server: *mut ns_server) -> ns_status {
 pub unsafe extern "C" fn ns_server_stop_within(server: *mut ns_server, ms: i64) -> ns_status {
     status(|| {
         let this = unsafe { server_of(server) }?;
-        let ms = u64::try_from(ms).ok().filter(|ms| *ms <= i32::MAX as u64);
-        let within = ms.map(Duration::from_millis).ok_or(Status::Invalid)?;
+        let within = millis(ms)?;
         let _call = this.calls.enter();
         this.server.stop_within(within)
     })
@@ -238,7 +241,7 @@ pub unsafe extern "C" fn ns_server_wait(server: *mut ns_server, timeout_ms: i64)
         let this = unsafe { server_of(server) }?;
         let timeout = match timeout_ms {
             -1 => None,
-            ms => Some(u64::try_from(ms).map(Duration::from_millis).map_err(|_| Status::Invalid)?),
+            ms => Some(millis(ms)?),
         };
         let _call = this.calls.enter();
         this.server.wait(timeout)

@@ -7,6 +7,7 @@ use std::time::Duration;
 use std::{ptr, slice};
 
 use super::error::{ns_error, ns_status};
+use crate::callback;
 use crate::sys::Uncancelled;
 use crate::{Error, Status};
 
@@ -61,9 +62,7 @@ pub(super) unsafe fn with_err<T>(
     body: impl FnOnce() -> Result<T, Error>,
 ) -> T {
     let _uncancelled = Uncancelled::new();
-    let result = catch_unwind(AssertUnwindSafe(body))
-        .unwrap_or_else(|payload| Err(Error::panic(payload.as_ref())));
-    let (value, error) = match result {
+    let (value, error) = match callback::contain(body).and_then(|result| result) {
         Ok(value) => (value, None),
         Err(error) => (failed(error.status()), Some(error)),
     };
@@ -108,9 +107,9 @@ impl FirstFailure {
 /// and not a server without its settings.
 pub(super) fn make<T>(make: impl FnOnce() -> T) -> (Option<T>, FirstFailure) {
     let _uncancelled = Uncancelled::new();
-    match catch_unwind(AssertUnwindSafe(make)) {
+    match callback::contain(make) {
         Ok(value) => (Some(value), FirstFailure::default()),
-        Err(payload) => (None, FirstFailure::of(&Error::panic(payload.as_ref()))),
+        Err(error) => (None, FirstFailure::of(&error)),
     }
 }
 
