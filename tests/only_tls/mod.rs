@@ -5,6 +5,7 @@ mod handshakes;
 mod settings;
 mod starttls;
 mod streams;
+mod upgrade_ends;
 
 use crate::api::{client_config, client_config_of, older, AUTHORITY};
 use crate::api::{Config, Hooks, Server, Status, Stream};

@@ -1,6 +1,7 @@
 //! The tests of both APIs, by the groups of rules of `docs/BEHAVIOUR.md` that they check. They
 //! know the library only through `crate::api`, the backend of the test binary.
 
+mod accepted;
 mod attach;
 mod blocking;
 mod by_id;

@@ -1,0 +1,274 @@
+//! What waits for the end of an upgrade, when something ends the connection.
+
+use super::starttls::read;
+use super::*;
+use crate::api::{tls, CloseReason};
+
+/// A2.2: Where bytes wait for a handshake that does not come, a close cannot send them, and the
+/// peer sees a reset.
+#[test]
+fn a_close_with_bytes_held_back() {
+    isolated(|| {
+        let tls = tls();
+        let (log, ids) = events();
+        let hooks = Hooks::new(move |_, socket| {
+            text(socket)?;
+            socket.starttls(&tls, b"")?;
+            socket.send(b"for later")?;
+            Ok(log.add(socket.id()))
+        });
+        let server = start_plain(non_blocking(1).handshake_timeout(ms(200)), hooks);
+        let mut tcp = raw_saying(&server, b"x");
+        server.close(ids.next()).unwrap();
+        let error = tcp.read(&mut [0]).expect_err("an orderly end");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        wait_idle(&server);
+    });
+}
+
+/// A6.3: After an upgrade on a worker close_notify comes before the end, whatever ends the
+/// connection in good order.
+#[test]
+fn close_notify_after_an_upgrade_on_a_worker() {
+    isolated(|| {
+        for how in ["close", "stop", "cut"] {
+            let (log, ids) = events();
+            let tls = tls();
+            let hooks = Hooks::new(move |_, socket| {
+                text(socket)?;
+                socket.send(b"go")?;
+                socket.starttls(&tls, b"")?;
+                log.add(socket.id());
+                text(socket)?;
+                Ok(())
+            });
+            let drain = if how == "cut" { ms(50) } else { SOON };
+            let server = start_plain(blocking(2).drain_timeout(drain), hooks);
+            let tcp = raw_saying(&server, "STARTTLS");
+            assert_eq!(read(&tcp, 2), b"go");
+            let mut client =
+                Client::set_up(Stream::with(tcp, client_config(), "localhost")).unwrap();
+            let id = ids.next();
+            match how {
+                "close" => server.close(id).unwrap(),
+                "cut" => server.stop().unwrap(),
+                _ => while_stopping(&server, || client.send("x")),
+            }
+            client.expect_end();
+        }
+    });
+}
+
+/// A2.3: Where bytes wait for the handshake's end, a half-close comes behind them.
+#[test]
+fn a_half_close_with_bytes_held_back() {
+    isolated(|| {
+        let tls = tls();
+        let hooks = Hooks::new(move |_, socket| {
+            text(socket)?;
+            if socket.tls_info().is_some() {
+                return Ok(socket.close());
+            }
+            socket.starttls(&tls, b"")?;
+            socket.send(b"for later")?;
+            socket.shutdown(std::net::Shutdown::Write)
+        });
+        let server = start_plain(non_blocking(1), hooks);
+        let tcp = raw_saying(&server, b"x");
+        let mut session = shake_hands(&tcp, b"");
+        assert_eq!(receive_by_hand(&mut session, &tcp, 9), b"for later");
+        let mut rest = Vec::new();
+        rustls::Stream::new(&mut session, &mut &tcp).read_to_end(&mut rest).expect("a clean end");
+        assert!(rest.is_empty());
+        drop((session, tcp));
+        wait_idle(&server);
+    });
+}
+
+/// A2.5: A stop in the middle of an upgrade says that nothing was lost only where that is so.
+#[test]
+fn a_stop_with_bytes_held_back() {
+    isolated(|| {
+        for held in [false, true] {
+            let tls = tls();
+            let (log, asked) = events();
+            let hooks = Hooks::new(move |_, socket| {
+                text(socket)?;
+                socket.starttls(&tls, b"")?;
+                if held {
+                    socket.send(b"for later")?;
+                }
+                Ok(log.add(()))
+            });
+            let (hooks, reasons) = hooks.telling_reasons();
+            let server = start_plain(non_blocking(1).drain_timeout(ms(200)), hooks);
+            let mut tcp = raw_saying(&server, b"x");
+            asked.next();
+            server.stop().unwrap();
+            let expected = if held { CloseReason::Cut } else { CloseReason::Stop };
+            assert_eq!(reasons.next(), expected);
+            let ended = std::io::copy(&mut tcp, &mut std::io::sink());
+            assert_eq!(ended.is_err(), held, "{ended:?}");
+        }
+    });
+}
+
+/// A9.2: The one bound of a refusal includes a close that cannot send what is queued.
+#[test]
+fn a_refusal_has_one_bound() {
+    isolated(|| {
+        let (gate, (log, took)) = (Gate::new(), events());
+        let (inside, tls) = (gate.clone(), tls());
+        let hooks = Hooks::new(move |_, _| Ok(inside.wait())).on_exception(move |_, socket, _| {
+            let socket = socket.expect("a socket");
+            socket.starttls(&tls, &[])?;
+            // The bytes that the system's buffer does not take wait to be sent. SAFETY: the socket
+            // is open in its callback.
+            let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(socket.raw_fd()) };
+            socket2::SockRef::from(&fd).set_send_buffer_size(8192).unwrap();
+            socket.send(&pattern(64_000))?;
+            while socket.send(&pattern(BULK)).is_ok() {}
+            let clock = Stopwatch::start();
+            socket.close();
+            Ok(log.add(clock.elapsed()))
+        });
+        let config = blocking(2).max_retry(0).linger_timeout(SOON);
+        let server = start_plain(config, hooks);
+        let busy: Vec<_> = (0..2).map(|_| raw(&server)).collect();
+        gate.reached_by(2);
+        let tcp = raw(&server);
+        let _session = shake_hands(&tcp, b"");
+        assert!(took.next() < ms(1000));
+        gate.open();
+        drop((busy, tcp));
+    });
+}
+
+/// A2.3: Bytes that wait for the end of an upgrade leave before a close and, until its deadline, in
+/// a stop.
+#[test]
+fn an_end_with_bytes_held_back() {
+    isolated(|| {
+        for how in ["close", "by id", "stop"] {
+            let tls = tls();
+            let (log, asked) = events();
+            let hooks = Hooks::new(move |_, socket| {
+                text(socket)?;
+                socket.starttls(&tls, b"")?;
+                socket.send(b"for later")?;
+                if how == "close" {
+                    socket.close();
+                }
+                Ok(log.add(socket.id()))
+            });
+            let (hooks, reasons) = hooks.telling_reasons();
+            let server = start_plain(non_blocking(1).drain_timeout(SOON), hooks);
+            let tcp = raw_saying(&server, b"x");
+            let id = asked.next();
+            match how {
+                "by id" => server.close(id).unwrap(),
+                "stop" => server.request_stop(),
+                _ => {}
+            }
+            let_pass(ms(50));
+            let mut session = shake_hands(&tcp, b"");
+            let mut got = Vec::new();
+            rustls::Stream::new(&mut session, &mut &tcp).read_to_end(&mut got).expect("an end");
+            assert_eq!(got, b"for later");
+            drop((session, tcp));
+            let stopped = how == "stop";
+            let expected = if stopped { CloseReason::Stop } else { CloseReason::Handler };
+            assert_eq!(reasons.next(), expected);
+        }
+    });
+}
+
+/// A11.2: `on_drain` comes after an upgrade, for what had been queued before it and for what waited
+/// for its end.
+#[test]
+fn on_drain_comes_after_an_upgrade() {
+    isolated(|| {
+        for how in ["before", "by id", "direct"] {
+            let tls = tls();
+            let (log, drains) = events();
+            let (asked, upgrading) = events();
+            let hooks = Hooks::new(move |server: &Server, socket| {
+                text(socket)?;
+                if how == "before" {
+                    socket.send(&pattern(BULK))?;
+                    assert!(socket.queued() > 0);
+                }
+                socket.starttls(&tls, b"")?;
+                asked.add(());
+                match how {
+                    "before" => Ok(()),
+                    "by id" => server.send(socket.id(), b"later"),
+                    _ => socket.send(b"later"),
+                }
+            })
+            .on_drain(move |_, socket| log.add((socket.tls_info().is_some(), socket.queued())));
+            let server = start_plain(non_blocking(1), hooks);
+            let tcp = raw_saying(&server, b"x");
+            upgrading.next();
+            if how == "before" {
+                assert!(read(&tcp, BULK) == pattern(BULK));
+                // Nothing waits for the handshake.
+                assert_eq!(drains.next(), (false, 0));
+            }
+            drains.none();
+            let mut session = shake_hands(&tcp, b"");
+            if how != "before" {
+                assert_eq!(receive_by_hand(&mut session, &tcp, 5), b"later");
+            }
+            if how != "before" {
+                assert_eq!(drains.next(), (true, 0));
+            }
+            drains.none();
+        }
+    });
+}
+
+/// A2.3, A2.6: A stop before the end of an upgrade leaves an answer in pieces whole, too.
+#[test]
+fn an_answer_in_pieces_behind_an_upgrade() {
+    isolated(|| {
+        for before in [false, true] {
+            let tls = tls();
+            let (log, asked) = events();
+            let hooks = Hooks::new(move |_, socket| {
+                text(socket)?;
+                if before {
+                    socket.send(&pattern(BULK))?;
+                    assert!(socket.queued() > 0);
+                    socket.starttls(&tls, b"")?;
+                } else {
+                    socket.starttls(&tls, b"")?;
+                    socket.send(b"the first")?;
+                }
+                Ok(log.add(()))
+            })
+            .on_drain(|_, socket| {
+                if socket.user_data::<()>().is_none() {
+                    socket.set_user_data(());
+                    socket.send(b" and the last").unwrap();
+                }
+            });
+            let (hooks, reasons) = hooks.telling_reasons();
+            let server = start_plain(non_blocking(1).drain_timeout(SOON), hooks);
+            let tcp = raw_saying(&server, b"x");
+            asked.next();
+            server.request_stop();
+            let_pass(ms(50));
+            if before {
+                assert!(read(&tcp, BULK) == pattern(BULK));
+            }
+            let mut session = shake_hands(&tcp, b"");
+            let mut got = Vec::new();
+            rustls::Stream::new(&mut session, &mut &tcp).read_to_end(&mut got).expect("an end");
+            let first = if before { "" } else { "the first" };
+            assert_eq!(String::from_utf8_lossy(&got), format!("{first} and the last"));
+            drop((session, tcp));
+            assert_eq!(reasons.next(), CloseReason::Stop);
+        }
+    });
+}
