@@ -197,7 +197,7 @@ def resumed_while_valid(mode):
                         session = client.session
                         close_cleanly(client)
                 clients.append((server, made, session))
-        time.sleep(max(0, end + 1.1 - time.time()))  # the tickets and certificates must expire
+        time.sleep(max(0, end + 1.1 - time.time()))  # until the certificate has expired
         for server, made, session in clients:
             got = refused(lambda: tls(server.port, made, session=session))
             contains(got, "ALERT_CERTIFICATE_EXPIRED")
