@@ -64,6 +64,29 @@ fn a_type_is_a_handler() {
     });
 }
 
+/// P6, X1: A failure and a panic of the shutdown handler come to the exception handler. (A handler
+/// in C has neither: its every number but 0 is a stop.)
+#[test]
+fn failures_of_the_shutdown_handler_are_reported() {
+    isolated(|| {
+        let (log, errors) = events();
+        let hooks = crate::api::Hooks::new(echo)
+            .on_exception(move |_, _, error| Ok(log.add(error.status())))
+            .on_shutdown(|_, socket| match text(socket)?.as_str() {
+                "fail" => Err("failed".into()),
+                _ => panic!("on purpose"),
+            });
+        let server = start(blocking(1).shutdown_port("0"), hooks);
+        for (word, status) in [("fail", Status::Handler), ("panic", Status::Panic)] {
+            let mut client = Client::plain(("127.0.0.1", server.shutdown_port()));
+            client.send(word);
+            client.expect_gone();
+            assert_eq!(errors.next(), status);
+            assert_eq!(server.state(), State::Running);
+        }
+    });
+}
+
 /// R3: A socket implements `Read` and `Write`, with the errors of std.
 #[test]
 fn sockets_read_and_write() {

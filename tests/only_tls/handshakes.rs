@@ -121,18 +121,19 @@ fn told_ended(tcp: &TcpStream) -> bool {
     ended
 }
 
-/// K4: The same for a client that says nothing, and one that stops in the middle.
+/// K4: The same for a client that says nothing, and one that stops in the middle. A deadline of 0
+/// is one, too.
 #[test]
 fn the_deadline_of_silence() {
     isolated(|| {
-        for part in [0, 1, 100] {
+        for (part, limit) in [(0, ms(200)), (1, ms(200)), (100, ms(200)), (0, ms(0))] {
             for config in both_modes() {
                 let (hooks, told) = telling();
-                let server = start(config.handshake_timeout(ms(200)), hooks);
+                let server = start(config.handshake_timeout(limit), hooks);
                 let clock = Stopwatch::start();
                 let tcp = raw_saying(&server, &by_hand().1[..part]);
                 raw_rest(&tcp);
-                clock.kept(ms(200));
+                clock.kept(limit);
                 drop(tcp);
                 failed_once(&server, &told, Status::Timeout);
             }

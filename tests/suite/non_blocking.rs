@@ -28,7 +28,8 @@ fn as_many_loops_as_threads() {
     });
 }
 
-/// N2: Each new connection goes to the loop with the fewest open connections.
+/// N2: Each new connection goes to the loop with the fewest open connections, of two such loops to
+/// the one that accepts.
 #[test]
 fn dispatch_to_the_least_busy_loop() {
     isolated(|| {
@@ -43,7 +44,9 @@ fn dispatch_to_the_least_busy_loop() {
             let client = Client::connect(&server);
             (client, opened.next())
         };
-        let mut clients: Vec<_> = (0..9).map(|_| connect()).collect();
+        let mut clients = vec![connect()];
+        assert_eq!(active(&server), [1, 0, 0]);
+        clients.extend((0..8).map(|_| connect()));
         assert_eq!(active(&server), [3, 3, 3]);
         // One loop loses all of its connections, and gets the next ones.
         let emptied = clients[0].1;
