@@ -45,8 +45,9 @@
  * this library, except in calls that say so. The library holds no lock that a call needs while a
  * callback runs, so every call is allowed in a callback.
  *
- * TLS. With ns_config_set_tls every connection begins with a handshake; ns_socket_starttls upgrades
- * a connection to TLS later. The handler is the same with and without TLS: it runs when the
+ * TLS. With ns_config_set_tls every connection of the server's first service begins with a
+ * handshake, with ns_server_add_service_tls those of a further one; ns_socket_starttls upgrades a
+ * connection to TLS later. The handler is the same with and without TLS: it runs when the
  * handshake is over, on a loop when there is data for it. ns_socket_tls_info shows what was agreed.
  *
  * RESULTS. Functions return 0 or a count on success and a negative NS_ERR_... on failure, as an
@@ -730,9 +731,10 @@ ns_status ns_config_set_shutdown_port(ns_config *config, const char *service);
 const char *ns_config_shutdown_port(const ns_config *config);
 
 /**
- * Turns TLS on for every connection but those of the shutdown port. The config
+ * Turns TLS on for every connection of the server's first service. The config
  * takes its own share of `tls`, which must have a certificate when
- * `ns_server_new` freezes it.
+ * `ns_server_new` freezes it. `ns_server_add_service_tls` has the TLS of further
+ * services.
  *
  * Returns: 0, NS_ERR_INVALID (NULL; remembered like every failure of a setter, so
  * that a missing TLS object never means plain text) or NS_ERR_STATE.
@@ -942,7 +944,7 @@ typedef int32_t (*ns_handler_fn)(ns_server *server, ns_socket *socket, void *use
 /**
  * Makes a server, which does not listen yet.
  *
- * `service` is where it will listen: "5000", "http", "0" or NULL (any free port),
+ * `service` is where it will listen (`ns_server_add_service` adds further places): "5000", "http", "0" or NULL (any free port),
  * "127.0.0.1:5000", "[::1]:5000". A port is digits alone, at most 65535, or a
  * name of services(5), which has a letter. `handler` serves the connections;
  * `drop` (NULL: none) frees its `user_data` with the server, or immediately if
@@ -1072,7 +1074,7 @@ int32_t ns_server_is_stopped(const ns_server *server);
 int32_t ns_server_state(const ns_server *server);
 
 /**
- * Returns: the port that it listens on, in host byte order; 0 before the start.
+ * Returns: the port of its first service, in host byte order; 0 before the start.
  * [any]
  */
 uint16_t ns_server_port(const ns_server *server);
@@ -1085,9 +1087,9 @@ uint16_t ns_server_port(const ns_server *server);
 uint16_t ns_server_shutdown_port(const ns_server *server);
 
 /**
- * Writes the address that it listens on as text, "0.0.0.0:5000", several joined
- * by ", "; "" before the start. It writes as `snprintf` does: at most `len` bytes
- * with the final NUL.
+ * Writes the address that its first service listens on as text, "0.0.0.0:5000",
+ * several joined by ", "; "" before the start. It writes as `snprintf` does: at
+ * most `len` bytes with the final NUL.
  *
  * Returns: the length of the whole text without the NUL.
  * [any]
@@ -1116,6 +1118,62 @@ void *ns_server_context(const ns_server *server);
  * [setup] [blocks]
  */
 ns_status ns_server_set_context(ns_server *server, void *context, ns_drop_fn drop);
+
+/**
+ * Adds a service without TLS: the server listens there too when it starts.
+ * `service` is as for `ns_server_new`, but NULL is an error. The service of
+ * `ns_server_new` has the number 0, and the config's TLS is for that one alone. All services share the server's
+ * handler, callbacks, threads and limits; accepting takes turns. If one of them
+ * cannot listen, the start fails. A server has at most 4096 services. `err`: see
+ * RESULTS.
+ *
+ * Returns: the service's number, 1 or more; or NS_ERR_INVALID, NS_ERR_STATE (the
+ * server has been started).
+ * [setup]
+ */
+int32_t ns_server_add_service(ns_server *server,
+                              const char *service,
+                              ns_error **err);
+
+/**
+ * Adds a service as `ns_server_add_service` does, one whose connections go through
+ * TLS with the certificates of `tls`. That is frozen from now on; the server takes
+ * its own share of it. NULL is an error: it makes no service without TLS.
+ *
+ * Returns: the service's number, 1 or more; or NS_ERR_INVALID, NS_ERR_STATE (the
+ * server has been started, or a setter of `tls` came too late),
+ * NS_ERR_CERTIFICATE (no certificate), NS_ERR_TLS, or the remembered failure of a
+ * setter of `tls`.
+ * [setup]
+ */
+int32_t ns_server_add_service_tls(ns_server *server,
+                                  const char *service,
+                                  const ns_tls *tls,
+                                  ns_error **err);
+
+/**
+ * Does for one service what `ns_server_reload_tls` does for the first.
+ *
+ * Returns: as `ns_server_reload_tls`; NS_ERR_INVALID also for a number that no
+ * service has.
+ * [any]
+ */
+ns_status ns_server_reload_service_tls(ns_server *server,
+                                       uint32_t service,
+                                       const ns_tls *tls,
+                                       ns_error **err);
+
+/**
+ * Writes the address that one service listens on, as `ns_server_address` does for
+ * the first; "" also for a number that no service has.
+ *
+ * Returns: the length of the whole text without the NUL.
+ * [any]
+ */
+size_t ns_server_service_address(const ns_server *server,
+                                 uint32_t service,
+                                 char *buf,
+                                 size_t len);
 
 /* ============================================================================================
  * SOCKET: in the callbacks of a connection, or detached
@@ -1244,6 +1302,15 @@ size_t ns_socket_peer(const ns_socket *socket, char *buf, size_t len);
  * [handler]
  */
 size_t ns_socket_local(const ns_socket *socket, char *buf, size_t len);
+
+/**
+ * Returns: the number of the service that the connection came by: 0 for that of
+ * `ns_server_new`, else what `ns_server_add_service` returned; -1 on the shutdown
+ * port, after an attach to another server, and where the connection cannot be used
+ * here.
+ * [handler]
+ */
+int32_t ns_socket_service(const ns_socket *socket);
 
 /**
  * Returns: how many bytes are queued and not yet with the kernel.
@@ -1591,16 +1658,18 @@ ns_status ns_tls_set_tickets(ns_tls *tls, int32_t tickets);
 ns_status ns_tls_set_session_cache(ns_tls *tls, size_t sessions);
 
 /**
- * Has the handshakes that begin from now on use `tls`, which must be another
+ * Has the handshakes of the first service that begin from now on use `tls`, which must be another
  * object than the one in use: that one is frozen. Open sessions go on. After a
  * failure the one in use stays. `err`: see RESULTS.
  *
- * Returns: 0, NS_ERR_CERTIFICATE (no certificate), NS_ERR_STATE (the server was
+ * Returns: 0, NS_ERR_CERTIFICATE (no certificate), NS_ERR_STATE (the service was
  * made without TLS), NS_ERR_TLS, NS_ERR_INVALID, or the remembered failure of a
  * setter of `tls`.
  * [any]
  */
-ns_status ns_server_reload_tls(ns_server *server, const ns_tls *tls, ns_error **err);
+ns_status ns_server_reload_tls(ns_server *server,
+                               const ns_tls *tls,
+                               ns_error **err);
 
 /**
  * Upgrades a plain connection to TLS (STARTTLS). Call it after you have sent your

@@ -19,8 +19,6 @@ mod worker;
 pub(crate) use seat::Seat;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
@@ -31,15 +29,14 @@ use crate::config::{Config, Limits};
 use crate::conn::{Conn, ForcedEnd, Owner, ThreadContext};
 use crate::error::{CloseReason, Status};
 use crate::linger::Remains;
-use crate::listener::{Backoff, Listener};
+use crate::listener::{Accepted, Backoff, Listener};
 use crate::server::Server;
 use crate::sync::lock;
 
 /// A connection that was accepted and is not yet served.
 struct Arrival {
     id: u64,
-    fd: OwnedFd,
-    peer: Option<SocketAddr>,
+    accepted: Accepted,
 }
 
 struct Waiting {
@@ -200,10 +197,10 @@ impl Pool {
         self.lobby.counters.closed[reason as usize].add(1);
         self.make_room(&state);
         drop(state);
-        let Some(Waiting { arrival: Arrival { id, fd, peer }, .. }) = waiting else {
+        let Some(Waiting { arrival: Arrival { id, accepted }, .. }) = waiting else {
             return Ok(());
         };
-        let mut conn = Conn::open(self.lobby.clone(), id, fd, peer);
+        let mut conn = Conn::open(self.lobby.clone(), id, accepted);
         if how == ForcedEnd::Abort {
             conn.abort();
         }

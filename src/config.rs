@@ -56,7 +56,9 @@ pub struct Config {
     /// accepts them: 1 to 65,535; default 4096. The kernel's own cap
     /// (`somaxconn`) applies.
     pub backlog: u32,
-    /// TLS for all connections; default none.
+    /// TLS for the connections of the first service; default none.
+    /// [`Server::add_service_tls`](crate::Server::add_service_tls) adds
+    /// services with TLS of their own.
     pub tls: Option<TlsConfig>,
     /// The number of TLS handshakes that go on at the same time; further ones
     /// wait. Each loop has an equal part, at least one. A client counts when

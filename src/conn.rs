@@ -26,7 +26,9 @@ use socket2::SockRef;
 use crate::address::{canonical, Peer};
 use crate::clock::{self, Deadline};
 use crate::error::{CloseReason, Status};
+use crate::listener::Accepted;
 use crate::outbuf::{AckLook, OutBuf};
+use crate::service::Origin;
 use crate::sys;
 use crate::tls::Session;
 
@@ -103,6 +105,7 @@ pub(crate) struct Conn {
     pub read_budget: u32,
     /// `flag::NOT_OPEN` mirrors whether this is another phase than `Open`.
     phase: Phase,
+    pub origin: Origin,
     /// The time of the last byte in either direction; kept only with
     /// `idle_timeout`.
     pub active_at: u64,
@@ -135,6 +138,7 @@ impl Conn {
             own_deadline: Deadline::NEVER,
             armed: Deadline::NEVER,
             peer: Peer::default(),
+            origin: Origin::NONE,
             fd: None,
             os_error: 0,
             read_budget: 0,
@@ -144,19 +148,14 @@ impl Conn {
     }
 
     /// Returns a new connection, which is open.
-    pub fn open(
-        context: Arc<ThreadContext>,
-        id: u64,
-        fd: OwnedFd,
-        peer: Option<SocketAddr>,
-    ) -> Conn {
+    pub fn open(context: Arc<ThreadContext>, id: u64, accepted: Accepted) -> Conn {
         let mut conn = Conn::vacant(context);
-        conn.begin(id, fd, peer);
+        conn.begin(id, accepted);
         conn
     }
 
     /// Turns a free place into a new connection.
-    pub fn begin(&mut self, id: u64, fd: OwnedFd, peer: Option<SocketAddr>) {
+    pub fn begin(&mut self, id: u64, accepted: Accepted) {
         debug_assert!(self.phase() == Phase::Vacant);
         if self.has(flag::TIMED) {
             self.active_at = clock::now();
@@ -164,8 +163,9 @@ impl Conn {
         self.id = id;
         self.read_budget = 0;
         self.set(flag::BUDGET_SPENT);
-        self.peer = Peer::new(peer);
-        self.fd = Some(fd);
+        self.peer = accepted.peer;
+        self.origin = accepted.origin;
+        self.fd = Some(accepted.fd);
         self.set_phase(Phase::Open);
     }
 

@@ -21,8 +21,7 @@ pub(crate) use accept::watch;
 pub(crate) use mail::Mail;
 pub(crate) use run::Loop;
 
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -32,7 +31,9 @@ use crate::clock::Deadline;
 use crate::config::{Config, Limits};
 use crate::conn::{flag, Bytes, Conn, ConnId, IdTable, Owner, SendError, ThreadContext};
 use crate::error::{Error, Status};
+use crate::listener::{Accepted, Listener};
 use crate::outbuf::{self, OutBuf};
+use crate::service::Origin;
 use crate::sync::lock;
 use crate::sys::{self, Bits, Poller, Waker};
 
@@ -217,7 +218,7 @@ impl LoopGroup {
         }
     }
 
-    pub fn start_accepting(&self, listeners: Vec<crate::listener::Listener>) {
+    pub fn start_accepting(&self, listeners: Vec<Listener>) {
         self.loops[0].post(Mail::Listen(listeners));
     }
 
@@ -360,6 +361,10 @@ impl LoopGroup {
         let handle = &self.loops[index];
         let mut wake_pending = false;
         let id = handle.insert_remote(conn, true, Conn::fd, |mut conn, id| {
+            if conn.context.server != server {
+                // It came by none of this server's services.
+                conn.origin = Origin::NONE;
+            }
             conn.move_to(handle.context.clone());
             conn.id = id;
             conn.begin_deadlines();
@@ -391,19 +396,13 @@ impl LoopGroup {
     }
 
     /// Hands a connection that the loop `from` accepted over to another loop.
-    fn hand_over(
-        &self,
-        from: &LoopHandle,
-        index: usize,
-        fd: OwnedFd,
-        peer: Option<SocketAddr>,
-    ) -> Result<(), Error> {
+    fn hand_over(&self, from: &LoopHandle, index: usize, accepted: Accepted) -> Result<(), Error> {
         let handle = &self.loops[index];
-        let make = |(fd, peer), id| {
+        let make = |accepted, id| {
             from.context.counters.accepted.add(1);
-            Conn::open(handle.context.clone(), id, fd, peer)
+            Conn::open(handle.context.clone(), id, accepted)
         };
-        let inserted = handle.insert_remote((fd, peer), false, |(fd, _)| Some(fd.as_fd()), make);
+        let inserted = handle.insert_remote(accepted, false, |a| Some(a.fd.as_fd()), make);
         inserted.map(drop).map_err(|(error, _)| error)
     }
 }

@@ -63,6 +63,7 @@ pub use conn::ConnId;
 pub use error::{CloseReason, Error, Status};
 pub use handler::Handler;
 pub use server::{AttachError, Server};
+pub use service::MAX_SERVICES;
 pub use socket::{OwnedSocket, Socket};
 pub use state::State;
 pub use stats::{Stats, ThreadStats};

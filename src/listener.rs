@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use crate::address::canonical;
+use crate::address::{canonical, Peer};
 use crate::clock::{self, Deadline};
 use crate::config::Config;
 use crate::error::{quoted, Error, Status};
-use crate::service::Service;
+use crate::service::{Origin, Service};
 use crate::sys::{self, PollFd, PollFlags, Shutdown};
 
 /// A bound socket that listens. Accepted sockets inherit the options that are
@@ -22,6 +22,7 @@ use crate::sys::{self, PollFd, PollFlags, Shutdown};
 pub(crate) struct Listener {
     socket: Socket,
     address: SocketAddr,
+    origin: Origin,
     /// The socket accepts no more: it was shut, or destroyed from outside.
     lost: AtomicBool,
 }
@@ -43,13 +44,15 @@ pub(crate) enum AcceptError {
 }
 
 impl Listener {
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn port(&self) -> u16 {
+        self.address.port()
     }
 
     /// Accepts the next waiting connection.
     pub fn accept(&self, non_blocking: bool) -> Result<Accepted, AcceptError> {
-        sys::accept(self.socket.as_fd(), non_blocking).map_err(|e| match e.raw_os_error() {
+        let accepted = sys::accept(self.socket.as_fd(), non_blocking);
+        let complete = |(fd, peer)| Accepted { fd, peer: Peer::new(peer), origin: self.origin };
+        accepted.map(complete).map_err(|e| match e.raw_os_error() {
             Some(libc::EAGAIN) => AcceptError::Empty,
             Some(libc::EINVAL | libc::EBADF | libc::ENOTSOCK) => {
                 match self.lost.swap(true, Ordering::SeqCst) {
@@ -108,8 +111,18 @@ impl AsRawFd for Listener {
     }
 }
 
-/// Binds all addresses of a service on one port.
-pub(crate) fn bind(service: &Service, config: &Config) -> Result<Vec<Listener>, Error> {
+/// Binds all addresses of a service on one port. The connections get `origin`.
+pub(crate) fn bind(
+    service: &Service,
+    origin: Origin,
+    config: &Config,
+) -> Result<Vec<Listener>, Error> {
+    let mut listeners = bind_service(service, config)?;
+    listeners.iter_mut().for_each(|listener| listener.origin = origin);
+    Ok(listeners)
+}
+
+fn bind_service(service: &Service, config: &Config) -> Result<Vec<Listener>, Error> {
     let addresses = service.addresses(config.use_ipv6)?;
     if service.is_wildcard() && config.use_ipv6 {
         return bind_everywhere(service, addresses[0].port(), config);
@@ -196,7 +209,7 @@ fn bind_one(address: SocketAddr, dual: bool, config: &Config) -> io::Result<List
     socket.bind(&address.into())?;
     socket.listen(config.backlog as i32)?;
     let bound = socket.local_addr()?.as_socket().unwrap_or(address);
-    Ok(Listener { socket, address: bound, lost: AtomicBool::new(false) })
+    Ok(Listener { socket, address: bound, origin: Origin::NONE, lost: AtomicBool::new(false) })
 }
 
 fn keep_alive(idle: Duration) -> TcpKeepalive {
@@ -208,8 +221,12 @@ fn keep_alive(idle: Duration) -> TcpKeepalive {
         .with_retries(4)
 }
 
-/// A new connection and the address of its peer.
-pub(crate) type Accepted = (OwnedFd, Option<SocketAddr>);
+/// A new connection, its peer, and the service that it came by.
+pub(crate) struct Accepted {
+    pub fd: OwnedFd,
+    pub peer: Peer,
+    pub origin: Origin,
+}
 
 /// accept(2) with a deadline. With one listener and no deadline it is the bare
 /// call. The caller passes a different `turn` each time.
@@ -262,7 +279,7 @@ pub(crate) fn lost_error(error: &io::Error) -> Error {
     Error::from_os(Status::Accept, "a listener was lost", error)
 }
 
-/// The listening addresses as text, as `ns_server_address` returns them.
+/// The addresses of a service as text, as `ns_server_address` returns them.
 pub(crate) fn describe(listeners: &[Listener]) -> String {
     let texts: Vec<_> = listeners.iter().map(|l| canonical(l.address).to_string()).collect();
     texts.join(", ")
@@ -319,10 +336,10 @@ mod tests {
     #[test]
     fn the_error_names_a_port_in_use() {
         let config = Config::new();
-        let first = bind(&Service::parse("127.0.0.1:0").unwrap(), &config).unwrap();
-        let port = first[0].address().port();
+        let first = bind_service(&Service::parse("127.0.0.1:0").unwrap(), &config).unwrap();
+        let port = first[0].port();
         let again = Service::parse(&format!("127.0.0.1:{port}")).unwrap();
-        let error = bind(&again, &config).err().unwrap();
+        let error = bind_service(&again, &config).err().unwrap();
         assert_eq!((error.status(), error.os_code()), (Status::Listen, libc::EADDRINUSE));
         let sentence =
             format!("cannot listen on \"127.0.0.1:{port}\": address already in use (port {port})");

@@ -5,6 +5,7 @@
 mod control;
 mod handover;
 mod lifecycle;
+mod services;
 mod start;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +18,7 @@ use crate::blocking::Pool;
 use crate::callback;
 use crate::config::{Config, Limits};
 use crate::conn::{flag, ConnId, ForcedEnd, Owner, ThreadContext};
-use crate::error::{quoted, Error, Status};
+use crate::error::{Error, Status};
 use crate::event::LoopGroup;
 use crate::handler::Handler;
 use crate::service::Service;
@@ -28,8 +29,9 @@ use crate::stats::{self, Stats, ThreadStats};
 use crate::tls::TlsConfig;
 
 use lifecycle::Life;
+use services::Services;
 
-/// A server: a service, a handler and a configuration.
+/// A server: services, a handler and a configuration.
 ///
 /// This is a handle: cheap to clone and usable on any thread. The server stops
 /// when the last handle is dropped that comes from [`Server::new`] or
@@ -53,12 +55,10 @@ impl Drop for StopOnDrop {
 
 pub(crate) struct Inner {
     number: u64,
-    service: Service,
+    services: Services,
     shutdown_service: Option<Service>,
     config: Config,
     handler: Box<dyn Handler>,
-    /// The configuration of new handshakes.
-    tls: RwLock<Option<Arc<rustls::ServerConfig>>>,
     life: Life,
     running: RwLock<Option<Arc<Running>>>,
 }
@@ -68,7 +68,8 @@ pub(crate) struct Running {
     engine: Engine,
     shutdown: Option<ShutdownPort>,
     port: u16,
-    address: String,
+    /// The addresses of each service.
+    addresses: Vec<String>,
     started: Instant,
     uptime: OnceCell<Duration>,
 }
@@ -131,11 +132,10 @@ impl Server {
         let tls = config.tls.as_ref().map(TlsConfig::server_config).transpose()?;
         let inner = Arc::new(Inner {
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
-            service,
+            services: Services::new(service, tls),
             shutdown_service,
             config,
             handler: Box::new(handler),
-            tls: RwLock::new(tls),
             life: Life::new()
                 .map_err(|e| Error::from_os(Status::Io, "cannot make an event", &e))?,
             running: RwLock::new(None),
@@ -156,28 +156,6 @@ impl Server {
         &*self.inner.handler
     }
 
-    pub(crate) fn is_tls(&self) -> bool {
-        self.inner.config.tls.is_some()
-    }
-
-    pub(crate) fn tls(&self) -> Option<Arc<rustls::ServerConfig>> {
-        self.inner.tls.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Replaces the TLS settings: new handshakes use the new ones, open
-    /// sessions go on. On failure the server keeps the old ones.
-    ///
-    /// Errors: [`Status::Certificate`], [`Status::Tls`]; [`Status::State`]
-    /// for a server without TLS.
-    pub fn reload_tls(&self, tls: &TlsConfig) -> Result<(), Error> {
-        if !self.is_tls() {
-            return Err(Error::new(Status::State, "the server was made without TLS"));
-        }
-        let new = tls.server_config()?;
-        *self.inner.tls.write().unwrap_or_else(PoisonError::into_inner) = Some(new);
-        Ok(())
-    }
-
     fn running(&self) -> Option<Arc<Running>> {
         self.inner.running.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -194,7 +172,7 @@ impl Server {
         &self.inner.config
     }
 
-    /// Returns the port, 0 before `start`.
+    /// Returns the port of the first service, 0 before `start`.
     pub fn port(&self) -> u16 {
         self.running().map_or(0, |r| r.port)
     }
@@ -204,10 +182,11 @@ impl Server {
         self.running().and_then(|r| r.shutdown.as_ref().map(ShutdownPort::port)).unwrap_or(0)
     }
 
-    /// Returns the addresses that the server listens on, each in the form
-    /// `127.0.0.1:5000` and with `", "` between them. Empty before `start`.
+    /// Returns the addresses that the first service listens on, each in the
+    /// form `127.0.0.1:5000` and with `", "` between them. Empty before
+    /// `start`.
     pub fn address(&self) -> String {
-        self.running().map_or(String::new(), |r| r.address.clone())
+        self.service_address(0)
     }
 
     /// Returns a snapshot of the counters.
@@ -250,18 +229,16 @@ impl Server {
 
     /// Returns the status as text for people.
     pub fn report(&self) -> String {
-        let threads: Vec<_> = match self.running() {
-            Some(running) => {
-                let contexts = running.engine.contexts().into_iter().enumerate();
-                contexts.map(|(i, context)| ThreadStats::of(i, &context.counters)).collect()
-            }
-            None => Vec::new(),
+        let running = self.running();
+        let contexts = running.iter().flat_map(|running| running.engine.contexts());
+        let numbered = contexts.enumerate();
+        let threads: Vec<_> =
+            numbered.map(|(i, context)| ThreadStats::of(i, &context.counters)).collect();
+        let addresses = match &running {
+            Some(running) => running.addresses.clone(),
+            None => self.inner.services.names(),
         };
-        let address = match self.address() {
-            text if text.is_empty() => quoted(self.inner.service.text()),
-            text => text,
-        };
-        stats::report(&address, &self.stats(), &threads)
+        stats::report(&addresses.join(", "), &self.stats(), &threads)
     }
 
     /// Takes a connection out of a non-blocking server. Any callback of the

@@ -7,6 +7,33 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use crate::error::{quoted, Error, Status};
 use crate::sys;
 
+/// The largest number of services of one server.
+pub const MAX_SERVICES: usize = 4096;
+
+/// The service that a connection came by, and whether that has TLS, in two
+/// bytes: each connection has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Origin(u16);
+
+impl Origin {
+    const TLS: u16 = 1 << 15;
+    /// Of a connection that came by no service of its server.
+    pub const NONE: Origin = Origin(Origin::TLS - 1);
+
+    /// `number` is below [`MAX_SERVICES`](crate::MAX_SERVICES).
+    pub fn new(number: usize, tls: bool) -> Origin {
+        Origin(number as u16 | if tls { Origin::TLS } else { 0 })
+    }
+
+    pub fn number(self) -> Option<usize> {
+        (self != Origin::NONE).then_some((self.0 & !Origin::TLS).into())
+    }
+
+    pub fn has_tls(self) -> bool {
+        self.0 & Origin::TLS != 0
+    }
+}
+
 /// Where to listen: a host (none: all of this machine's addresses) and a
 /// port number or a name of services(5).
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,8 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -16,7 +15,7 @@ use crate::conn::{Conn, ConnId, ForcedEnd, Owner, ThreadContext};
 use crate::error::{CloseReason, Error, Status};
 use crate::listener::{self, AcceptError, Accepted, Backoff, Listener};
 use crate::server::Server;
-use crate::service::Service;
+use crate::service::{Origin, Service};
 use crate::sync::lock;
 use crate::sys::{self, PollFlags};
 
@@ -41,13 +40,13 @@ pub(crate) struct ShutdownPort {
 impl ShutdownPort {
     pub fn bind(service: &Service, config: &Config, server: u64) -> Result<ShutdownPort, Error> {
         let limits = Limits { idle_ms: 0, ..Limits::of(config) };
-        let listeners = listener::bind(service, config)?;
+        let listeners = listener::bind(service, Origin::NONE, config)?;
         for listener in &listeners {
             let failed = |e| Error::from_os(Status::Listen, "cannot watch the shutdown port", &e);
             listener.set_nonblocking().map_err(failed)?;
         }
         Ok(ShutdownPort {
-            port: listeners.first().map_or(0, |l| l.address().port()),
+            port: listeners.first().map_or(0, Listener::port),
             listeners: Mutex::new(listeners.into()),
             seat: Seat::new(ThreadContext::new(Owner::Worker, server, 0, limits)),
             handler_returned: AtomicBool::new(false),
@@ -91,21 +90,21 @@ impl ShutdownPort {
         let mut peers = Peers { waiting: VecDeque::new(), backoff: Backoff::default() };
         let mut count = 0;
         while !server.is_stopping() && peers.accept(server, &listeners) {
-            let Some((fd, peer)) = peers.next() else { continue };
+            let Some(peer) = peers.next() else { continue };
             any_waiting.store(!peers.waiting.is_empty(), Ordering::SeqCst);
-            self.serve(server, ConnId::of_shutdown(count), fd, peer);
+            self.serve(server, ConnId::of_shutdown(count), peer);
             count += 1;
         }
         *lock(&self.seat.context().rivals) = None;
     }
 
-    fn serve(&self, server: &Server, id: u64, fd: OwnedFd, peer: Option<SocketAddr>) {
+    fn serve(&self, server: &Server, id: u64, peer: Accepted) {
         let mut conn = self.seat.conn();
-        self.seat.publish(id, fd.as_raw_fd());
+        self.seat.publish(id, peer.fd.as_raw_fd());
         if server.is_stopping() {
             self.seat.force_end_any(ForcedEnd::Cut);
         }
-        let former = conn.replace(Conn::open(self.seat.context().clone(), id, fd, peer));
+        let former = conn.replace(Conn::open(self.seat.context().clone(), id, peer));
         drop(former);
         conn.own_deadline = Deadline::after_ms(MAX_SERVE_MS);
         let result = callback::call(server, &mut conn, |handler, server, socket| {
@@ -196,6 +195,6 @@ impl Peers {
 }
 
 /// Returns whether the peer has sent something or has ended.
-fn is_readable((fd, _): &Accepted) -> bool {
-    sys::poll(fd.as_fd(), PollFlags::IN, 0).is_ok_and(|found| !found.is_empty())
+fn is_readable(peer: &Accepted) -> bool {
+    sys::poll(peer.fd.as_fd(), PollFlags::IN, 0).is_ok_and(|found| !found.is_empty())
 }

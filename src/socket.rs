@@ -169,6 +169,14 @@ impl<'a> Socket<'a> {
         self.conn.local()
     }
 
+    /// Returns the number of the service that the connection came by: 0 for
+    /// that of [`Server::new`](crate::Server::new), otherwise what
+    /// [`Server::add_service`](crate::Server::add_service) returned. `None` on
+    /// the shutdown port, and after an attach to another server.
+    pub fn service(&self) -> Option<usize> {
+        self.conn.origin.number()
+    }
+
     /// Returns the number of bytes in the outbound queue.
     pub fn queued(&self) -> usize {
         self.conn.queued() + self.conn.tls.as_ref().map_or(0, |tls| tls.held.len())

@@ -20,7 +20,7 @@ const GROUPS: [(&str, &[&str]); 9] = [
         &["error", "raise", "close_reason"],
     ),
     ("CONFIG: settings and callbacks, each with a default", &["config", "callbacks"]),
-    ("SERVER: make, start, stop, free", &["server"]),
+    ("SERVER: make, start, stop, free", &["server", "services"]),
     ("SOCKET: in the callbacks of a connection, or detached", &["transfer", "socket", "owned"]),
     ("BY ID: calls for a connection from any thread", &["calls"]),
     ("TLS: certificates, and TLS on one connection", &["tls", "tls_socket"]),

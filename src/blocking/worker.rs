@@ -69,8 +69,8 @@ impl Pool {
                 state.accepting -= 1;
             }
             match accepted {
-                Ok((fd, peer)) => {
-                    let arrival = Arrival { id: self.next_id(), fd, peer };
+                Ok(accepted) => {
+                    let arrival = Arrival { id: self.next_id(), accepted };
                     if let Some(seated) = self.seat_or_queue(server, state, arrival) {
                         return Some(seated);
                     }
@@ -262,22 +262,22 @@ impl Pool {
     /// exception handler may talk to the peer, then the connection is closed.
     /// It has a seat of its own, so that other threads can end it.
     fn reject(&self, server: &Server, arrival: Arrival) {
-        let Arrival { id, fd, peer } = arrival;
+        let Arrival { id, accepted } = arrival;
         let lobby = &self.lobby;
         let context =
             ThreadContext::new(Owner::Worker, lobby.server, lobby.index, lobby.limits.clone());
         let seat = Arc::new(Seat::new(context));
         lock(&self.rejecting).push(seat.clone());
         let mut conn = seat.conn();
-        seat.publish(id, fd.as_raw_fd());
+        seat.publish(id, accepted.fd.as_raw_fd());
         if self.cut.load(Ordering::SeqCst) {
             seat.force_end_any(ForcedEnd::Cut);
         }
-        conn.begin(id, fd, peer);
+        conn.begin(id, accepted);
         let stop_until = Deadline::from_bits(self.reject_until.load(Ordering::SeqCst));
         let until = stop_until.min(Deadline::after_ms(REJECTION_MS));
         conn.own_deadline = until;
-        if server.is_tls() {
+        if conn.origin.has_tls() {
             // Nothing may leave unencrypted, and there is no TLS session.
             conn.set(flag::WR_SHUT);
         }
@@ -316,14 +316,14 @@ impl Pool {
 
     /// Serves one connection, from its first callback to its last.
     fn serve(&self, server: &Server, number: usize, arrival: Arrival) {
-        let Arrival { id, fd, peer } = arrival;
+        let Arrival { id, accepted } = arrival;
         let seat = &self.seats[number];
         let mut conn = seat.conn();
-        seat.publish(id, fd.as_raw_fd());
+        seat.publish(id, accepted.fd.as_raw_fd());
         if self.cut.load(Ordering::SeqCst) {
             seat.force_end_any(ForcedEnd::Cut);
         }
-        conn.begin(id, fd, peer);
+        conn.begin(id, accepted);
         let counters = &seat.context().counters;
         counters.accepted.add(1);
         counters.open.add(1);
@@ -387,10 +387,10 @@ fn reason(conn: &mut Conn, seat: &Seat, failed: bool, stopping: bool) -> CloseRe
     reason
 }
 
-/// Does the TLS handshake, if the server has TLS. Returns `false` where it
+/// Does the TLS handshake, if the service has TLS. Returns `false` where it
 /// failed.
 fn shake_hands(server: &Server, conn: &mut Conn) -> bool {
-    let Some(tls) = server.tls() else { return true };
+    let Some(tls) = server.tls(conn.origin) else { return true };
     let millis = server.config().handshake_timeout.as_millis() as u64;
     // This thread sets `handshaking` and then looks for the stop; the stop
     // begins and then looks at `handshaking`.

@@ -2,8 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 
 use super::run::Loop;
@@ -12,7 +11,7 @@ use crate::callback;
 use crate::clock::Deadline;
 use crate::conn::{flag, ConnId};
 use crate::error::{CloseReason, Error, Status};
-use crate::listener::{lost_error, AcceptError, Backoff, Listener};
+use crate::listener::{lost_error, AcceptError, Accepted, Backoff, Listener};
 use crate::sync::lock;
 use crate::sys::{self, Poller};
 
@@ -128,10 +127,10 @@ impl Loop {
                 self.loops.paused.store(false, Ordering::SeqCst);
             }
             match acceptor.listeners[i].accept(true) {
-                Ok((fd, peer)) => {
+                Ok(accepted) => {
                     acceptor.backoff.recovered();
                     acceptor.resume_at = Deadline::NOW;
-                    self.begin(fd, peer);
+                    self.begin(accepted);
                 }
                 Err(AcceptError::Empty | AcceptError::Shut) => acceptor.ready[i] = false,
                 Err(AcceptError::Next) => acceptor.ready[i] = !acceptor.listeners[i].is_lost(),
@@ -166,12 +165,12 @@ impl Loop {
     }
 
     /// Gives a new connection to the loop with the fewest connections.
-    fn begin(&mut self, fd: OwnedFd, peer: Option<SocketAddr>) {
+    fn begin(&mut self, accepted: Accepted) {
         let index = self.loops.least_busy(self.handle.context.index);
         let begun = if index == self.handle.context.index {
-            self.adopt(fd, peer)
+            self.adopt(accepted)
         } else {
-            self.loops.hand_over(&self.handle, index, fd, peer)
+            self.loops.hand_over(&self.handle, index, accepted)
         };
         // The target loop is already stopping, and this one will be too; not an
         // error.
@@ -181,14 +180,14 @@ impl Loop {
         }
     }
 
-    fn adopt(&mut self, fd: OwnedFd, peer: Option<SocketAddr>) -> Result<(), Error> {
+    fn adopt(&mut self, accepted: Accepted) -> Result<(), Error> {
         let no_slot = || Error::new(Status::NoMemory, "no connection slot is left");
         let id = self.handle.allocate(&mut lock(&self.handle.intake)).ok_or_else(no_slot)?;
-        if let Err(e) = self.poller.add(fd.as_fd(), id, INPUT) {
+        if let Err(e) = self.poller.add(accepted.fd.as_fd(), id, INPUT) {
             self.handle.free(id);
             return Err(Error::from_os(Status::Io, "cannot watch the socket", &e));
         }
-        self.slab.place(ConnId::slot(id)).begin(id, fd, peer);
+        self.slab.place(ConnId::slot(id)).begin(id, accepted);
         self.live += 1;
         self.handle.context.counters.accepted.add(1);
         self.handle.context.counters.open.add(1);
@@ -223,7 +222,7 @@ impl Loop {
             self.settle(slot);
             return;
         }
-        if self.server.is_tls() && !conn.has(flag::TLS) {
+        if conn.origin.has_tls() && !conn.has(flag::TLS) {
             self.expect_handshake(slot);
             return;
         }

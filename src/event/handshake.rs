@@ -246,7 +246,7 @@ impl Loop {
         let Some(conn) = self.slab.get(slot) else { return };
         if !conn.has(flag::TLS) {
             let left = conn.own_deadline.ms_left();
-            let begun = self.server.tls().map(|tls| conn.begin_tls(tls, &[], left));
+            let begun = self.server.tls(conn.origin).map(|tls| conn.begin_tls(tls, &[], left));
             if let Some(Err(error)) = begun {
                 self.fail_handshake(slot, error);
                 return;

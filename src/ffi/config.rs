@@ -595,9 +595,10 @@ pub unsafe extern "C" fn ns_config_shutdown_port(config: *const ns_config) -> *c
     }
 }
 
-/// Turns TLS on for every connection but those of the shutdown port. The config
+/// Turns TLS on for every connection of the server's first service. The config
 /// takes its own share of `tls`, which must have a certificate when
-/// `ns_server_new` freezes it.
+/// `ns_server_new` freezes it. `ns_server_add_service_tls` has the TLS of further
+/// services.
 ///
 /// Returns: 0, NS_ERR_INVALID (NULL; remembered like every failure of a setter, so
 /// that a missing TLS object never means plain text) or NS_ERR_STATE.

@@ -206,6 +206,16 @@ pub unsafe extern "C" fn ns_socket_local(
     unsafe { give_address(socket, buf, len, |s| s.local()) }
 }
 
+/// Returns: the number of the service that the connection came by: 0 for that of
+/// `ns_server_new`, else what `ns_server_add_service` returned; -1 on the shutdown
+/// port, after an attach to another server, and where the connection cannot be used
+/// here.
+/// [handler]
+#[no_mangle]
+pub unsafe extern "C" fn ns_socket_service(socket: *const ns_socket) -> i32 {
+    unsafe { get(socket, -1, |s| s.service().map_or(-1, |number| number as i32)) }
+}
+
 /// Returns: how many bytes are queued and not yet with the kernel.
 /// [handler]
 #[no_mangle]

@@ -16,6 +16,7 @@ use crate::callback::{self, CallbackScope};
 use crate::error::{Error, Status};
 use crate::event::{Loop, LoopGroup};
 use crate::listener::{self, Listener};
+use crate::service::Origin;
 use crate::shutdown::ShutdownPort;
 use crate::sys::{self, Poller};
 
@@ -59,9 +60,13 @@ impl Server {
             Some(service) => Some(ShutdownPort::bind(service, config, inner.number)?),
             None => None,
         };
-        let mut listeners = listener::bind(&inner.service, config)?;
-        let port = listeners.first().map_or(0, |l| l.address().port());
-        let address = listener::describe(&listeners);
+        let (mut listeners, mut addresses) = (Vec::new(), Vec::new());
+        for (number, (service, has_tls)) in inner.services.list().into_iter().enumerate() {
+            let bound = listener::bind(&service, Origin::new(number, has_tls), config)?;
+            addresses.push(listener::describe(&bound));
+            listeners.extend(bound);
+        }
+        let port = listeners.first().map_or(0, Listener::port);
         let max = self.max_connections();
         let mut pollers = Vec::new();
         let engine = if config.non_blocking {
@@ -82,7 +87,7 @@ impl Server {
             engine,
             shutdown,
             port,
-            address,
+            addresses,
             started: Instant::now(),
             uptime: OnceCell::new(),
         };

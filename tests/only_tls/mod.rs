@@ -2,6 +2,7 @@
 
 mod closing;
 mod handshakes;
+mod services;
 mod settings;
 mod starttls;
 mod streams;

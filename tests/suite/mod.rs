@@ -22,6 +22,7 @@ mod non_blocking;
 mod reasons;
 mod reference;
 mod sending;
+mod services;
 mod shutdown_port;
 mod status;
 mod stop;

@@ -37,6 +37,22 @@ impl std::fmt::Debug for OwnedSocket {
     }
 }
 
+/// The number of a service that was added.
+fn added(number: i32, error: *mut ns_error) -> Result<usize, Error> {
+    match usize::try_from(number) {
+        Ok(number) => {
+            assert!(error.is_null(), "success with an error");
+            Ok(number)
+        }
+        Err(_) => {
+            // SAFETY: the failed call has just written it.
+            let error = unsafe { Error::taken(error) };
+            assert_eq!(error.status().code(), number);
+            Err(error)
+        }
+    }
+}
+
 /// A C configuration with the same settings and the hooks.
 fn configure(config: &Config, hooks: &Arc<Hooks>) -> Result<*mut ns_config, Error> {
     let port = config.shutdown_port.as_deref().map(c_text);
@@ -177,6 +193,17 @@ impl Server {
 
     pub fn address(&self) -> String {
         text_of(|buf, len| unsafe { ns_server_address(self.raw(), buf, len) })
+    }
+
+    pub fn add_service(&self, service: &str) -> Result<usize, Error> {
+        let (service, mut error) = (c_text(service), null_mut());
+        let number = unsafe { ns_server_add_service(self.raw(), service.as_ptr(), &mut error) };
+        added(number, error)
+    }
+
+    pub fn service_address(&self, service: usize) -> String {
+        let service = service as u32;
+        text_of(|buf, len| unsafe { ns_server_service_address(self.raw(), service, buf, len) })
     }
 
     pub fn report(&self) -> String {

@@ -83,6 +83,10 @@ impl Socket<'_> {
         text_of(|buf, len| unsafe { ns_socket_local(self.raw, buf, len) }).parse().ok()
     }
 
+    pub fn service(&self) -> Option<usize> {
+        usize::try_from(unsafe { ns_socket_service(self.raw) }).ok()
+    }
+
     pub fn queued(&self) -> usize {
         unsafe { ns_socket_queued(self.raw) }
     }

@@ -1,0 +1,133 @@
+//! The services of a server: where it listens, and with which TLS settings.
+
+#![forbid(unsafe_code)]
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::Server;
+use crate::error::{quoted, Error, Status};
+use crate::service::{Origin, Service, MAX_SERVICES};
+use crate::state::State;
+use crate::tls::TlsConfig;
+
+/// A service has the number of its place in the list. The list grows only
+/// before the start.
+pub(super) struct Services(RwLock<Vec<Entry>>);
+
+struct Entry {
+    service: Service,
+    /// The configuration of new handshakes. A service without one never gets
+    /// one, and one with it keeps having one.
+    tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+impl Services {
+    pub fn new(service: Service, tls: Option<Arc<rustls::ServerConfig>>) -> Services {
+        Services(RwLock::new(vec![Entry { service, tls }]))
+    }
+
+    /// Returns each service, and whether it has TLS.
+    pub fn list(&self) -> Vec<(Service, bool)> {
+        self.read().iter().map(|entry| (entry.service.clone(), entry.tls.is_some())).collect()
+    }
+
+    /// Returns the quoted service strings.
+    pub fn names(&self) -> Vec<String> {
+        self.read().iter().map(|entry| quoted(entry.service.text())).collect()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Vec<Entry>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Vec<Entry>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Server {
+    /// Adds a service without TLS: the server listens there too when it
+    /// starts. Returns the service's number; that of [`Server::new`] has number
+    /// 0, and the TLS of the configuration is its alone.
+    ///
+    /// Errors: [`Status::Invalid`] for a bad service string and beyond
+    /// [`MAX_SERVICES`](crate::MAX_SERVICES), [`Status::State`] after the
+    /// beginning of a start that did not fail.
+    pub fn add_service(&self, service: &str) -> Result<usize, Error> {
+        self.add(service, None)
+    }
+
+    /// Adds a service whose connections go through TLS.
+    ///
+    /// Errors: those of [`Server::add_service`], and [`Status::Certificate`]
+    /// or [`Status::Tls`] for TLS settings that cannot be used.
+    pub fn add_service_tls(&self, service: &str, tls: &TlsConfig) -> Result<usize, Error> {
+        self.add(service, Some(tls.server_config()?))
+    }
+
+    fn add(&self, service: &str, tls: Option<Arc<rustls::ServerConfig>>) -> Result<usize, Error> {
+        let entry = Entry { service: Service::parse(service)?, tls };
+        let mut list = self.inner.services.write();
+        // The start changes the state first and reads the list then.
+        let state = self.state();
+        if state != State::New {
+            let service = quoted(service);
+            let text = format!("cannot add service {service}: the server is {}", state.name());
+            return Err(Error::new(Status::State, text));
+        }
+        if list.len() >= MAX_SERVICES {
+            let text = format!("a server has at most {MAX_SERVICES} services");
+            return Err(Error::new(Status::Invalid, text));
+        }
+        list.push(entry);
+        Ok(list.len() - 1)
+    }
+
+    /// Returns the addresses that a service listens on, as
+    /// [`Server::address`] does. Empty before `start`, and for a number that no
+    /// service has.
+    pub fn service_address(&self, service: usize) -> String {
+        let running = self.running();
+        let address = running.as_ref().and_then(|running| running.addresses.get(service));
+        address.cloned().unwrap_or_default()
+    }
+
+    /// Replaces the TLS settings of the first service: new handshakes use the
+    /// new ones, open sessions go on. On failure the server keeps the old ones.
+    ///
+    /// Errors: [`Status::Certificate`], [`Status::Tls`]; [`Status::State`]
+    /// for a service without TLS.
+    pub fn reload_tls(&self, tls: &TlsConfig) -> Result<(), Error> {
+        self.reload_service_tls(0, tls)
+    }
+
+    /// Replaces the TLS settings of a service, as [`Server::reload_tls`] does.
+    ///
+    /// Errors: those of [`Server::reload_tls`], and [`Status::Invalid`] for a
+    /// number that no service has.
+    pub fn reload_service_tls(&self, service: usize, tls: &TlsConfig) -> Result<(), Error> {
+        let no_service = || Error::new(Status::Invalid, format!("there is no service {service}"));
+        match self.inner.services.read().get(service) {
+            None => return Err(no_service()),
+            Some(Entry { tls: None, .. }) => {
+                let text = format!("service {service} was made without TLS");
+                return Err(Error::new(Status::State, text));
+            }
+            Some(_) => {}
+        }
+        let new = tls.server_config()?;
+        let mut list = self.inner.services.write();
+        let former = list.get_mut(service).ok_or_else(no_service)?.tls.replace(new);
+        drop(list);
+        drop(former);
+        Ok(())
+    }
+
+    /// Returns the configuration of a handshake that begins now.
+    pub(crate) fn tls(&self, origin: Origin) -> Option<Arc<rustls::ServerConfig>> {
+        if !origin.has_tls() {
+            return None;
+        }
+        self.inner.services.read().get(origin.number()?)?.tls.clone()
+    }
+}
