@@ -512,6 +512,22 @@ ns_status ns_config_set_use_ipv6(ns_config *config, int32_t value);
 int32_t ns_config_use_ipv6(const ns_config *config);
 
 /**
+ * Sets the permissions of the file of a "unix:/path" service, as for chmod(2): at
+ * most 0777; default 0600: this user alone may connect. The process's umask does
+ * not matter.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_unix_mode(ns_config *config, uint32_t mode);
+
+/**
+ * Returns: the setting `unix_mode`.
+ * [any]
+ */
+uint32_t ns_config_unix_mode(const ns_config *config);
+
+/**
  * Sets how many connections may be open. At that number accepting pauses, and
  * clients wait in the backlog. 0 (default): what the limit of open files allows.
  *
@@ -945,7 +961,8 @@ typedef int32_t (*ns_handler_fn)(ns_server *server, ns_socket *socket, void *use
  * Makes a server, which does not listen yet.
  *
  * `service` is where it will listen (`ns_server_add_service` adds further places): "5000", "http", "0" or NULL (any free port),
- * "127.0.0.1:5000", "[::1]:5000". A port is digits alone, at most 65535, or a
+ * "127.0.0.1:5000", "[::1]:5000", "unix:/path", "unix:@name" (unix(7); a path or
+ * name has at most 107 bytes). A port is digits alone, at most 65535, or a
  * name of services(5), which has a letter. `handler` serves the connections;
  * `drop` (NULL: none) frees its `user_data` with the server, or immediately if
  * this fails. `config` is NULL for the defaults; the server takes its own share
@@ -1074,7 +1091,8 @@ int32_t ns_server_is_stopped(const ns_server *server);
 int32_t ns_server_state(const ns_server *server);
 
 /**
- * Returns: the port of its first service, in host byte order; 0 before the start.
+ * Returns: the port of its first service, in host byte order; 0 before the start
+ * and for a unix socket.
  * [any]
  */
 uint16_t ns_server_port(const ns_server *server);
@@ -1087,8 +1105,8 @@ uint16_t ns_server_port(const ns_server *server);
 uint16_t ns_server_shutdown_port(const ns_server *server);
 
 /**
- * Writes the address that its first service listens on as text, "0.0.0.0:5000",
- * several joined by ", "; "" before the start. It writes as `snprintf` does: at
+ * Writes the address that its first service listens on as text, "0.0.0.0:5000" or
+ * "unix:/path", several joined by ", "; "" before the start. It writes as `snprintf` does: at
  * most `len` bytes with the final NUL.
  *
  * Returns: the length of the whole text without the NUL.
@@ -1286,8 +1304,9 @@ ns_conn_id ns_socket_id(const ns_socket *socket);
 int ns_socket_fd(const ns_socket *socket);
 
 /**
- * Writes the peer's address as text: "127.0.0.1:4711", "[::1]:4711", "" where it
- * is not known. It writes as `snprintf` does: at most `len` bytes with the final
+ * Writes the peer's address as text: "127.0.0.1:4711", "[::1]:4711"; for a unix
+ * socket "unix:" and the peer's own path or "@" and abstract name, which few have;
+ * "" where it is not known. It writes as `snprintf` does: at most `len` bytes with the final
  * NUL.
  *
  * Returns: the length of the whole text without the NUL.
@@ -1311,6 +1330,20 @@ size_t ns_socket_local(const ns_socket *socket, char *buf, size_t len);
  * [handler]
  */
 int32_t ns_socket_service(const ns_socket *socket);
+
+/**
+ * Gives the process, user and group of the peer of a unix socket, as they were when
+ * it connected. The process is 0 where this one cannot see it (pid_namespaces(7)).
+ * Each pointer may be NULL; after a failure nothing is written.
+ *
+ * Returns: 0; NS_ERR_UNSUPPORTED for another socket; NS_ERR_CLOSED,
+ * NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_INVALID or NS_ERR_IO.
+ * [handler]
+ */
+ns_status ns_socket_peer_credentials(ns_socket *socket,
+                                     int32_t *pid,
+                                     uint32_t *uid,
+                                     uint32_t *gid);
 
 /**
  * Returns: how many bytes are queued and not yet with the kernel.

@@ -45,6 +45,9 @@ pub struct Config {
     pub non_blocking: bool,
     /// Listen on IPv6 too where the service names no host; default false.
     pub use_ipv6: bool,
+    /// The permissions of the file of a `unix:` service, at most 0o777; default
+    /// 0o600: this user alone may connect. The process's umask does not matter.
+    pub unix_mode: u32,
     /// The service of the shutdown port; default none.
     pub shutdown_port: Option<String>,
     /// The number of open and waiting connections at which the server pauses
@@ -107,6 +110,7 @@ impl Default for Config {
             max_waiting: 1024,
             non_blocking: false,
             use_ipv6: false,
+            unix_mode: 0o600,
             shutdown_port: None,
             max_connections: 0,
             backlog: 4096,
@@ -152,6 +156,7 @@ impl Config {
         max_waiting: u32;
         non_blocking: bool;
         use_ipv6: bool;
+        unix_mode: u32;
         max_connections: u32;
         backlog: u32;
         tls: impl Into<Option<TlsConfig>>;
@@ -189,6 +194,10 @@ impl Config {
             if value < least || value > most {
                 return Err(invalid(format!("{name} must be {least} to {most}, not {value}")));
             }
+        }
+        if self.unix_mode > 0o777 {
+            let text = format!("unix_mode must be at most 0o777, not {:#o}", self.unix_mode);
+            return Err(invalid(text));
         }
         let times = [
             ("retry_interval", Some(self.retry_interval)),
@@ -260,6 +269,7 @@ mod tests {
             ("max_thread", Config::new().max_thread(0)),
             ("max_thread", Config::new().max_thread(MAX_THREADS + 1)),
             ("max_retry", Config::new().max_retry(1_000_001)),
+            ("unix_mode", Config::new().unix_mode(0o1000)),
             ("backlog", Config::new().backlog(0)),
             ("send_limit", Config::new().send_limit(0)),
             ("high_water_mark", Config::new().high_water_mark(2).send_limit(1)),

@@ -9,6 +9,7 @@ mod fast;
 pub(crate) mod flag;
 mod ids;
 mod inbox;
+mod peer;
 mod progress;
 mod tls;
 mod transfer;
@@ -16,14 +17,13 @@ mod verdict;
 mod wait;
 
 use std::any::Any;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::SockRef;
 
-use crate::address::{canonical, Peer};
+use crate::address::Peer;
 use crate::clock::{self, Deadline};
 use crate::error::{CloseReason, Status};
 use crate::listener::Accepted;
@@ -38,6 +38,7 @@ pub(crate) use fast::RawResult;
 pub use ids::ConnId;
 pub(crate) use ids::{IdTable, SendError};
 pub(crate) use inbox::{Bytes, Inbox};
+pub use peer::PeerCredentials;
 pub(crate) use tls::handshake_timeout;
 pub(crate) use transfer::{READS, READ_BUDGET};
 pub(crate) use verdict::Verdict;
@@ -255,15 +256,6 @@ impl Conn {
         self.out.as_ref().map_or(0, |out| out.len())
     }
 
-    pub fn peer(&self) -> Option<SocketAddr> {
-        self.peer.address()
-    }
-
-    pub fn local(&self) -> Option<SocketAddr> {
-        let address = SockRef::from(&self.fd()?).local_addr().ok()?;
-        Some(canonical(address.as_socket()?))
-    }
-
     pub fn os_error(&self) -> i32 {
         self.os_error
     }
@@ -331,7 +323,7 @@ impl Conn {
     /// Returns how many sent bytes the peer has not acknowledged. The kernel
     /// counts an end that was sent as a byte; nothing comes behind it.
     fn unacknowledged(&self) -> usize {
-        sys::unsent(self.raw_fd()).saturating_sub(usize::from(self.has(flag::FIN_SENT)))
+        sys::unacknowledged(self.raw_fd()).saturating_sub(usize::from(self.has(flag::FIN_SENT)))
     }
 
     /// Returns whether accepted bytes wait for the end of the TLS handshake.

@@ -59,7 +59,7 @@ mod tls;
 pub mod ffi;
 
 pub use config::{Config, MAX_THREADS, MAX_TIME};
-pub use conn::ConnId;
+pub use conn::{ConnId, PeerCredentials};
 pub use error::{CloseReason, Error, Status};
 pub use handler::Handler;
 pub use server::{AttachError, Server};

@@ -81,7 +81,7 @@ impl Remains {
         let mut fin_sent = !fin_waits_for_ack;
         let mut heard_at = clock::now();
         while !until.is_due() && goes_on(fd.as_fd(), is_silent(heard_at)) {
-            if !fin_sent && sys::unsent(fd.as_raw_fd()) == 0 {
+            if !fin_sent && sys::unacknowledged(fd.as_raw_fd()) == 0 {
                 send_fin(&fd);
                 fin_sent = true;
             }
@@ -188,7 +188,7 @@ impl Lingering {
         let entries = &self.entries;
         self.without_fin.retain(|token| {
             let Some(Entry { fd, .. }) = entries.get(token) else { return false };
-            let waits = sys::unsent(fd.as_raw_fd()) > 0;
+            let waits = sys::unacknowledged(fd.as_raw_fd()) > 0;
             if !waits {
                 send_fin(fd);
             }
@@ -212,7 +212,7 @@ impl Lingering {
         let without_fin = &self.without_fin;
         self.entries.retain(|token, entry| {
             let fin = usize::from(!without_fin.contains(token));
-            !is_silent(entry.heard_at) || sys::unsent(entry.fd.as_raw_fd()) > fin
+            !is_silent(entry.heard_at) || sys::unacknowledged(entry.fd.as_raw_fd()) > fin
         });
     }
 

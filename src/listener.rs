@@ -1,28 +1,34 @@
-//! Listening sockets: binding, accepting, and the meaning of accept's errors.
+//! Listening sockets: accepting, and the meaning of accept's errors. The child
+//! modules bind them.
 
 #![forbid(unsafe_code)]
 
+mod tcp;
+mod unix;
+
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::Mutex;
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{SockAddr, Socket};
 
-use crate::address::{canonical, Peer};
+use crate::address::{self, Peer};
 use crate::clock::{self, Deadline};
 use crate::config::Config;
 use crate::error::{quoted, Error, Status};
-use crate::service::{Origin, Service};
+use crate::service::{Origin, Place, Service};
+use crate::sync::lock;
 use crate::sys::{self, PollFd, PollFlags, Shutdown};
 
 /// A bound socket that listens. Accepted sockets inherit the options that are
 /// set here (Linux), which saves the calls per connection.
 pub(crate) struct Listener {
     socket: Socket,
-    address: SocketAddr,
+    address: SockAddr,
     origin: Origin,
+    /// The file of a unix socket, until the listener is shut.
+    file: Mutex<Option<unix::SocketFile>>,
     /// The socket accepts no more: it was shut, or destroyed from outside.
     lost: AtomicBool,
 }
@@ -44,14 +50,26 @@ pub(crate) enum AcceptError {
 }
 
 impl Listener {
+    /// Takes a socket that listens.
+    fn new(socket: Socket) -> io::Result<Listener> {
+        Ok(Listener {
+            address: socket.local_addr()?,
+            socket,
+            origin: Origin::NONE,
+            file: Mutex::new(None),
+            lost: AtomicBool::new(false),
+        })
+    }
+
+    /// Returns the port, 0 if it has none.
     pub fn port(&self) -> u16 {
-        self.address.port()
+        self.address.as_socket().map_or(0, |address| address.port())
     }
 
     /// Accepts the next waiting connection.
     pub fn accept(&self, non_blocking: bool) -> Result<Accepted, AcceptError> {
         let accepted = sys::accept(self.socket.as_fd(), non_blocking);
-        let complete = |(fd, peer)| Accepted { fd, peer: Peer::new(peer), origin: self.origin };
+        let complete = |(fd, peer)| Accepted { fd, peer: Peer::new(&peer), origin: self.origin };
         accepted.map(complete).map_err(|e| match e.raw_os_error() {
             Some(libc::EAGAIN) => AcceptError::Empty,
             Some(libc::EINVAL | libc::EBADF | libc::ENOTSOCK) => {
@@ -74,8 +92,11 @@ impl Listener {
         self.socket.set_nonblocking(true)
     }
 
-    /// Wakes every thread that waits in accept; no later accept succeeds.
+    /// Wakes every thread that waits in accept; no later accept succeeds. The
+    /// file of a unix socket is removed first, so that its path is free when
+    /// nobody listens there any more.
     pub fn shut(&self) {
+        drop(lock(&self.file).take());
         sys::shutdown(self.socket.as_raw_fd(), Shutdown::Both);
     }
 }
@@ -111,114 +132,24 @@ impl AsRawFd for Listener {
     }
 }
 
-/// Binds all addresses of a service on one port. The connections get `origin`.
+/// Makes the listeners of a service. Their connections get `origin`.
 pub(crate) fn bind(
     service: &Service,
     origin: Origin,
     config: &Config,
 ) -> Result<Vec<Listener>, Error> {
-    let mut listeners = bind_service(service, config)?;
+    let mut listeners = match service.place() {
+        Place::Tcp(tcp) => tcp::bind(service, tcp, config)?,
+        Place::File(path) => vec![unix::bind_file(service, path, config)?],
+        Place::Abstract(name) => vec![unix::bind_abstract(service, name, config)?],
+    };
     listeners.iter_mut().for_each(|listener| listener.origin = origin);
     Ok(listeners)
 }
 
-fn bind_service(service: &Service, config: &Config) -> Result<Vec<Listener>, Error> {
-    let addresses = service.addresses(config.use_ipv6)?;
-    if service.is_wildcard() && config.use_ipv6 {
-        return bind_everywhere(service, addresses[0].port(), config);
-    }
-    // A name may have an address of a family that this host does not support.
-    let has_v4 = addresses.iter().any(SocketAddr::is_ipv4);
-    bind_each(service, addresses, service.is_name() && has_v4, config)
-}
-
-/// Binds IPv6 and IPv4 on one port: with one dual-stack socket where the system
-/// has it (RFC 3493, 5.3), otherwise with two sockets; with IPv4 alone on a
-/// host without IPv6.
-fn bind_everywhere(service: &Service, port: u16, config: &Config) -> Result<Vec<Listener>, Error> {
-    let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-    let v6 = SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), port);
-    match bind_one(v6, true, config) {
-        Ok(listener) => Ok(vec![listener]),
-        Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-            bind_each(service, vec![v6, v4], false, config)
-        }
-        Err(e) if lacks_ipv6(&e) => bind_each(service, vec![v4], false, config),
-        Err(e) => Err(listen_error(service, v6, &e)),
-    }
-}
-
-fn lacks_ipv6(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
-}
-
-/// How many times a free port is chosen.
-const CHOICES: u32 = 64;
-
-/// Binds one listener for each address, all on one port. "Any free port" is
-/// chosen with the first address, and again where another program has that port
-/// on a later address.
-fn bind_each(
-    service: &Service,
-    mut addresses: Vec<SocketAddr>,
-    ipv6_may_be_missing: bool,
-    config: &Config,
-) -> Result<Vec<Listener>, Error> {
-    let any_port = addresses.iter().all(|a| a.port() == 0);
-    let mut choices = if any_port { CHOICES } else { 1 };
-    let mut listeners: Vec<Listener> = Vec::new();
-    while listeners.len() < addresses.len() {
-        let mut address = addresses[listeners.len()];
-        if let (true, Some(first)) = (any_port, listeners.first()) {
-            address.set_port(first.address.port());
-        }
-        match bind_one(address, false, config) {
-            Ok(listener) => listeners.push(listener),
-            Err(e) if ipv6_may_be_missing && address.is_ipv6() && lacks_ipv6(&e) => {
-                addresses.remove(listeners.len());
-            }
-            Err(e) if e.raw_os_error() == Some(libc::EADDRINUSE) && choices > 1 => {
-                choices -= 1;
-                listeners.clear();
-            }
-            Err(e) => return Err(listen_error(service, address, &e)),
-        }
-    }
-    Ok(listeners)
-}
-
-fn listen_error(service: &Service, address: SocketAddr, error: &io::Error) -> Error {
+fn listen_error(service: &Service, error: &io::Error) -> Error {
     let text = format!("cannot listen on {}", quoted(service.text()));
-    Error::from_os(Status::Listen, &text, error).append(&format!(" (port {})", address.port()))
-}
-
-fn bind_one(address: SocketAddr, dual: bool, config: &Config) -> io::Result<Listener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if address.is_ipv6() {
-        // A system without dual-stack sockets (OpenBSD) reports it here.
-        socket.set_only_v6(!dual).map_err(|e| match dual {
-            true => io::Error::from_raw_os_error(libc::EOPNOTSUPP),
-            false => e,
-        })?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_tcp_nodelay(config.no_delay)?;
-    if let Some(idle) = config.keep_alive {
-        socket.set_tcp_keepalive(&keep_alive(idle))?;
-    }
-    socket.bind(&address.into())?;
-    socket.listen(config.backlog as i32)?;
-    let bound = socket.local_addr()?.as_socket().unwrap_or(address);
-    Ok(Listener { socket, address: bound, origin: Origin::NONE, lost: AtomicBool::new(false) })
-}
-
-fn keep_alive(idle: Duration) -> TcpKeepalive {
-    let seconds = idle.as_secs() + u64::from(idle.subsec_nanos() > 0);
-    let seconds = seconds.max(1);
-    TcpKeepalive::new()
-        .with_time(Duration::from_secs(seconds))
-        .with_interval(Duration::from_secs((seconds / 4).max(1)))
-        .with_retries(4)
+    Error::from_os(Status::Listen, &text, error)
 }
 
 /// A new connection, its peer, and the service that it came by.
@@ -281,7 +212,7 @@ pub(crate) fn lost_error(error: &io::Error) -> Error {
 
 /// The addresses of a service as text, as `ns_server_address` returns them.
 pub(crate) fn describe(listeners: &[Listener]) -> String {
-    let texts: Vec<_> = listeners.iter().map(|l| canonical(l.address).to_string()).collect();
+    let texts: Vec<_> = listeners.iter().map(|l| address::name(&l.address)).collect();
     texts.join(", ")
 }
 
@@ -331,18 +262,5 @@ mod tests {
         assert_eq!((report.status(), report.os_code()), (Status::Accept, libc::EMFILE));
         backoff.recovered();
         assert_eq!(backoff.exhausted(&error).0, 5);
-    }
-
-    #[test]
-    fn the_error_names_a_port_in_use() {
-        let config = Config::new();
-        let first = bind_service(&Service::parse("127.0.0.1:0").unwrap(), &config).unwrap();
-        let port = first[0].port();
-        let again = Service::parse(&format!("127.0.0.1:{port}")).unwrap();
-        let error = bind_service(&again, &config).err().unwrap();
-        assert_eq!((error.status(), error.os_code()), (Status::Listen, libc::EADDRINUSE));
-        let sentence =
-            format!("cannot listen on \"127.0.0.1:{port}\": address already in use (port {port})");
-        assert_eq!(error.message(), sentence);
     }
 }

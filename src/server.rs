@@ -103,7 +103,8 @@ impl Server {
     /// Makes a server with the default configuration. It binds nothing yet.
     ///
     /// `service` says where to listen: `"5000"`, `"http"`, `"0"` or `""` for
-    /// any free port, `"127.0.0.1:5000"`, `"[::1]:5000"`.
+    /// any free port, `"127.0.0.1:5000"`, `"[::1]:5000"`, `"unix:/path"`,
+    /// `"unix:@name"` (unix(7)).
     ///
     /// Errors: [`Status::Invalid`] for a bad service string, [`Status::Io`]
     /// where the system has no descriptor left.
@@ -126,7 +127,7 @@ impl Server {
         config.validate()?;
         let service = Service::parse(service)?;
         let shutdown_service = match &config.shutdown_port {
-            Some(text) => Some(Service::parse(text)?.or_loopback()),
+            Some(text) => Some(Service::parse(text)?.for_shutdown()?),
             None => None,
         };
         let tls = config.tls.as_ref().map(TlsConfig::server_config).transpose()?;
@@ -172,7 +173,8 @@ impl Server {
         &self.inner.config
     }
 
-    /// Returns the port of the first service, 0 before `start`.
+    /// Returns the port of the first service, 0 before `start` and for a unix
+    /// socket.
     pub fn port(&self) -> u16 {
         self.running().map_or(0, |r| r.port)
     }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 
 use crate::error::{quoted, Error, Status};
 use crate::sys;
@@ -34,62 +35,50 @@ impl Origin {
     }
 }
 
-/// Where to listen: a host (none: all of this machine's addresses) and a
-/// port number or a name of services(5).
+/// Where to listen, as the program's service string says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Service {
     text: String,
+    place: Place,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Tcp(Tcp),
+    /// A file of the file system.
+    File(PathBuf),
+    /// A name of unix(7)'s abstract namespace, without the first byte, which
+    /// is 0.
+    Abstract(String),
+}
+
+/// A host (none: all of this machine's addresses) and a port number or a name
+/// of services(5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tcp {
     host: Option<String>,
     port: String,
 }
 
+/// The longest path or name of a unix socket, in bytes: `sun_path` (unix(7))
+/// has one more.
+const MAX_UNIX_NAME: usize = 107;
+
 impl Service {
     /// Parses a service string: `"5000"`, `"http"`, `"0"` or `""` (any free
-    /// port), `"127.0.0.1:5000"`, `"[::1]:5000"`, `"localhost:http"`. The
-    /// start of the server resolves names.
+    /// port), `"127.0.0.1:5000"`, `"[::1]:5000"`, `"localhost:http"`,
+    /// `"unix:/path"`, `"unix:@name"`. The start of the server resolves names.
     pub fn parse(text: &str) -> Result<Service, Error> {
-        let bad =
-            |why| Err(Error::new(Status::Invalid, format!("service {}: {why}", quoted(text))));
-        let (host, port) = match text.rsplit_once(':') {
-            None => (None, text),
-            Some((host, port)) => match host.strip_prefix('[') {
-                Some(inner) => match inner.strip_suffix(']') {
-                    Some(inner) => (Some(inner), port),
-                    None => return bad("an IPv6 address stands in brackets, \"[::1]:5000\""),
-                },
-                None if host.contains(':') => {
-                    return bad("an IPv6 address stands in brackets, \"[::1]:5000\"")
-                }
-                None => (Some(host), port),
-            },
+        let place = match text.split_once(':') {
+            Some(("unix", name)) => parse_unix(name),
+            _ => parse_tcp(text).map(Place::Tcp),
         };
-        if host.is_some_and(str::is_empty) {
-            return bad("the host is empty");
+        match place {
+            Ok(place) => Ok(Service { text: text.to_string(), place }),
+            Err(why) => {
+                Err(Error::new(Status::Invalid, format!("service {}: {why}", quoted(text))))
+            }
         }
-        if host.is_some() && port.is_empty() {
-            return bad("the port is empty");
-        }
-        let port = if port.is_empty() { "0" } else { port };
-        if !port.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.+".contains(&b)) {
-            return bad("not a port number or a service name");
-        }
-        let digits = port.bytes().all(|b| b.is_ascii_digit());
-        if digits && port.parse::<u16>().is_err() {
-            return bad("a port number is at most 65535");
-        }
-        // The resolver would reduce a number with a sign modulo 65536. A name
-        // has a letter (RFC 6335, 5.1).
-        if !digits && !port.bytes().any(|b| b.is_ascii_alphabetic()) {
-            return bad("a port is digits alone, and a service name has a letter");
-        }
-        if host.is_some_and(|h| h.bytes().any(|b| b <= b' ')) {
-            return bad("the host has a blank or a control character");
-        }
-        Ok(Service {
-            text: text.to_string(),
-            host: host.map(str::to_string),
-            port: port.to_string(),
-        })
     }
 
     /// Returns the string that the program gave.
@@ -97,6 +86,74 @@ impl Service {
         &self.text
     }
 
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Makes this the service of the shutdown port: its host is the loopback
+    /// address, if there is none.
+    pub fn for_shutdown(mut self) -> Result<Service, Error> {
+        let Place::Tcp(tcp) = &mut self.place else {
+            let text = format!("the shutdown port is a port, not {}", quoted(&self.text));
+            return Err(Error::new(Status::Invalid, text));
+        };
+        tcp.host.get_or_insert_with(|| Ipv4Addr::LOCALHOST.to_string());
+        Ok(self)
+    }
+}
+
+fn parse_unix(name: &str) -> Result<Place, &'static str> {
+    let (kind, bytes) = match name.strip_prefix('@') {
+        Some(name) => (Place::Abstract(name.into()), name),
+        None if name.starts_with('/') => (Place::File(name.into()), name),
+        None => return Err("a path begins with /, and an abstract name with @"),
+    };
+    match () {
+        () if bytes.is_empty() => Err("the name is empty"),
+        () if bytes.len() > MAX_UNIX_NAME => {
+            Err("the path or name of a unix socket has at most 107 bytes")
+        }
+        () if bytes.contains('\0') => Err("the path or name has a NUL"),
+        () => Ok(kind),
+    }
+}
+
+fn parse_tcp(text: &str) -> Result<Tcp, &'static str> {
+    const BRACKETS: &str = "an IPv6 address stands in brackets, \"[::1]:5000\"";
+    let (host, port) = match text.rsplit_once(':') {
+        None => (None, text),
+        Some((host, port)) => match host.strip_prefix('[') {
+            Some(inner) => (Some(inner.strip_suffix(']').ok_or(BRACKETS)?), port),
+            None if host.contains(':') => return Err(BRACKETS),
+            None => (Some(host), port),
+        },
+    };
+    if host.is_some_and(str::is_empty) {
+        return Err("the host is empty");
+    }
+    if host.is_some() && port.is_empty() {
+        return Err("the port is empty");
+    }
+    let port = if port.is_empty() { "0" } else { port };
+    if !port.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.+".contains(&b)) {
+        return Err("not a port number or a service name");
+    }
+    let digits = port.bytes().all(|b| b.is_ascii_digit());
+    if digits && port.parse::<u16>().is_err() {
+        return Err("a port number is at most 65535");
+    }
+    // The resolver would reduce a number with a sign modulo 65536. A name has a
+    // letter (RFC 6335, 5.1).
+    if !digits && !port.bytes().any(|b| b.is_ascii_alphabetic()) {
+        return Err("a port is digits alone, and a service name has a letter");
+    }
+    if host.is_some_and(|h| h.bytes().any(|b| b <= b' ')) {
+        return Err("the host has a blank or a control character");
+    }
+    Ok(Tcp { host: host.map(str::to_string), port: port.to_string() })
+}
+
+impl Tcp {
     /// Returns whether the service has no host.
     pub fn is_wildcard(&self) -> bool {
         self.host.is_none()
@@ -110,24 +167,14 @@ impl Service {
             .is_some_and(|host| !host.contains(':') && host.parse::<IpAddr>().is_err())
     }
 
-    /// Makes the loopback address the host, if there is none.
-    pub fn or_loopback(mut self) -> Service {
-        self.host.get_or_insert_with(|| Ipv4Addr::LOCALHOST.to_string());
-        self
-    }
-
     /// Resolves the names. A wildcard gives one address, `[::]` with
     /// `use_ipv6`, else `0.0.0.0`. A host name gives all of its addresses, or,
     /// without `use_ipv6`, only its IPv4 ones if it has any.
-    pub fn addresses(&self, use_ipv6: bool) -> Result<Vec<SocketAddr>, Error> {
-        let failed = |why: String| {
-            Error::new(Status::Address, format!("cannot resolve {}: {why}", quoted(&self.text)))
-        };
+    pub fn addresses(&self, use_ipv6: bool) -> Result<Vec<SocketAddr>, String> {
         let Some(host) = &self.host else {
             let port = match self.port.parse() {
                 Ok(port) => port,
-                Err(_) => sys::resolve(None, &self.port, libc::AF_INET)
-                    .map_err(failed)?
+                Err(_) => sys::resolve(None, &self.port, libc::AF_INET)?
                     .first()
                     .map_or(0, SocketAddr::port),
             };
@@ -137,7 +184,7 @@ impl Service {
             };
             return Ok(vec![SocketAddr::new(any, port)]);
         };
-        let all = sys::resolve(Some(host), &self.port, libc::AF_UNSPEC).map_err(failed)?;
+        let all = sys::resolve(Some(host), &self.port, libc::AF_UNSPEC)?;
         let v4: Vec<_> = all.iter().copied().filter(SocketAddr::is_ipv4).collect();
         match use_ipv6 || v4.is_empty() {
             true => Ok(all),
@@ -153,8 +200,8 @@ mod tests {
     #[test]
     fn services_are_parsed() {
         let parts = |text: &str| {
-            let service = Service::parse(text).unwrap();
-            (service.host, service.port)
+            let tcp = parse_tcp(text).unwrap();
+            (tcp.host, tcp.port)
         };
         let host = |h: &str| Some(h.to_string());
         assert_eq!(parts("5000"), (None, "5000".into()));
@@ -163,6 +210,9 @@ mod tests {
         assert_eq!(parts("127.0.0.1:80"), (host("127.0.0.1"), "80".into()));
         assert_eq!(parts("[::1]:80"), (host("::1"), "80".into()));
         assert_eq!(parts("localhost:http"), (host("localhost"), "http".into()));
+        let place = |text: &str| Service::parse(text).unwrap().place;
+        assert_eq!(place("unix:/a:b"), Place::File("/a:b".into()));
+        assert_eq!(place("unix:@/a"), Place::Abstract("/a".into()));
     }
 
     #[test]
@@ -179,10 +229,9 @@ mod tests {
 
     #[test]
     fn names_are_looked_up() {
-        let wild = Service::parse("http").unwrap();
+        let wild = parse_tcp("http").unwrap();
         assert_eq!(wild.addresses(false).unwrap(), ["0.0.0.0:80".parse().unwrap()]);
         assert_eq!(wild.addresses(true).unwrap(), ["[::]:80".parse().unwrap()]);
-        let none = Service::parse("no-such-service").unwrap();
-        assert_eq!(none.addresses(false).unwrap_err().status(), Status::Address);
+        assert!(parse_tcp("no-such-service").unwrap().addresses(false).is_err());
     }
 }

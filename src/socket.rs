@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::clock::Deadline;
 use crate::config::MAX_TIME;
-use crate::conn::{flag, Conn, ConnId, Owner};
+use crate::conn::{flag, Conn, ConnId, Owner, PeerCredentials};
 use crate::error::{CloseReason, Error, Status};
 use crate::tls::{TlsConfig, TlsInfo};
 
@@ -159,14 +159,36 @@ impl<'a> Socket<'a> {
         ConnId::from_u64(self.conn.id.max(1)).expect("not zero")
     }
 
-    /// Returns the peer's address, an IPv4-mapped one as IPv4.
+    /// Returns the peer's address, an IPv4-mapped one as IPv4; `None` for a unix
+    /// socket.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.conn.peer()
     }
 
-    /// Returns the local address, an IPv4-mapped one as IPv4.
+    /// Returns the local address, an IPv4-mapped one as IPv4; `None` for a unix
+    /// socket.
     pub fn local(&self) -> Option<SocketAddr> {
         self.conn.local()
+    }
+
+    /// Returns the peer's address as text: `127.0.0.1:4711`, or `unix:` and the
+    /// peer's own path or `@` name, which few have. Empty where it is not known.
+    pub fn peer_name(&self) -> String {
+        self.conn.peer_name()
+    }
+
+    /// Returns the local address as text, as [`Socket::peer_name`] does.
+    pub fn local_name(&self) -> String {
+        self.conn.local_name()
+    }
+
+    /// Returns the process, user and group of the peer of a unix socket.
+    ///
+    /// Errors: [`Status::Unsupported`] for another socket, [`Status::Closed`],
+    /// [`Status::Detached`].
+    pub fn peer_credentials(&self) -> Result<PeerCredentials, Error> {
+        self.conn.usable()?;
+        self.conn.peer_credentials()
     }
 
     /// Returns the number of the service that the connection came by: 0 for

@@ -364,7 +364,7 @@ impl Pool {
 /// acknowledged all (the last byte may be the end), or it goes on to send.
 fn may_lose(fd: BorrowedFd<'_>, silent: bool) -> bool {
     let unread = sys::poll(fd, PollFlags::IN, 0).is_ok_and(|found| !found.is_empty());
-    !silent || unread || sys::unsent(fd.as_raw_fd()) > 1
+    !silent || unread || sys::unacknowledged(fd.as_raw_fd()) > 1
 }
 
 /// Returns why a served connection ends, and notes it in the connection.

@@ -8,6 +8,7 @@ use super::{flag, Conn};
 use crate::clock::{self, Deadline};
 use crate::error::CloseReason;
 use crate::outbuf::AckLook;
+use crate::sys;
 
 /// A time limit is cut into so many looks at the acknowledgements: a stalled peer
 /// is ended at most this part of the limit late.
@@ -67,7 +68,8 @@ impl Conn {
             (Some(out), CloseReason::WriteTimeout) => (out.progress_at, limits.write_ms),
             _ => (self.active_at, limits.idle_ms),
         };
-        let unacknowledged = self.unacknowledged();
+        let fin = usize::from(self.has(flag::FIN_SENT));
+        let unacknowledged = sys::unread_by_peer(self.raw_fd()).saturating_sub(fin);
         let now = clock::now();
         let since = match self.ack_look(progress_at) {
             _ if unacknowledged == 0 => progress_at,

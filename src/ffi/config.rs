@@ -296,6 +296,24 @@ pub unsafe extern "C" fn ns_config_use_ipv6(config: *const ns_config) -> i32 {
     unsafe { setting(config, |c| c.use_ipv6.into()) }
 }
 
+/// Sets the permissions of the file of a "unix:/path" service, as for chmod(2): at
+/// most 0777; default 0600: this user alone may connect. The process's umask does
+/// not matter.
+///
+/// Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+/// [setup]
+#[no_mangle]
+pub unsafe extern "C" fn ns_config_set_unix_mode(config: *mut ns_config, mode: u32) -> ns_status {
+    unsafe { set(config, |c| Ok(c.unix_mode(mode))) }
+}
+
+/// Returns: the setting `unix_mode`.
+/// [any]
+#[no_mangle]
+pub unsafe extern "C" fn ns_config_unix_mode(config: *const ns_config) -> u32 {
+    unsafe { setting(config, |c| c.unix_mode) }
+}
+
 /// Sets how many connections may be open. At that number accepting pauses, and
 /// clients wait in the backlog. 0 (default): what the limit of open files allows.
 ///

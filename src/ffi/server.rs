@@ -90,7 +90,8 @@ pub type ns_handler_fn = Option<
 /// Makes a server, which does not listen yet.
 ///
 /// `service` is where it will listen (`ns_server_add_service` adds further places): "5000", "http", "0" or NULL (any free port),
-/// "127.0.0.1:5000", "[::1]:5000". A port is digits alone, at most 65535, or a
+/// "127.0.0.1:5000", "[::1]:5000", "unix:/path", "unix:@name" (unix(7); a path or
+/// name has at most 107 bytes). A port is digits alone, at most 65535, or a
 /// name of services(5), which has a letter. `handler` serves the connections;
 /// `drop` (NULL: none) frees its `user_data` with the server, or immediately if
 /// this fails. `config` is NULL for the defaults; the server takes its own share
@@ -311,7 +312,8 @@ pub unsafe extern "C" fn ns_server_state(server: *const ns_server) -> i32 {
     unsafe { get(server, NS_STATE_NEW, |s| s.server.state() as i32) }
 }
 
-/// Returns: the port of its first service, in host byte order; 0 before the start.
+/// Returns: the port of its first service, in host byte order; 0 before the start
+/// and for a unix socket.
 /// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_server_port(server: *const ns_server) -> u16 {
@@ -326,8 +328,8 @@ pub unsafe extern "C" fn ns_server_shutdown_port(server: *const ns_server) -> u1
     unsafe { get(server, 0, |s| s.server.shutdown_port()) }
 }
 
-/// Writes the address that its first service listens on as text, "0.0.0.0:5000",
-/// several joined by ", "; "" before the start. It writes as `snprintf` does: at
+/// Writes the address that its first service listens on as text, "0.0.0.0:5000" or
+/// "unix:/path", several joined by ", "; "" before the start. It writes as `snprintf` does: at
 /// most `len` bytes with the final NUL.
 ///
 /// Returns: the length of the whole text without the NUL.

@@ -6,7 +6,7 @@
 
 use std::ffi::{c_char, c_int, c_void};
 use std::io::IoSlice;
-use std::net::{Shutdown, SocketAddr};
+use std::net::Shutdown;
 use std::ptr;
 
 use super::error::ns_status;
@@ -169,17 +169,18 @@ unsafe fn give_address(
     socket: *const ns_socket,
     buf: *mut c_char,
     len: usize,
-    address: impl FnOnce(&Socket<'_>) -> Option<SocketAddr>,
+    address: impl FnOnce(&Socket<'_>) -> String,
 ) -> usize {
-    let address = unsafe { get(socket, None, address) };
     guard(0, || {
-        let text = address.map_or(String::new(), |address| address.to_string());
+        let conn = unsafe { reachable_conn(socket) };
+        let text = conn.map_or(String::new(), |conn| address(&Socket::of(conn)));
         unsafe { give_text(&text, buf, len) }
     })
 }
 
-/// Writes the peer's address as text: "127.0.0.1:4711", "[::1]:4711", "" where it
-/// is not known. It writes as `snprintf` does: at most `len` bytes with the final
+/// Writes the peer's address as text: "127.0.0.1:4711", "[::1]:4711"; for a unix
+/// socket "unix:" and the peer's own path or "@" and abstract name, which few have;
+/// "" where it is not known. It writes as `snprintf` does: at most `len` bytes with the final
 /// NUL.
 ///
 /// Returns: the length of the whole text without the NUL.
@@ -190,7 +191,7 @@ pub unsafe extern "C" fn ns_socket_peer(
     buf: *mut c_char,
     len: usize,
 ) -> usize {
-    unsafe { give_address(socket, buf, len, |s| s.peer()) }
+    unsafe { give_address(socket, buf, len, |s| s.peer_name()) }
 }
 
 /// Writes the address of this side, as `ns_socket_peer` does.
@@ -203,7 +204,7 @@ pub unsafe extern "C" fn ns_socket_local(
     buf: *mut c_char,
     len: usize,
 ) -> usize {
-    unsafe { give_address(socket, buf, len, |s| s.local()) }
+    unsafe { give_address(socket, buf, len, |s| s.local_name()) }
 }
 
 /// Returns: the number of the service that the connection came by: 0 for that of
@@ -214,6 +215,33 @@ pub unsafe extern "C" fn ns_socket_local(
 #[no_mangle]
 pub unsafe extern "C" fn ns_socket_service(socket: *const ns_socket) -> i32 {
     unsafe { get(socket, -1, |s| s.service().map_or(-1, |number| number as i32)) }
+}
+
+/// Gives the process, user and group of the peer of a unix socket, as they were when
+/// it connected. The process is 0 where this one cannot see it (pid_namespaces(7)).
+/// Each pointer may be NULL; after a failure nothing is written.
+///
+/// Returns: 0; NS_ERR_UNSUPPORTED for another socket; NS_ERR_CLOSED,
+/// NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_INVALID or NS_ERR_IO.
+/// [handler]
+#[no_mangle]
+pub unsafe extern "C" fn ns_socket_peer_credentials(
+    socket: *mut ns_socket,
+    pid: *mut i32,
+    uid: *mut u32,
+    gid: *mut u32,
+) -> ns_status {
+    let call = |socket: &mut Socket<'_>| {
+        let found = socket.peer_credentials()?;
+        // SAFETY: each is NULL or can be written, the caller says.
+        unsafe {
+            pid.as_mut().into_iter().for_each(|place| *place = found.pid);
+            uid.as_mut().into_iter().for_each(|place| *place = found.uid);
+            gid.as_mut().into_iter().for_each(|place| *place = found.gid);
+        }
+        Ok::<(), Error>(())
+    };
+    unsafe { with(socket, call) }
 }
 
 /// Returns: how many bytes are queued and not yet with the kernel.

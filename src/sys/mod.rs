@@ -25,7 +25,6 @@ pub(crate) use thread::spawn;
 pub(crate) use waker::Waker;
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -77,7 +76,7 @@ pub(crate) fn sendv(
 pub(crate) fn accept(
     listener: BorrowedFd<'_>,
     non_blocking: bool,
-) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
+) -> io::Result<(OwnedFd, SockAddr)> {
     let flags = libc::SOCK_CLOEXEC | if non_blocking { libc::SOCK_NONBLOCK } else { 0 };
     // SAFETY: the storage and its length are valid, and the kernel fills them.
     let (fd, address) = unsafe {
@@ -89,7 +88,7 @@ pub(crate) fn accept(
         })
     }?;
     // SAFETY: accept4 made this descriptor, and nobody else has it.
-    Ok((unsafe { OwnedFd::from_raw_fd(fd) }, address.as_socket()))
+    Ok((unsafe { OwnedFd::from_raw_fd(fd) }, address))
 }
 
 /// poll(2) of one descriptor. `timeout` is in milliseconds; a negative one
@@ -129,8 +128,13 @@ fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
 /// another thread may be using: connect(2) with `AF_UNSPEC`. After it nothing
 /// can be sent or received, and poll(2) returns. Some kernels refuse it while a
 /// thread waits in recv(2) on the descriptor.
+///
+/// A unix socket has no such call: there this is shutdown(2) of both
+/// directions.
 pub(crate) fn disconnect(fd: RawFd) {
-    let _ = rustix::net::connect_unspec(borrow(fd));
+    if rustix::net::connect_unspec(borrow(fd)) == Err(Errno::INVAL) {
+        shutdown(fd, Shutdown::Both);
+    }
 }
 
 /// Whether the peer has ended its side, or the connection is gone.
@@ -139,7 +143,9 @@ pub(crate) fn has_ended(fd: BorrowedFd<'_>) -> bool {
 }
 
 /// Whether the peer has closed its sending side, or the connection is gone, no
-/// matter which directions this side has shut (`TCP_INFO`, tcp(7)).
+/// matter which directions this side has shut (`TCP_INFO`, tcp(7)). A unix socket does not
+/// know the latter, and there it does not matter: what it received is not
+/// destroyed by an end.
 pub(crate) fn has_peer_ended(fd: BorrowedFd<'_>) -> bool {
     // The first byte of tcp_info is the state of RFC 9293. ESTABLISHED (1),
     // FIN_WAIT1 (4) and FIN_WAIT2 (5) are the states without the peer's end.
@@ -153,9 +159,26 @@ pub(crate) fn has_peer_ended(fd: BorrowedFd<'_>) -> bool {
     result < 0 || !matches!(state, 1 | 4 | 5)
 }
 
-/// How many bytes the peer has not acknowledged yet (`SIOCOUTQ`, tcp(7)). A FIN
-/// that was sent counts as one. The descriptor is known to be open.
-pub(crate) fn unsent(fd: RawFd) -> usize {
+/// How many bytes the peer has not acknowledged yet: an end now could lose
+/// them. A FIN that was sent counts as one. What was sent over a unix socket is
+/// with the peer. The descriptor is known to be open.
+pub(crate) fn unacknowledged(fd: RawFd) -> usize {
+    match unread_by_peer(fd) {
+        0 => 0,
+        _ if is_unix(borrow(fd)) => 0,
+        count => count,
+    }
+}
+
+/// Whether this is a unix socket (`SO_DOMAIN`, socket(7)).
+pub(crate) fn is_unix(fd: BorrowedFd<'_>) -> bool {
+    rustix::net::sockopt::socket_domain(fd) == Ok(rustix::net::AddressFamily::UNIX)
+}
+
+/// `SIOCOUTQ`: how many bytes the peer has not acknowledged (tcp(7)), or, over a
+/// unix socket, about how much memory the bytes take that it has not read. The
+/// descriptor is known to be open.
+pub(crate) fn unread_by_peer(fd: RawFd) -> usize {
     let mut count: libc::c_int = 0;
     // SAFETY: SIOCOUTQ (the same number as TIOCOUTQ) writes one int.
     let result = unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &mut count) };
@@ -163,6 +186,22 @@ pub(crate) fn unsent(fd: RawFd) -> usize {
         return 0;
     }
     count.max(0) as usize
+}
+
+/// The process, user and group of the peer of a unix socket, as they were at its
+/// connect(2) (`SO_PEERCRED`, unix(7)).
+pub(crate) fn peer_credentials(fd: BorrowedFd<'_>) -> io::Result<libc::ucred> {
+    let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, which is the size.
+    let result = unsafe {
+        let place = std::ptr::from_mut(&mut credentials).cast();
+        libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, place, &mut length)
+    };
+    match result {
+        0 => Ok(credentials),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// shutdown(2) of a descriptor that is known to be open. It is a listener (then

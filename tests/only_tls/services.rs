@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::api::{tls, TlsConfig, CHAIN};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
 
 /// The address of a service.
 fn tcp_of(server: &Server, service: usize) -> TcpStream {
@@ -129,5 +131,41 @@ fn a_refusal_by_the_service() {
         gate.open();
         drop(busy);
         wait_idle(&server);
+    });
+}
+
+/// Y1, Y8, K1: TLS over a unix socket, to its close_notify; an abort sends none.
+#[test]
+fn tls_over_a_unix_socket() {
+    isolated(|| {
+        let name = format!("ns-tls-{}", std::process::id());
+        for config in both_modes() {
+            let hooks = Hooks::new(|_, socket| {
+                let words = text(socket)?;
+                socket.send(words.as_bytes())?;
+                match words.as_str() {
+                    "abort" => socket.abort(),
+                    _ => socket.close(),
+                }
+                Ok(())
+            });
+            let server = server_at(&format!("unix:@{name}"), config, hooks);
+            server.start_background().unwrap();
+            for (words, in_order) in [("hello", true), ("abort", false)] {
+                let address = SocketAddr::from_abstract_name(&name).unwrap();
+                let mut unix = UnixStream::connect_addr(&address).unwrap();
+                unix.set_read_timeout(Some(SOON)).unwrap();
+                let server_name = ServerName::try_from("localhost").unwrap();
+                let mut session =
+                    ClientConnection::new(Arc::new(client_config()), server_name).unwrap();
+                let mut stream = rustls::Stream::new(&mut session, &mut unix);
+                stream.write_all(words.as_bytes()).unwrap();
+                let mut heard = String::new();
+                let end = stream.read_to_string(&mut heard);
+                assert_eq!((end.is_ok(), heard.as_str()), (in_order, words));
+            }
+            server.stop().unwrap();
+            assert_settled(&server);
+        }
     });
 }

@@ -27,4 +27,5 @@ mod shutdown_port;
 mod status;
 mod stop;
 mod stop_callbacks;
+mod unix;
 mod waiting;

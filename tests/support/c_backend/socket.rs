@@ -11,6 +11,13 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::ptr::null_mut;
 use std::time::Duration;
 
+/// The fields of the Rust API's struct, which only the crate can make.
+pub struct PeerCredentials {
+    pub pid: i32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
 /// User data as the library carries it; emptied where the program takes it back.
 type Slot = Option<Box<dyn Any + Send>>;
 
@@ -81,6 +88,20 @@ impl Socket<'_> {
 
     pub fn local(&self) -> Option<SocketAddr> {
         text_of(|buf, len| unsafe { ns_socket_local(self.raw, buf, len) }).parse().ok()
+    }
+
+    pub fn peer_name(&self) -> String {
+        text_of(|buf, len| unsafe { ns_socket_peer(self.raw, buf, len) })
+    }
+
+    pub fn local_name(&self) -> String {
+        text_of(|buf, len| unsafe { ns_socket_local(self.raw, buf, len) })
+    }
+
+    pub fn peer_credentials(&self) -> Result<PeerCredentials, Error> {
+        let (mut pid, mut uid, mut gid) = (-1, 0, 0);
+        check(unsafe { ns_socket_peer_credentials(self.raw, &mut pid, &mut uid, &mut gid) })?;
+        Ok(PeerCredentials { pid, uid, gid })
     }
 
     pub fn service(&self) -> Option<usize> {

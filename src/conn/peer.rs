@@ -1,0 +1,66 @@
+//! Who and where the two sides of a connection are.
+
+#![forbid(unsafe_code)]
+
+use std::net::SocketAddr;
+
+use socket2::SockRef;
+
+use super::Conn;
+use crate::address::{self, canonical};
+use crate::error::{Error, Status};
+use crate::sys;
+
+/// Who is behind a unix socket, as the kernel knows it (`SO_PEERCRED`, unix(7)):
+/// the process that connected, as it was then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerCredentials {
+    /// The process; 0 where this process cannot see it (pid_namespaces(7)).
+    pub pid: i32,
+    /// Its effective user.
+    pub uid: u32,
+    /// Its effective group.
+    pub gid: u32,
+}
+
+impl Conn {
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.peer.address()
+    }
+
+    pub fn local(&self) -> Option<SocketAddr> {
+        let address = SockRef::from(&self.fd()?).local_addr().ok()?;
+        Some(canonical(address.as_socket()?))
+    }
+
+    /// Returns the peer's address as text, empty where it is not known.
+    pub fn peer_name(&self) -> String {
+        match self.peer() {
+            Some(address) => address.to_string(),
+            None if self.peer.is_unix() => {
+                let address = self.fd().map(|fd| SockRef::from(&fd).peer_addr());
+                let name = address.and_then(Result::ok).map(|address| address::name(&address));
+                // After a reset nobody knows it.
+                name.unwrap_or("unix:".into())
+            }
+            None => String::new(),
+        }
+    }
+
+    /// Returns the address of this side as text, empty where it is not known.
+    pub fn local_name(&self) -> String {
+        let address = self.fd().map(|fd| SockRef::from(&fd).local_addr());
+        address.and_then(Result::ok).map_or(String::new(), |address| address::name(&address))
+    }
+
+    pub fn peer_credentials(&self) -> Result<PeerCredentials, Error> {
+        let fd = self.fd().ok_or(Status::Closed)?;
+        if !sys::is_unix(fd) {
+            return Err(Error::from(Status::Unsupported));
+        }
+        let found = sys::peer_credentials(fd)
+            .map_err(|e| Error::from_os(Status::Io, "cannot ask for the peer", &e))?;
+        Ok(PeerCredentials { pid: found.pid, uid: found.uid, gid: found.gid })
+    }
+}

@@ -1,0 +1,136 @@
+//! Listening on a unix socket (unix(7)), and the file that it has.
+//!
+//! The file of a server that ended without a stop stays behind; nobody listens
+//! on it, and the next server replaces it. Between its bind(2) and its
+//! listen(2) a new socket looks the same to another server that starts at the
+//! same time. So a server looks, after listen(2), whether the file is still its
+//! own, and fails if another has replaced it: one of them has it in the end.
+
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::{listen_error, Listener};
+use crate::config::Config;
+use crate::error::Error;
+use crate::service::Service;
+use crate::sync::lock;
+
+/// The file of a listening socket. It is removed when this is dropped, if the
+/// path still has it.
+pub(super) struct SocketFile {
+    path: PathBuf,
+    identity: (u64, u64),
+    /// A child of fork(2) has a copy of this, and removes nothing.
+    process: u32,
+}
+
+impl SocketFile {
+    fn new(path: &Path) -> io::Result<SocketFile> {
+        let identity = identity(&fs::symlink_metadata(path)?);
+        Ok(SocketFile { path: path.into(), identity, process: std::process::id() })
+    }
+
+    /// The kernel gives the number of the file to no other one while the socket
+    /// is open.
+    fn is_there(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.identity)
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if self.process == std::process::id() && self.is_there() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(found: &fs::Metadata) -> (u64, u64) {
+    (found.dev(), found.ino())
+}
+
+pub(super) fn bind_file(
+    service: &Service,
+    path: &Path,
+    config: &Config,
+) -> Result<Listener, Error> {
+    let failed = |e: io::Error| listen_error(service, &e);
+    let socket = new_socket().map_err(failed)?;
+    let address = SockAddr::unix(path).map_err(failed)?;
+    match socket.bind(&address) {
+        Err(e) if is_in_use(&e) => {
+            remove_stale(path, &address).map_err(|why| failed(e).append(&format!(" ({why})")))?;
+            socket.bind(&address).map_err(failed)?;
+        }
+        bound => bound.map_err(failed)?,
+    }
+    let file = SocketFile::new(path).map_err(failed)?;
+    let mode = fs::Permissions::from_mode(config.unix_mode);
+    fs::set_permissions(path, mode).map_err(failed)?;
+    socket.listen(config.backlog as i32).map_err(failed)?;
+    if !file.is_there() {
+        let taken = io::Error::from_raw_os_error(libc::EADDRINUSE);
+        return Err(failed(taken).append(" (another server has taken the path)"));
+    }
+    let listener = Listener::new(socket).map_err(failed)?;
+    *lock(&listener.file) = Some(file);
+    Ok(listener)
+}
+
+pub(super) fn bind_abstract(
+    service: &Service,
+    name: &str,
+    config: &Config,
+) -> Result<Listener, Error> {
+    let bind = || {
+        let socket = new_socket()?;
+        socket.bind(&SockAddr::unix(format!("\0{name}"))?)?;
+        socket.listen(config.backlog as i32)?;
+        Listener::new(socket)
+    };
+    bind().map_err(|e: io::Error| match is_in_use(&e) {
+        true => listen_error(service, &e).append(" (another socket has the name)"),
+        false => listen_error(service, &e),
+    })
+}
+
+fn new_socket() -> io::Result<Socket> {
+    Socket::new(Domain::UNIX, Type::STREAM, None)
+}
+
+fn is_in_use(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EADDRINUSE)
+}
+
+/// Removes the file of a socket on which nobody listens. Leaves anything else
+/// alone, and returns what it is.
+fn remove_stale(path: &Path, address: &SockAddr) -> Result<(), String> {
+    let unknown = |e: io::Error| format!("cannot examine the file: {e}");
+    let found = match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        found => found.map_err(unknown)?,
+    };
+    if !found.file_type().is_socket() {
+        return Err("the file is no socket".into());
+    }
+    let probe = new_socket().map_err(unknown)?;
+    probe.set_nonblocking(true).map_err(unknown)?;
+    match probe.connect(address) {
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Err(unknown(e)),
+        _ => return Err("another socket listens there".into()),
+    }
+    // It may have been replaced meanwhile.
+    let now = fs::symlink_metadata(path).map_err(unknown)?;
+    if identity(&now) != identity(&found) {
+        return Err("another server has taken the path".into());
+    }
+    fs::remove_file(path).map_err(|e| format!("cannot replace the file: {e}"))
+}
