@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::mem::ManuallyDrop;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
-use crate::conn::{flag, Conn};
+use crate::conn::Conn;
 use crate::error::{CloseReason, Error, Status};
 use crate::handler::Handler;
 use crate::server::Server;
@@ -78,9 +78,9 @@ pub(crate) fn call<T>(
     conn: &mut Conn,
     body: impl FnOnce(&dyn Handler, &Server, &mut Socket<'_>) -> T,
 ) -> Result<T, Error> {
-    conn.set(flag::IN_CALLBACK);
+    conn.begin_callback();
     let result = contain(|| body(server.handler(), server, &mut Socket::of(conn)));
-    conn.clear(flag::IN_CALLBACK);
+    conn.end_callback();
     result
 }
 
@@ -101,7 +101,7 @@ pub(crate) fn outcome(result: Result<Result<(), Error>, Error>) -> Option<Error>
 pub(crate) fn report_failure(server: &Server, conn: &mut Conn, error: Error) {
     let count_error = |conn: &Conn| conn.context.counters.handler_errors.add(1);
     count_error(conn);
-    let detached = conn.has(flag::DETACHED);
+    let detached = conn.is_detached();
     let result = call(server, conn, |handler, server, socket| {
         let socket = if detached { None } else { Some(socket) };
         handler.on_exception(server, socket, &error)
@@ -138,7 +138,7 @@ pub(crate) fn report_without_socket(server: &Server, error: &Error) -> Option<Er
 
 /// Runs the last callback of a connection and drops its user data.
 pub(crate) fn run_on_close(server: &Server, conn: &mut Conn, reason: CloseReason) {
-    conn.set(flag::IN_ON_CLOSE);
+    conn.begin_on_close();
     let result = call(server, conn, |handler, server, socket| {
         handler.on_close(server, socket, reason);
     });

@@ -6,11 +6,13 @@
 mod context;
 mod failure;
 mod fast;
-pub(crate) mod flag;
+mod flags;
 mod ids;
 mod inbox;
 mod peer;
 mod progress;
+mod shut;
+mod state;
 mod tls;
 mod transfer;
 mod verdict;
@@ -25,12 +27,16 @@ use socket2::SockRef;
 
 use crate::address::Peer;
 use crate::clock::{self, Deadline};
-use crate::error::{CloseReason, Status};
+use crate::error::CloseReason;
+#[cfg(feature = "capi")]
+use crate::error::Status;
 use crate::listener::Accepted;
 use crate::outbuf::{AckLook, OutBuf};
 use crate::service::Origin;
 use crate::sys;
 use crate::tls::Session;
+
+use flags::Flags;
 
 pub(crate) use context::{ForcedEnd, Owner, Sending, ThreadContext};
 #[cfg(feature = "capi")]
@@ -98,13 +104,13 @@ struct Extra {
 pub(crate) struct Conn {
     pub id: u64,
     pub context: Arc<ThreadContext>,
-    /// The outbound queue; `flag::BACKLOG` mirrors whether there is one.
+    /// The outbound queue; `BACKLOG` mirrors whether there is one.
     out: Option<Box<OutBuf>>,
-    pub flags: u32,
+    flags: Flags,
     fd: Option<OwnedFd>,
     /// Bytes that the current call of the handler may still read.
     pub read_budget: u32,
-    /// `flag::NOT_OPEN` mirrors whether this is another phase than `Open`.
+    /// `NOT_OPEN` mirrors whether this is another phase than `Open`.
     phase: Phase,
     pub origin: Origin,
     /// The time of the last byte in either direction; kept only with
@@ -129,7 +135,7 @@ impl Conn {
     pub fn vacant(context: Arc<ThreadContext>) -> Conn {
         Conn {
             id: 0,
-            flags: context.flags() | flag::NOT_OPEN,
+            flags: context.flags() | Flags::NOT_OPEN,
             context,
             out: None,
             tls: None,
@@ -158,12 +164,12 @@ impl Conn {
     /// Turns a free place into a new connection.
     pub fn begin(&mut self, id: u64, accepted: Accepted) {
         debug_assert!(self.phase() == Phase::Vacant);
-        if self.has(flag::TIMED) {
+        if self.has(Flags::TIMED) {
             self.active_at = clock::now();
         }
         self.id = id;
         self.read_budget = 0;
-        self.set(flag::BUDGET_SPENT);
+        self.set(Flags::BUDGET_SPENT);
         self.peer = accepted.peer;
         self.origin = accepted.origin;
         self.fd = Some(accepted.fd);
@@ -188,14 +194,31 @@ impl Conn {
         self.reason = CloseReason::Handler;
     }
 
+    /// Takes the connection out of its loop, for the program. What stays is a
+    /// stub, until the running callback is over; the entries of its slot in the
+    /// ready queue and in the timers remain.
+    pub fn detach(&mut self, owner: Arc<ThreadContext>) -> Conn {
+        let mut stub = Conn::vacant(self.context.clone());
+        stub.id = self.id;
+        stub.set_phase(self.phase);
+        stub.armed = self.armed;
+        stub.set(Flags::DETACHED | Flags::IN_CALLBACK | self.flags & Flags::IN_READY_QUEUE);
+        let mut detached = self.replace(stub);
+        detached.own_deadline = Deadline::NEVER;
+        detached.armed = Deadline::NEVER;
+        detached.flags &= Flags::SURVIVES_DETACH;
+        detached.take_context(owner);
+        detached
+    }
+
     /// Returns the connection and leaves `replacement` in its place.
     pub fn replace(&mut self, replacement: Conn) -> Conn {
         std::mem::replace(self, replacement)
     }
 
     /// Gives the connection to another thread, or to the program.
-    pub fn move_to(&mut self, context: Arc<ThreadContext>) {
-        self.clear(flag::LOOP | flag::OWNED | flag::TIMED);
+    pub fn take_context(&mut self, context: Arc<ThreadContext>) {
+        self.clear(Flags::LOOP | Flags::TIMED);
         self.set(context.flags());
         self.context = context;
     }
@@ -209,19 +232,20 @@ impl Conn {
         }
     }
 
+    /// Returns whether any of these flags is set.
     #[inline]
-    pub fn has(&self, flags: u32) -> bool {
-        self.flags & flags != 0
+    fn has(&self, flags: Flags) -> bool {
+        self.flags.intersects(flags)
     }
 
     #[inline]
-    pub fn set(&mut self, flags: u32) {
-        self.flags |= flags;
+    fn set(&mut self, flags: Flags) {
+        self.flags.insert(flags);
     }
 
     #[inline]
-    pub fn clear(&mut self, flags: u32) {
-        self.flags &= !flags;
+    fn clear(&mut self, flags: Flags) {
+        self.flags.remove(flags);
     }
 
     pub fn phase(&self) -> Phase {
@@ -231,8 +255,8 @@ impl Conn {
     pub fn set_phase(&mut self, phase: Phase) {
         self.phase = phase;
         match phase {
-            Phase::Open => self.clear(flag::NOT_OPEN),
-            _ => self.set(flag::NOT_OPEN),
+            Phase::Open => self.clear(Flags::NOT_OPEN),
+            _ => self.set(Flags::NOT_OPEN),
         }
     }
 
@@ -260,88 +284,8 @@ impl Conn {
         self.os_error
     }
 
-    #[cfg(feature = "capi")]
     pub fn is_owned(&self) -> bool {
-        self.has(flag::OWNED)
-    }
-
-    pub fn is_over(&self) -> bool {
-        self.has(flag::OVER)
-    }
-
-    /// Returns whether the peer's end was seen: closing then needs no
-    /// lingering.
-    pub fn has_peer_ended(&self) -> bool {
-        self.flags & (flag::EOF | flag::RD_SHUT) == flag::EOF
-    }
-
-    /// Returns an error where this object must not be used: a loop's connection
-    /// outside its own callbacks, a detached one through the old object.
-    #[inline]
-    pub fn usable(&self) -> Result<(), Status> {
-        if !self.has(flag::IN_CALLBACK | flag::OWNED) {
-            return Err(Status::NotInHandler);
-        }
-        match self.has(flag::DETACHED) {
-            true => Err(Status::Detached),
-            false => Ok(()),
-        }
-    }
-
-    /// Returns whether the handler has read some input and there may be more.
-    #[inline]
-    pub fn has_more(&self) -> bool {
-        self.has(flag::CALL_AGAIN) && self.has(flag::READY | flag::DECRYPTED)
-    }
-
-    /// Returns whether a queue has left and `on_drain` must still report it.
-    #[inline]
-    pub fn is_drain_due(&self) -> bool {
-        self.flags & (flag::DRAINED | flag::BACKLOG) == flag::DRAINED && self.has_sent_all()
-    }
-
-    /// In a TLS handshake in mid-stream only what waits for its end is left.
-    fn has_sent_all(&self) -> bool {
-        let upgrading = self.phase.is_handshake() && !self.has(flag::UNOPENED);
-        self.phase == Phase::Open || (upgrading && !self.holds_plaintext())
-    }
-
-    /// Returns whether bytes are on their way to the kernel, also behind a TLS
-    /// handshake in mid-stream, or `on_drain` must still report that they have
-    /// left.
-    pub fn is_sending_out(&self) -> bool {
-        let sends = self.has(flag::BACKLOG | flag::DRAINED) || self.holds_plaintext();
-        sends && !self.has(flag::SEND_FAILED)
-    }
-
-    /// Returns whether an end destroys nothing: the kernel holds no input, and the
-    /// peer has acknowledged all that was sent.
-    pub fn is_quiet(&mut self) -> bool {
-        !self.has_unread() && self.fd.is_some() && self.unacknowledged() == 0
-    }
-
-    /// Returns how many sent bytes the peer has not acknowledged. The kernel
-    /// counts an end that was sent as a byte; nothing comes behind it.
-    fn unacknowledged(&self) -> usize {
-        sys::unacknowledged(self.raw_fd()).saturating_sub(usize::from(self.has(flag::FIN_SENT)))
-    }
-
-    /// Returns whether accepted bytes wait for the end of the TLS handshake.
-    pub fn holds_plaintext(&self) -> bool {
-        self.tls.as_ref().is_some_and(|tls| !tls.held.is_empty())
-    }
-
-    /// Returns, after a failed send, whether no input is left that the program
-    /// may still read.
-    pub fn has_no_input_left(&mut self) -> bool {
-        match self.phase {
-            Phase::Open if self.has(flag::EOF) => true,
-            Phase::Open if self.has(flag::PAUSED) => {
-                !self.has(flag::DECRYPTED) && !self.has_unread()
-            }
-            Phase::Flushing => true,
-            _ => false,
-        }
+        self.context.owner == Owner::Program
     }
 
     /// Asks the thread to close the connection when the callback is over. The
@@ -351,28 +295,28 @@ impl Conn {
             return;
         }
         self.reason = match reason {
-            CloseReason::Handler | CloseReason::Error if self.has(flag::SEND_FAILED) => {
+            CloseReason::Handler | CloseReason::Error if self.has(Flags::SEND_FAILED) => {
                 CloseReason::Reset
             }
             CloseReason::Handler if self.has_peer_ended() => CloseReason::Peer,
             other => other,
         };
-        self.set(flag::CLOSE);
+        self.set(Flags::CLOSE);
         // From now on a send by id is refused.
         self.context.ids.shut(self.id);
-        if !self.has(flag::LOOP) {
+        if !self.has(Flags::LOOP) {
             self.shut_now();
         }
     }
 
     /// Asks the thread for a reset instead of an orderly end.
     pub fn abort(&mut self) {
-        if self.has(flag::DETACHED | flag::IN_ON_CLOSE | flag::ABORT) {
+        if self.has(Flags::DETACHED | Flags::IN_ON_CLOSE | Flags::ABORT) {
             return;
         }
         self.reason = CloseReason::Abort;
-        self.set(flag::ABORT);
-        if self.has(flag::OWNED) {
+        self.set(Flags::ABORT);
+        if self.is_owned() {
             self.reset();
         }
     }
@@ -460,7 +404,7 @@ impl Conn {
         if self.own_deadline != Deadline::NEVER {
             // Until the connection is open, this is the end of its first
             // handshake.
-            let is_open = !self.has(flag::UNOPENED);
+            let is_open = !self.has(Flags::UNOPENED);
             let reason = if is_open { CloseReason::Timer } else { CloseReason::Handshake };
             consider(self.own_deadline, reason);
         }

@@ -242,7 +242,7 @@ impl Error {
     /// Makes an error for a handler that returned a negative number and raised
     /// nothing.
     #[cfg(feature = "capi")]
-    pub(crate) fn returned(code: i32) -> Error {
+    pub(crate) fn of_code(code: i32) -> Error {
         match Status::from_code(code) {
             Some(status) => Error::raise(code, format!("the handler returned {}", status.name())),
             None => Error::raise(code, format!("the handler returned {code}")),

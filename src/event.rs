@@ -12,30 +12,33 @@
 mod accept;
 mod close;
 mod dispatch;
+mod driver;
+mod handle;
 mod handshake;
 mod mail;
 mod run;
+mod schedule;
 mod slab;
+mod stop;
 
 pub(crate) use accept::watch;
+pub(crate) use handle::LoopHandle;
 pub(crate) use mail::Mail;
 pub(crate) use run::Loop;
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-
-use crossbeam_channel::{Receiver, Sender};
+use std::sync::Arc;
 
 use crate::clock::Deadline;
 use crate::config::{Config, Limits};
-use crate::conn::{flag, Bytes, Conn, ConnId, IdTable, Owner, SendError, ThreadContext};
+use crate::conn::{Bytes, Conn, ConnId, Owner, SendError, ThreadContext};
 use crate::error::{Error, Status};
 use crate::listener::{Accepted, Listener};
 use crate::outbuf::{self, OutBuf};
 use crate::service::Origin;
 use crate::sync::lock;
-use crate::sys::{self, Bits, Poller, Waker};
+use crate::sys::{self, Bits, Poller};
 
 /// A connection's token is its id. The tokens of this module's own descriptors
 /// are above all ids, because the slot numbers end before their bits do.
@@ -47,129 +50,6 @@ const LISTENERS: u64 = u64::MAX - (1 << 16);
 /// among them, because it makes reads short although more input waits.
 const INPUT: Bits = sys::INPUT.union(Bits::PRI);
 const BOTH: Bits = INPUT.union(sys::OUTPUT);
-
-/// The free slots of a loop, and the connections that other threads put into
-/// it.
-struct Intake {
-    /// The loop's poller; `None` from the loop's stop on.
-    poller: Option<Poller>,
-    free: Vec<u32>,
-    next: u32,
-    arrivals: Vec<Conn>,
-}
-
-/// A loop as other threads see it.
-pub(crate) struct LoopHandle {
-    pub context: Arc<ThreadContext>,
-    intake: Mutex<Intake>,
-    has_arrivals: AtomicBool,
-    mail: (Sender<Mail>, Receiver<Mail>),
-    /// A wake-up is on its way: more mail needs none.
-    awake: AtomicBool,
-    wake: Waker,
-}
-
-impl LoopHandle {
-    fn new(context: ThreadContext, poller: &Poller) -> std::io::Result<LoopHandle> {
-        let wake = Waker::new()?;
-        wake.watch(poller, WAKE)?;
-        Ok(LoopHandle {
-            context: Arc::new(context),
-            intake: Mutex::new(Intake {
-                poller: Some(poller.clone()),
-                free: Vec::new(),
-                next: 0,
-                arrivals: Vec::new(),
-            }),
-            has_arrivals: AtomicBool::new(false),
-            mail: crossbeam_channel::unbounded(),
-            awake: AtomicBool::new(false),
-            wake,
-        })
-    }
-
-    /// Puts mail into the loop's mailbox. One wake-up serves a burst of mail.
-    pub fn post(&self, mail: Mail) {
-        let _ = self.mail.0.send(mail);
-        self.wake_up();
-    }
-
-    /// Makes the loop look at its mail and its inbox.
-    fn wake_up(&self) {
-        if !self.awake.swap(true, Ordering::SeqCst) {
-            self.wake.signal();
-        }
-    }
-
-    /// Accepts bytes for a connection of this loop, or refuses all of them.
-    fn send(&self, id: u64, bytes: &Bytes<'_>) -> Result<(), SendError> {
-        if self.context.inbox.put(&self.context.ids, id, bytes)? {
-            self.wake_up();
-        }
-        Ok(())
-    }
-
-    /// Takes a free slot and returns a new id with it.
-    fn allocate(&self, intake: &mut Intake) -> Option<u64> {
-        loop {
-            let slot = intake.free.pop().or_else(|| {
-                let slot = intake.next;
-                intake.next += u32::from(slot < IdTable::SLOTS);
-                (slot < IdTable::SLOTS).then_some(slot)
-            })?;
-            if let Some(id) = self.context.ids.give(self.context.index, slot) {
-                return Some(id);
-            }
-        }
-    }
-
-    fn free(&self, id: u64) {
-        self.context.ids.release(id);
-        lock(&self.intake).free.push(ConnId::slot(id));
-    }
-
-    /// Puts a connection into the loop from another thread. The connection is
-    /// complete before the loop handles its first event, because the loop looks
-    /// among the arrivals under the lock that this function holds. `open`: the
-    /// id takes calls immediately. On failure nothing has changed, and the
-    /// caller gets `source` back.
-    fn insert_remote<T>(
-        &self,
-        source: T,
-        open: bool,
-        fd: impl Fn(&T) -> Option<BorrowedFd<'_>>,
-        make: impl FnOnce(T, u64) -> Conn,
-    ) -> Result<u64, (Error, T)> {
-        let mut intake = lock(&self.intake);
-        if intake.poller.is_none() {
-            return Err((Error::new(Status::State, "the server is not running"), source));
-        }
-        // Set before the id can be used and before the first event: the loop
-        // looks for the connection only if this is set, and then under this
-        // lock.
-        self.has_arrivals.store(true, Ordering::SeqCst);
-        let Some(id) = self.allocate(&mut intake) else {
-            return Err((Error::new(Status::NoMemory, "no connection slot is left"), source));
-        };
-        let registered = match (&intake.poller, fd(&source)) {
-            (Some(poller), Some(fd)) => poller.add(fd, id, BOTH),
-            _ => Ok(()),
-        };
-        if let Err(e) = registered {
-            self.context.ids.release(id);
-            intake.free.push(ConnId::slot(id));
-            return Err((Error::from_os(Status::Io, "cannot watch the socket", &e), source));
-        }
-        let mut conn = make(source, id);
-        conn.set(flag::WRITABLE);
-        if open {
-            self.context.ids.open(id, !conn.has(flag::UNSENDABLE));
-        }
-        intake.arrivals.push(conn);
-        self.context.counters.open.add(1);
-        Ok(id)
-    }
-}
 
 /// The loops of a server.
 pub(crate) struct LoopGroup {
@@ -233,6 +113,26 @@ impl LoopGroup {
             }
         }
         best.0
+    }
+
+    /// Makes accepting wait until the next connection closes.
+    fn pause(&self) {
+        self.paused.store(true, Ordering::SeqCst);
+    }
+
+    /// Returns whether accepting must wait, because the server has its largest
+    /// number of connections. It sets the flag first and reads the number again
+    /// after it, so that no connection that closes in between is missed.
+    fn must_pause(&self) -> bool {
+        if !self.is_full() {
+            return false;
+        }
+        self.pause();
+        let is_full = self.is_full();
+        if !is_full {
+            self.paused.store(false, Ordering::SeqCst);
+        }
+        is_full
     }
 
     fn is_full(&self) -> bool {
@@ -317,7 +217,7 @@ impl LoopGroup {
         }
         conn.collect();
         if let Err(e) = conn.set_nonblocking(false) {
-            ids.open(conn.id, !conn.has(flag::UNSENDABLE));
+            ids.open(conn.id, conn.is_sendable());
             return Err(Error::from_os(Status::Io, "cannot detach the socket", &e));
         }
         if let (Some(poller), Some(fd)) = (&lock(&handle.intake).poller, conn.fd()) {
@@ -325,17 +225,7 @@ impl LoopGroup {
             let _ = poller.remove(fd);
         }
         let (aborted, wake_pending) = ids.release(conn.id);
-        let mut stub = Conn::vacant(conn.context.clone());
-        stub.id = conn.id;
-        stub.set_phase(conn.phase());
-        // The entries of its slot in the ready queue and in the timers remain.
-        stub.armed = conn.armed;
-        stub.set(flag::DETACHED | flag::IN_CALLBACK | conn.flags & flag::IN_READY_QUEUE);
-        let mut detached = conn.replace(stub);
-        detached.own_deadline = Deadline::NEVER;
-        detached.armed = Deadline::NEVER;
-        detached.flags &= flag::SURVIVES_DETACH;
-        detached.move_to(owner);
+        let mut detached = conn.detach(owner);
         detached.set_wake_pending(wake_pending);
         if aborted {
             // A call by id asked for it at the last moment.
@@ -365,14 +255,14 @@ impl LoopGroup {
                 // It came by none of this server's services.
                 conn.origin = Origin::NONE;
             }
-            conn.move_to(handle.context.clone());
+            conn.take_context(handle.context.clone());
             conn.id = id;
             conn.begin_deadlines();
             wake_pending = conn.set_wake_pending(false);
             if wake_pending {
                 handle.context.ids.note_wake(id);
             }
-            conn.set(flag::ATTACHED | flag::ARM);
+            conn.mark_attached();
             handle.context.ids.count_queued(id, conn.queued());
             handle.context.counters.attached.add(1);
             conn
@@ -422,6 +312,7 @@ mod tests {
     use std::io::Read;
     use std::net::TcpStream;
     use std::sync::atomic::AtomicU64;
+    use std::sync::Mutex;
     use std::time::Duration;
 
     #[derive(Default)]

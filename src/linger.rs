@@ -14,14 +14,14 @@ const BUFFER: usize = 16 << 10;
 /// Reads of one connection before the other connections have their turn.
 const READS: usize = 64;
 
-/// How often to look whether the peer has acknowledged all bytes, in ms.
-const LOOK: u64 = 5;
+/// How often to look whether the peer has acknowledged all bytes.
+const ACK_CHECK_MS: u64 = 5;
 
 /// How long a peer must have sent nothing before a stop closes its connection
-/// with all bytes acknowledged, in ms.
-const SILENCE: u64 = 100;
-/// How often a thread that lingers asks whether to go on, in ms.
-const STEP: u64 = 20;
+/// with all bytes acknowledged.
+const MIN_SILENCE_MS: u64 = 100;
+/// How often a thread that lingers asks whether to go on.
+const STEP_MS: u64 = 20;
 
 /// A closed connection whose input is still to be discarded.
 pub(crate) struct Remains {
@@ -49,7 +49,7 @@ enum Discarded {
 /// Returns whether a peer that was heard at `heard_at` has been silent for so
 /// long that it does not seem to be in the middle of sending.
 pub(crate) fn is_silent(heard_at: u64) -> bool {
-    Deadline::since(heard_at, SILENCE).is_due()
+    Deadline::since(heard_at, MIN_SILENCE_MS).is_due()
 }
 
 /// Notes in `heard_at` when input came.
@@ -93,8 +93,8 @@ impl Remains {
                     // Of an input that this side has shut, poll(2) reports only
                     // that end: so this waits without input events.
                     let (events, step) = match fin_waits_for_ack {
-                        true => (PollFlags::empty(), LOOK),
-                        false => (PollFlags::IN, STEP),
+                        true => (PollFlags::empty(), ACK_CHECK_MS),
+                        false => (PollFlags::IN, STEP_MS),
                     };
                     let end = until.min(Deadline::after_ms(step));
                     let _ = sys::poll(fd.as_fd(), events, end.poll_timeout());
@@ -148,8 +148,11 @@ impl Lingering {
         if !self.again.is_empty() {
             return Deadline::NOW;
         }
-        let look =
-            if self.without_fin.is_empty() { Deadline::NEVER } else { Deadline::after_ms(LOOK) };
+        let look = if self.without_fin.is_empty() {
+            Deadline::NEVER
+        } else {
+            Deadline::after_ms(ACK_CHECK_MS)
+        };
         self.ends.front().map_or(Deadline::NEVER, |(end, _)| *end).min(look)
     }
 

@@ -221,28 +221,28 @@ pub(crate) fn describe(listeners: &[Listener]) -> String {
 /// second.
 #[derive(Default)]
 pub(crate) struct Backoff {
-    wait: u64,
+    wait_ms: u64,
     reported_at: u64,
 }
 
 impl Backoff {
-    const FIRST: u64 = 5;
-    const MOST: u64 = 100;
-    const REPORT_EVERY: u64 = 1000;
+    const FIRST_MS: u64 = 5;
+    const MAX_MS: u64 = 100;
+    const REPORT_EVERY_MS: u64 = 1000;
 
     /// Returns the milliseconds to wait, and the error if it is to be reported.
-    pub fn exhausted(&mut self, error: &io::Error) -> (u64, Option<Error>) {
-        self.wait = (self.wait * 2).clamp(Backoff::FIRST, Backoff::MOST);
+    pub fn back_off(&mut self, error: &io::Error) -> (u64, Option<Error>) {
+        self.wait_ms = (self.wait_ms * 2).clamp(Backoff::FIRST_MS, Backoff::MAX_MS);
         let now = clock::now();
-        if self.reported_at != 0 && now < self.reported_at + Backoff::REPORT_EVERY {
-            return (self.wait, None);
+        if self.reported_at != 0 && now < self.reported_at + Backoff::REPORT_EVERY_MS {
+            return (self.wait_ms, None);
         }
         self.reported_at = now;
-        (self.wait, Some(Error::from_os(Status::Accept, "cannot accept a connection", error)))
+        (self.wait_ms, Some(Error::from_os(Status::Accept, "cannot accept a connection", error)))
     }
 
-    pub fn recovered(&mut self) {
-        self.wait = 0;
+    pub fn reset(&mut self) {
+        self.wait_ms = 0;
     }
 }
 
@@ -254,13 +254,13 @@ mod tests {
     fn waits_double_to_a_cap_and_reports_are_rare() {
         let mut backoff = Backoff::default();
         let error = io::Error::from_raw_os_error(libc::EMFILE);
-        let rounds: Vec<_> = (0..7).map(|_| backoff.exhausted(&error)).collect();
+        let rounds: Vec<_> = (0..7).map(|_| backoff.back_off(&error)).collect();
         let waits: Vec<_> = rounds.iter().map(|(wait, _)| *wait).collect();
         assert_eq!(waits, [5, 10, 20, 40, 80, 100, 100]);
         assert_eq!(rounds.iter().filter(|(_, report)| report.is_some()).count(), 1);
         let report = rounds[0].1.as_ref().unwrap();
         assert_eq!((report.status(), report.os_code()), (Status::Accept, libc::EMFILE));
-        backoff.recovered();
-        assert_eq!(backoff.exhausted(&error).0, 5);
+        backoff.reset();
+        assert_eq!(backoff.back_off(&error).0, 5);
     }
 }

@@ -17,7 +17,7 @@ use once_cell::sync::OnceCell;
 use crate::blocking::Pool;
 use crate::callback;
 use crate::config::{Config, Limits};
-use crate::conn::{flag, ConnId, ForcedEnd, Owner, ThreadContext};
+use crate::conn::{ConnId, ForcedEnd, Owner, ThreadContext};
 use crate::error::{Error, Status};
 use crate::event::LoopGroup;
 use crate::handler::Handler;
@@ -260,11 +260,11 @@ impl Server {
         if conn.context.owner != Owner::Loop || conn.context.server != self.inner.number {
             return Err(Error::from(Status::NotInHandler));
         }
-        conn.usable()?;
-        if conn.has(flag::IN_ON_CLOSE) {
+        conn.check_usable()?;
+        if conn.is_in_on_close() {
             return Err(Error::from(Status::NotInHandler));
         }
-        if conn.has(flag::STARTTLS) || conn.phase().is_handshake() {
+        if conn.is_upgrading() {
             return Err(Error::new(Status::State, "a TLS handshake is in progress"));
         }
         if conn.is_over() {

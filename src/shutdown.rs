@@ -154,7 +154,7 @@ impl Peers {
             let ready = listener::wait_ready(listeners, until);
             match ready.and_then(|ready| listener::accept_from(&ready, 0)) {
                 Ok(peer) => {
-                    self.backoff.recovered();
+                    self.backoff.reset();
                     if self.waiting.len() >= MAX_WAITING {
                         // Drop the oldest that has sent nothing, else the
                         // oldest.
@@ -164,7 +164,7 @@ impl Peers {
                     self.waiting.push_back(peer);
                 }
                 Err(AcceptError::Exhausted(e)) => {
-                    let (wait, report) = self.backoff.exhausted(&e);
+                    let (wait, report) = self.backoff.back_off(&e);
                     if let Some(error) = report {
                         let _ = callback::report_without_socket(server, &error);
                     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::clock::Deadline;
 use crate::config::MAX_TIME;
-use crate::conn::{flag, Conn, ConnId, Owner, PeerCredentials};
+use crate::conn::{Conn, ConnId, Owner, PeerCredentials};
 use crate::error::{CloseReason, Error, Status};
 use crate::tls::{TlsConfig, TlsInfo};
 
@@ -52,8 +52,8 @@ impl<'a> Socket<'a> {
     /// Returns the error of a C handler that returned `code`, with the reason
     /// if the connection itself has produced that status.
     #[cfg(feature = "capi")]
-    pub(crate) fn returned(&mut self, code: i32) -> Error {
-        let Some(status) = Status::from_code(code) else { return Error::returned(code) };
+    pub(crate) fn handler_error(&mut self, code: i32) -> Error {
+        let Some(status) = Status::from_code(code) else { return Error::of_code(code) };
         if let Some(failure) = self.conn.take_failure(status) {
             return failure.of_handler(code);
         }
@@ -68,14 +68,14 @@ impl<'a> Socket<'a> {
         if is_own {
             return self.error_of(status).of_handler(code);
         }
-        Error::returned(code)
+        Error::of_code(code)
     }
 
     fn try_call<T>(
         &mut self,
         call: impl FnOnce(&mut Conn) -> Result<T, Status>,
     ) -> Result<T, Error> {
-        self.conn.usable()?;
+        self.conn.check_usable()?;
         call(self.conn).map_err(|status| self.error_of(status))
     }
 
@@ -135,14 +135,14 @@ impl<'a> Socket<'a> {
     }
 
     pub(crate) fn close_because(&mut self, reason: CloseReason) {
-        if self.conn.usable().is_ok() {
+        if self.conn.check_usable().is_ok() {
             self.conn.close_because(reason);
         }
     }
 
     /// Ends the connection with a reset and drops the queued bytes.
     pub fn abort(&mut self) {
-        if self.conn.usable().is_ok() {
+        if self.conn.check_usable().is_ok() {
             self.conn.abort();
         }
     }
@@ -187,7 +187,7 @@ impl<'a> Socket<'a> {
     /// Errors: [`Status::Unsupported`] for another socket, [`Status::Closed`],
     /// [`Status::Detached`].
     pub fn peer_credentials(&self) -> Result<PeerCredentials, Error> {
-        self.conn.usable()?;
+        self.conn.check_usable()?;
         self.conn.peer_credentials()
     }
 
@@ -220,8 +220,7 @@ impl<'a> Socket<'a> {
     pub fn set_timer(&mut self, time: Option<Duration>) -> Result<(), Error> {
         check_time(time)?;
         self.on_loop(|conn| {
-            conn.own_deadline = time.map_or(Deadline::NEVER, Deadline::after);
-            conn.set(flag::ARM);
+            conn.set_timer(time.map_or(Deadline::NEVER, Deadline::after));
         })
     }
 
@@ -241,17 +240,12 @@ impl<'a> Socket<'a> {
     /// Stops reading: the loop does not call the handler until
     /// [`Socket::resume`]. Non-blocking mode only.
     pub fn pause(&mut self) -> Result<(), Error> {
-        self.on_loop(|conn| conn.set(flag::PAUSED))
+        self.on_loop(Conn::pause)
     }
 
     /// Starts reading again, after [`Socket::pause`]. Non-blocking mode only.
     pub fn resume(&mut self) -> Result<(), Error> {
-        self.on_loop(|conn| {
-            if conn.has(flag::PAUSED) {
-                conn.clear(flag::PAUSED);
-                conn.set(flag::CALL_AGAIN);
-            }
-        })
+        self.on_loop(Conn::resume)
     }
 
     fn on_loop(&mut self, change: impl FnOnce(&mut Conn)) -> Result<(), Error> {
@@ -285,8 +279,8 @@ impl<'a> Socket<'a> {
     /// [`Status::Certificate`], [`Status::Handshake`], [`Status::Timeout`],
     /// [`Status::Closed`].
     pub fn starttls(&mut self, tls: &TlsConfig, ahead: &[u8]) -> Result<(), Error> {
-        self.conn.usable()?;
-        if self.conn.has(flag::TLS) {
+        self.conn.check_usable()?;
+        if self.conn.is_tls() {
             return Err(Error::new(Status::State, "the connection goes through TLS already"));
         }
         if self.conn.is_over() {
@@ -294,8 +288,8 @@ impl<'a> Socket<'a> {
         }
         let millis = self.conn.context.limits.handshake_ms;
         self.conn.begin_tls(tls.server_config()?, ahead, millis)?;
-        if self.conn.has(flag::LOOP) {
-            self.conn.set(flag::STARTTLS);
+        if self.conn.context.owner == Owner::Loop {
+            self.conn.request_tls();
             return Ok(());
         }
         let result = self.conn.handshake_wait();
@@ -303,7 +297,7 @@ impl<'a> Socket<'a> {
             self.conn.context.counters.handshakes.add(1);
         } else {
             self.conn.context.counters.handshake_failures.add(1);
-            self.conn.set(flag::CLOSE_NOTIFY_SENT);
+            self.conn.forbid_close_notify();
             self.conn.close_because(CloseReason::Handshake);
         }
         result
@@ -387,7 +381,7 @@ impl OwnedSocket {
     /// connection goes through TLS ([`Status::Unsupported`]), or where it is
     /// closed.
     pub fn release_fd(mut self) -> Result<OwnedFd, (Error, OwnedSocket)> {
-        if self.conn.has(flag::TLS) {
+        if self.conn.is_tls() {
             return Err((Error::from(Status::Unsupported), self));
         }
         if self.conn.queued() > 0 {

@@ -29,10 +29,14 @@ impl Timers {
         self.heap.peek().map_or(Deadline::NEVER, |Reverse((due, _))| *due)
     }
 
-    /// Notes that an entry became stale. Returns `true` when the caller is to
-    /// call [`Timers::retain`].
-    pub fn is_stale(&mut self) -> bool {
+    /// Notes that an entry became stale.
+    pub fn note_stale(&mut self) {
         self.stale += 1;
+    }
+
+    /// Returns whether the stale entries are too many: the caller then calls
+    /// [`Timers::retain`].
+    pub fn must_clean(&self) -> bool {
         self.stale > self.heap.len() / 2 + 32
     }
 
@@ -82,7 +86,8 @@ mod tests {
         let mut timers = Timers::default();
         for round in 0..10_000_u64 {
             timers.arm(at(1_000_000 + round), 7);
-            if timers.is_stale() {
+            timers.note_stale();
+            if timers.must_clean() {
                 timers.retain(|due, _| due == at(1_000_000 + round));
             }
             assert!(timers.heap.len() < 200);

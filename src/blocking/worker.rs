@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::{Arrival, Gate, Pool, Seat, State, Waiting, REJECTION_MS};
 use crate::callback;
 use crate::clock::Deadline;
-use crate::conn::{flag, Conn, ForcedEnd, Owner, ThreadContext};
+use crate::conn::{Conn, ForcedEnd, Owner, ThreadContext};
 use crate::error::{CloseReason, Error, Status};
 use crate::linger::Remains;
 use crate::listener::{accept_until, lost_error, wait_ready, AcceptError, Accepted, Listener};
@@ -40,7 +40,7 @@ impl Pool {
             let mut arrival = Some(arrival);
             while let Some(current) = arrival {
                 self.serve(server, number, current);
-                arrival = self.finished(server, number);
+                arrival = self.next_for_seat(server, number);
             }
         }
         self.reject_waiting(server, |_| true);
@@ -196,7 +196,7 @@ impl Pool {
             // The server accepts no more; the peer sees the end.
             return None;
         }
-        state.backoff.recovered();
+        state.backoff.reset();
         self.lobby.counters.accepted.add(1);
         if let Some(number) = state.free.pop() {
             return Some((number, arrival));
@@ -212,7 +212,7 @@ impl Pool {
     }
 
     /// Returns the seat's next connection, or frees the seat.
-    fn finished(&self, server: &Server, number: usize) -> Option<Arrival> {
+    fn next_for_seat(&self, server: &Server, number: usize) -> Option<Arrival> {
         let mut state = self.state();
         let stopping = state.gate == Gate::Stopping || server.is_stopping();
         let next = if stopping { None } else { state.queue.pop_front() };
@@ -229,7 +229,7 @@ impl Pool {
         let (wait, report) = {
             let mut state = self.state();
             self.lobby.counters.accept_errors.add(1);
-            state.backoff.exhausted(error)
+            state.backoff.back_off(error)
         };
         if let Some(error) = report {
             self.report(server, &error);
@@ -279,7 +279,7 @@ impl Pool {
         conn.own_deadline = until;
         if conn.origin.has_tls() {
             // Nothing may leave unencrypted, and there is no TLS session.
-            conn.set(flag::WR_SHUT);
+            conn.forbid_sending();
         }
         let error = Error::from(Status::Rejected);
         let result = callback::call(server, &mut conn, |handler, server, socket| {
@@ -340,7 +340,7 @@ impl Pool {
             reason = CloseReason::Cut;
             conn.reason = reason;
         }
-        if conn.has(flag::UNOPENED) {
+        if conn.is_unopened() {
             callback::contain_drop(conn.replace_user_data(None));
         } else {
             callback::run_on_close(server, &mut conn, reason);
@@ -374,7 +374,7 @@ fn reason(conn: &mut Conn, seat: &Seat, failed: bool, stopping: bool) -> CloseRe
         () if forced_end == ForcedEnd::Cut => CloseReason::Cut,
         () if forced_end == ForcedEnd::Abort => CloseReason::Abort,
         () if conn.is_over() => conn.reason,
-        () if conn.has(flag::SEND_FAILED) => CloseReason::Reset,
+        () if conn.has_send_failed() => CloseReason::Reset,
         () if failed => CloseReason::Error,
         () if stopping => CloseReason::Stop,
         () if conn.has_peer_ended() => CloseReason::Peer,
@@ -401,7 +401,7 @@ fn shake_hands(server: &Server, conn: &mut Conn) -> bool {
     };
     conn.context.handshaking.store(false, Ordering::SeqCst);
     if server.is_stopping() || conn.check_forced_end().is_err() {
-        conn.set(flag::UNOPENED);
+        conn.mark_unopened();
         conn.close_because(CloseReason::Stop);
         if server.is_stopping() {
             conn.reason = CloseReason::Stop;
@@ -413,7 +413,8 @@ fn shake_hands(server: &Server, conn: &mut Conn) -> bool {
         return true;
     };
     conn.context.counters.handshake_failures.add(1);
-    conn.set(flag::UNOPENED | flag::CLOSE_NOTIFY_SENT);
+    conn.mark_unopened();
+    conn.forbid_close_notify();
     callback::report_handshake_failure(server, conn, error);
     conn.close_because(CloseReason::Handshake);
     if conn.reason != CloseReason::Abort {
@@ -452,9 +453,9 @@ fn run_handler(server: &Server, conn: &mut Conn) -> bool {
 /// a stop has cut while the handler waited for input: the handler had said all,
 /// and the end stays in order.
 fn report_failure(server: &Server, conn: &mut Conn, error: Error) {
-    let was_cut_short = conn.has(flag::ABORT);
+    let was_cut_short = conn.is_aborted();
     callback::report_failure(server, conn, error);
     if !was_cut_short && conn.reason == CloseReason::Cut {
-        conn.clear(flag::ABORT);
+        conn.forget_abort();
     }
 }

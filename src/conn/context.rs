@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::Mutex;
 
-use super::{flag, IdTable, Inbox};
+use super::{Flags, IdTable, Inbox};
 use crate::config::Limits;
 use crate::stats::Counters;
 
@@ -123,12 +123,10 @@ impl ThreadContext {
 
     /// Returns the flags that a connection has because it belongs to this
     /// thread.
-    pub(super) fn flags(&self) -> u32 {
-        let owner = match self.owner {
-            Owner::Loop => flag::LOOP,
-            Owner::Worker => 0,
-            Owner::Program => flag::OWNED,
-        };
-        owner | if self.limits.idle_ms == 0 { 0 } else { flag::TIMED }
+    pub(super) fn flags(&self) -> Flags {
+        let mut flags = Flags::empty();
+        flags.set(Flags::LOOP, self.owner == Owner::Loop);
+        flags.set(Flags::TIMED, self.limits.idle_ms != 0);
+        flags
     }
 }

@@ -4,7 +4,7 @@
 
 use socket2::SockRef;
 
-use super::{flag, Conn};
+use super::{Conn, Flags};
 use crate::error::{CloseReason, Status};
 
 impl Conn {
@@ -17,8 +17,8 @@ impl Conn {
 
     pub(super) fn break_off(&mut self, os_error: i32) {
         self.os_error = os_error;
-        self.set(flag::BROKEN);
-        if !self.has(flag::CLOSE | flag::ABORT) {
+        self.set(Flags::BROKEN);
+        if !self.has(Flags::CLOSE | Flags::ABORT) {
             self.reason = CloseReason::Reset;
         }
     }
@@ -27,13 +27,13 @@ impl Conn {
     /// queued bytes are lost. Received input is not: the handler reads it
     /// first, and then gets the error.
     pub fn fail_send(&mut self, error: &std::io::Error) -> Status {
-        if !self.has(flag::SEND_FAILED) {
+        if !self.has(Flags::SEND_FAILED) {
             self.os_error = error.raw_os_error().unwrap_or(0);
-            self.set(flag::SEND_FAILED | flag::READY | flag::SPECIAL | flag::CALL_AGAIN);
+            self.set(Flags::SEND_FAILED | Flags::READY | Flags::SPECIAL | Flags::CALL_AGAIN);
             self.context.ids.shut_sending(self.id);
         }
         self.drop_queue();
-        self.clear(flag::THROTTLED | flag::DRAINED);
+        self.clear(Flags::THROTTLED | Flags::DRAINED);
         Status::of_transfer(error)
     }
 

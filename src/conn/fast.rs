@@ -1,13 +1,13 @@
 //! The fast paths, which `recv` and `send` take in nearly every call: on a
 //! loop, without TLS and with nothing else under way. A new state of a
 //! connection must either not matter here, or be in the masks that decide
-//! (`flag.rs`).
+//! (`flags.rs`).
 
 #![forbid(unsafe_code)]
 
 use std::io;
 
-use super::{flag, Conn};
+use super::{Conn, Flags};
 use crate::error::Status;
 use crate::sys::{self, Errno, RecvFlags, SendFlags};
 
@@ -40,7 +40,7 @@ impl RawResult {
 
 impl Conn {
     /// Returns the number of bytes received, 0 at the end of the stream, or a
-    /// status. The program makes this call, so it includes [`Conn::usable`].
+    /// status. The program makes this call, so it includes [`Conn::check_usable`].
     #[inline]
     pub fn recv(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
         if !self.can_recv_fast() || buf.is_empty() {
@@ -53,7 +53,7 @@ impl Conn {
     /// and where there is input.
     #[inline(always)]
     pub fn can_recv_fast(&self) -> bool {
-        self.flags & flag::RECV_STATE == flag::LOOP_CALL | flag::READY
+        self.flags & Flags::RECV_STATE == Flags::LOOP_CALL | Flags::READY
     }
 
     /// Receives, where [`Conn::can_recv_fast`] returns true. The call succeeds
@@ -65,7 +65,7 @@ impl Conn {
         match sys::recv_once(fd, buf, RecvFlags::empty()) {
             // The read has used up the input; later input makes a new event.
             Ok(n) if n > 0 && n < buf.len() => {
-                self.clear(flag::READY | flag::CALL_AGAIN);
+                self.clear(Flags::READY | Flags::CALL_AGAIN);
                 self.context.counters.bytes_in.add(n as u64);
                 Ok(n)
             }
@@ -78,12 +78,12 @@ impl Conn {
     #[cfg(feature = "capi")]
     #[inline(always)]
     pub fn is_drained(&self) -> bool {
-        self.flags & flag::RECV_STATE == flag::LOOP_CALL
+        self.flags & Flags::RECV_STATE == Flags::LOOP_CALL
     }
 
     /// Sends all of `buf` or nothing; the bytes that the kernel does not take
     /// are queued. The program makes this call, so it includes
-    /// [`Conn::usable`].
+    /// [`Conn::check_usable`].
     #[inline]
     pub fn send(&mut self, buf: &[u8]) -> Result<(), Status> {
         if !self.can_send_fast(buf.len()) {
@@ -96,7 +96,7 @@ impl Conn {
     /// and where nothing is queued before it.
     #[inline(always)]
     pub fn can_send_fast(&self, len: usize) -> bool {
-        self.flags & flag::SEND_STATE == flag::LOOP_CALL
+        self.flags & Flags::SEND_STATE == Flags::LOOP_CALL
             && (1..=self.context.ids.direct()).contains(&len)
     }
 
@@ -114,9 +114,15 @@ impl Conn {
         }
     }
 
+    /// Returns whether an input event needs no more than a call of the handler.
+    #[inline(always)]
+    pub fn takes_fast_event(&self) -> bool {
+        !self.has(Flags::SLOW_EVENT)
+    }
+
     /// Returns whether the callback has left nothing to do for the loop.
     #[inline]
     pub fn is_settled(&self) -> bool {
-        !self.has(flag::UNSETTLED)
+        !self.has(Flags::UNSETTLED)
     }
 }

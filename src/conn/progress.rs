@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{flag, Conn};
+use super::{Conn, Flags};
 use crate::clock::{self, Deadline};
 use crate::error::CloseReason;
 use crate::outbuf::AckLook;
@@ -36,7 +36,7 @@ impl Conn {
         let part = limit_ms.div_ceil(LOOKS);
         match self.ack_look(progress_at) {
             Some(look) => Deadline::since(look.at, part).min(Deadline::since(look.since, limit_ms)),
-            None if self.out.is_some() || !self.has(flag::LOOP) => {
+            None if self.out.is_some() || !self.has(Flags::LOOP) => {
                 Deadline::since(progress_at, part)
             }
             None => Deadline::since(progress_at, limit_ms),
@@ -68,7 +68,7 @@ impl Conn {
             (Some(out), CloseReason::WriteTimeout) => (out.progress_at, limits.write_ms),
             _ => (self.active_at, limits.idle_ms),
         };
-        let fin = usize::from(self.has(flag::FIN_SENT));
+        let fin = usize::from(self.has(Flags::FIN_SENT));
         let unacknowledged = sys::unread_by_peer(self.raw_fd()).saturating_sub(fin);
         let now = clock::now();
         let since = match self.ack_look(progress_at) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rustls::ServerConfig;
 
-use super::{flag, Conn, Phase};
+use super::{Conn, Flags, Phase};
 use crate::clock::{self, Deadline};
 use crate::error::{CloseReason, Error, Status};
 use crate::tls::{Plain, Session, TlsInfo};
@@ -41,7 +41,7 @@ impl Conn {
         }
         session.feed(ahead);
         self.tls = Some(Box::new(session));
-        self.set(flag::TLS);
+        self.set(Flags::TLS);
         Ok(())
     }
 
@@ -57,16 +57,6 @@ impl Conn {
     }
 
     pub(super) fn recv_tls(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
-        if !self.has(flag::LOOP) {
-            return self.with_deadline(self.wait_until(), |conn| conn.recv_plain(buf));
-        }
-        if !self.may_read() {
-            return Err(Status::WouldBlock);
-        }
-        self.recv_plain(buf)
-    }
-
-    fn recv_plain(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
         loop {
             let Some(tls) = &mut self.tls else { return Err(Status::Closed) };
             let plain = tls.read(buf);
@@ -79,13 +69,13 @@ impl Conn {
                 }
                 Ok(Plain::End) => {
                     self.charge_budget(0);
-                    self.clear(flag::DECRYPTED);
-                    self.set(flag::EOF);
+                    self.clear(Flags::DECRYPTED);
+                    self.set(Flags::EOF);
                     return Ok(0);
                 }
                 Err(status) => {
-                    self.clear(flag::DECRYPTED);
-                    self.set(flag::BROKEN);
+                    self.clear(Flags::DECRYPTED);
+                    self.set(Flags::BROKEN);
                     self.reason = CloseReason::Reset;
                     return Err(status);
                 }
@@ -96,8 +86,8 @@ impl Conn {
     /// Sets `DECRYPTED` if there is plaintext to read, and clears it if not.
     pub fn look_for_plain(&mut self) {
         match self.tls.as_mut().is_some_and(|tls| tls.has_plain()) {
-            true => self.set(flag::DECRYPTED),
-            false => self.clear(flag::DECRYPTED),
+            true => self.set(Flags::DECRYPTED),
+            false => self.clear(Flags::DECRYPTED),
         }
     }
 
@@ -106,21 +96,21 @@ impl Conn {
     pub fn pump(&mut self) {
         for _ in 0..super::READS {
             self.look_for_plain();
-            if self.has(flag::DECRYPTED) || !self.has(flag::READY) || self.pull().is_err() {
+            if self.has(Flags::DECRYPTED) || !self.has(Flags::READY) || self.pull().is_err() {
                 break;
             }
         }
         self.look_for_plain();
-        if !self.has(flag::DECRYPTED) && self.has(flag::READY) {
+        if !self.has(Flags::DECRYPTED) && self.has(Flags::READY) {
             // The peer sends fragments without end: the loop goes on after the
             // other connections had their turn.
-            self.set(flag::CALL_AGAIN);
+            self.set(Flags::CALL_AGAIN);
         }
     }
 
-    /// Receives ciphertext once, and sends the session's reply. On a loop the
-    /// session keeps a failure of the transport, so that the handler reads all
-    /// received input before it.
+    /// Receives ciphertext once, and sends the session's reply. The session
+    /// keeps a failure of the transport, so that the handler reads all received
+    /// input before it.
     fn pull(&mut self) -> Result<(), Status> {
         // The buffer is lent for this call. A thread that has already dropped
         // its locals, and calls this in a destructor, uses a new buffer each
@@ -133,11 +123,8 @@ impl Conn {
     }
 
     fn pull_into(&mut self, scratch: &mut [u8]) -> Result<(), Status> {
-        let received = match self.has(flag::LOOP) {
-            true => self.read_nonblocking(scratch),
-            false => self.read_waiting(scratch),
-        };
-        let is_deferred = self.has(flag::BROKEN) && self.has(flag::LOOP);
+        let received = self.receive(scratch);
+        let is_deferred = self.has(Flags::BROKEN);
         let os_error = self.os_error;
         let Some(tls) = &mut self.tls else { return Err(Status::Closed) };
         match received {
@@ -146,7 +133,7 @@ impl Conn {
             Err(Status::WouldBlock) => return Err(Status::WouldBlock),
             Err(status) if is_deferred => {
                 tls.fail(Error::with_os_code(status, os_error));
-                self.clear(flag::BROKEN);
+                self.clear(Flags::BROKEN);
             }
             Err(status) => return Err(status),
         }
@@ -165,7 +152,7 @@ impl Conn {
             // takes all.
             held = std::mem::take(&mut tls.held);
             self.context.ids.sub(self.id, held.len());
-            self.set(flag::DRAINED);
+            self.set(Flags::DRAINED);
         }
         let mut sink = Sink { conn: self, failed: None };
         tls.write_to(&mut sink);
@@ -180,24 +167,16 @@ impl Conn {
     }
 
     pub(super) fn send_tls(&mut self, plain: &[u8]) -> Result<(), Status> {
-        if !self.has(flag::LOOP) {
-            return self.with_deadline(self.wait_until(), |conn| conn.send_pieces(plain));
-        }
-        self.send_pieces(plain)
-    }
-
-    fn send_pieces(&mut self, plain: &[u8]) -> Result<(), Status> {
         plain.chunks(PIECE).try_for_each(|piece| self.send_piece(piece))
     }
 
     fn send_piece(&mut self, plain: &[u8]) -> Result<(), Status> {
-        let on_loop = self.has(flag::LOOP);
         let Some(tls) = &mut self.tls else { return Err(Status::Closed) };
-        if on_loop && tls.is_handshaking() {
+        if tls.is_handshaking() {
             if tls.error().is_none() {
                 tls.held.extend_from_slice(plain);
                 self.context.ids.count_queued(self.id, plain.len());
-            } else if !self.has(flag::STARTTLS) {
+            } else if !self.has(Flags::STARTTLS) {
                 // The loop reports a handshake that fails in the callback.
                 return Err(Status::Tls);
             }
@@ -210,16 +189,18 @@ impl Conn {
     /// Sends close_notify, which reports to the peer that the stream ends here,
     /// once.
     pub fn send_close_notify(&mut self) {
-        if !self.has(flag::TLS) || self.has(flag::BROKEN | flag::ABORT | flag::CLOSE_NOTIFY_SENT) {
+        if !self.has(Flags::TLS)
+            || self.has(Flags::BROKEN | Flags::ABORT | Flags::CLOSE_NOTIFY_SENT)
+        {
             return;
         }
-        self.set(flag::CLOSE_NOTIFY_SENT);
+        self.set(Flags::CLOSE_NOTIFY_SENT);
         if let Some(tls) = &mut self.tls {
             tls.send_close_notify();
         }
         // Where calls wait, they do not wait longer for a peer that does not
         // read.
-        let until = Deadline::after_ms(self.context.limits.linger_ms);
+        let until = self.linger_until().min(self.wait_until());
         let _ = self.with_deadline(until, Conn::push_tls);
     }
 
@@ -234,7 +215,10 @@ impl Conn {
         let outer = self.own_deadline;
         self.own_deadline = until.min(outer);
         let result = body(self);
-        self.own_deadline = outer;
+        // A peer that gave way to others has no time left.
+        if self.own_deadline != Deadline::NOW {
+            self.own_deadline = outer;
+        }
         result
     }
 
@@ -250,9 +234,6 @@ impl Conn {
             pushed.map_err(transport_error)?;
             if !tls.is_handshaking() {
                 return Ok(true);
-            }
-            if self.has(flag::LOOP) && !self.has(flag::READY) {
-                return Ok(false);
             }
             match self.pull() {
                 Ok(()) => {}
@@ -308,9 +289,9 @@ impl Write for Sink<'_> {
     }
 
     fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        if let Err(status) = self.conn.send_raw(bufs) {
+        if let Err(status) = self.conn.transmit(bufs) {
             self.failed = Some(status);
-            if self.conn.has(flag::SEND_FAILED) {
+            if self.conn.has(Flags::SEND_FAILED) {
                 return Err(io::ErrorKind::Other.into());
             }
         }

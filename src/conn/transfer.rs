@@ -5,10 +5,9 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::Ordering;
 
 use super::fast::RawResult;
-use super::{flag, Conn, ForcedEnd};
+use super::{Conn, Flags};
 use crate::clock;
 use crate::error::Status;
 use crate::outbuf::OutBuf;
@@ -23,33 +22,41 @@ pub(crate) const READS: u32 = 16;
 impl Conn {
     /// Does [`Conn::recv`] in any state.
     pub fn recv_any(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
-        self.usable()?;
-        if self.has(flag::OVER | flag::EOF) || buf.is_empty() {
-            return match () {
-                () if self.has(flag::OVER) => Err(Status::Closed),
-                () if buf.is_empty() => Err(Status::Invalid),
-                () => Ok(0),
+        self.check_usable()?;
+        match () {
+            () if self.has(Flags::OVER) => return Err(Status::Closed),
+            () if buf.is_empty() => return Err(Status::Invalid),
+            () if self.has(Flags::EOF) => return Ok(0),
+            () => {}
+        }
+        if self.has(Flags::LOOP) {
+            // During an upgrade the input belongs to the TLS handshake, not to
+            // the program.
+            return match self.is_upgrading() || !self.may_read() {
+                true => Err(Status::WouldBlock),
+                false => self.recv_through(buf),
             };
         }
-        if !self.has(flag::LOOP) {
-            self.may_wait()?;
-        }
-        if self.is_upgrading() {
-            // The input belongs to the TLS handshake, not to the program.
-            return Err(Status::WouldBlock);
-        }
-        if self.has(flag::TLS) {
+        self.may_wait()?;
+        self.with_deadline(self.wait_until(), |conn| conn.recv_through(buf))
+    }
+
+    /// Receives through TLS, if the connection has it.
+    fn recv_through(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
+        if self.has(Flags::TLS) {
             return self.recv_tls(buf);
         }
-        if !self.has(flag::LOOP) {
-            let n = self.read_waiting(buf)?;
-            return Ok(self.mark_eof(n));
-        }
-        if !self.may_read() {
-            return Err(Status::WouldBlock);
-        }
-        let n = self.read_nonblocking(buf)?;
+        let n = self.receive(buf)?;
         Ok(self.finish_read(n))
+    }
+
+    /// Receives from the kernel; 0 is the end of the stream. On a loop it never
+    /// waits, elsewhere it waits until the connection's own deadline.
+    pub(super) fn receive(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
+        match self.has(Flags::LOOP) {
+            true => self.read_nonblocking(buf),
+            false => self.read_waiting(buf),
+        }
     }
 
     /// Finishes a [`Conn::recv_fast`] that left the fast path.
@@ -62,7 +69,7 @@ impl Conn {
     /// Charges a read. A short read has used up the input: it costs nothing of
     /// the budget, and the loop does not call the handler again for it.
     fn finish_read(&mut self, n: usize) -> usize {
-        if self.has(flag::READY) {
+        if self.has(Flags::READY) {
             self.charge_budget(n);
         }
         self.mark_eof(n)
@@ -70,31 +77,31 @@ impl Conn {
 
     /// Returns whether this call of the handler may read on: the budget is not
     /// spent, and the outbound queue is not above the high-water mark.
-    pub(super) fn may_read(&self) -> bool {
-        !self.has(flag::BUDGET_SPENT) && self.queued() <= self.context.limits.high_water
+    fn may_read(&self) -> bool {
+        !self.has(Flags::BUDGET_SPENT) && self.queued() <= self.context.limits.high_water
     }
 
     /// Notes that the handler has read: the loop calls it again if there is
     /// more.
     pub(super) fn charge_budget(&mut self, n: usize) {
-        self.set(flag::CALL_AGAIN);
+        self.set(Flags::CALL_AGAIN);
         let cost = (n as u64).clamp(u64::from(READ_BUDGET / READS), u64::from(READ_BUDGET));
         self.read_budget = self.read_budget.saturating_sub(cost as u32);
         if self.read_budget == 0 {
-            self.set(flag::BUDGET_SPENT);
+            self.set(Flags::BUDGET_SPENT);
         }
     }
 
     fn mark_eof(&mut self, n: usize) -> usize {
         if n == 0 {
-            self.set(flag::EOF);
+            self.set(Flags::EOF);
         }
         n
     }
 
     /// Receives the bytes that the kernel has now; 0 is the end of the stream.
-    pub(super) fn read_nonblocking(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
-        if !self.has(flag::READY) {
+    fn read_nonblocking(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
+        if !self.has(Flags::READY) {
             return Err(Status::WouldBlock);
         }
         let Some(fd) = self.fd() else { return Err(Status::Closed) };
@@ -109,14 +116,14 @@ impl Conn {
                 // As in `recv_fast`, a short read has used up the input. But
                 // urgent data cuts reads short, and an end of stream or an
                 // error is still to be read.
-                if n < room && !self.has(flag::SPECIAL) {
-                    self.clear(flag::READY);
+                if n < room && !self.has(Flags::SPECIAL) {
+                    self.clear(Flags::READY);
                 }
                 self.count_in(n);
                 Ok(n)
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                self.clear(flag::READY | flag::SPECIAL);
+                self.clear(Flags::READY | Flags::SPECIAL);
                 Err(Status::WouldBlock)
             }
             Err(e) => Err(self.fail(&e)),
@@ -127,7 +134,7 @@ impl Conn {
     /// already reported to a send: it reports a failure once. A send that got
     /// EPIPE is different: the peer's end came before the failure.
     pub(super) fn is_cut_off(&self) -> bool {
-        self.has(flag::SEND_FAILED) && self.os_error != libc::EPIPE
+        self.has(Flags::SEND_FAILED) && self.os_error != libc::EPIPE
     }
 
     /// Breaks the connection off with that failure, now that all received input
@@ -155,26 +162,26 @@ impl Conn {
     }
 
     fn touch(&mut self) {
-        if self.has(flag::TIMED) {
+        if self.has(Flags::TIMED) {
             self.active_at = clock::now();
         }
     }
 
     /// Does [`Conn::send`] in any state.
     pub fn send_any(&mut self, buf: &[u8]) -> Result<(), Status> {
-        self.usable()?;
+        self.check_usable()?;
         let may_send = self.may_send();
-        if !self.has(flag::LOOP) {
+        if !self.has(Flags::LOOP) {
             may_send.and_then(|()| self.may_wait()).inspect_err(|_| self.note_unsent())?;
-            return match self.has(flag::TLS) {
-                true => self.send_tls(buf),
-                false => self.send_wait(buf),
-            };
+            return self.with_deadline(self.wait_until(), |conn| match conn.has(Flags::TLS) {
+                true => conn.send_tls(buf),
+                false => conn.send_wait(buf),
+            });
         }
         may_send?;
         self.collect();
         self.admit(buf.len())?;
-        if self.has(flag::TLS) {
+        if self.has(Flags::TLS) {
             return self.send_tls(buf);
         }
         if self.phase().is_handshake() {
@@ -191,8 +198,8 @@ impl Conn {
 
     fn may_send(&self) -> Result<(), Status> {
         match () {
-            () if self.has(flag::OVER | flag::WR_SHUT) => Err(Status::Closed),
-            () if self.has(flag::SEND_FAILED) => Err(self.send_failure()),
+            () if self.has(Flags::OVER | Flags::WR_SHUT) => Err(Status::Closed),
+            () if self.has(Flags::SEND_FAILED) => Err(self.send_failure()),
             () => Ok(()),
         }
     }
@@ -220,7 +227,7 @@ impl Conn {
         }
         let total = bufs.iter().map(|b| b.len()).sum();
         let fits = bufs.len() <= sys::MAX_PIECES;
-        if !self.has(flag::LOOP) || self.has(flag::TLS) || total <= GATHER || !fits {
+        if !self.has(Flags::LOOP) || self.has(Flags::TLS) || total <= GATHER || !fits {
             let mut joined = Vec::with_capacity(total);
             bufs.iter().for_each(|buf| joined.extend_from_slice(buf));
             return self.send(&joined);
@@ -242,14 +249,15 @@ impl Conn {
         Ok(())
     }
 
-    /// Sends ciphertext. On a loop it queues the bytes that the kernel does not
-    /// take. Elsewhere it waits; where it must not wait any longer it queues
-    /// the rest too, because a record that was begun has to go on.
-    pub(super) fn send_raw(&mut self, bufs: &[IoSlice<'_>]) -> Result<(), Status> {
-        if self.has(flag::SEND_FAILED) {
+    /// Sends ciphertext to the kernel. On a loop it queues the bytes that the
+    /// kernel does not take. Elsewhere it waits until the connection's own
+    /// deadline, and then queues the rest too, because a record that was begun
+    /// has to go on.
+    pub(super) fn transmit(&mut self, bufs: &[IoSlice<'_>]) -> Result<(), Status> {
+        if self.has(Flags::SEND_FAILED) {
             return Err(self.send_failure());
         }
-        if self.has(flag::LOOP) {
+        if self.has(Flags::LOOP) {
             return self.send_pieces_now(bufs);
         }
         let mut result = Ok(());
@@ -258,7 +266,7 @@ impl Conn {
             if result.is_ok() {
                 result = self.send_wait_counting(buf, &mut sent);
             }
-            if !self.has(flag::SEND_FAILED) {
+            if !self.has(Flags::SEND_FAILED) {
                 self.enqueue(&buf[sent..]);
             }
         }
@@ -281,16 +289,16 @@ impl Conn {
     /// connection.
     pub fn send_accepted(&mut self, bytes: OutBuf) {
         let len = bytes.len();
-        if len == 0 || self.has(flag::UNSENDABLE) {
+        if len == 0 || self.has(Flags::UNSENDABLE) {
             self.context.ids.sub(self.id, len);
             return;
         }
-        if self.has(flag::TLS) {
+        if self.has(Flags::TLS) {
             self.context.ids.sub(self.id, len);
             for piece in bytes.pieces() {
                 let _ = self.send_tls(piece);
             }
-            self.set(flag::DRAINED);
+            self.set(Flags::DRAINED);
             return;
         }
         self.queue().append(bytes);
@@ -310,7 +318,7 @@ impl Conn {
         &mut self,
         write: impl FnOnce(BorrowedFd<'_>) -> io::Result<usize>,
     ) -> Result<usize, Status> {
-        if self.has(flag::BACKLOG) {
+        if self.has(Flags::BACKLOG) {
             return Ok(0);
         }
         let Some(fd) = self.fd() else { return Err(Status::Closed) };
@@ -329,16 +337,23 @@ impl Conn {
         }
     }
 
+    /// Returns the queue, which the caller fills.
     fn queue(&mut self) -> &mut OutBuf {
-        if !self.has(flag::BACKLOG) {
-            self.set(flag::BACKLOG | flag::ARM);
+        if !self.has(Flags::BACKLOG) {
+            self.set(Flags::BACKLOG | Flags::ARM);
         }
         self.out.get_or_insert_with(|| Box::new(OutBuf::begun_at(clock::now())))
     }
 
+    /// Puts a queue back that is not empty.
+    fn put_queue(&mut self, out: Box<OutBuf>) {
+        self.out = Some(out);
+        self.set(Flags::BACKLOG);
+    }
+
     /// Gives the queue to the caller, which writes it or gives it up.
     pub(super) fn take_queue(&mut self) -> Option<Box<OutBuf>> {
-        self.clear(flag::BACKLOG);
+        self.clear(Flags::BACKLOG);
         self.out.take()
     }
 
@@ -367,89 +382,14 @@ impl Conn {
             }
         }
         if out.len() > 0 {
-            self.out = Some(out);
-            self.set(flag::BACKLOG);
+            self.put_queue(out);
             return Ok(false);
         }
-        self.set(flag::DRAINED);
-        if self.has(flag::WR_SHUT) && !self.is_upgrading() {
+        self.set(Flags::DRAINED);
+        if self.has(Flags::WR_SHUT) && !self.is_upgrading() {
             self.send_fin();
         }
         Ok(true)
-    }
-
-    /// Shuts the sending side once the queue is empty.
-    pub fn shut_write(&mut self) {
-        self.context.ids.shut_sending(self.id);
-        self.collect();
-        let ends_now = !self.is_upgrading();
-        if ends_now {
-            // This comes before `WR_SHUT` is set: from then on the FIN follows
-            // the queue immediately.
-            let until = self.linger_until();
-            self.with_deadline(until, Conn::send_last);
-        }
-        self.set(flag::WR_SHUT);
-        if ends_now {
-            self.end_sending();
-        }
-    }
-
-    /// Sends the close_notify of TLS, and, where calls wait, what is queued.
-    fn send_last(&mut self) {
-        self.send_close_notify();
-        if self.has(flag::BACKLOG) && !self.has(flag::LOOP) {
-            let _ = self.send_wait(&[]);
-        }
-    }
-
-    /// Ends sending, behind the queued bytes. During a TLS handshake the end
-    /// waits, with the bytes that go out when the handshake is over.
-    pub fn end_sending(&mut self) {
-        self.send_close_notify();
-        if !self.has(flag::BACKLOG) {
-            self.send_fin();
-        }
-    }
-
-    /// Returns whether a loop's connection is changing over to TLS.
-    pub fn is_upgrading(&self) -> bool {
-        self.has(flag::LOOP) && (self.has(flag::STARTTLS) || self.phase().is_handshake())
-    }
-
-    pub(super) fn send_fin(&mut self) {
-        if self.has(flag::FIN_SENT) || self.is_input_shut() {
-            return;
-        }
-        self.set(flag::FIN_SENT);
-        if let Some(fd) = self.fd() {
-            let _ = socket2::SockRef::from(&fd).shutdown(std::net::Shutdown::Write);
-        }
-    }
-
-    /// Returns whether another thread has ended this worker's connection and
-    /// may have shut its input. Then the end is sent last, when the peer has
-    /// acknowledged all ([`Remains`](crate::linger::Remains)). Otherwise no
-    /// thread shuts the input any more.
-    fn is_input_shut(&self) -> bool {
-        if self.has(flag::LOOP | flag::OWNED) {
-            return false;
-        }
-        self.context.fin_sent.store(true, Ordering::SeqCst);
-        let is_ended = self.context.forced_end() != ForcedEnd::None;
-        if is_ended {
-            self.context.fin_sent.store(false, Ordering::SeqCst);
-        }
-        is_ended
-    }
-
-    /// Shuts the input for the program, which reads nothing more. It does not
-    /// call shutdown(2): the kernel would report an end that the peer never
-    /// sent, also to a later linger.
-    pub fn shut_read(&mut self) {
-        if !self.has(flag::EOF) {
-            self.set(flag::EOF | flag::RD_SHUT);
-        }
     }
 
     /// Looks, without waiting, whether input is unread. The kernel reports a
@@ -473,15 +413,7 @@ impl Conn {
             let events = sys::poll(fd, PollFlags::IN | PollFlags::RDHUP, 0);
             events.is_ok_and(|events| !events.is_empty())
         };
-        self.has_unread() || self.has(flag::SEND_FAILED) || self.fd().is_some_and(at_end)
-    }
-
-    /// Does a close where no loop does the rest: the peer sees the end now.
-    pub fn shut_now(&mut self) {
-        self.say_goodbye(self.linger_until());
-        if !self.has(flag::ABORT) {
-            self.send_fin();
-        }
+        self.has_unread() || self.has(Flags::SEND_FAILED) || self.fd().is_some_and(at_end)
     }
 }
 

@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{flag, Conn, Phase};
+use super::{Conn, Flags, Phase};
 use crate::error::CloseReason;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,12 +29,12 @@ impl Conn {
     pub fn verdict(&self, stopping: bool, has_read_all: bool) -> Verdict {
         let is_served = self.phase() == Phase::Open || self.phase().is_handshake();
         match () {
-            () if self.has(flag::DETACHED) => Verdict::TakeOut,
-            () if self.has(flag::ABORT | flag::BROKEN) => Verdict::Finish(self.reason),
-            () if self.has(flag::CLOSE) && is_served => Verdict::Close(self.reason),
+            () if self.has(Flags::DETACHED) => Verdict::TakeOut,
+            () if self.has(Flags::ABORT | Flags::BROKEN) => Verdict::Finish(self.reason),
+            () if self.has(Flags::CLOSE) && is_served => Verdict::Close(self.reason),
             () if stopping && is_served && !self.is_sending_out() => Verdict::EndForStop,
             () if has_read_all => Verdict::Finish(CloseReason::Reset),
-            () if self.has(flag::STARTTLS) => Verdict::Upgrade,
+            () if self.has(Flags::STARTTLS) => Verdict::Upgrade,
             () => Verdict::GoOn,
         }
     }
@@ -48,7 +48,7 @@ mod tests {
     use crate::config::{Config, Limits};
     use crate::conn::{Owner, ThreadContext};
 
-    fn verdict(flags: u32, phase: Phase, stopping: bool, has_read_all: bool) -> Verdict {
+    fn verdict(flags: Flags, phase: Phase, stopping: bool, has_read_all: bool) -> Verdict {
         let limits = Limits::of(&Config::new());
         let context = Arc::new(ThreadContext::new(Owner::Loop, 1, 0, limits));
         let mut conn = Conn::vacant(context);
@@ -73,22 +73,22 @@ mod tests {
         use Verdict::*;
         let reason = CloseReason::Timer;
         let table = [
-            (0, GoOn, GoOn, GoOn),
-            (flag::DETACHED, TakeOut, TakeOut, TakeOut),
-            (flag::ABORT, Finish(reason), Finish(reason), Finish(reason)),
-            (flag::BROKEN, Finish(reason), Finish(reason), Finish(reason)),
-            (flag::CLOSE, Close(reason), Close(reason), GoOn),
-            (flag::STARTTLS, Upgrade, Upgrade, Upgrade),
-            (flag::BACKLOG, GoOn, GoOn, GoOn),
-            (flag::DRAINED, GoOn, GoOn, GoOn),
-            (flag::SEND_FAILED, GoOn, GoOn, GoOn),
-            (flag::EOF, GoOn, GoOn, GoOn),
-            (flag::PAUSED, GoOn, GoOn, GoOn),
-            (flag::THROTTLED, GoOn, GoOn, GoOn),
-            (flag::CALL_AGAIN, GoOn, GoOn, GoOn),
-            (flag::ARM, GoOn, GoOn, GoOn),
-            (flag::WR_SHUT, GoOn, GoOn, GoOn),
-            (flag::TLS | flag::DECRYPTED, GoOn, GoOn, GoOn),
+            (Flags::empty(), GoOn, GoOn, GoOn),
+            (Flags::DETACHED, TakeOut, TakeOut, TakeOut),
+            (Flags::ABORT, Finish(reason), Finish(reason), Finish(reason)),
+            (Flags::BROKEN, Finish(reason), Finish(reason), Finish(reason)),
+            (Flags::CLOSE, Close(reason), Close(reason), GoOn),
+            (Flags::STARTTLS, Upgrade, Upgrade, Upgrade),
+            (Flags::BACKLOG, GoOn, GoOn, GoOn),
+            (Flags::DRAINED, GoOn, GoOn, GoOn),
+            (Flags::SEND_FAILED, GoOn, GoOn, GoOn),
+            (Flags::EOF, GoOn, GoOn, GoOn),
+            (Flags::PAUSED, GoOn, GoOn, GoOn),
+            (Flags::THROTTLED, GoOn, GoOn, GoOn),
+            (Flags::CALL_AGAIN, GoOn, GoOn, GoOn),
+            (Flags::ARM, GoOn, GoOn, GoOn),
+            (Flags::WR_SHUT, GoOn, GoOn, GoOn),
+            (Flags::TLS | Flags::DECRYPTED, GoOn, GoOn, GoOn),
         ];
         for (flags, upgrading, open, closing) in table {
             for phase in PHASES {
@@ -97,7 +97,7 @@ mod tests {
                     phase if phase.is_handshake() => upgrading,
                     _ => closing,
                 };
-                assert_eq!(verdict(flags, phase, false, false), expected, "{flags:#x} {phase:?}");
+                assert_eq!(verdict(flags, phase, false, false), expected, "{flags:?} {phase:?}");
             }
         }
     }
@@ -108,23 +108,23 @@ mod tests {
         use Verdict::*;
         let reason = CloseReason::Timer;
         let table = [
-            (flag::DETACHED | flag::CLOSE, TakeOut),
-            (flag::DETACHED | flag::ABORT, TakeOut),
-            (flag::ABORT | flag::CLOSE, Finish(reason)),
-            (flag::ABORT | flag::BACKLOG, Finish(reason)),
-            (flag::BROKEN | flag::CLOSE, Finish(reason)),
-            (flag::BROKEN | flag::BACKLOG, Finish(reason)),
-            (flag::CLOSE | flag::BACKLOG, Close(reason)),
-            (flag::CLOSE | flag::STARTTLS, Close(reason)),
-            (flag::CLOSE | flag::SEND_FAILED, Close(reason)),
-            (flag::CLOSE | flag::EOF, Close(reason)),
-            (flag::STARTTLS | flag::BACKLOG, Upgrade),
-            (flag::STARTTLS | flag::SEND_FAILED, Upgrade),
-            (flag::SEND_FAILED | flag::CALL_AGAIN, GoOn),
-            (flag::DRAINED | flag::BACKLOG, GoOn),
+            (Flags::DETACHED | Flags::CLOSE, TakeOut),
+            (Flags::DETACHED | Flags::ABORT, TakeOut),
+            (Flags::ABORT | Flags::CLOSE, Finish(reason)),
+            (Flags::ABORT | Flags::BACKLOG, Finish(reason)),
+            (Flags::BROKEN | Flags::CLOSE, Finish(reason)),
+            (Flags::BROKEN | Flags::BACKLOG, Finish(reason)),
+            (Flags::CLOSE | Flags::BACKLOG, Close(reason)),
+            (Flags::CLOSE | Flags::STARTTLS, Close(reason)),
+            (Flags::CLOSE | Flags::SEND_FAILED, Close(reason)),
+            (Flags::CLOSE | Flags::EOF, Close(reason)),
+            (Flags::STARTTLS | Flags::BACKLOG, Upgrade),
+            (Flags::STARTTLS | Flags::SEND_FAILED, Upgrade),
+            (Flags::SEND_FAILED | Flags::CALL_AGAIN, GoOn),
+            (Flags::DRAINED | Flags::BACKLOG, GoOn),
         ];
         for (flags, expected) in table {
-            assert_eq!(verdict(flags, Phase::Open, false, false), expected, "{flags:#x}");
+            assert_eq!(verdict(flags, Phase::Open, false, false), expected, "{flags:?}");
         }
     }
 
@@ -133,28 +133,28 @@ mod tests {
     fn the_end_of_input_and_a_stop() {
         use Verdict::*;
         let reason = CloseReason::Timer;
-        let failed = flag::SEND_FAILED;
+        let failed = Flags::SEND_FAILED;
         let table = [
             (failed, Phase::Open, false, true, Finish(CloseReason::Reset)),
             (failed, Phase::Flushing, false, true, Finish(CloseReason::Reset)),
-            (failed | flag::CLOSE, Phase::Open, false, true, Close(reason)),
-            (failed | flag::ABORT, Phase::Open, false, true, Finish(reason)),
-            (0, Phase::Open, true, false, EndForStop),
+            (failed | Flags::CLOSE, Phase::Open, false, true, Close(reason)),
+            (failed | Flags::ABORT, Phase::Open, false, true, Finish(reason)),
+            (Flags::empty(), Phase::Open, true, false, EndForStop),
             (failed, Phase::Open, true, true, EndForStop),
-            (flag::STARTTLS, Phase::Open, true, false, EndForStop),
-            (flag::PAUSED, Phase::Open, true, false, EndForStop),
-            (flag::BACKLOG, Phase::Open, true, false, GoOn),
-            (flag::DRAINED, Phase::Open, true, false, GoOn),
-            (flag::CLOSE | flag::BACKLOG, Phase::Open, true, false, Close(reason)),
-            (flag::DETACHED, Phase::Open, true, false, TakeOut),
-            (0, Phase::Handshake, true, false, EndForStop),
-            (flag::DRAINED, Phase::Handshake, true, false, GoOn),
-            (0, Phase::Flushing, true, false, GoOn),
-            (0, Phase::Lingering, true, false, GoOn),
+            (Flags::STARTTLS, Phase::Open, true, false, EndForStop),
+            (Flags::PAUSED, Phase::Open, true, false, EndForStop),
+            (Flags::BACKLOG, Phase::Open, true, false, GoOn),
+            (Flags::DRAINED, Phase::Open, true, false, GoOn),
+            (Flags::CLOSE | Flags::BACKLOG, Phase::Open, true, false, Close(reason)),
+            (Flags::DETACHED, Phase::Open, true, false, TakeOut),
+            (Flags::empty(), Phase::Handshake, true, false, EndForStop),
+            (Flags::DRAINED, Phase::Handshake, true, false, GoOn),
+            (Flags::empty(), Phase::Flushing, true, false, GoOn),
+            (Flags::empty(), Phase::Lingering, true, false, GoOn),
         ];
         for (flags, phase, stopping, has_read_all, expected) in table {
             let got = verdict(flags, phase, stopping, has_read_all);
-            assert_eq!(got, expected, "{flags:#x} {phase:?}");
+            assert_eq!(got, expected, "{flags:?} {phase:?}");
         }
     }
 }

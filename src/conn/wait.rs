@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
 
-use super::{flag, Conn, ForcedEnd, Phase, Sending};
+use super::{Conn, Flags, ForcedEnd, Phase, Sending};
 use crate::clock::Deadline;
 use crate::error::{CloseReason, Status};
 use crate::linger::Remains;
@@ -15,16 +15,16 @@ use crate::sync::lock;
 use crate::sys::{self, PollFlags, RecvFlags, SendFlags};
 
 /// How long to wait for a silent peer where others wait for their turn, in ms.
-const SILENCE: u64 = 500;
+const MAX_SILENCE_MS: u64 = 500;
 /// How often a worker that has sent its end looks for a forced end, in ms.
-const LOOK: u64 = 20;
+const END_CHECK_MS: u64 = 20;
 
 impl Conn {
     /// Receives bytes and waits for them; 0 is the end of the stream.
     pub(super) fn read_waiting(&mut self, buf: &mut [u8]) -> Result<usize, Status> {
         self.check_own_deadline()?;
-        let until = self.wait_until();
-        let may_give_up = self.may_give_up(until) || self.has(flag::BACKLOG | flag::FIN_SENT);
+        let until = self.own_deadline;
+        let may_give_up = self.may_give_up(until) || self.has(Flags::BACKLOG | Flags::FIN_SENT);
         let recv_flags = if may_give_up { RecvFlags::DONTWAIT } else { RecvFlags::empty() };
         loop {
             let Some(fd) = self.fd() else { return Err(Status::Closed) };
@@ -63,8 +63,8 @@ impl Conn {
         sent: &mut usize,
     ) -> Result<(), Status> {
         self.check_own_deadline()?;
-        let until = self.wait_until();
-        while self.has(flag::BACKLOG) && !self.flush_queue()? {
+        let until = self.own_deadline;
+        while self.has(Flags::BACKLOG) && !self.flush_queue()? {
             self.wait_to_send(until)?;
         }
         while *sent < buf.len() {
@@ -82,7 +82,7 @@ impl Conn {
                     if check.is_err() && *sent > 0 {
                         // A part of the message has left: no orderly end may
                         // follow.
-                        self.set(flag::ABORT);
+                        self.set(Flags::ABORT);
                     }
                     check?;
                     return Err(self.fail_send(&e));
@@ -106,9 +106,9 @@ impl Conn {
     /// Notes that the program tries to send more. If it cannot because a stop
     /// has cut the connection, no orderly end may follow.
     pub(super) fn note_unsent(&mut self) {
-        let ended_itself = self.has(flag::WR_SHUT | flag::FIN_SENT);
+        let ended_itself = self.has(Flags::WR_SHUT | Flags::FIN_SENT);
         if self.context.forced_end() == ForcedEnd::Cut && !ended_itself {
-            self.set(flag::ABORT);
+            self.set(Flags::ABORT);
         }
     }
 
@@ -128,9 +128,9 @@ impl Conn {
     /// worker may still send TLS's close_notify.
     pub fn note_forced_end(&mut self, end: ForcedEnd) {
         let (request, reason) = match end {
-            ForcedEnd::Abort => (flag::ABORT, CloseReason::Abort),
-            ForcedEnd::Cut => (flag::CLOSE, CloseReason::Cut),
-            _ => (flag::CLOSE, CloseReason::Handler),
+            ForcedEnd::Abort => (Flags::ABORT, CloseReason::Abort),
+            ForcedEnd::Cut => (Flags::CLOSE, CloseReason::Cut),
+            _ => (Flags::CLOSE, CloseReason::Handler),
         };
         self.set(request);
         self.reason = reason;
@@ -174,7 +174,7 @@ impl Conn {
     /// bytes are lost. This thread sets `sending` and then reads the forced
     /// end; the other thread sets the forced end and then reads `sending`.
     fn wait_to_send(&mut self, until: Deadline) -> Result<(), Status> {
-        let goodbye = self.has(flag::CLOSE_NOTIFY_SENT);
+        let goodbye = self.has(Flags::CLOSE_NOTIFY_SENT);
         let sending = if goodbye { Sending::Goodbye } else { Sending::Message };
         self.context.sending.store(sending as u8, Ordering::SeqCst);
         let forced_end = self.context.forced_end();
@@ -183,7 +183,7 @@ impl Conn {
             true => self.wait(PollFlags::OUT, until),
             false => {
                 self.note_forced_end(forced_end);
-                self.set(flag::ABORT);
+                self.set(Flags::ABORT);
                 Err(Status::Closed)
             }
         };
@@ -195,22 +195,23 @@ impl Conn {
     /// idle deadline on.
     fn wait(&mut self, events: PollFlags, until: Deadline) -> Result<(), Status> {
         let mut look_at = match lock(&self.context.rivals).is_some() {
-            true => Deadline::after_ms(SILENCE),
+            true => Deadline::after_ms(MAX_SILENCE_MS),
             false => Deadline::NEVER,
         };
         loop {
             let Some(fd) = self.fd() else { return Err(Status::Closed) };
-            let writing = match self.has(flag::BACKLOG) {
+            let writing = match self.has(Flags::BACKLOG) {
                 true => PollFlags::OUT,
                 false => PollFlags::empty(),
             };
             // A goodbye has its own bound.
-            let idle = match events == PollFlags::OUT && self.has(flag::CLOSE_NOTIFY_SENT) {
+            let idle = match events == PollFlags::OUT && self.has(Flags::CLOSE_NOTIFY_SENT) {
                 true => Deadline::NEVER,
                 false => self.idle_until(),
             };
             let end = until.min(idle);
-            let step = if self.has(flag::FIN_SENT) { Deadline::after_ms(LOOK) } else { look_at };
+            let step =
+                if self.has(Flags::FIN_SENT) { Deadline::after_ms(END_CHECK_MS) } else { look_at };
             match sys::poll(fd, events | writing, end.min(step).poll_timeout()) {
                 Ok(found) if found.is_empty() && end.is_due() => {
                     if idle.is_due() && self.has_stalled(CloseReason::Idle) {
@@ -229,7 +230,7 @@ impl Conn {
                         self.own_deadline = Deadline::NOW;
                         return Err(Status::Timeout);
                     }
-                    look_at = Deadline::after_ms(SILENCE / 10);
+                    look_at = Deadline::after_ms(MAX_SILENCE_MS / 10);
                 }
                 Ok(found) if found.is_empty() && events == PollFlags::IN => {
                     self.check_forced_end()?
@@ -264,8 +265,8 @@ impl Conn {
     /// Ends the connection with a reset, because some bytes were not sent.
     fn end_with_reset(&mut self, reason: CloseReason) {
         self.reason = reason;
-        self.set(flag::ABORT);
-        if self.has(flag::OWNED) {
+        self.set(Flags::ABORT);
+        if self.is_owned() {
             self.reset();
         }
     }
@@ -273,21 +274,21 @@ impl Conn {
     /// Sends the queued bytes and TLS's close_notify, until the given time;
     /// gives up a queue that does not leave by then.
     pub fn say_goodbye(&mut self, until: Deadline) {
-        if self.has(flag::BROKEN | flag::ABORT) || self.reason == CloseReason::Abort {
+        if self.has(Flags::BROKEN | Flags::ABORT) || self.reason == CloseReason::Abort {
             return;
         }
         // A rejection has an earlier end of its own.
         let until = self.own_deadline.min(until);
         self.own_deadline = until;
         self.send_close_notify();
-        self.set(flag::CLOSE_NOTIFY_SENT);
-        while self.has(flag::BACKLOG) {
+        self.set(Flags::CLOSE_NOTIFY_SENT);
+        while self.has(Flags::BACKLOG) {
             match self.flush_queue() {
                 Ok(false) if self.wait_to_send(until).is_ok() => {}
                 _ => break,
             }
         }
-        if self.has(flag::BACKLOG) {
+        if self.has(Flags::BACKLOG) {
             let has_reason = self.is_over() && self.reason != CloseReason::Handler;
             self.end_with_reset(if has_reason { self.reason } else { CloseReason::WriteTimeout });
         }
@@ -307,7 +308,7 @@ impl Conn {
     /// the reply on its way.
     pub fn close_waiting(&mut self, until: Deadline) -> Option<Remains> {
         self.say_goodbye(until);
-        if self.has(flag::ABORT) || self.reason == CloseReason::Abort {
+        if self.has(Flags::ABORT) || self.reason == CloseReason::Abort {
             self.reset();
             return None;
         }
@@ -323,7 +324,7 @@ impl Conn {
 
     fn half_close(&mut self) -> Option<Remains> {
         self.send_fin();
-        Some(Remains { fd: self.take_fd()?, fin_waits_for_ack: !self.has(flag::FIN_SENT) })
+        Some(Remains { fd: self.take_fd()?, fin_waits_for_ack: !self.has(Flags::FIN_SENT) })
     }
 
     /// Lingers on this thread, before the program gets `on_close`: until the
@@ -342,7 +343,7 @@ impl Conn {
                 remains.discard(until, |fd, silent| !is_cut() && goes_on(fd, silent));
             self.fd = Some(fd);
             if has_ended {
-                self.set(flag::EOF);
+                self.set(Flags::EOF);
             }
         }
         self.has_peer_ended() || self.is_quiet()
@@ -351,7 +352,7 @@ impl Conn {
     /// Returns whether the close must linger: input is unread, or output is not
     /// acknowledged, and the peer has not ended.
     fn must_linger(&mut self) -> bool {
-        if self.has(flag::ABORT | flag::BROKEN | flag::SEND_FAILED) || self.has_peer_ended() {
+        if self.has(Flags::ABORT | Flags::BROKEN | Flags::SEND_FAILED) || self.has_peer_ended() {
             return false;
         }
         // The deadline of a stop has passed, or lingering is off.
@@ -362,6 +363,6 @@ impl Conn {
         // the alert.
         let may_lose = self.reason == CloseReason::Handshake || !self.is_quiet();
         // `is_quiet` may have met a reset.
-        may_lose && !self.has(flag::SEND_FAILED)
+        may_lose && !self.has(Flags::SEND_FAILED)
     }
 }

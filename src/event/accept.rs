@@ -3,13 +3,13 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::AsFd;
-use std::sync::atomic::Ordering;
 
+use super::driver::Driver;
 use super::run::Loop;
-use super::{INPUT, LISTENERS};
+use super::{LoopGroup, LISTENERS};
 use crate::callback;
 use crate::clock::Deadline;
-use crate::conn::{flag, ConnId};
+use crate::conn::{Conn, ConnId, Phase};
 use crate::error::{CloseReason, Error, Status};
 use crate::listener::{lost_error, AcceptError, Accepted, Backoff, Listener};
 use crate::sync::lock;
@@ -18,8 +18,11 @@ use crate::sys::{self, Poller};
 /// The most connections to accept before the open ones have their turn.
 const PER_TURN: usize = 64;
 
-/// The listeners of the first loop.
-pub(crate) struct Acceptor {
+/// The listeners of the first loop; no other loop has any.
+pub(super) struct Acceptor {
+    /// When to accept without an event: [`Deadline::NOW`] for immediately,
+    /// [`Deadline::NEVER`] where an event comes first.
+    next_try: Deadline,
     listeners: Vec<Listener>,
     /// Which listeners may have waiting connections, and which is next.
     ready: Vec<bool>,
@@ -32,14 +35,116 @@ pub(crate) struct Acceptor {
     full: bool,
 }
 
+/// What one attempt to accept brought.
+enum Attempt {
+    Client(Accepted),
+    /// A client was lost, or a listener had none: another attempt may bring
+    /// more.
+    Miss,
+    /// Accepting failed. The failure is reported, unless the same one was
+    /// reported a moment before.
+    Failed(Option<Error>),
+    /// No client can be accepted before [`Acceptor::next_try`].
+    Rest,
+}
+
 impl Acceptor {
-    /// When to accept again without an event: [`Deadline::NOW`] for
-    /// immediately, [`Deadline::NEVER`] where an event comes first.
-    fn next_try(&self) -> Deadline {
-        if self.full || !self.ready.contains(&true) {
-            return Deadline::NEVER;
+    pub fn new() -> Acceptor {
+        Acceptor {
+            next_try: Deadline::NEVER,
+            listeners: Vec::new(),
+            ready: Vec::new(),
+            turn: 0,
+            backoff: Backoff::default(),
+            resume_at: Deadline::NOW,
+            full: false,
         }
-        self.resume_at
+    }
+
+    pub fn next_try(&self) -> Deadline {
+        self.next_try
+    }
+
+    /// Begins to accept from these listeners.
+    pub fn listen(&mut self, listeners: Vec<Listener>) {
+        // Connections may have waited in the backlog since before.
+        self.ready = vec![true; listeners.len()];
+        self.listeners = listeners;
+        self.reconsider();
+    }
+
+    /// Closes the listeners.
+    pub fn stop(&mut self) {
+        *self = Acceptor::new();
+    }
+
+    /// Notes that an event reported connections.
+    pub fn note_event(&mut self, listener: usize) {
+        if let Some(ready) = self.ready.get_mut(listener) {
+            *ready = true;
+            self.reconsider();
+        }
+    }
+
+    /// Notes that a connection was closed: there is room again, and a
+    /// descriptor.
+    pub fn note_room(&mut self) {
+        self.full = false;
+        self.resume_at = Deadline::NOW;
+        self.reconsider();
+    }
+
+    fn reconsider(&mut self) {
+        let can_accept = !self.full && self.ready.contains(&true);
+        self.next_try = if can_accept { self.resume_at } else { Deadline::NEVER };
+    }
+
+    fn are_all_lost(&self) -> bool {
+        self.listeners.iter().all(Listener::is_lost)
+    }
+
+    fn attempt(&mut self, loops: &LoopGroup) -> Attempt {
+        let attempt = self.try_next(loops);
+        self.reconsider();
+        attempt
+    }
+
+    fn try_next(&mut self, loops: &LoopGroup) -> Attempt {
+        let (from, count) = (self.turn, self.ready.len());
+        let Some(i) = (from..from + count).map(|i| i % count).find(|i| self.ready[*i]) else {
+            return Attempt::Rest;
+        };
+        self.turn = i + 1;
+        self.full = loops.must_pause();
+        if self.full {
+            return Attempt::Rest;
+        }
+        match self.listeners[i].accept(true) {
+            Ok(accepted) => {
+                self.backoff.reset();
+                self.resume_at = Deadline::NOW;
+                Attempt::Client(accepted)
+            }
+            Err(AcceptError::Empty | AcceptError::Shut) => {
+                self.ready[i] = false;
+                Attempt::Miss
+            }
+            Err(AcceptError::Next) => {
+                self.ready[i] = !self.listeners[i].is_lost();
+                Attempt::Miss
+            }
+            Err(AcceptError::Lost(e)) => {
+                self.ready[i] = false;
+                Attempt::Failed(Some(lost_error(&e)))
+            }
+            Err(AcceptError::Exhausted(e)) => {
+                let (wait, report) = self.backoff.back_off(&e);
+                self.resume_at = Deadline::after_ms(wait);
+                // The loop retries immediately when the next connection closes.
+                loops.pause();
+                Attempt::Failed(report)
+            }
+        }
     }
 }
 
@@ -54,180 +159,89 @@ pub(crate) fn watch(poller: &Poller, listeners: &[Listener]) -> Result<(), Error
 }
 
 impl Loop {
-    pub(super) fn listen(&mut self, listeners: Vec<Listener>) {
-        if self.stopping() {
-            return;
-        }
-        // Connections may have waited in the backlog since before.
-        let ready = vec![true; listeners.len()];
-        let backoff = Backoff::default();
-        self.acceptor = Some(Acceptor {
-            listeners,
-            ready,
-            turn: 0,
-            backoff,
-            resume_at: Deadline::NOW,
-            full: false,
-        });
-        self.reconsider_accepting();
-    }
-
-    pub(super) fn listener_ready(&mut self, index: usize) {
-        if let Some(ready) = self.acceptor.as_mut().and_then(|a| a.ready.get_mut(index)) {
-            *ready = true;
-            self.reconsider_accepting();
-        }
-    }
-
-    /// A connection was closed: there is room again, and a descriptor.
-    pub(super) fn accept_again(&mut self) {
-        if let Some(acceptor) = &mut self.acceptor {
-            acceptor.full = false;
-            acceptor.resume_at = Deadline::NOW;
-            self.reconsider_accepting();
-        }
-    }
-
-    fn reconsider_accepting(&mut self) {
-        self.accept_at = self.acceptor.as_ref().map_or(Deadline::NEVER, Acceptor::next_try);
-    }
-
     /// Accepts some of the waiting connections.
     pub(super) fn accept(&mut self) {
-        if !self.accept_at.is_due() || self.stopping() {
+        if !self.acceptor.next_try().is_due() {
             return;
         }
-        if let Some(mut acceptor) = self.acceptor.take() {
-            self.accept_some(&mut acceptor);
-            self.accept_at = acceptor.next_try();
-            self.acceptor = Some(acceptor);
-        }
-    }
-
-    fn accept_some(&mut self, acceptor: &mut Acceptor) {
         for _ in 0..PER_TURN {
-            if self.stopping() {
+            if self.driver.stopping() {
                 // The stop's mail comes behind this.
                 return;
             }
-            let (from, count) = (acceptor.turn, acceptor.ready.len());
-            let Some(i) = (from..from + count).map(|i| i % count).find(|i| acceptor.ready[*i])
-            else {
-                return;
-            };
-            acceptor.turn = i + 1;
-            if self.loops.is_full() {
-                // The flag is set first and the number is read again after it,
-                // so that no connection that closes in between is missed.
-                self.loops.paused.store(true, Ordering::SeqCst);
-                acceptor.full = self.loops.is_full();
-                if acceptor.full {
-                    return;
-                }
-                self.loops.paused.store(false, Ordering::SeqCst);
-            }
-            match acceptor.listeners[i].accept(true) {
-                Ok(accepted) => {
-                    acceptor.backoff.recovered();
-                    acceptor.resume_at = Deadline::NOW;
-                    self.begin(accepted);
-                }
-                Err(AcceptError::Empty | AcceptError::Shut) => acceptor.ready[i] = false,
-                Err(AcceptError::Next) => acceptor.ready[i] = !acceptor.listeners[i].is_lost(),
-                Err(AcceptError::Lost(e)) => {
-                    acceptor.ready[i] = false;
-                    self.handle.context.counters.accept_errors.add(1);
-                    self.report(&lost_error(&e));
-                    if acceptor.listeners.iter().all(Listener::is_lost) {
-                        self.server.request_stop();
+            match self.acceptor.attempt(&self.driver.loops) {
+                Attempt::Client(accepted) => self.begin(accepted),
+                Attempt::Miss => {}
+                Attempt::Failed(error) => {
+                    self.driver.counters().accept_errors.add(1);
+                    if let Some(error) = error {
+                        self.driver.report(&error);
                     }
-                }
-                Err(AcceptError::Exhausted(e)) => {
-                    let (wait, report) = acceptor.backoff.exhausted(&e);
-                    acceptor.resume_at = Deadline::after_ms(wait);
-                    // The loop retries immediately when the next connection
-                    // closes.
-                    self.loops.paused.store(true, Ordering::SeqCst);
-                    self.handle.context.counters.accept_errors.add(1);
-                    if let Some(error) = report {
-                        self.report(&error);
+                    if self.acceptor.are_all_lost() {
+                        self.driver.server.request_stop();
                     }
                     return;
                 }
+                Attempt::Rest => return,
             }
-        }
-    }
-
-    pub(super) fn report(&mut self, error: &Error) {
-        if callback::report_without_socket(&self.server, error).is_some() {
-            self.handle.context.counters.handler_errors.add(1);
         }
     }
 
     /// Gives a new connection to the loop with the fewest connections.
     fn begin(&mut self, accepted: Accepted) {
-        let index = self.loops.least_busy(self.handle.context.index);
-        let begun = if index == self.handle.context.index {
-            self.adopt(accepted)
-        } else {
-            self.loops.hand_over(&self.handle, index, accepted)
+        let (own, loops) = (self.driver.handle.context.index, self.driver.loops.clone());
+        let index = loops.least_busy(own);
+        let begun = match index == own {
+            true => self.adopt(accepted),
+            false => loops.hand_over(&self.driver.handle, index, accepted),
         };
         // The target loop is already stopping, and this one will be too; not an
         // error.
         if let Err(error) = begun.or_else(unless_stopping) {
-            self.handle.context.counters.accept_errors.add(1);
-            self.report(&error);
+            self.driver.counters().accept_errors.add(1);
+            self.driver.report(&error);
         }
     }
 
     fn adopt(&mut self, accepted: Accepted) -> Result<(), Error> {
+        let handle = &self.driver.handle;
         let no_slot = || Error::new(Status::NoMemory, "no connection slot is left");
-        let id = self.handle.allocate(&mut lock(&self.handle.intake)).ok_or_else(no_slot)?;
-        if let Err(e) = self.poller.add(accepted.fd.as_fd(), id, INPUT) {
-            self.handle.free(id);
+        let id = handle.allocate(&mut lock(&handle.intake)).ok_or_else(no_slot)?;
+        if let Err(e) = self.driver.schedule.watch(accepted.fd.as_fd(), id) {
+            handle.free(id);
             return Err(Error::from_os(Status::Io, "cannot watch the socket", &e));
         }
-        self.slab.place(ConnId::slot(id)).begin(id, accepted);
-        self.live += 1;
-        self.handle.context.counters.accepted.add(1);
-        self.handle.context.counters.open.add(1);
-        self.on_opened(id);
+        self.driver.counters().accepted.add(1);
+        self.driver.counters().open.add(1);
+        let conn = self.slab.place(ConnId::slot(id));
+        conn.begin(id, accepted);
+        self.driver.on_opened(conn);
         Ok(())
     }
+}
 
+impl Driver {
     /// Runs the first callback of a connection, unless it was attached.
-    pub(super) fn on_opened(&mut self, id: u64) {
-        let slot = ConnId::slot(id);
-        if self.slab.of(id).is_none() {
-            return;
-        }
+    pub fn on_opened(&mut self, conn: &mut Conn) {
         if self.stopping() {
-            let Some(conn) = self.slab.get(slot) else { return };
-            if !conn.has(flag::ATTACHED) {
-                conn.set(flag::UNOPENED);
+            if !conn.is_attached() {
+                conn.mark_unopened();
             }
-            self.drain_one(slot);
+            self.drain_one(conn);
             return;
         }
-        let Some(conn) = self.slab.get(slot) else { return };
-        if conn.has(flag::ATTACHED) {
-            conn.clear(flag::ATTACHED);
-            if conn.has(flag::TLS) {
-                conn.look_for_plain();
-                conn.set(flag::CALL_AGAIN);
-            }
-            if conn.has(flag::SEND_FAILED) {
-                conn.set(flag::READY | flag::SPECIAL | flag::CALL_AGAIN);
-            }
-            self.settle(slot);
+        if conn.is_attached() {
+            conn.begin_attached();
+            self.settle(conn);
             return;
         }
-        if conn.origin.has_tls() && !conn.has(flag::TLS) {
-            self.expect_handshake(slot);
+        if conn.origin.has_tls() && !conn.is_tls() {
+            self.expect_handshake(conn);
             return;
         }
         // The program may give the id away from now on. The list of connections
         // contains it after `on_open` has accepted the connection.
+        let id = conn.id;
         conn.context.ids.begin(id);
         let result = callback::call(&self.server, conn, |handler, server, socket| {
             handler.on_open(server, socket)
@@ -236,16 +250,14 @@ impl Loop {
         if failure.is_none() {
             self.handle.context.ids.list(id);
         }
-        if self.after_callback(slot, failure) {
+        if self.after_callback(conn, failure) && conn.phase() != Phase::Vacant {
             // The connection closes, no matter what the exception handler did
             // with it.
-            if let Some(conn) = self.slab.of(id) {
-                conn.close_because(CloseReason::Error);
-                self.settle(slot);
-            }
+            conn.close_because(CloseReason::Error);
+            self.settle(conn);
         }
         if self.handle.context.limits.idle_ms != 0 {
-            self.arm(slot);
+            self.schedule.arm(conn);
         }
     }
 }

@@ -1,32 +1,28 @@
-//! The end of a connection: flush, half-close, linger, close; and the stop.
+//! The end of a connection: flush, half-close, linger, close.
 
 #![forbid(unsafe_code)]
 
 use std::io;
 
-use super::run::{Loop, SCRATCH};
+use super::driver::Driver;
 use crate::callback;
 use crate::clock::{self, Deadline};
-use crate::conn::{flag, Phase};
+use crate::conn::{Conn, Phase};
 use crate::error::CloseReason;
-use crate::sync::lock;
 use crate::sys::{self, RecvFlags};
 
-/// How often a stop looks whether peers have acknowledged all bytes, in ms.
-const LOOK: u64 = 20;
 /// Reads of a lingering connection before the others have their turn.
 const READS: usize = 16;
 
-impl Loop {
+impl Driver {
     /// Closes a connection in order: its queued bytes leave first.
-    pub(super) fn begin_close(&mut self, slot: u32, reason: CloseReason) {
-        if self.close_after_handshake(slot, reason) {
+    pub fn begin_close(&mut self, conn: &mut Conn, reason: CloseReason) {
+        if self.close_after_handshake(conn, reason) {
             return;
         }
-        self.leave_handshake(slot);
-        let Some(conn) = self.slab.get(slot) else { return };
+        self.leave_handshake(conn);
         if conn.holds_plaintext() {
-            self.finish_conn(slot, reason);
+            self.finish_conn(conn, reason);
             return;
         }
         conn.set_phase(Phase::Flushing);
@@ -36,37 +32,36 @@ impl Loop {
         // come.
         conn.context.ids.shut(conn.id);
         conn.collect();
-        let lost = conn.has(flag::SEND_FAILED);
+        let lost = conn.has_send_failed();
         conn.send_close_notify();
-        if conn.has(flag::SEND_FAILED) {
+        if conn.has_send_failed() {
             let reason = if lost { reason_of_loss(reason) } else { reason };
-            self.finish_conn(slot, reason);
+            self.finish_conn(conn, reason);
             return;
         }
-        if !conn.has(flag::BACKLOG) {
-            self.flushed(slot);
+        if !conn.has_backlog() {
+            self.end_flushing(conn);
             return;
         }
-        self.watch_writable(slot);
-        self.arm(slot);
+        self.watch_writable(conn);
+        self.schedule.arm(conn);
     }
 
     /// Bytes that were accepted before the end of a handshake in mid-stream
     /// leave after that handshake. Returns `true` if the close waits for it.
-    fn close_after_handshake(&mut self, slot: u32, reason: CloseReason) -> bool {
-        let Some(conn) = self.slab.get(slot) else { return false };
-        if !conn.is_upgrading() || !conn.holds_plaintext() || conn.has(flag::SEND_FAILED) {
+    fn close_after_handshake(&mut self, conn: &mut Conn, reason: CloseReason) -> bool {
+        if !conn.is_upgrading() || !conn.holds_plaintext() || conn.has_send_failed() {
             return false;
         }
-        if !conn.has(flag::CLOSE) {
+        if !conn.is_closing() {
             conn.close_because(reason);
         }
         conn.own_deadline = Deadline::NEVER;
         conn.collect();
-        if conn.has(flag::STARTTLS) {
-            self.begin_starttls(slot);
+        if conn.wants_tls() {
+            self.begin_starttls(conn);
         } else {
-            self.arm(slot);
+            self.schedule.arm(conn);
         }
         true
     }
@@ -75,240 +70,143 @@ impl Loop {
     /// closed; otherwise it half-closes and discards input for a while. A close
     /// with unread input would make the kernel send a reset, which may destroy
     /// the bytes on their way.
-    pub(super) fn flushed(&mut self, slot: u32) {
-        let Some(conn) = self.slab.get(slot) else { return };
+    pub fn end_flushing(&mut self, conn: &mut Conn) {
         let linger = conn.context.limits.linger_ms;
         if conn.has_peer_ended() {
             let reason = conn.reason;
-            self.finish_conn(slot, reason);
+            self.finish_conn(conn, reason);
             return;
         }
         conn.set_phase(Phase::Lingering);
         if linger == 0 {
-            self.end_lingering(slot);
+            self.end_lingering(conn);
             return;
         }
         conn.shut_write();
         conn.active_at = clock::now();
-        conn.own_deadline = Deadline::after_ms(linger);
-        if let Some(stop_at) = self.stop_at {
-            conn.own_deadline = conn.own_deadline.min(stop_at);
-        }
-        let ready = conn.has(flag::READY);
-        self.arm(slot);
+        conn.own_deadline = Deadline::after_ms(linger).min(self.drain.deadline());
+        let ready = conn.is_readable();
+        self.schedule.arm(conn);
         if ready {
-            self.discard(slot);
+            self.discard(conn);
         }
     }
 
     /// Reads and discards input until the peer has closed.
-    pub(super) fn discard(&mut self, slot: u32) {
-        let Some(conn) = self.slab.get(slot) else { return };
-        self.scratch.resize(SCRATCH, 0);
+    pub fn discard(&mut self, conn: &mut Conn) {
         for _ in 0..READS {
             let Some(fd) = conn.fd() else { return };
-            match sys::recv(fd, &mut self.scratch, RecvFlags::empty()) {
+            match sys::recv(fd, self.scratch.buffer(), RecvFlags::empty()) {
                 Ok(n) if n > 0 => conn.active_at = clock::now(),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    conn.clear(flag::READY);
+                    conn.note_no_input();
                     return;
                 }
-                Ok(_) if !conn.has(flag::SEND_FAILED) => {
+                Ok(_) if !conn.has_send_failed() => {
                     let reason = conn.reason;
-                    self.finish_conn(slot, reason);
+                    self.finish_conn(conn, reason);
                     return;
                 }
                 // A reset. An event may have consumed the error.
                 _ => {
-                    self.end_lingering(slot);
+                    self.end_lingering(conn);
                     return;
                 }
             }
         }
-        self.queue_turn(slot);
+        self.schedule.queue_turn(conn);
     }
 
     /// The last step of every connection that was not detached.
-    pub(super) fn finish_conn(&mut self, slot: u32, reason: CloseReason) {
-        let Some(conn) = self.slab.get(slot) else { return };
+    pub fn finish_conn(&mut self, conn: &mut Conn, reason: CloseReason) {
         if conn.phase() == Phase::Vacant {
             return;
         }
-        self.leave_handshake(slot);
-        let Some(conn) = self.slab.get(slot) else { return };
+        self.leave_handshake(conn);
         let lingered = conn.phase() == Phase::Lingering;
         let id = conn.id;
         // From now on the id is stale, in `on_close` too.
         conn.context.ids.shut(id);
         conn.collect();
         // An orderly end promises the peer that all bytes have left.
-        let lost = conn.has(flag::BACKLOG | flag::SEND_FAILED) || conn.holds_plaintext();
+        let lost = conn.has_unsent();
         if !lost && !matches!(reason, CloseReason::Abort | CloseReason::Cut | CloseReason::Reset) {
             conn.send_close_notify();
         }
-        let lost = lost || conn.has(flag::BACKLOG);
+        let lost = lost || conn.has_backlog();
         conn.context.ids.release(id);
         conn.set_phase(Phase::Flushing);
-        if conn.has(flag::UNOPENED) {
+        if conn.is_unopened() {
             callback::contain_drop(conn.replace_user_data(None));
         } else {
             callback::run_on_close(&self.server, conn, reason);
         }
-        let counters = &self.handle.context.counters;
+        let counters = self.counters();
         counters.closed[reason as usize].add(1);
-        match (reason, self.stop_at) {
-            (CloseReason::Cut, _) => counters.cut.add(1),
-            (_, Some(_)) => counters.drained.add(1),
-            (_, None) => {}
+        match reason {
+            CloseReason::Cut => counters.cut.add(1),
+            _ => counters.drained.add(u64::from(self.drain.is_begun())),
         }
         // A connection that lingered has given all bytes to the kernel, which
         // goes on sending them: a cut does not reset it.
-        let Some(conn) = self.slab.get(slot) else { return };
         let cut_off = reason == CloseReason::Cut && !lingered;
-        if lost || cut_off || conn.has(flag::ABORT) {
+        if lost || cut_off || conn.is_aborted() {
             conn.reset();
         }
-        self.vacate(slot, id);
+        self.vacate(conn, id);
     }
 
     /// The program detached the connection: its slot is free.
-    pub(super) fn take_out(&mut self, slot: u32) {
-        let Some(conn) = self.slab.get(slot) else { return };
+    pub fn take_out(&mut self, conn: &mut Conn) {
         let id = conn.id;
-        self.handle.context.counters.detached.add(1);
-        self.vacate(slot, id);
+        self.counters().detached.add(1);
+        self.vacate(conn, id);
     }
 
     /// Frees the slot. Closing a descriptor removes it from the poller
     /// (epoll(7)), so that no call is needed.
-    fn vacate(&mut self, slot: u32, id: u64) {
-        let Some(conn) = self.slab.get(slot) else { return };
-        let armed = conn.armed;
+    fn vacate(&mut self, conn: &mut Conn, id: u64) {
+        self.schedule.forget(conn.armed);
         conn.vacate();
-        self.disarm(armed);
-        self.live -= 1;
-        self.handle.context.counters.open.sub(1);
+        self.counters().open.sub(1);
         self.handle.free(id);
         self.loops.note_closed();
-    }
-
-    /// Stops accepting and closes the connections that can be closed. A second
-    /// call may bring an earlier deadline.
-    pub(super) fn begin_drain(&mut self, deadline: Deadline) {
-        if let Some(earlier) = self.stop_at {
-            self.stop_at = Some(earlier.min(deadline));
-            return;
-        }
-        self.stop_at = Some(deadline);
-        self.stop_accepting();
-        for slot in 0..self.slab.end() {
-            self.drain_one(slot);
-        }
-        self.take_in_arrivals();
-    }
-
-    pub(super) fn stop_accepting(&mut self) {
-        lock(&self.handle.intake).poller = None;
-        self.acceptor = None;
-        self.accept_at = Deadline::NEVER;
-    }
-
-    /// Closes one connection for a stop: immediately if nothing is unsent,
-    /// unread or unacknowledged; otherwise after its queue has left and
-    /// `on_drain` has sent no more.
-    pub(super) fn drain_one(&mut self, slot: u32) {
-        let Some(conn) = self.slab.get(slot) else { return };
-        match conn.phase() {
-            phase if phase.is_handshake() && conn.has(flag::UNOPENED) => {
-                self.finish_conn(slot, CloseReason::Stop)
-            }
-            Phase::Open | Phase::Hello | Phase::Waiting | Phase::Handshake => {
-                conn.collect();
-                if !conn.is_sending_out() {
-                    self.end_in_order(slot, CloseReason::Stop);
-                    return;
-                }
-                // `on_drain` may send the rest of a reply, also after a TLS
-                // handshake in mid-stream; no other callback or thread may send.
-                conn.context.ids.shut(conn.id);
-                conn.own_deadline = Deadline::NEVER;
-                self.settle(slot);
-            }
-            Phase::Lingering => {
-                if let Some(stop_at) = self.stop_at {
-                    conn.own_deadline = conn.own_deadline.min(stop_at);
-                    self.arm(slot);
-                }
-            }
-            Phase::Flushing | Phase::Vacant => {}
-        }
     }
 
     /// Ends an open connection that the program has not closed. The queued
     /// bytes leave, and no late input destroys them. If there is nothing to
     /// wait for, the connection ends immediately.
-    pub(super) fn end_in_order(&mut self, slot: u32, reason: CloseReason) {
-        let Some(conn) = self.slab.get(slot) else { return };
+    pub fn end_in_order(&mut self, conn: &mut Conn, reason: CloseReason) {
         conn.collect();
-        if conn.has(flag::SEND_FAILED) {
-            self.finish_conn(slot, reason_of_loss(reason));
-        } else if !conn.has(flag::BACKLOG) && (conn.has_peer_ended() || conn.is_quiet()) {
+        if conn.has_send_failed() {
+            self.finish_conn(conn, reason_of_loss(reason));
+        } else if !conn.has_backlog() && (conn.has_peer_ended() || conn.is_quiet()) {
             // `is_quiet` may have met a reset.
-            let lost = conn.has(flag::SEND_FAILED);
+            let lost = conn.has_send_failed();
             let reason = if lost { reason_of_loss(reason) } else { reason };
-            self.finish_conn(slot, reason);
+            self.finish_conn(conn, reason);
         } else {
-            conn.set(flag::READY);
-            self.begin_close(slot, reason);
+            conn.note_input();
+            self.begin_close(conn, reason);
         }
     }
 
     /// A deadline ends an open connection: the queued bytes are lost, and the
     /// peer sees a reset.
-    pub(super) fn end_by_deadline(&mut self, slot: u32, reason: CloseReason) {
-        let Some(conn) = self.slab.get(slot) else { return };
+    pub fn end_by_deadline(&mut self, conn: &mut Conn, reason: CloseReason) {
         conn.collect();
-        match conn.has(flag::BACKLOG) || conn.holds_plaintext() {
-            true => self.finish_conn(slot, reason),
-            false => self.end_in_order(slot, reason),
+        match conn.has_backlog() || conn.holds_plaintext() {
+            true => self.finish_conn(conn, reason),
+            false => self.end_in_order(conn, reason),
         }
     }
 
     /// The linger time of a connection is over, and its peer has not closed. A
     /// stop reports "nothing was lost" only if that is true.
-    pub(super) fn end_lingering(&mut self, slot: u32) {
-        let Some(conn) = self.slab.get(slot) else { return };
+    pub fn end_lingering(&mut self, conn: &mut Conn) {
         let lost = conn.reason == CloseReason::Stop && !conn.is_quiet();
         let reason = if lost { CloseReason::Cut } else { conn.reason };
-        self.finish_conn(slot, reason);
-    }
-
-    /// Ends, every few milliseconds of a stop, the lingering connections whose
-    /// peers have acknowledged all bytes and are silent: an acknowledgement makes
-    /// no event.
-    pub(super) fn end_acknowledged(&mut self) {
-        self.next_ack_check = Deadline::after_ms(LOOK);
-        for slot in 0..self.slab.end() {
-            let Some(conn) = self.slab.get(slot) else { continue };
-            let lingers = conn.phase() == Phase::Lingering;
-            if lingers && crate::linger::is_silent(conn.active_at) && conn.is_quiet() {
-                let reason = conn.reason;
-                self.finish_conn(slot, reason);
-            }
-        }
-    }
-
-    /// The deadline of the stop has passed.
-    pub(super) fn cut(&mut self) {
-        for slot in 0..self.slab.end() {
-            let Some(conn) = self.slab.get(slot) else { continue };
-            match conn.phase() {
-                Phase::Vacant => {}
-                // The kernel has all bytes and goes on sending them.
-                Phase::Lingering => self.end_lingering(slot),
-                _ => self.finish_conn(slot, CloseReason::Cut),
-            }
-        }
+        self.finish_conn(conn, reason);
     }
 }
 

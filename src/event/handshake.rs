@@ -13,20 +13,21 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io;
 
-use super::run::{Loop, SCRATCH};
+use super::driver::{Driver, Scratch};
+use super::run::Loop;
 use super::slab::Slab;
 use crate::callback;
 use crate::clock::{self, Deadline};
-use crate::conn::{flag, handshake_timeout, Conn, ConnId, Phase};
+use crate::conn::{handshake_timeout, Conn, Phase};
 use crate::error::{CloseReason, Error, Status};
 use crate::sys::{self, RecvFlags};
 
-/// How long a handshake may be silent while others wait for a place, in ms.
-const SILENCE: u64 = 2000;
+/// How long a handshake may be silent while others wait for a place.
+const MAX_SILENCE_MS: u64 = 2000;
 /// The size of a record's header, and the most bytes that follow it (RFC 8446,
 /// 5.1).
-const HEADER: usize = 5;
-const MOST: usize = 1 << 14;
+const RECORD_HEADER: usize = 5;
+const MAX_RECORD: usize = 1 << 14;
 
 /// The handshake places of a loop.
 pub(super) struct Handshakes {
@@ -43,55 +44,80 @@ impl Handshakes {
         Handshakes { in_use: 0, max, waiting: VecDeque::new(), silent: BinaryHeap::new() }
     }
 
-    /// Whether a place can be given now.
+    /// Returns whether a place can be given now.
     pub fn can_begin(&self) -> bool {
-        !self.waiting.is_empty() && self.in_use < self.max
+        !self.waiting.is_empty() && self.has_place()
     }
 
-    /// When to look again at the silent handshakes, while others wait.
+    /// Returns when to look again at the silent handshakes, while others wait.
     pub fn next_deadline(&self) -> Deadline {
         match self.silent.peek() {
             Some(Reverse((heard_at, _))) if !self.waiting.is_empty() => {
-                Deadline::since(*heard_at, SILENCE)
+                Deadline::since(*heard_at, MAX_SILENCE_MS)
             }
             _ => Deadline::NEVER,
         }
     }
 
-    fn occupy(&mut self, id: u64, live: usize, slab: &mut Slab) {
+    fn has_place(&self) -> bool {
+        self.in_use < self.max
+    }
+
+    fn occupy(&mut self, id: u64) {
         self.in_use += 1;
         self.silent.push(Reverse((clock::now(), id)));
-        if self.silent.len() > 2 * live + 64 {
-            self.silent.retain(|Reverse((_, id))| has_place(slab, *id));
-        }
     }
 
-    fn enqueue(&mut self, id: u64, live: usize, slab: &mut Slab) {
+    fn release(&mut self) {
+        self.in_use -= 1;
+    }
+
+    fn enqueue(&mut self, id: u64) {
         self.waiting.push_back(id);
-        if self.waiting.len() > 2 * live + 64 {
-            self.waiting.retain(|id| is_waiting(slab, *id));
+    }
+
+    /// Forgets the connections that have ended, where they are many. So the
+    /// number of open connections bounds the memory.
+    fn clean(&mut self, open: usize, slab: &mut Slab) {
+        let max = 2 * open + 64;
+        if self.waiting.len() > max {
+            self.waiting.retain(|id| is_in(Phase::Waiting, slab, *id));
+        }
+        if self.silent.len() > max {
+            self.silent.retain(|Reverse((_, id))| is_in(Phase::Handshake, slab, *id));
         }
     }
 
-    /// Whether a connection still waits. Forgets the first ones that do not.
-    fn has_waiting(&mut self, slab: &mut Slab) -> bool {
+    /// Of a server that stops, keeps only the handshakes in mid-stream, because
+    /// accepted bytes leave after them.
+    fn keep_upgrades(&mut self, slab: &mut Slab) {
+        self.waiting.retain(|id| slab.of(*id).is_some_and(|conn| !conn.is_unopened()));
+    }
+
+    /// Returns the connection that has waited for longest. Forgets those before
+    /// it that do not wait any more.
+    fn first_waiting<'a>(&mut self, slab: &'a mut Slab) -> Option<&'a mut Conn> {
         while let Some(id) = self.waiting.front() {
-            if is_waiting(slab, *id) {
-                return true;
+            if is_in(Phase::Waiting, slab, *id) {
+                return slab.of(*id);
             }
             self.waiting.pop_front();
         }
-        false
+        None
     }
 
-    /// The handshake that has been silent for longest, if that was too long.
-    fn longest_silent(&mut self, slab: &mut Slab) -> Option<u64> {
+    /// Returns the handshake that has been silent for longest, if that was too
+    /// long.
+    fn longest_silent<'a>(&mut self, slab: &'a mut Slab) -> Option<&'a mut Conn> {
         loop {
             let Reverse((noted, id)) = *self.silent.peek()?;
             let heard_at = slab.of(id).filter(|conn| conn.phase() == Phase::Handshake);
             let heard_at = heard_at.and_then(|conn| conn.tls.as_ref()).map(|tls| tls.heard_at);
             if heard_at.is_some_and(|at| at <= noted) {
-                return (noted + SILENCE < clock::now()).then_some(id);
+                return match noted + MAX_SILENCE_MS < clock::now() {
+                    true => slab.of(id),
+                    false => None,
+                };
             }
             self.silent.pop();
             if let Some(at) = heard_at {
@@ -101,21 +127,8 @@ impl Handshakes {
     }
 }
 
-fn has_place(slab: &mut Slab, id: u64) -> bool {
-    slab.of(id).is_some_and(|conn| conn.phase() == Phase::Handshake)
-}
-
-fn is_waiting(slab: &mut Slab, id: u64) -> bool {
-    slab.of(id).is_some_and(|conn| conn.phase() == Phase::Waiting)
-}
-
-fn is_upgrade(slab: &mut Slab, id: u64) -> bool {
-    slab.of(id).is_some_and(|conn| !conn.has(flag::UNOPENED))
-}
-
-/// The peer has closed or failed: the handshake cannot be completed any more.
-fn peer_has_left(conn: &Conn) -> bool {
-    conn.has(flag::SPECIAL) && conn.fd().is_some_and(sys::has_ended)
+fn is_in(phase: Phase, slab: &mut Slab, id: u64) -> bool {
+    slab.of(id).is_some_and(|conn| conn.phase() == phase)
 }
 
 const PEER_LEFT: &str = "the TLS handshake failed: the peer closed the connection";
@@ -130,22 +143,19 @@ enum Hello {
     None,
 }
 
-fn look_for_hello(conn: &Conn, scratch: &mut Vec<u8>) -> Hello {
+fn look_for_hello(conn: &Conn, scratch: &mut Scratch) -> Hello {
     let Some(fd) = conn.fd() else { return Hello::None };
-    scratch.resize(SCRATCH, 0);
-    let seen = match sys::recv(fd, &mut scratch[..HEADER + MOST], RecvFlags::PEEK) {
-        Ok(n) => &scratch[..n],
+    let buffer = &mut scratch.buffer()[..RECORD_HEADER + MAX_RECORD];
+    let seen = match sys::recv(fd, buffer, RecvFlags::PEEK) {
+        Ok(n) => &buffer[..n],
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => &[],
         Err(_) => return Hello::None,
     };
-    let part = || match conn.has(flag::SPECIAL) && sys::has_ended(fd) {
-        true => Hello::None,
-        false => Hello::Part,
-    };
+    let part = || if conn.has_peer_left() { Hello::None } else { Hello::Part };
     // A content type, version 3.x, a length.
     let &[kind, major, _, high, low, ref rest @ ..] = seen else { return part() };
     let length = usize::from(high) << 8 | usize::from(low);
-    if !(20..=23).contains(&kind) || major != 3 || length == 0 || length > MOST {
+    if !(20..=23).contains(&kind) || major != 3 || length == 0 || length > MAX_RECORD {
         return Hello::None;
     }
     match rest.get(..length) {
@@ -157,197 +167,163 @@ fn look_for_hello(conn: &Conn, scratch: &mut Vec<u8>) -> Hello {
 }
 
 impl Loop {
+    /// Gives places to the waiting connections, and takes places from silent
+    /// handshakes while others wait. Runs once in each turn.
+    pub(super) fn give_places(&mut self) {
+        let (driver, slab) = (&mut self.driver, &mut self.slab);
+        driver.handshakes.clean(driver.open_connections(), slab);
+        if driver.stopping() {
+            driver.handshakes.keep_upgrades(slab);
+        }
+        // A connection that begins to wait meanwhile is handled in the next
+        // turn.
+        let mut left = driver.handshakes.waiting.len();
+        while left > 0 {
+            let Some(conn) = driver.handshakes.first_waiting(slab) else { return };
+            if driver.handshakes.has_place() {
+                driver.handshakes.waiting.pop_front();
+                driver.begin_handshake(conn);
+                left -= 1;
+            } else {
+                let Some(silent) = driver.handshakes.longest_silent(slab) else { return };
+                driver.fail_handshake(silent, handshake_timeout());
+            }
+        }
+    }
+}
+
+impl Driver {
     /// A new connection of a TLS server. Its session is made when it gets a
     /// place: a silent client costs no more than a plain connection.
-    pub(super) fn expect_handshake(&mut self, slot: u32) {
-        let Some(conn) = self.slab.get(slot) else { return };
-        conn.set_phase(Phase::Hello);
-        conn.set(flag::UNOPENED);
-        conn.own_deadline = Deadline::after(self.server.config().handshake_timeout);
-        self.arm(slot);
+    pub fn expect_handshake(&mut self, conn: &mut Conn) {
+        conn.expect_handshake(Deadline::after(self.server.config().handshake_timeout));
+        self.schedule.arm(conn);
     }
 
     /// Handles input in one of the phases of a handshake.
-    pub(super) fn on_handshake_input(&mut self, slot: u32) {
-        let stopping = self.stopping();
-        let Some(conn) = self.slab.get(slot) else { return };
-        if stopping && conn.has(flag::UNOPENED) {
+    pub fn on_handshake_input(&mut self, conn: &mut Conn) {
+        if self.stopping() && conn.is_unopened() {
             return;
         }
         match conn.phase() {
-            Phase::Hello if conn.has(flag::READY) => {
-                match look_for_hello(conn, &mut self.scratch) {
-                    Hello::Part => {}
-                    Hello::Whole => self.wait_for_place(slot),
-                    Hello::None => self.fail_without_hello(slot),
-                }
-            }
-            Phase::Waiting if peer_has_left(conn) => self.fail_waiting(slot),
-            Phase::Handshake => self.continue_handshake(slot),
+            Phase::Hello if conn.is_readable() => match look_for_hello(conn, &mut self.scratch) {
+                Hello::Part => {}
+                Hello::Whole => self.wait_for_place(conn),
+                Hello::None => self.fail_without_hello(conn),
+            },
+            Phase::Waiting if conn.has_peer_left() => self.fail_waiting(conn),
+            Phase::Handshake => self.continue_handshake(conn),
             _ => {}
         }
     }
 
-    fn fail_waiting(&mut self, slot: u32) {
-        self.fail_handshake(slot, Error::new(Status::Handshake, PEER_LEFT));
+    fn fail_waiting(&mut self, conn: &mut Conn) {
+        self.fail_handshake(conn, Error::new(Status::Handshake, PEER_LEFT));
     }
 
     /// The first record is no ClientHello: the session sends its alert.
-    fn fail_without_hello(&mut self, slot: u32) {
-        self.begin_handshake(slot);
-        let Some(conn) = self.slab.get(slot) else { return };
+    fn fail_without_hello(&mut self, conn: &mut Conn) {
+        self.begin_handshake(conn);
         if conn.phase() == Phase::Handshake {
             let text = "the TLS handshake failed: it begins with no ClientHello";
-            self.fail_handshake(slot, Error::new(Status::Handshake, text));
+            self.fail_handshake(conn, Error::new(Status::Handshake, text));
         }
     }
 
-    fn wait_for_place(&mut self, slot: u32) {
-        let Some(conn) = self.slab.get(slot) else { return };
+    fn wait_for_place(&mut self, conn: &mut Conn) {
         conn.set_phase(Phase::Waiting);
-        if peer_has_left(conn) {
-            self.fail_waiting(slot);
-            return;
-        }
-        let id = conn.id;
-        self.handshakes.enqueue(id, self.live, &mut self.slab);
-    }
-
-    /// Gives places to the waiting connections, and takes places from silent
-    /// handshakes while others wait. Runs once in each turn.
-    pub(super) fn give_places(&mut self) {
-        if self.stopping() {
-            // Handshakes in mid-stream go on, because accepted bytes leave
-            // after them.
-            self.handshakes.waiting.retain(|id| is_upgrade(&mut self.slab, *id));
-        }
-        // A connection that begins to wait meanwhile is handled in the next
-        // turn.
-        let mut left = self.handshakes.waiting.len();
-        while left > 0 && self.handshakes.has_waiting(&mut self.slab) {
-            if self.handshakes.in_use < self.handshakes.max {
-                let Some(id) = self.handshakes.waiting.pop_front() else { return };
-                self.begin_handshake(ConnId::slot(id));
-                left -= 1;
-            } else {
-                let Some(id) = self.handshakes.longest_silent(&mut self.slab) else { return };
-                self.fail_handshake(ConnId::slot(id), handshake_timeout());
-            }
+        match conn.has_peer_left() {
+            true => self.fail_waiting(conn),
+            false => self.handshakes.enqueue(conn.id),
         }
     }
 
     /// Begins the handshake of a connection that got a place. STARTTLS may have
     /// made its session already.
-    fn begin_handshake(&mut self, slot: u32) {
-        let Some(conn) = self.slab.get(slot) else { return };
-        let id = conn.id;
+    fn begin_handshake(&mut self, conn: &mut Conn) {
         conn.set_phase(Phase::Handshake);
-        self.handshakes.occupy(id, self.live, &mut self.slab);
-        let Some(conn) = self.slab.get(slot) else { return };
-        if !conn.has(flag::TLS) {
+        self.handshakes.occupy(conn.id);
+        if !conn.is_tls() {
             let left = conn.own_deadline.ms_left();
             let begun = self.server.tls(conn.origin).map(|tls| conn.begin_tls(tls, &[], left));
             if let Some(Err(error)) = begun {
-                self.fail_handshake(slot, error);
+                self.fail_handshake(conn, error);
                 return;
             }
         }
-        self.continue_handshake(slot);
+        self.continue_handshake(conn);
     }
 
     /// Continues the handshake as far as its input allows.
-    fn continue_handshake(&mut self, slot: u32) {
-        let Some(conn) = self.slab.get(slot) else { return };
+    fn continue_handshake(&mut self, conn: &mut Conn) {
         if let Some(tls) = &mut conn.tls {
             tls.heard_at = clock::now();
         }
         match conn.handshake_step() {
-            Ok(false) if conn.has(flag::BACKLOG) => {
-                self.watch_writable(slot);
-                self.arm(slot);
+            Ok(false) if conn.has_backlog() => {
+                self.watch_writable(conn);
+                self.schedule.arm(conn);
             }
             Ok(false) => {}
-            Ok(true) => self.finish_handshake(slot),
-            Err(error) => self.fail_handshake(slot, error),
+            Ok(true) => self.finish_handshake(conn),
+            Err(error) => self.fail_handshake(conn, error),
         }
     }
 
     /// Begins the handshake that the handler asked for (STARTTLS). The session
     /// already has the bytes that the handler had read ahead.
-    pub(super) fn begin_starttls(&mut self, slot: u32) {
-        let Some(conn) = self.slab.get(slot) else { return };
-        conn.clear(flag::STARTTLS);
-        conn.set_phase(Phase::Hello);
+    pub fn begin_starttls(&mut self, conn: &mut Conn) {
+        conn.begin_upgrade();
         let ahead = conn.tls.as_ref().is_some_and(|tls| tls.heard_at != 0);
         let failed = conn.tls.as_ref().is_some_and(|tls| tls.error().is_some());
-        if conn.has(flag::BACKLOG) {
-            self.watch_writable(slot);
+        if conn.has_backlog() {
+            self.watch_writable(conn);
         }
-        self.arm(slot);
+        self.schedule.arm(conn);
         match () {
-            () if failed => self.fail_without_hello(slot),
-            () if ahead => self.wait_for_place(slot),
-            () => self.on_handshake_input(slot),
+            () if conn.phase() != Phase::Hello => {}
+            () if failed => self.fail_without_hello(conn),
+            () if ahead => self.wait_for_place(conn),
+            () => self.on_handshake_input(conn),
         }
     }
 
-    fn finish_handshake(&mut self, slot: u32) {
-        self.handle.context.counters.handshakes.add(1);
-        self.leave_handshake(slot);
-        let Some(conn) = self.slab.get(slot) else { return };
-        conn.set_phase(Phase::Open);
-        let (id, is_new) = (conn.id, conn.has(flag::UNOPENED));
-        if is_new {
-            conn.own_deadline = Deadline::NEVER;
-            conn.clear(flag::UNOPENED | flag::DRAINED);
-        }
-        conn.look_for_plain();
-        conn.set(flag::CALL_AGAIN | flag::ARM);
-        if conn.has(flag::WR_SHUT) {
-            conn.end_sending();
-        }
-        if is_new {
-            self.on_opened(id);
+    fn finish_handshake(&mut self, conn: &mut Conn) {
+        self.counters().handshakes.add(1);
+        self.leave_handshake(conn);
+        if conn.finish_handshake() {
+            self.on_opened(conn);
             return;
         }
         let wake_pending =
             conn.tls.as_mut().is_some_and(|tls| std::mem::take(&mut tls.wake_pending));
         if wake_pending && !conn.is_over() {
-            self.run_on_wake(slot);
+            self.run_on_wake(conn);
         } else {
-            self.settle(slot);
+            self.settle(conn);
         }
     }
 
-    pub(super) fn time_out_handshake(&mut self, slot: u32) {
-        self.fail_handshake(slot, handshake_timeout());
-    }
-
-    pub(super) fn fail_handshake(&mut self, slot: u32, error: Error) {
-        self.handle.context.counters.handshake_failures.add(1);
-        self.leave_handshake(slot);
-        let Some(conn) = self.slab.get(slot) else { return };
-        let peer_cannot_read =
-            conn.has(flag::BROKEN | flag::SEND_FAILED) || error.status() == Status::Timeout;
-        // The session never began, so it sends no close_notify; its alert has
-        // left or is queued. No bytes of the program are sent, above all not as
-        // plain text.
-        conn.set(flag::CLOSE_NOTIFY_SENT);
+    pub fn fail_handshake(&mut self, conn: &mut Conn, error: Error) {
+        self.counters().handshake_failures.add(1);
+        self.leave_handshake(conn);
+        let peer_cannot_read = conn.has_failed() || error.status() == Status::Timeout;
+        // No bytes of the program are sent, above all not as plain text.
+        conn.forbid_close_notify();
         conn.close_because(CloseReason::Handshake);
         callback::report_handshake_failure(&self.server, conn, error);
-        if peer_cannot_read || conn.has(flag::ABORT) {
-            self.finish_conn(slot, CloseReason::Handshake);
+        if peer_cannot_read || conn.is_aborted() {
+            self.finish_conn(conn, CloseReason::Handshake);
         } else {
-            self.begin_close(slot, CloseReason::Handshake);
+            self.begin_close(conn, CloseReason::Handshake);
         }
     }
 
     /// Ends the handshake of this connection, whatever comes next, and frees
     /// its place.
-    pub(super) fn leave_handshake(&mut self, slot: u32) {
-        let Some(conn) = self.slab.get(slot) else { return };
+    pub fn leave_handshake(&mut self, conn: &mut Conn) {
         if conn.phase() == Phase::Handshake {
-            self.handshakes.in_use -= 1;
+            self.handshakes.release();
         }
         if conn.phase().is_handshake() {
             conn.set_phase(Phase::Flushing);

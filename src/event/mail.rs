@@ -5,9 +5,8 @@
 use std::sync::atomic::Ordering;
 
 use super::run::Loop;
-use crate::callback;
 use crate::clock::Deadline;
-use crate::conn::{Conn, ConnId, Phase};
+use crate::conn::Conn;
 use crate::error::CloseReason;
 use crate::listener::Listener;
 
@@ -37,10 +36,10 @@ impl Loop {
     pub(super) fn drain_mail(&mut self) {
         // The flag is cleared before the mailbox is read: a thread that posts
         // after the mailbox was found empty signals again.
-        self.handle.awake.swap(false, Ordering::SeqCst);
+        self.driver.handle.awake.swap(false, Ordering::SeqCst);
         for _ in 0..PER_TURN {
             let delivered = self.deliver_next();
-            let mail = self.handle.mail.1.try_recv().ok();
+            let mail = self.driver.handle.mail.1.try_recv().ok();
             if mail.is_none() && !delivered {
                 return;
             }
@@ -56,8 +55,9 @@ impl Loop {
             Mail::Close(id) => self.with_conn(id, |conn| conn.close_because(CloseReason::Handler)),
             Mail::Abort(id) => self.with_conn(id, Conn::abort),
             Mail::Wake(id) => self.on_wake_mail(id),
-            Mail::Listen(listeners) => self.listen(listeners),
-            Mail::Accept => self.accept_again(),
+            Mail::Listen(_) if self.driver.stopping() => {}
+            Mail::Listen(listeners) => self.acceptor.listen(listeners),
+            Mail::Accept => self.acceptor.note_room(),
             Mail::Stop(deadline) => self.begin_drain(deadline),
             #[cfg(test)]
             Mail::Panic => panic!("a defect"),
@@ -67,18 +67,19 @@ impl Loop {
     /// Delivers the bytes that were accepted for one connection. Returns
     /// `false` if there are none.
     fn deliver_next(&mut self) -> bool {
-        if self.handle.context.inbox.is_empty(&self.handle.context.ids) {
+        let context = &self.driver.handle.context;
+        if context.inbox.is_empty(&context.ids) {
             return false;
         }
         // New connections have their callbacks first. So the connection whose
         // bytes are removed below is in its slot, and no code of the program
         // runs before the bytes are delivered.
         self.take_in_arrivals();
-        let context = &self.handle.context;
+        let context = &self.driver.handle.context;
         let Some((id, bytes)) = context.inbox.next(&context.ids) else { return false };
         if let Some(conn) = self.slab.of(id).filter(|_| bytes.len() > 0) {
             conn.send_accepted(bytes);
-            self.settle(ConnId::slot(id));
+            self.driver.settle(conn);
         }
         true
     }
@@ -89,7 +90,7 @@ impl Loop {
         self.take_in_arrivals();
         let Some(conn) = self.slab.of(id) else { return };
         change(conn);
-        self.settle(ConnId::slot(id));
+        self.driver.settle(conn);
     }
 
     fn on_wake_mail(&mut self, id: u64) {
@@ -102,20 +103,7 @@ impl Loop {
                     tls.wake_pending = true;
                 }
             }
-            _ => self.run_on_wake(ConnId::slot(id)),
+            _ => self.driver.run_on_wake(conn),
         }
-    }
-
-    pub(super) fn run_on_wake(&mut self, slot: u32) {
-        let stopping = self.stopping();
-        let Some(conn) = self.slab.get(slot) else { return };
-        conn.context.ids.clear_wake(conn.id);
-        if stopping || conn.phase() != Phase::Open || conn.is_over() {
-            return;
-        }
-        let result = callback::call(&self.server, conn, |handler, server, socket| {
-            handler.on_wake(server, socket);
-        });
-        self.after_callback(slot, result.err());
     }
 }

@@ -42,8 +42,8 @@ impl Slab {
         &mut self.chunks[slot as usize / CHUNK][slot as usize % CHUNK]
     }
 
-    /// One past the largest slot number so far.
-    pub fn end(&self) -> u32 {
-        (self.chunks.len() * CHUNK) as u32
+    /// All places, vacant ones included.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Conn> {
+        self.chunks.iter_mut().flat_map(|chunk| chunk.iter_mut())
     }
 }

@@ -52,7 +52,7 @@ fn outcome_slow(success: bool, code: i32, socket: &mut Socket<'_>) -> Result<(),
     let raised = socket.conn().take_raised();
     match success {
         true => Ok(()),
-        false => Err(raised.unwrap_or_else(|| socket.returned(code))),
+        false => Err(raised.unwrap_or_else(|| socket.handler_error(code))),
     }
 }
 
@@ -91,7 +91,7 @@ impl Handler for CHandler {
             return Ok(());
         };
         match unsafe { call(self.server, user_data) } {
-            code if code < 0 => Err(Error::returned(code)),
+            code if code < 0 => Err(Error::of_code(code)),
             _ => Ok(()),
         }
     }
@@ -160,7 +160,7 @@ impl Handler for CHandler {
             }
             // SAFETY: the caller's contract; `error` outlives the call.
             None => match unsafe { call(self.server, ptr::null_mut(), &error, user_data) } {
-                code if code < 0 => Err(Error::returned(code)),
+                code if code < 0 => Err(Error::of_code(code)),
                 _ => Ok(()),
             },
         }

@@ -107,7 +107,7 @@ pub(super) unsafe fn conn_of<'a>(socket: *const ns_socket) -> Result<&'a mut Con
 pub(super) unsafe fn usable_conn<'a>(socket: *const ns_socket) -> Result<&'a mut Conn, Status> {
     // SAFETY: the caller's promise.
     let conn = unsafe { conn_of(socket) }?;
-    conn.usable()?;
+    conn.check_usable()?;
     Ok(conn)
 }
 
@@ -119,7 +119,7 @@ pub(super) unsafe fn usable_conn<'a>(socket: *const ns_socket) -> Result<&'a mut
 pub(super) unsafe fn reachable_conn<'a>(socket: *const ns_socket) -> Result<&'a mut Conn, Status> {
     // SAFETY: the caller's promise.
     let conn = unsafe { conn_of(socket) }?;
-    match conn.usable() {
+    match conn.check_usable() {
         Ok(()) | Err(Status::Detached) => Ok(conn),
         Err(status) => Err(status),
     }

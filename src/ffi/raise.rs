@@ -55,7 +55,7 @@ pub unsafe extern "C" fn ns_raise_with(
         if let Some(conn) = conn.ok().filter(|conn| !conn.is_owned()) {
             let error = match message {
                 Ok(message) => Error::raise(code, message),
-                Err(_) => Error::returned(code),
+                Err(_) => Error::of_code(code),
             };
             conn.set_raised(error.with_payload(Box::new(payload)));
         }

@@ -1,0 +1,142 @@
+//! A loop as other threads see it: its slots, its arrivals, its mailbox.
+
+#![forbid(unsafe_code)]
+
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crossbeam_channel::{Receiver, Sender};
+
+use super::{Mail, BOTH, WAKE};
+use crate::conn::{Bytes, Conn, ConnId, IdTable, SendError, ThreadContext};
+use crate::error::{Error, Status};
+use crate::sync::lock;
+use crate::sys::{Poller, Waker};
+
+/// The free slots of a loop, and the connections that other threads put into
+/// it.
+pub(super) struct Intake {
+    /// The loop's poller; `None` from the loop's stop on.
+    pub poller: Option<Poller>,
+    free: Vec<u32>,
+    next: u32,
+    pub arrivals: Vec<Conn>,
+}
+
+/// A loop as other threads see it.
+pub(crate) struct LoopHandle {
+    pub context: Arc<ThreadContext>,
+    pub(super) intake: Mutex<Intake>,
+    pub(super) has_arrivals: AtomicBool,
+    pub(super) mail: (Sender<Mail>, Receiver<Mail>),
+    /// A wake-up is on its way: more mail needs none.
+    pub(super) awake: AtomicBool,
+    pub(super) wake: Waker,
+}
+
+impl LoopHandle {
+    pub(super) fn new(context: ThreadContext, poller: &Poller) -> std::io::Result<LoopHandle> {
+        let wake = Waker::new()?;
+        wake.watch(poller, WAKE)?;
+        Ok(LoopHandle {
+            context: Arc::new(context),
+            intake: Mutex::new(Intake {
+                poller: Some(poller.clone()),
+                free: Vec::new(),
+                next: 0,
+                arrivals: Vec::new(),
+            }),
+            has_arrivals: AtomicBool::new(false),
+            mail: crossbeam_channel::unbounded(),
+            awake: AtomicBool::new(false),
+            wake,
+        })
+    }
+
+    /// Puts mail into the loop's mailbox. One wake-up serves a burst of mail.
+    pub fn post(&self, mail: Mail) {
+        let _ = self.mail.0.send(mail);
+        self.wake_up();
+    }
+
+    /// Makes the loop look at its mail and its inbox.
+    fn wake_up(&self) {
+        if !self.awake.swap(true, Ordering::SeqCst) {
+            self.wake.signal();
+        }
+    }
+
+    /// Accepts bytes for a connection of this loop, or refuses all of them.
+    pub(super) fn send(&self, id: u64, bytes: &Bytes<'_>) -> Result<(), SendError> {
+        if self.context.inbox.put(&self.context.ids, id, bytes)? {
+            self.wake_up();
+        }
+        Ok(())
+    }
+
+    pub(super) fn has_arrivals(&self) -> bool {
+        self.has_arrivals.load(Ordering::Acquire)
+    }
+
+    /// Takes a free slot and returns a new id with it.
+    pub(super) fn allocate(&self, intake: &mut Intake) -> Option<u64> {
+        loop {
+            let slot = intake.free.pop().or_else(|| {
+                let slot = intake.next;
+                intake.next += u32::from(slot < IdTable::SLOTS);
+                (slot < IdTable::SLOTS).then_some(slot)
+            })?;
+            if let Some(id) = self.context.ids.give(self.context.index, slot) {
+                return Some(id);
+            }
+        }
+    }
+
+    pub(super) fn free(&self, id: u64) {
+        self.context.ids.release(id);
+        lock(&self.intake).free.push(ConnId::slot(id));
+    }
+
+    /// Puts a connection into the loop from another thread. The connection is
+    /// complete before the loop handles its first event, because the loop looks
+    /// among the arrivals under the lock that this function holds. `open`: the
+    /// id takes calls immediately. On failure nothing has changed, and the
+    /// caller gets `source` back.
+    pub(super) fn insert_remote<T>(
+        &self,
+        source: T,
+        open: bool,
+        fd: impl Fn(&T) -> Option<BorrowedFd<'_>>,
+        make: impl FnOnce(T, u64) -> Conn,
+    ) -> Result<u64, (Error, T)> {
+        let mut intake = lock(&self.intake);
+        if intake.poller.is_none() {
+            return Err((Error::new(Status::State, "the server is not running"), source));
+        }
+        // Set before the id can be used and before the first event: the loop
+        // looks for the connection only if this is set, and then under this
+        // lock.
+        self.has_arrivals.store(true, Ordering::SeqCst);
+        let Some(id) = self.allocate(&mut intake) else {
+            return Err((Error::new(Status::NoMemory, "no connection slot is left"), source));
+        };
+        let registered = match (&intake.poller, fd(&source)) {
+            (Some(poller), Some(fd)) => poller.add(fd, id, BOTH),
+            _ => Ok(()),
+        };
+        if let Err(e) = registered {
+            self.context.ids.release(id);
+            intake.free.push(ConnId::slot(id));
+            return Err((Error::from_os(Status::Io, "cannot watch the socket", &e), source));
+        }
+        let mut conn = make(source, id);
+        conn.note_writable_watched();
+        if open {
+            self.context.ids.open(id, conn.is_sendable());
+        }
+        intake.arrivals.push(conn);
+        self.context.counters.open.add(1);
+        Ok(id)
+    }
+}
