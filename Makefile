@@ -165,6 +165,7 @@ memcheck: deps build c-tests ## run the C examples and C tests under valgrind
 asan: asan-programs ## run the C examples and C tests with AddressSanitizer
 	$(PYTHON) tests/c/run.py --under asan
 	$(PYTHON) tests/examples/run.py --under asan
+	$(PYTHON) tests/services/run.py --under asan
 	$(PYTHON) tests/campaigns/killing.py 20 --under asan
 
 audit: examples-rust ## run testssl.sh and sslyze against a TLS server and judge the findings; some minutes

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod inherited;
 mod tcp;
 mod unix;
 
@@ -11,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;
 
-use socket2::{SockAddr, Socket};
+use socket2::{SockAddr, SockRef, Socket};
 
 use crate::address::{self, Peer};
 use crate::clock::{self, Deadline};
@@ -19,7 +20,8 @@ use crate::config::Config;
 use crate::error::{quoted, Error, Status};
 use crate::service::{Origin, Place, Service};
 use crate::sync::lock;
-use crate::sys::{self, PollFd, PollFlags, Shutdown};
+use crate::sys::{self, PollFd, PollFlags, Poller, Shutdown};
+use tcp::TcpOptions;
 
 /// A bound socket that listens. Accepted sockets inherit the options that are
 /// set here (Linux), which saves the calls per connection.
@@ -29,8 +31,19 @@ pub(crate) struct Listener {
     origin: Origin,
     /// The file of a unix socket, until the listener is shut.
     file: Mutex<Option<unix::SocketFile>>,
+    /// Others have the socket too, and go on to accept.
+    shared: Option<Shared>,
     /// The socket accepts no more: it was shut, or destroyed from outside.
     lost: AtomicBool,
+}
+
+/// What a socket needs that other processes have too.
+struct Shared {
+    /// The options of accepted sockets: the listener's are not ours to set.
+    options: Option<TcpOptions>,
+    /// Wakes the threads that wait for a connection when the listener is shut.
+    /// Nothing else may: shutdown(2) would end the socket for everybody.
+    end: OwnedFd,
 }
 
 /// Why accept returned no connection.
@@ -57,8 +70,17 @@ impl Listener {
             socket,
             origin: Origin::NONE,
             file: Mutex::new(None),
+            shared: None,
             lost: AtomicBool::new(false),
         })
+    }
+
+    /// Takes a socket that others have too.
+    fn shared(socket: Socket, config: &Config) -> io::Result<Listener> {
+        let mut listener = Listener::new(socket)?;
+        let options = listener.address.as_socket().map(|_| TcpOptions::of(config));
+        listener.shared = Some(Shared { options, end: sys::new_event()? });
+        Ok(listener)
     }
 
     /// Returns the port, 0 if it has none.
@@ -68,8 +90,16 @@ impl Listener {
 
     /// Accepts the next waiting connection.
     pub fn accept(&self, non_blocking: bool) -> Result<Accepted, AcceptError> {
+        if self.shared.is_some() {
+            self.prepare_shared()?;
+        }
         let accepted = sys::accept(self.socket.as_fd(), non_blocking);
-        let complete = |(fd, peer)| Accepted { fd, peer: Peer::new(&peer), origin: self.origin };
+        let complete = |(fd, peer)| {
+            if let Some(Shared { options: Some(options), .. }) = &self.shared {
+                options.set(SockRef::from(&fd));
+            }
+            Accepted { fd, peer: Peer::new(&peer), origin: self.origin }
+        };
         accepted.map(complete).map_err(|e| match e.raw_os_error() {
             Some(libc::EAGAIN) => AcceptError::Empty,
             Some(libc::EINVAL | libc::EBADF | libc::ENOTSOCK) => {
@@ -82,6 +112,17 @@ impl Listener {
             // Any other failure may be permanent (EPERM of a packet filter).
             _ => AcceptError::Exhausted(e),
         })
+    }
+
+    /// Makes sure that accept(2) does not wait: another process may take the
+    /// connection that is there, and may have cleared `O_NONBLOCK`, which all
+    /// that have the socket share.
+    fn prepare_shared(&self) -> Result<(), AcceptError> {
+        match sys::poll(self.as_fd(), PollFlags::IN, 0) {
+            Ok(found) if found.is_empty() => Err(AcceptError::Empty),
+            Ok(_) => self.set_nonblocking().map_err(AcceptError::Exhausted),
+            Err(_) => Err(AcceptError::Next),
+        }
     }
 
     pub fn is_lost(&self) -> bool {
@@ -97,7 +138,22 @@ impl Listener {
     /// nobody listens there any more.
     pub fn shut(&self) {
         drop(lock(&self.file).take());
-        sys::shutdown(self.socket.as_raw_fd(), Shutdown::Both);
+        match &self.shared {
+            None => sys::shutdown(self.socket.as_raw_fd(), Shutdown::Both),
+            Some(shared) => {
+                self.lost.store(true, Ordering::SeqCst);
+                sys::signal_event(shared.end.as_fd());
+            }
+        }
+    }
+
+    /// Makes a poller report nothing of it any more. The poller watches a socket
+    /// that others have until that, although this descriptor is closed
+    /// (epoll(7)).
+    pub fn unwatch(&self, poller: &Poller) {
+        if self.shared.is_some() {
+            let _ = poller.remove(self.as_fd());
+        }
     }
 }
 
@@ -141,6 +197,8 @@ pub(crate) fn bind(
     let mut listeners = match service.place() {
         Place::Tcp(tcp) => tcp::bind(service, tcp, config)?,
         Place::File(path) => vec![unix::bind_file(service, path, config)?],
+        Place::Fd(fd) => vec![inherited::take(service, *fd, config)?],
+        Place::Systemd(name) => inherited::take_from_systemd(service, name.as_deref(), config)?,
         Place::Abstract(name) => vec![unix::bind_abstract(service, name, config)?],
     };
     listeners.iter_mut().for_each(|listener| listener.origin = origin);
@@ -159,18 +217,21 @@ pub(crate) struct Accepted {
     pub origin: Origin,
 }
 
-/// accept(2) with a deadline. With one listener and no deadline it is the bare
-/// call. The caller passes a different `turn` each time.
+/// accept(2) with a deadline. With one listener that nobody shares and no
+/// deadline it is the bare call. The caller passes a different `turn` each time.
 pub(crate) fn accept_until(
     listeners: &[Listener],
     until: Deadline,
     turn: usize,
 ) -> Result<Accepted, AcceptError> {
-    if let ([listener], Deadline::NEVER) = (listeners, until) {
-        return match listener.is_lost() {
-            true => Err(AcceptError::Shut),
-            false => listener.accept(false),
-        };
+    match listeners {
+        [listener] if until == Deadline::NEVER && listener.shared.is_none() => {
+            return match listener.is_lost() {
+                true => Err(AcceptError::Shut),
+                false => listener.accept(false),
+            };
+        }
+        _ => {}
     }
     accept_from(&wait_ready(listeners, until)?, turn)
 }
@@ -186,6 +247,8 @@ pub(crate) fn wait_ready(
         return Err(AcceptError::Shut);
     }
     let mut entries: Vec<_> = usable.iter().map(|l| PollFd::new(*l, PollFlags::IN)).collect();
+    let shared = usable.iter().filter_map(|l| l.shared.as_ref());
+    entries.extend(shared.map(|shared| PollFd::new(&shared.end, PollFlags::IN)));
     match sys::poll_many(&mut entries, until.poll_timeout()) {
         Ok(0) => Err(AcceptError::Empty),
         Ok(_) => {

@@ -103,8 +103,12 @@ impl Server {
     /// Makes a server with the default configuration. It binds nothing yet.
     ///
     /// `service` says where to listen: `"5000"`, `"http"`, `"0"` or `""` for
-    /// any free port, `"127.0.0.1:5000"`, `"[::1]:5000"`, `"unix:/path"`,
-    /// `"unix:@name"` (unix(7)).
+    /// any free port, `"127.0.0.1:5000"`, `"[::1]:5000"`; `"unix:/path"`,
+    /// `"unix:@name"` (unix(7)); `"fd:3"`, a listening descriptor of the
+    /// program's, of which the start takes a duplicate; `"systemd"` or
+    /// `"systemd:NAME"`, the sockets that systemd passed (sd_listen_fds(3)). On
+    /// the latter two the start sets `O_NONBLOCK`, and the stop does not end
+    /// the socket.
     ///
     /// Errors: [`Status::Invalid`] for a bad service string, [`Status::Io`]
     /// where the system has no descriptor left.

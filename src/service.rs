@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use crate::error::{quoted, Error, Status};
@@ -50,6 +51,10 @@ pub(crate) enum Place {
     /// A name of unix(7)'s abstract namespace, without the first byte, which
     /// is 0.
     Abstract(String),
+    /// A descriptor of the program's, which listens.
+    Fd(RawFd),
+    /// The sockets that systemd passed: all, or those with this name.
+    Systemd(Option<String>),
 }
 
 /// A host (none: all of this machine's addresses) and a port number or a name
@@ -67,10 +72,14 @@ const MAX_UNIX_NAME: usize = 107;
 impl Service {
     /// Parses a service string: `"5000"`, `"http"`, `"0"` or `""` (any free
     /// port), `"127.0.0.1:5000"`, `"[::1]:5000"`, `"localhost:http"`,
-    /// `"unix:/path"`, `"unix:@name"`. The start of the server resolves names.
+    /// `"unix:/path"`, `"unix:@name"`, `"fd:3"`, `"systemd"`, `"systemd:NAME"`.
+    /// The start of the server resolves names and looks at descriptors.
     pub fn parse(text: &str) -> Result<Service, Error> {
         let place = match text.split_once(':') {
             Some(("unix", name)) => parse_unix(name),
+            Some(("fd", number)) => parse_fd(number),
+            Some(("systemd", name)) => parse_systemd(name),
+            None if text == "systemd" => Ok(Place::Systemd(None)),
             _ => parse_tcp(text).map(Place::Tcp),
         };
         match place {
@@ -115,6 +124,21 @@ fn parse_unix(name: &str) -> Result<Place, &'static str> {
         }
         () if bytes.contains('\0') => Err("the path or name has a NUL"),
         () => Ok(kind),
+    }
+}
+
+fn parse_fd(number: &str) -> Result<Place, &'static str> {
+    let digits = number.bytes().all(|b| b.is_ascii_digit());
+    let fd = number.parse().ok().filter(|_| digits);
+    fd.map(Place::Fd).ok_or("a descriptor is a number of digits alone")
+}
+
+/// systemd.socket(5) has the bounds of a name (`FileDescriptorName=`).
+fn parse_systemd(name: &str) -> Result<Place, &'static str> {
+    let good = |b: u8| b.is_ascii_graphic() && b != b':';
+    match !name.is_empty() && name.len() <= 255 && name.bytes().all(good) {
+        true => Ok(Place::Systemd(Some(name.into()))),
+        false => Err("a name of systemd's has 1 to 255 characters without blanks and colons"),
     }
 }
 
@@ -213,11 +237,30 @@ mod tests {
         let place = |text: &str| Service::parse(text).unwrap().place;
         assert_eq!(place("unix:/a:b"), Place::File("/a:b".into()));
         assert_eq!(place("unix:@/a"), Place::Abstract("/a".into()));
+        assert_eq!(place("fd:7"), Place::Fd(7));
+        assert_eq!(place("systemd"), Place::Systemd(None));
+        assert_eq!(place("systemd:web"), Place::Systemd(Some("web".into())));
     }
 
     #[test]
     fn nonsense_is_refused() {
-        let forms = ["65536", "::1:80", "[::1:80", ":80", "host:", "a b", "-1 ", "\n", "x y:1"];
+        let forms = [
+            "fd:",
+            "fd:-1",
+            "fd:+3",
+            "fd:2147483648",
+            "systemd:",
+            "systemd:a b",
+            "65536",
+            "::1:80",
+            "[::1:80",
+            ":80",
+            "host:",
+            "a b",
+            "-1 ",
+            "\n",
+            "x y:1",
+        ];
         let ports =
             ["+80", "-1", "+65536", "70000", "-4294962291", "8.0", "_", "18446744073709551696"];
         let with_host = ports.map(|port| format!("127.0.0.1:{port}"));

@@ -73,8 +73,9 @@ impl Acceptor {
         self.reconsider();
     }
 
-    /// Closes the listeners.
-    pub fn stop(&mut self) {
+    /// Closes the listeners, of which the poller reports nothing any more.
+    pub fn stop(&mut self, poller: &Poller) {
+        self.listeners.iter().for_each(|listener| listener.unwatch(poller));
         *self = Acceptor::new();
     }
 

@@ -79,7 +79,7 @@ impl Loop {
 
     fn stop_accepting(&mut self) {
         lock(&self.driver.handle.intake).poller = None;
-        self.acceptor.stop();
+        self.acceptor.stop(self.driver.schedule.poller());
     }
 
     /// Does the part of a turn that a stop needs.

@@ -6,7 +6,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::Listener;
 use crate::config::Config;
@@ -96,13 +96,36 @@ fn bind_one(address: SocketAddr, dual: bool, config: &Config) -> io::Result<List
         })?;
     }
     socket.set_reuse_address(true)?;
-    socket.set_tcp_nodelay(config.no_delay)?;
-    if let Some(idle) = config.keep_alive {
-        socket.set_tcp_keepalive(&keep_alive(idle))?;
-    }
+    TcpOptions::of(config).try_set(SockRef::from(&socket))?;
     socket.bind(&address.into())?;
     socket.listen(config.backlog as i32)?;
     Listener::new(socket)
+}
+
+/// The options of a connection.
+pub(super) struct TcpOptions {
+    no_delay: bool,
+    keep_alive: Option<Duration>,
+}
+
+impl TcpOptions {
+    pub fn of(config: &Config) -> TcpOptions {
+        TcpOptions { no_delay: config.no_delay, keep_alive: config.keep_alive }
+    }
+
+    fn try_set(&self, socket: SockRef<'_>) -> io::Result<()> {
+        socket.set_tcp_nodelay(self.no_delay)?;
+        match self.keep_alive {
+            Some(idle) => socket.set_tcp_keepalive(&keep_alive(idle)),
+            None => socket.set_keepalive(false),
+        }
+    }
+
+    /// Sets them on an accepted socket. That fails only where the connection is
+    /// gone.
+    pub fn set(&self, socket: SockRef<'_>) {
+        let _ = self.try_set(socket);
+    }
 }
 
 fn keep_alive(idle: Duration) -> TcpKeepalive {

@@ -91,6 +91,27 @@ pub(crate) fn accept(
     Ok((unsafe { OwnedFd::from_raw_fd(fd) }, address))
 }
 
+/// fcntl(2), F_DUPFD_CLOEXEC. The number may be that of no open descriptor.
+pub(crate) fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes no pointers, and checks the number.
+    match unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: fcntl made this descriptor, and nobody else has it.
+        copy => Ok(unsafe { OwnedFd::from_raw_fd(copy) }),
+    }
+}
+
+/// eventfd(2): a descriptor that can be polled, for [`signal_event`].
+pub(crate) fn new_event() -> io::Result<OwnedFd> {
+    let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
+    Ok(rustix::event::eventfd(0, flags)?)
+}
+
+/// Makes such a descriptor readable, for good: nobody reads it.
+pub(crate) fn signal_event(event: BorrowedFd<'_>) {
+    let _ = rustix::io::write(event, &1u64.to_ne_bytes());
+}
+
 /// poll(2) of one descriptor. `timeout` is in milliseconds; a negative one
 /// waits forever. Returns the events that were found, none after the timeout.
 pub(crate) fn poll(fd: BorrowedFd<'_>, events: PollFlags, timeout: i32) -> io::Result<PollFlags> {

@@ -15,6 +15,7 @@ mod exception;
 mod fairness;
 mod farewell;
 mod hygiene;
+mod inherited;
 mod ipv6;
 mod lifecycle;
 mod limits;
