@@ -1,17 +1,18 @@
 /* echo: sends back what it receives, in either mode, until SIGINT or SIGTERM.
  *
- *   echo [-n] [-t THREADS] [-6] [-b BUFFER_BYTES] [--shutdown-port P]
+ *   echo [-n] [-t THREADS] [-6] [-b BUFFER_BYTES] [--reuse-port] [--shutdown-port P]
  *        [--cert FILE --key FILE [--client-ca FILE]] [SERVICE]
  *
  *   -n                 non-blocking mode: event loops, any number of connections
  *   -t THREADS         workers (blocking mode) or event loops (1)
  *   -6                 IPv6 too
  *   -b BUFFER_BYTES    receive buffer of each thread (262144)
+ *   --reuse-port       other servers may listen on the same port
  *   --shutdown-port P  a connection to this port stops the server (off)
  *   --cert FILE        TLS with this certificate chain (PEM), and
  *   --key FILE         its private key (PEM)
  *   --client-ca FILE   serve only clients with a certificate of these authorities (PEM)
- *   SERVICE            where to listen (5000); 0 takes any free port
+ *   SERVICE            where to listen (5000); 0 takes any free port; also unix:/path, fd:3, systemd
  */
 #define _POSIX_C_SOURCE 200809L
 #include "serve.h"
@@ -22,7 +23,7 @@
 #include <stdlib.h>
 
 static const char usage[] =
-    "usage: echo [-n] [-t THREADS] [-6] [-b BUFFER_BYTES] [--shutdown-port P]\n"
+    "usage: echo [-n] [-t THREADS] [-6] [-b BUFFER_BYTES] [--reuse-port] [--shutdown-port P]\n"
     "            [--cert FILE --key FILE [--client-ca FILE]] [SERVICE]\n";
 
 static pthread_key_t freed_at_exit; /* of a thread: its buffer */
@@ -106,6 +107,7 @@ static int take_option(int c, ns_config *config) {
         ns_config_set_non_blocking(config, 1);
         break;
     case '6': ns_config_set_use_ipv6(config, 1); break;
+    case 'r': ns_config_set_reuse_port(config, 1); break;
     case 's': ns_config_set_shutdown_port(config, optarg); break;
     case 't':
         n = number(optarg, UINT32_MAX);
@@ -125,7 +127,8 @@ static int take_option(int c, ns_config *config) {
 
 /* Returns the service, NULL where the arguments make no sense. */
 static const char *parse(int argc, char **argv, ns_config *config) {
-    static const struct option longs[] = {{"shutdown-port", required_argument, NULL, 's'},
+    static const struct option longs[] = {{"reuse-port", no_argument, NULL, 'r'},
+                                          {"shutdown-port", required_argument, NULL, 's'},
                                           {"cert", required_argument, NULL, 'c'},
                                           {"key", required_argument, NULL, 'k'},
                                           {"client-ca", required_argument, NULL, 'a'},

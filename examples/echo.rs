@@ -1,6 +1,6 @@
 //! echo: sends back what it receives, in either mode, until SIGINT or SIGTERM.
 //!
-//!   echo [-n] [-t THREADS] [-6] [-b BUFFER_BYTES] [--shutdown-port P] [SERVICE]
+//!   echo [-n] [-t THREADS] [-6] [-b BUFFER_BYTES] [--reuse-port] [--shutdown-port P] [SERVICE]
 //!
 //! The options are those of examples-c/echo.c.
 
@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::process::ExitCode;
 
 const USAGE: &str =
-    "usage: echo [-n] [-t THREADS] [-6] [-b BUFFER_BYTES] [--shutdown-port P] [SERVICE]";
+    "usage: echo [-n] [-t THREADS] [-6] [-b BUFFER_BYTES] [--reuse-port] [--shutdown-port P] [SERVICE]";
 
 struct Echo {
     buffer_size: usize,
@@ -77,6 +77,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Option<Options> {
         match arg.as_str() {
             "-n" => config.non_blocking = true,
             "-6" => config.use_ipv6 = true,
+            "--reuse-port" => config.reuse_port = true,
             "-t" => config.max_thread = args.next()?.parse().ok()?,
             "-b" => options.buffer_size = args.next()?.parse().ok().filter(|&size| size > 0)?,
             "--shutdown-port" => config.shutdown_port = Some(args.next()?),

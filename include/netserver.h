@@ -512,6 +512,23 @@ ns_status ns_config_set_use_ipv6(ns_config *config, int32_t value);
 int32_t ns_config_use_ipv6(const ns_config *config);
 
 /**
+ * Sets whether other servers of the same user that have this setting may listen on
+ * the same TCP ports (SO_REUSEPORT, socket(7)): 1 or 0 (default). The kernel spreads
+ * the clients over them. Clients in the backlog of one that stops are reset. It is
+ * not for the shutdown port.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_reuse_port(ns_config *config, int32_t value);
+
+/**
+ * Returns: the setting `reuse_port`, 0 or 1.
+ * [any]
+ */
+int32_t ns_config_reuse_port(const ns_config *config);
+
+/**
  * Sets the permissions of the file of a "unix:/path" service, as for chmod(2): at
  * most 0777; default 0600: this user alone may connect. The process's umask does
  * not matter.

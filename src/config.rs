@@ -45,6 +45,10 @@ pub struct Config {
     pub non_blocking: bool,
     /// Listen on IPv6 too where the service names no host; default false.
     pub use_ipv6: bool,
+    /// Other servers of the same user with this setting may listen on the same
+    /// ports (`SO_REUSEPORT`, socket(7)); the kernel spreads the clients over
+    /// them. Not for the shutdown port; default false.
+    pub reuse_port: bool,
     /// The permissions of the file of a `unix:` service, at most 0o777; default
     /// 0o600: this user alone may connect. The process's umask does not matter.
     pub unix_mode: u32,
@@ -110,6 +114,7 @@ impl Default for Config {
             max_waiting: 1024,
             non_blocking: false,
             use_ipv6: false,
+            reuse_port: false,
             unix_mode: 0o600,
             shutdown_port: None,
             max_connections: 0,
@@ -156,6 +161,7 @@ impl Config {
         max_waiting: u32;
         non_blocking: bool;
         use_ipv6: bool;
+        reuse_port: bool;
         unix_mode: u32;
         max_connections: u32;
         backlog: u32;

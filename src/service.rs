@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
+use crate::address::canonical;
 use crate::error::{quoted, Error, Status};
 use crate::sys;
 
@@ -208,7 +209,9 @@ impl Tcp {
             };
             return Ok(vec![SocketAddr::new(any, port)]);
         };
-        let all = sys::resolve(Some(host), &self.port, libc::AF_UNSPEC)?;
+        // An IPv4-mapped address is a literal one: it means the IPv4 address.
+        let mut all = sys::resolve(Some(host), &self.port, libc::AF_UNSPEC)?;
+        all.iter_mut().for_each(|address| *address = canonical(*address));
         let v4: Vec<_> = all.iter().copied().filter(SocketAddr::is_ipv4).collect();
         match use_ipv6 || v4.is_empty() {
             true => Ok(all),

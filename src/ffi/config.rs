@@ -296,6 +296,25 @@ pub unsafe extern "C" fn ns_config_use_ipv6(config: *const ns_config) -> i32 {
     unsafe { setting(config, |c| c.use_ipv6.into()) }
 }
 
+/// Sets whether other servers of the same user that have this setting may listen on
+/// the same TCP ports (SO_REUSEPORT, socket(7)): 1 or 0 (default). The kernel spreads
+/// the clients over them. Clients in the backlog of one that stops are reset. It is
+/// not for the shutdown port.
+///
+/// Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+/// [setup]
+#[no_mangle]
+pub unsafe extern "C" fn ns_config_set_reuse_port(config: *mut ns_config, value: i32) -> ns_status {
+    unsafe { set(config, |c| Ok(c.reuse_port(flag(value, "reuse_port")?))) }
+}
+
+/// Returns: the setting `reuse_port`, 0 or 1.
+/// [any]
+#[no_mangle]
+pub unsafe extern "C" fn ns_config_reuse_port(config: *const ns_config) -> i32 {
+    unsafe { setting(config, |c| c.reuse_port.into()) }
+}
+
 /// Sets the permissions of the file of a "unix:/path" service, as for chmod(2): at
 /// most 0777; default 0600: this user alone may connect. The process's umask does
 /// not matter.

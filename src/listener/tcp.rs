@@ -96,6 +96,9 @@ fn bind_one(address: SocketAddr, dual: bool, config: &Config) -> io::Result<List
         })?;
     }
     socket.set_reuse_address(true)?;
+    if config.reuse_port {
+        socket.set_reuse_port(true)?;
+    }
     TcpOptions::of(config).try_set(SockRef::from(&socket))?;
     socket.bind(&address.into())?;
     socket.listen(config.backlog as i32)?;

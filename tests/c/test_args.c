@@ -82,6 +82,7 @@ static void settings(void)
     SETTING(keep_alive_ms, 0, UINT32_MAX);
     SETTING(non_blocking, 1, -1);
     SETTING(use_ipv6, 1, 2);
+    SETTING(reuse_port, 1, 2);
     SETTING(unix_mode, 0777, 01000);
     SETTING(no_delay, 1, INT32_MIN);
     SETTING(high_water_mark, 1, 0);

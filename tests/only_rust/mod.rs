@@ -226,6 +226,7 @@ fn config_defaults() {
     assert_eq!((config.max_thread, config.max_retry, config.max_waiting), (1, 10, 1024));
     assert_eq!(config.retry_interval, ms(500));
     assert!(!config.non_blocking && !config.use_ipv6 && config.no_delay);
+    assert_eq!((config.reuse_port, config.unix_mode), (false, 0o600));
     assert_eq!((config.shutdown_port.as_deref(), config.max_connections), (None, 0));
     assert_eq!((config.backlog, config.handshake_timeout), (4096, Duration::from_secs(10)));
     assert_eq!((config.idle_timeout, config.io_timeout), (None, None));

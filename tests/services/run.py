@@ -4,6 +4,7 @@ parent or systemd hands over. The clients are the usual tools."""
 
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -163,6 +164,28 @@ def nothing_activated(mode):
         contains(server.stderr(), "systemd passed no socket to this process")
 
 
+# -- one port for several processes -----------------------------------------------------------
+
+
+def reuse_port(mode, count):
+    """The kernel spreads the clients over the processes that share a port."""
+    with Program([ECHO, "--reuse-port"] + mode + ["127.0.0.1:0"]) as first:
+        port = first.port()
+        with Program([ECHO, "--reuse-port"] + mode + [f"127.0.0.1:{port}"]) as second:
+            equal(second.port(), port)
+            for _ in range(count):
+                with connect(port) as client:
+                    client.sendall(b"x")
+                    equal(client.recv(2), b"x")
+                    # A reset leaves no TIME-WAIT: there are fewer ports than clients.
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            reports = [server.stop() for server in (first, second)]
+    accepted = [int(re.search(r"accepted (\d+)", report)[1]) for report in reports]
+    equal(sum(accepted), count)
+    if min(accepted) < count // 4:
+        raise AssertionError(f"they accepted {accepted}")
+
+
 # -- make run ---------------------------------------------------------------------------------
 
 
@@ -202,6 +225,7 @@ def checks(certificates):
         add(f"systemd:NAME, {name}", activated, mode, ["--fdname=web"], "systemd:web")
         add(f"systemd: unix, {name}", activated_unix, mode)
         add(f"systemd: nothing, {name}", nothing_activated, mode)
+        add(f"reuse_port, {name}", reuse_port, mode, 10_000 if harness.under == "native" else 200)
     if harness.under == "native":
         add("make run", make_run)
     return all_checks

@@ -186,6 +186,24 @@ fn a_host_without_ipv6() {
     });
 }
 
+/// I9: A literal IPv4-mapped address means that IPv4 address, for the shutdown port too.
+#[test]
+fn an_ipv4_mapped_address() {
+    isolated(|| {
+        for config in both_modes() {
+            for config in [config.clone(), config.use_ipv6(true)] {
+                let config = config.shutdown_port("[::ffff:127.0.0.1]:0");
+                let server = started("[::ffff:127.0.0.1]:0", config, tell_addresses());
+                assert_eq!(server.address(), format!("127.0.0.1:{}", server.port()));
+                expect_addresses(Client::to(("127.0.0.1", server.port())));
+                assert!(refused(("::1", server.port())));
+                drop(Client::to(("127.0.0.1", server.shutdown_port())));
+                server.wait(Some(SOON)).unwrap();
+            }
+        }
+    });
+}
+
 /// I8: The shutdown port serves IPv6, too, where it is asked for.
 #[test]
 fn the_shutdown_port_in_both_families() {

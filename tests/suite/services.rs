@@ -223,3 +223,53 @@ fn limits_are_shared() {
         }
     });
 }
+
+/// V8: Servers that all have `reuse_port` share a port, and the kernel spreads the clients.
+#[test]
+fn servers_on_one_port() {
+    isolated(|| {
+        for configs in
+            [both_modes(), [blocking(1), blocking(1)], [non_blocking(1), non_blocking(1)]]
+        {
+            let configs = configs.map(|config| config.reuse_port(true));
+            let first = start(configs[0].clone(), Hooks::new(echo));
+            let service = first.address();
+            let second = server_at(&service, configs[1].clone(), Hooks::new(echo));
+            second.start_background().unwrap();
+            assert_eq!(first.port(), second.port());
+            for _ in 0..100 {
+                Client::connect(&first).echo("hello");
+            }
+            for server in [&first, &second] {
+                wait_idle(server);
+            }
+            let [one, two] = [&first, &second].map(|server| server.stats().accepted);
+            assert!(one + two == 100 && one > 10 && two > 10, "{one} and {two}");
+            first.stop().unwrap();
+            for _ in 0..10 {
+                Client::connect(&second).echo("hello");
+            }
+        }
+    });
+}
+
+/// V8, L6: A port is shared only if both sides say so, and the shutdown port never is.
+#[test]
+fn a_port_is_not_shared_unasked() {
+    isolated(|| {
+        for config in both_modes() {
+            for (one, two) in [(false, false), (true, false), (false, true)] {
+                let first = start(config.clone().reuse_port(one), Hooks::new(echo));
+                let config = config.clone().reuse_port(two);
+                let second = server_at(&first.address(), config, Hooks::new(echo));
+                let error = second.start_background().expect_err("it listens");
+                assert_eq!((error.status(), error.os_code()), (Status::Listen, libc::EADDRINUSE));
+            }
+            let config = config.reuse_port(true).shutdown_port("0");
+            let first = start(config.clone(), Hooks::new(echo));
+            let config = config.shutdown_port(first.shutdown_port().to_string());
+            let second = unstarted(config, Hooks::new(echo));
+            assert_eq!(status(second.start_background()), Status::Listen);
+        }
+    });
+}

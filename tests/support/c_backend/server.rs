@@ -67,6 +67,7 @@ fn configure(config: &Config, hooks: &Arc<Hooks>) -> Result<*mut ns_config, Erro
         ns_config_set_max_waiting(raw, config.max_waiting);
         ns_config_set_non_blocking(raw, config.non_blocking.into());
         ns_config_set_use_ipv6(raw, config.use_ipv6.into());
+        ns_config_set_reuse_port(raw, config.reuse_port.into());
         ns_config_set_unix_mode(raw, config.unix_mode);
         if let Some(port) = &port {
             ns_config_set_shutdown_port(raw, port.as_ptr());
