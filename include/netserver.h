@@ -1927,7 +1927,8 @@ uint32_t ns_version_number(void);
 
 /**
  * Whether the library in use has a feature. The names are "blocking",
- * "non-blocking", "detach", "attach", "ipv6", "shutdown-port", "tls".
+ * "non-blocking", "detach", "attach", "ipv6", "shutdown-port", "tls", "services",
+ * "unix", "systemd".
  *
  * Returns: 1 or 0; 0 for NULL and for other names.
  * [any]

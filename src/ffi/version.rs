@@ -34,14 +34,25 @@ pub extern "C" fn ns_version_number() -> u32 {
 }
 
 /// Whether the library in use has a feature. The names are "blocking",
-/// "non-blocking", "detach", "attach", "ipv6", "shutdown-port", "tls".
+/// "non-blocking", "detach", "attach", "ipv6", "shutdown-port", "tls", "services",
+/// "unix", "systemd".
 ///
 /// Returns: 1 or 0; 0 for NULL and for other names.
 /// [any]
 #[no_mangle]
 pub unsafe extern "C" fn ns_has_feature(name: *const c_char) -> i32 {
-    const FEATURES: [&str; 7] =
-        ["blocking", "non-blocking", "detach", "attach", "ipv6", "shutdown-port", "tls"];
+    const FEATURES: &[&str] = &[
+        "blocking",
+        "non-blocking",
+        "detach",
+        "attach",
+        "ipv6",
+        "shutdown-port",
+        "tls",
+        "services",
+        "unix",
+        "systemd",
+    ];
     let name = unsafe { text(name, "name") };
     guard(0, || name.is_ok_and(|name| FEATURES.contains(&name)).into())
 }

@@ -18,6 +18,9 @@ static void version(void)
     CHECK_TEXT(ns_version_string(), NS_VERSION_STRING);
     CHECK_IS(ns_has_feature("non-blocking"), 1);
     CHECK_IS(ns_has_feature("tls"), 1);
+    CHECK_IS(ns_has_feature("services"), 1);
+    CHECK_IS(ns_has_feature("unix"), 1);
+    CHECK_IS(ns_has_feature("systemd"), 1);
     CHECK_IS(ns_has_feature("nonsense"), 0);
     CHECK_IS(ns_has_feature(BAD_UTF8), 0);
     CHECK_IS(ns_has_feature(NULL), 0);
