@@ -173,6 +173,7 @@ impl Conn {
         self.peer = accepted.peer;
         self.origin = accepted.origin;
         self.fd = Some(accepted.fd);
+        self.expect_short_reads();
         self.set_phase(Phase::Open);
     }
 
@@ -221,6 +222,7 @@ impl Conn {
         self.clear(Flags::LOOP | Flags::TIMED);
         self.set(context.flags());
         self.context = context;
+        self.expect_short_reads();
     }
 
     /// Starts the connection's deadlines anew, for the loop that has it from

@@ -15,8 +15,8 @@ bitflags! {
         /// readiness.
         const READY = 1;
         /// The last event reported more than plain input (end of stream, error,
-        /// urgent data): a short read is then no sign that the input is used
-        /// up.
+        /// urgent data), or this is a unix socket: a short read is then no sign
+        /// that the input is used up.
         const SPECIAL = 1 << 1;
         /// Decrypted bytes, an end or a failure wait for the handler to read
         /// them.

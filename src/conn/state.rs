@@ -153,6 +153,16 @@ impl Conn {
         self.has(Flags::READY)
     }
 
+    /// Over a unix socket a read may always be short although there is more: it
+    /// ends where the peer sent descriptors along (unix(7)), which the kernel
+    /// closes.
+    #[inline]
+    pub(super) fn expect_short_reads(&mut self) {
+        if self.peer.is_unix() {
+            self.set(Flags::SPECIAL);
+        }
+    }
+
     /// Returns whether the peer has ended or failed, by the last event and by
     /// what the kernel knows.
     pub fn has_peer_left(&self) -> bool {

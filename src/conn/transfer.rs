@@ -114,8 +114,9 @@ impl Conn {
             Ok(0) if self.is_cut_off() => Err(self.cut_off()),
             Ok(n) => {
                 // As in `recv_fast`, a short read has used up the input. But
-                // urgent data cuts reads short, and an end of stream or an
-                // error is still to be read.
+                // urgent data cuts reads short, as descriptors do that came
+                // over a unix socket, and an end of stream or an error is still
+                // to be read.
                 if n < room && !self.has(Flags::SPECIAL) {
                     self.clear(Flags::READY);
                 }
@@ -124,6 +125,7 @@ impl Conn {
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 self.clear(Flags::READY | Flags::SPECIAL);
+                self.expect_short_reads();
                 Err(Status::WouldBlock)
             }
             Err(e) => Err(self.fail(&e)),

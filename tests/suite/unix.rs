@@ -560,3 +560,71 @@ fn out_of_descriptors() {
         }
     });
 }
+
+/// Sends bytes with a descriptor along (cmsg(3)).
+fn send_with_descriptor(stream: &UnixStream, bytes: &[u8], fd: &impl AsRawFd) {
+    let mut control = [0_u64; 8];
+    // SAFETY: the message points to buffers that live until it is sent; the control buffer is
+    // aligned, and long enough for one descriptor.
+    unsafe {
+        let mut part =
+            libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        let mut message: libc::msghdr = std::mem::zeroed();
+        message.msg_iov = &mut part;
+        message.msg_iovlen = 1;
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = libc::CMSG_SPACE(4) as usize;
+        let header = libc::CMSG_FIRSTHDR(&message);
+        (*header).cmsg_level = libc::SOL_SOCKET;
+        (*header).cmsg_type = libc::SCM_RIGHTS;
+        (*header).cmsg_len = libc::CMSG_LEN(4) as usize;
+        libc::CMSG_DATA(header).cast::<i32>().write_unaligned(fd.as_raw_fd());
+        assert_eq!(libc::sendmsg(stream.as_raw_fd(), &message, 0), bytes.len() as isize);
+    }
+}
+
+/// Y11: A read ends at descriptors that came along. What comes behind them is delivered, also
+/// after an attach, and the descriptors are closed.
+#[test]
+fn descriptors_that_come_along() {
+    isolated(|| {
+        let folder = Folder::new();
+        for config in both_modes() {
+            let gate = Gate::new();
+            let inside = gate.clone();
+            let non_blocking = config.non_blocking;
+            let hooks = Hooks::new(move |server: &Server, socket| {
+                let words = text(socket)?;
+                if words.is_empty() {
+                    return Ok(socket.close());
+                }
+                inside.wait();
+                if words == "attach" {
+                    let owned = server.detach(socket)?;
+                    server.attach(owned).map(drop).map_err(|failed| failed.error)?;
+                    return Ok(());
+                }
+                socket.send(words.as_bytes())?;
+                echo(server, socket)
+            });
+            let server = started(&folder.service("socket"), config, hooks);
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            for first in ["first", "attach"] {
+                let mut client = Local::to(folder.path("socket")).saying(first);
+                gate.reached_by(1);
+                // The handler waits, so that all of this is there when it goes on.
+                send_with_descriptor(&client.0, b"abc", &theirs);
+                client.0.write_all(b"def").unwrap();
+                gate.open();
+                client.expect(if first == "attach" { "abcdef" } else { "firstabcdef" });
+                gate.close();
+                if !non_blocking {
+                    break;
+                }
+            }
+            drop(theirs);
+            assert_eq!((&ours).read(&mut [0]).unwrap(), 0, "a copy is left open");
+            wait_idle(&server);
+        }
+    });
+}
