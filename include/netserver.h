@@ -529,6 +529,39 @@ ns_status ns_config_set_reuse_port(ns_config *config, int32_t value);
 int32_t ns_config_reuse_port(const ns_config *config);
 
 /**
+ * Sets the beginning of the names of the server's threads: 1 to 9 bytes without
+ * control characters; default "ns". The loops are "ns-l0", "ns-l1" and so on, the
+ * workers "ns-w0" and so on, the control thread is "ns-c" and that of the shutdown
+ * port "ns-s". Copied.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_thread_name(ns_config *config, const char *prefix);
+
+/**
+ * Returns: the setting `thread_name`. Borrowed: valid until it is set again or the
+ * config is freed.
+ * [any]
+ */
+const char *ns_config_thread_name(const ns_config *config);
+
+/**
+ * Sets the size of the stack of each of the server's threads in bytes: 128 KiB
+ * to 1 GiB; default 2 MiB. The environment variable RUST_MIN_STACK does not matter.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_stack_size(ns_config *config, size_t size);
+
+/**
+ * Returns: the setting `stack_size`.
+ * [any]
+ */
+size_t ns_config_stack_size(const ns_config *config);
+
+/**
  * Sets the permissions of the file of a "unix:/path" service, as for chmod(2): at
  * most 0777; default 0600: this user alone may connect. The process's umask does
  * not matter.
@@ -873,6 +906,68 @@ ns_status ns_config_set_on_stop(ns_config *config,
                                 ns_stop_fn function,
                                 void *user_data,
                                 ns_drop_fn drop);
+
+/** `on_thread_start`: an event loop. Its number is that of its loop. */
+#define NS_THREAD_LOOP 0
+
+/** `on_thread_start`: a worker. Its number counts the workers. */
+#define NS_THREAD_WORKER 1
+
+/**
+ * `on_thread_start`: the thread that stops a server in the background. A server
+ * with one loop has none.
+ */
+#define NS_THREAD_CONTROL 2
+
+/** `on_thread_start`: the thread of the shutdown port. */
+#define NS_THREAD_SHUTDOWN 3
+
+/**
+ * Runs first on each thread that the library makes; `kind` is an
+ * `NS_THREAD_...`, and `number` counts the threads of a kind from 0.
+ *
+ * Returns: 0 or more for success; with a negative number the start fails.
+ */
+typedef int32_t (*ns_thread_start_fn)(ns_server *server,
+                                      int32_t kind,
+                                      uint32_t number,
+                                      void *user_data);
+
+/**
+ * Sets the hook that runs first on each thread that the library makes, before
+ * `on_start`, on several threads at the same time. It never runs on a thread of
+ * the program's own, such as one that calls `ns_server_start` and becomes a loop.
+ * The server has no ports yet, and nothing can be attached to it.
+ *
+ * Returns: as `ns_config_set_exception_handler`.
+ * [setup] [blocks]
+ */
+ns_status ns_config_set_on_thread_start(ns_config *config,
+                                        ns_thread_start_fn function,
+                                        void *user_data,
+                                        ns_drop_fn drop);
+
+/**
+ * Runs last on each thread that the library makes, with the arguments of its
+ * `on_thread_start`.
+ */
+typedef void (*ns_thread_stop_fn)(ns_server *server,
+                                  int32_t kind,
+                                  uint32_t number,
+                                  void *user_data);
+
+/**
+ * Sets the hook that runs last on each thread that the library makes: once for
+ * each `on_thread_start`, also for one that failed, and before the state is
+ * NS_STATE_STOPPED or a start that fails returns.
+ *
+ * Returns: as `ns_config_set_exception_handler`.
+ * [setup] [blocks]
+ */
+ns_status ns_config_set_on_thread_stop(ns_config *config,
+                                       ns_thread_stop_fn function,
+                                       void *user_data,
+                                       ns_drop_fn drop);
 
 /**
  * Reports a new connection: it was accepted, and over TLS its handshake is over.

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::error::{Error, Status};
+use crate::error::{quoted, Error, Status};
 use crate::tls::TlsConfig;
 
 /// The largest time that a setting accepts: `i32::MAX` milliseconds (24.8
@@ -43,6 +43,15 @@ pub struct Config {
     pub max_waiting: u32,
     /// Use event loops instead of workers; default false.
     pub non_blocking: bool,
+    /// The beginning of the names of the server's threads: 1 to 9 bytes, without
+    /// control characters; default `ns`. The loops are `ns-l0`, `ns-l1`, …, the
+    /// workers `ns-w0`, …, the control thread is `ns-c` and that of the shutdown
+    /// port `ns-s`.
+    pub thread_name: String,
+    /// The size of the stack of each of the server's threads in bytes: 128 KiB
+    /// to 1 GiB; default 2 MiB. The environment variable `RUST_MIN_STACK` does
+    /// not matter.
+    pub stack_size: usize,
     /// Listen on IPv6 too where the service names no host; default false.
     pub use_ipv6: bool,
     /// Other servers of the same user with this setting may listen on the same
@@ -113,6 +122,8 @@ impl Default for Config {
             retry_interval: Duration::from_millis(500),
             max_waiting: 1024,
             non_blocking: false,
+            thread_name: "ns".into(),
+            stack_size: 2 << 20,
             use_ipv6: false,
             reuse_port: false,
             unix_mode: 0o600,
@@ -160,6 +171,8 @@ impl Config {
         retry_interval: Duration;
         max_waiting: u32;
         non_blocking: bool;
+        thread_name: impl Into<String>;
+        stack_size: usize;
         use_ipv6: bool;
         reuse_port: bool;
         unix_mode: u32;
@@ -194,12 +207,19 @@ impl Config {
             ("max_retry", u64::from(self.max_retry), 0, 1_000_000),
             ("backlog", u64::from(self.backlog), 1, 65_535),
             ("send_limit", self.send_limit as u64, 1, i32::MAX as u64),
+            ("stack_size", self.stack_size as u64, 128 << 10, 1 << 30),
             ("high_water_mark", self.high_water_mark as u64, 1, self.send_limit as u64),
         ];
         for (name, value, least, most) in counts {
             if value < least || value > most {
                 return Err(invalid(format!("{name} must be {least} to {most}, not {value}")));
             }
+        }
+        let name = &self.thread_name;
+        // The kernel keeps 15 bytes (PR_SET_NAME), of which "-w4096" needs 6.
+        if !(1..=9).contains(&name.len()) || name.chars().any(char::is_control) {
+            let bounds = "1 to 9 bytes without control characters";
+            return Err(invalid(format!("thread_name must be {bounds}, not {}", quoted(name))));
         }
         if self.unix_mode > 0o777 {
             let text = format!("unix_mode must be at most 0o777, not {:#o}", self.unix_mode);
@@ -276,6 +296,11 @@ mod tests {
             ("max_thread", Config::new().max_thread(MAX_THREADS + 1)),
             ("max_retry", Config::new().max_retry(1_000_001)),
             ("unix_mode", Config::new().unix_mode(0o1000)),
+            ("thread_name", Config::new().thread_name("")),
+            ("thread_name", Config::new().thread_name("ten_letter")),
+            ("thread_name", Config::new().thread_name("a\0b")),
+            ("stack_size", Config::new().stack_size((128 << 10) - 1)),
+            ("stack_size", Config::new().stack_size((1 << 30) + 1)),
             ("backlog", Config::new().backlog(0)),
             ("send_limit", Config::new().send_limit(0)),
             ("high_water_mark", Config::new().high_water_mark(2).send_limit(1)),

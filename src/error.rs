@@ -263,10 +263,10 @@ impl Error {
         Error::new(status, format!("{what}: {}", reason(error))).edit(|d| d.os_code = code)
     }
 
-    /// Makes this the failure of `on_start`, with which `start` fails.
-    pub(crate) fn into_hook(mut self) -> Error {
+    /// Makes this the failure of a hook, with which `start` fails.
+    pub(crate) fn into_hook(mut self, hook: &str) -> Error {
         self.status = Status::Hook;
-        self.edit(|d| d.message = format!("on_start failed: {}", d.message))
+        self.edit(|d| d.message = format!("{hook} failed: {}", d.message))
     }
 
     pub(crate) fn append(self, text: &str) -> Error {

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{CloseReason, Error};
-use crate::server::Server;
+use crate::server::{Server, ThreadKind};
 use crate::socket::Socket;
 
 /// The program's side of a server. The provided methods are the default
@@ -11,7 +11,7 @@ use crate::socket::Socket;
 /// handler with all of them.
 ///
 /// In blocking mode the worker that serves a connection runs the methods,
-/// except for the hooks `on_start` and `on_stop`. In non-blocking mode the
+/// except for the hooks of the server and of its threads. In non-blocking mode the
 /// connection's loop runs them: they must not block, and the methods of one
 /// connection never run at the same time. An API call never runs a method, and
 /// the library holds no lock while one runs.
@@ -38,6 +38,28 @@ pub trait Handler: Send + Sync + 'static {
     /// server.
     fn on_stop(&self, server: &Server) {
         let _ = server;
+    }
+
+    /// Runs first on each thread that the library makes, before `on_start`;
+    /// never on a thread of the program's own, so not on one that calls `start`
+    /// and becomes a loop. `number` counts the threads of a kind from 0. An
+    /// error makes `start` fail. The server has no ports yet, and nothing can be
+    /// attached.
+    fn on_thread_start(
+        &self,
+        server: &Server,
+        kind: ThreadKind,
+        number: usize,
+    ) -> Result<(), Error> {
+        let _ = (server, kind, number);
+        Ok(())
+    }
+
+    /// Runs last on each thread on which `on_thread_start` ran, also where that
+    /// failed, and before the state is [`State::Stopped`](crate::State::Stopped).
+    /// A start that fails ends its threads with it, too.
+    fn on_thread_stop(&self, server: &Server, kind: ThreadKind, number: usize) {
+        let _ = (server, kind, number);
     }
 
     /// Runs first for each connection. The library reports an error to

@@ -62,7 +62,7 @@ pub use config::{Config, MAX_THREADS, MAX_TIME};
 pub use conn::{ConnId, PeerCredentials};
 pub use error::{CloseReason, Error, Status};
 pub use handler::Handler;
-pub use server::{AttachError, Server};
+pub use server::{AttachError, Server, ThreadKind};
 pub use service::MAX_SERVICES;
 pub use socket::{OwnedSocket, Socket};
 pub use state::State;

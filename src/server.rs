@@ -7,6 +7,7 @@ mod handover;
 mod lifecycle;
 mod services;
 mod start;
+mod threads;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -30,6 +31,7 @@ use crate::tls::TlsConfig;
 
 use lifecycle::Life;
 use services::Services;
+pub use threads::ThreadKind;
 
 /// A server: services, a handler and a configuration.
 ///

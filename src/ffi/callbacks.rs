@@ -12,6 +12,7 @@ use super::handles::{ns_socket, object};
 use super::server::ns_server;
 use super::support::status;
 use super::user_data::{ns_drop_fn, Callback, UserData};
+use crate::ThreadKind;
 
 #[derive(Clone, Default)]
 pub(super) struct Callbacks {
@@ -19,6 +20,8 @@ pub(super) struct Callbacks {
     pub exception: Callback<ns_exception_fn>,
     pub start: Callback<ns_start_fn>,
     pub stop: Callback<ns_stop_fn>,
+    pub thread_start: Callback<ns_thread_start_fn>,
+    pub thread_stop: Callback<ns_thread_stop_fn>,
     pub open: Callback<ns_open_fn>,
     pub close: Callback<ns_close_fn>,
     pub drain: Callback<ns_event_fn>,
@@ -158,6 +161,81 @@ pub unsafe extern "C" fn ns_config_set_on_stop(
     drop: ns_drop_fn,
 ) -> ns_status {
     unsafe { set(config, |c| &mut c.stop, function, user_data, drop) }
+}
+
+/// `on_thread_start`: an event loop. Its number is that of its loop.
+pub const NS_THREAD_LOOP: i32 = 0;
+/// `on_thread_start`: a worker. Its number counts the workers.
+pub const NS_THREAD_WORKER: i32 = 1;
+/// `on_thread_start`: the thread that stops a server in the background. A server
+/// with one loop has none.
+pub const NS_THREAD_CONTROL: i32 = 2;
+/// `on_thread_start`: the thread of the shutdown port.
+pub const NS_THREAD_SHUTDOWN: i32 = 3;
+
+/// The numbers are the core's; a mismatch does not compile.
+const _: () = {
+    assert!(NS_THREAD_LOOP == ThreadKind::Loop as i32);
+    assert!(NS_THREAD_WORKER == ThreadKind::Worker as i32);
+    assert!(NS_THREAD_CONTROL == ThreadKind::Control as i32);
+    assert!(NS_THREAD_SHUTDOWN == ThreadKind::Shutdown as i32);
+};
+
+/// Runs first on each thread that the library makes; `kind` is an
+/// `NS_THREAD_...`, and `number` counts the threads of a kind from 0.
+///
+/// Returns: 0 or more for success; with a negative number the start fails.
+pub type ns_thread_start_fn = Option<
+    unsafe extern "C-unwind" fn(
+        server: *mut ns_server,
+        kind: i32,
+        number: u32,
+        user_data: *mut c_void,
+    ) -> i32,
+>;
+
+/// Sets the hook that runs first on each thread that the library makes, before
+/// `on_start`, on several threads at the same time. It never runs on a thread of
+/// the program's own, such as one that calls `ns_server_start` and becomes a loop.
+/// The server has no ports yet, and nothing can be attached to it.
+///
+/// Returns: as `ns_config_set_exception_handler`.
+/// [setup] [blocks]
+#[no_mangle]
+pub unsafe extern "C" fn ns_config_set_on_thread_start(
+    config: *mut ns_config,
+    function: ns_thread_start_fn,
+    user_data: *mut c_void,
+    drop: ns_drop_fn,
+) -> ns_status {
+    unsafe { set(config, |c| &mut c.thread_start, function, user_data, drop) }
+}
+
+/// Runs last on each thread that the library makes, with the arguments of its
+/// `on_thread_start`.
+pub type ns_thread_stop_fn = Option<
+    unsafe extern "C-unwind" fn(
+        server: *mut ns_server,
+        kind: i32,
+        number: u32,
+        user_data: *mut c_void,
+    ),
+>;
+
+/// Sets the hook that runs last on each thread that the library makes: once for
+/// each `on_thread_start`, also for one that failed, and before the state is
+/// NS_STATE_STOPPED or a start that fails returns.
+///
+/// Returns: as `ns_config_set_exception_handler`.
+/// [setup] [blocks]
+#[no_mangle]
+pub unsafe extern "C" fn ns_config_set_on_thread_stop(
+    config: *mut ns_config,
+    function: ns_thread_stop_fn,
+    user_data: *mut c_void,
+    drop: ns_drop_fn,
+) -> ns_status {
+    unsafe { set(config, |c| &mut c.thread_stop, function, user_data, drop) }
 }
 
 /// Reports a new connection: it was accepted, and over TLS its handshake is over.

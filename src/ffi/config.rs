@@ -45,6 +45,8 @@ pub(super) struct Inner {
     pub callbacks: Callbacks,
     /// The text that `ns_config_shutdown_port` returns.
     shutdown_port: Option<CString>,
+    /// The text that `ns_config_thread_name` returns.
+    thread_name: Option<CString>,
     /// The object that `settings.tls` is a part of.
     tls: Option<Arc<ns_tls>>,
     /// `ns_server_new` reports it.
@@ -61,6 +63,7 @@ impl ns_config {
                 settings: Config::new(),
                 callbacks: Callbacks::default(),
                 shutdown_port: None,
+                thread_name: CString::new(Config::new().thread_name).ok(),
                 tls: None,
                 failure,
                 users: 0,
@@ -313,6 +316,61 @@ pub unsafe extern "C" fn ns_config_set_reuse_port(config: *mut ns_config, value:
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_reuse_port(config: *const ns_config) -> i32 {
     unsafe { setting(config, |c| c.reuse_port.into()) }
+}
+
+/// Sets the beginning of the names of the server's threads: 1 to 9 bytes without
+/// control characters; default "ns". The loops are "ns-l0", "ns-l1" and so on, the
+/// workers "ns-w0" and so on, the control thread is "ns-c" and that of the shutdown
+/// port "ns-s". Copied.
+///
+/// Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+/// [setup]
+#[no_mangle]
+pub unsafe extern "C" fn ns_config_set_thread_name(
+    config: *mut ns_config,
+    prefix: *const c_char,
+) -> ns_status {
+    status(|| {
+        unsafe { object(config, "config") }?.change(|inner| {
+            let prefix = unsafe { text(prefix, "thread name") }?;
+            Config::new().thread_name(prefix).validate()?;
+            inner.settings.thread_name = prefix.to_string();
+            inner.thread_name = CString::new(prefix).ok();
+            Ok(())
+        })
+    })
+}
+
+/// Returns: the setting `thread_name`. Borrowed: valid until it is set again or the
+/// config is freed.
+/// [any]
+#[no_mangle]
+pub unsafe extern "C" fn ns_config_thread_name(config: *const ns_config) -> *const c_char {
+    unsafe {
+        get(config, ptr::null(), |config| {
+            lock(&config.inner).thread_name.as_ref().map_or(ptr::null(), |text| text.as_ptr())
+        })
+    }
+}
+
+/// Sets the size of the stack of each of the server's threads in bytes: 128 KiB
+/// to 1 GiB; default 2 MiB. The environment variable RUST_MIN_STACK does not matter.
+///
+/// Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+/// [setup]
+#[no_mangle]
+pub unsafe extern "C" fn ns_config_set_stack_size(
+    config: *mut ns_config,
+    size: usize,
+) -> ns_status {
+    unsafe { set(config, |c| Ok(c.stack_size(size))) }
+}
+
+/// Returns: the setting `stack_size`.
+/// [any]
+#[no_mangle]
+pub unsafe extern "C" fn ns_config_stack_size(config: *const ns_config) -> usize {
+    unsafe { setting(config, |c| c.stack_size) }
 }
 
 /// Sets the permissions of the file of a "unix:/path" service, as for chmod(2): at

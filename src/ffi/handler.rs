@@ -11,7 +11,7 @@ use super::error::{ns_error, NS_ERR_WOULD_BLOCK};
 use super::handles::{borrowed_handle, ns_socket};
 use super::server::{ns_handler_fn, ns_server};
 use super::user_data::Callback;
-use crate::{CloseReason, Error, Handler, Server, Socket};
+use crate::{CloseReason, Error, Handler, Server, Socket, ThreadKind};
 
 type HandlerFn = unsafe extern "C-unwind" fn(*mut ns_server, *mut ns_socket, *mut c_void) -> i32;
 
@@ -99,6 +99,22 @@ impl Handler for CHandler {
     fn on_stop(&self, _: &Server) {
         if let Callback { function: Some(call), user_data, .. } = self.callbacks.stop {
             unsafe { call(self.server, user_data) }
+        }
+    }
+
+    fn on_thread_start(&self, _: &Server, kind: ThreadKind, number: usize) -> Result<(), Error> {
+        let Callback { function: Some(call), user_data, .. } = self.callbacks.thread_start else {
+            return Ok(());
+        };
+        match unsafe { call(self.server, kind as i32, number as u32, user_data) } {
+            code if code < 0 => Err(Error::of_code(code)),
+            _ => Ok(()),
+        }
+    }
+
+    fn on_thread_stop(&self, _: &Server, kind: ThreadKind, number: usize) {
+        if let Callback { function: Some(call), user_data, .. } = self.callbacks.thread_stop {
+            unsafe { call(self.server, kind as i32, number as u32, user_data) }
         }
     }
 

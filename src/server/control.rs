@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::handover::{handover, Giver, Taker};
-use super::start::cannot_spawn;
+use super::threads::{StartReport, Starts, ThreadKind};
 use super::{Engine, Running, Server};
 use crate::callback::{self, CallbackScope};
 use crate::clock::Deadline;
@@ -21,7 +21,7 @@ use crate::error::{Error, Status};
 use crate::event::Loop;
 use crate::linger::{Lingering, Remains};
 use crate::shutdown::ShutdownPort;
-use crate::sys::{self, Events, Poller};
+use crate::sys::{Events, Poller};
 
 const WAKE: u64 = u64::MAX;
 const EVENTS: usize = 256;
@@ -37,6 +37,8 @@ pub(super) struct Control {
     lingering: Lingering,
     arrivals: (Sender<Remains>, Receiver<Remains>),
     shutdown_gate: Option<Giver<()>>,
+    /// What the threads report, until all of them were made.
+    starts: Option<Starts>,
 }
 
 impl Control {
@@ -53,6 +55,7 @@ impl Control {
             lingering: Lingering::new(linger, (max_connections / 16).clamp(16, 1024)),
             arrivals: crossbeam_channel::unbounded(),
             shutdown_gate: None,
+            starts: Some(Starts::new()),
         })
     }
 
@@ -74,25 +77,28 @@ impl Control {
         }
     }
 
-    /// Starts a thread of the server.
+    /// Makes a thread of the server.
     pub fn spawn(
         &mut self,
-        name: String,
+        kind: ThreadKind,
+        number: usize,
         body: impl FnOnce() + Send + 'static,
     ) -> Result<(), Error> {
-        let number = self.server.number();
         self.server.inner.life.alive.fetch_add(1, Ordering::SeqCst);
         let end = ThreadEnd(self.server.clone());
-        let thread = sys::spawn(name, move || {
-            let end = end;
-            let _inside = CallbackScope::enter(number);
-            if callback::contain(body).is_err() {
-                // A defect of the library: the server stops in good order.
-                end.0.request_stop();
-            }
-        });
-        self.threads.push(thread.map_err(|e| cannot_spawn(&e))?);
+        let thread = self.server.spawn(kind, number, self.report(), body, move |_| drop(end))?;
+        self.threads.push(thread);
         Ok(())
+    }
+
+    /// Returns the part of the next thread in what the threads report.
+    pub fn report(&self) -> StartReport {
+        self.starts.as_ref().expect("all threads are made before the wait").report()
+    }
+
+    /// Waits until `on_thread_start` has returned on every thread.
+    pub fn wait_for_threads(&mut self) -> Result<(), Error> {
+        self.starts.take().map_or(Ok(()), Starts::wait)
     }
 
     /// Takes the only loop over, to run it on this thread.
@@ -116,9 +122,10 @@ impl Control {
         self.join();
     }
 
-    /// Serves until a stop is requested, then stops the server.
-    pub fn run(mut self) {
-        let Some(running) = self.server.running() else { return };
+    /// Serves until a stop is requested, then stops the server. The caller
+    /// publishes the stop, by [`Server::set_stopped`].
+    pub fn run(mut self) -> Option<Arc<Running>> {
+        let running = self.server.running()?;
         self.run_loop();
         let mut events = Events::new(EVENTS);
         while !self.server.is_stopping() {
@@ -127,11 +134,10 @@ impl Control {
         self.drain(&running, &mut events);
         self.join();
         self.run_stop_hook();
-        // Release the descriptors first: a thread that sees the state Stopped
-        // may rely on it.
-        let server = self.server.clone();
+        // This releases the descriptors before the stop is published: a thread
+        // that sees the state Stopped may rely on it.
         drop(self);
-        server.set_stopped(&running);
+        Some(running)
     }
 
     /// Runs the only loop, if there is one, until it ends.

@@ -78,16 +78,19 @@ impl Server {
     /// callbacks.
     ///
     /// Errors: [`Status::Address`], [`Status::Listen`], [`Status::Thread`],
-    /// [`Status::Io`], and [`Status::Hook`] where `on_start` failed. After
+    /// [`Status::Io`], and [`Status::Hook`] where `on_start` or `on_thread_start`
+    /// failed. After
     /// these the call has undone everything and may be tried again.
     /// [`Status::State`] for a server that runs or has run.
     pub fn start(&self) -> Result<(), Error> {
         if !self.begin_start()? {
             return Ok(());
         }
-        let prepared = self.prepare(|| Ok(()));
+        let prepared = self.prepare(|_| Ok(()));
         self.inner.life.set(if prepared.is_ok() { State::Running } else { State::New });
-        prepared?.run();
+        if let Some(running) = prepared?.run() {
+            self.set_stopped(&running);
+        }
         Ok(())
     }
 
@@ -99,12 +102,9 @@ impl Server {
         }
         let life = &self.inner.life;
         let (giver, taker) = handover::<Control>();
-        let prepared = self.prepare(|| {
-            let handle = self.spawn_control(move || {
-                if let Some(control) = taker.take() {
-                    control.run();
-                }
-            })?;
+        let prepared = self.prepare(|report| {
+            let body = move || taker.take().and_then(Control::run);
+            let handle = self.spawn_control(report, body)?;
             *lock(&life.control) = Some(handle);
             Ok(())
         });

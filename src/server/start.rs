@@ -10,6 +10,7 @@ use std::time::Instant;
 use once_cell::sync::OnceCell;
 
 use super::control::Control;
+use super::threads::{StartReport, ThreadKind};
 use super::{Engine, Running, Server};
 use crate::blocking::Pool;
 use crate::callback::{self, CallbackScope};
@@ -30,15 +31,20 @@ impl Server {
     /// Does all steps of a start. On failure it undoes those that it has done.
     pub(super) fn prepare(
         &self,
-        spawn_control: impl FnOnce() -> Result<(), Error>,
+        spawn_control: impl FnOnce(StartReport) -> Result<(), Error>,
     ) -> Result<Control, Error> {
         let mut control = Control::new(self.view(), self.max_connections())?;
         let (running, parts) = self.bind(&control)?;
-        self.set_running(Some(running.clone()));
         let started = self
             .spawn_all(&mut control, &running, parts.pollers)
-            .and_then(|()| spawn_control())
-            .and_then(|()| self.run_start_hook());
+            .and_then(|()| spawn_control(control.report()))
+            .and_then(|()| control.wait_for_threads())
+            .and_then(|()| {
+                // Only now: nothing can be attached to a loop whose thread does
+                // not start.
+                self.set_running(Some(running.clone()));
+                self.run_start_hook()
+            });
         if let Err(error) = started {
             control.undo(&running);
             self.set_running(None);
@@ -121,7 +127,7 @@ impl Server {
             Engine::Pool(pool) => {
                 for i in 0..pool.threads() {
                     let (server, running) = (self.view(), running.clone());
-                    control.spawn(format!("ns-worker-{i}"), move || {
+                    control.spawn(ThreadKind::Worker, i, move || {
                         if let Engine::Pool(pool) = &running.engine {
                             pool.work(&server);
                         }
@@ -136,14 +142,14 @@ impl Server {
                         control.keep(event_loop, running)?;
                         continue;
                     }
-                    control.spawn(format!("ns-loop-{i}"), move || event_loop.run())?;
+                    control.spawn(ThreadKind::Loop, i, move || event_loop.run())?;
                 }
             }
         }
         if running.shutdown.is_some() {
             let (server, running) = (self.view(), running.clone());
             let gate = control.shutdown_gate();
-            control.spawn("ns-shutdown".into(), move || {
+            control.spawn(ThreadKind::Shutdown, 0, move || {
                 if let (Some(()), Some(port)) = (gate.take(), &running.shutdown) {
                     port.work(&server);
                 }
@@ -152,21 +158,23 @@ impl Server {
         Ok(())
     }
 
-    /// Starts the control thread of a server in the background. If the server
-    /// has one loop, it is the loop's thread too.
+    /// Makes the control thread of a server in the background, which publishes
+    /// the stop at its end. If the server has one loop, it is the loop's thread
+    /// too.
     pub(super) fn spawn_control(
         &self,
-        body: impl FnOnce() + Send + 'static,
+        report: StartReport,
+        body: impl FnOnce() -> Option<Arc<Running>> + Send + 'static,
     ) -> Result<JoinHandle<()>, Error> {
-        let number = self.inner.number;
         let config = &self.inner.config;
         let is_loop = config.non_blocking && config.max_thread == 1;
-        let name = if is_loop { "ns-loop-0" } else { "ns-control" };
-        let handle = sys::spawn(name.into(), move || {
-            let _inside = CallbackScope::enter(number);
-            body();
-        });
-        handle.map_err(|e| cannot_spawn(&e))
+        let kind = if is_loop { ThreadKind::Loop } else { ThreadKind::Control };
+        let server = self.view();
+        self.spawn(kind, 0, report, body, move |running| {
+            if let Some(running) = running.flatten() {
+                server.set_stopped(&running);
+            }
+        })
     }
 
     fn run_start_hook(&self) -> Result<(), Error> {
@@ -174,14 +182,10 @@ impl Server {
         let view = self.view();
         match callback::contain(|| view.handler().on_start(&view)) {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(error.into_hook()),
+            Ok(Err(error)) => Err(error.into_hook("on_start")),
             Err(panic) => Err(panic),
         }
     }
-}
-
-pub(super) fn cannot_spawn(error: &io::Error) -> Error {
-    Error::from_os(Status::Thread, "cannot start a thread", error)
 }
 
 fn cannot_watch(error: &io::Error) -> Error {

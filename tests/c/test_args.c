@@ -87,6 +87,8 @@ static void settings(void)
     SETTING(use_ipv6, 1, 2);
     SETTING(reuse_port, 1, 2);
     SETTING(unix_mode, 0777, 01000);
+    SETTING(stack_size, 131072, 131071);
+    SETTING(stack_size, 131072, ((size_t)1 << 30) + 1);
     SETTING(no_delay, 1, INT32_MIN);
     SETTING(high_water_mark, 1, 0);
     SETTING(high_water_mark, 1, SIZE_MAX);
@@ -102,6 +104,16 @@ static void settings(void)
     CHECK_IS(ns_config_max_connections(config), UINT32_MAX);
     CHECK_IS(ns_config_set_max_connections(NULL, 0), NS_ERR_INVALID);
     CHECK_IS(ns_config_max_connections(NULL), 0);
+
+    CHECK_TEXT(ns_config_thread_name(config), "ns");
+    CHECK_IS(ns_config_set_thread_name(config, "nine-long"), NS_OK);
+    CHECK_IS(ns_config_set_thread_name(config, "ten-longer"), NS_ERR_INVALID);
+    CHECK_IS(ns_config_set_thread_name(config, ""), NS_ERR_INVALID);
+    CHECK_IS(ns_config_set_thread_name(config, BAD_UTF8), NS_ERR_INVALID);
+    CHECK_IS(ns_config_set_thread_name(config, NULL), NS_ERR_INVALID);
+    CHECK_TEXT(ns_config_thread_name(config), "nine-long");
+    CHECK_IS(ns_config_set_thread_name(NULL, "x"), NS_ERR_INVALID);
+    CHECK(ns_config_thread_name(NULL) == NULL);
 
     CHECK(ns_config_shutdown_port(config) == NULL);
     CHECK_IS(ns_config_set_shutdown_port(config, "127.0.0.1:0"), NS_OK);

@@ -48,6 +48,17 @@ static void stopped(ns_server *server, void *user_data)
     (void)server, (void)user_data;
 }
 
+static int32_t thread_started(ns_server *server, int32_t kind, uint32_t number, void *user_data)
+{
+    (void)server, (void)kind, (void)number, (void)user_data;
+    return 0;
+}
+
+static void thread_stopped(ns_server *server, int32_t kind, uint32_t number, void *user_data)
+{
+    (void)server, (void)kind, (void)number, (void)user_data;
+}
+
 static void closed(ns_server *server, ns_socket *socket, int32_t reason, void *user_data)
 {
     (void)server, (void)socket, (void)reason, (void)user_data;
@@ -82,6 +93,8 @@ static void replaced_callbacks(void)
     REPLACE(ns_config_set_exception_handler, answer_error);
     REPLACE(ns_config_set_on_start, started);
     REPLACE(ns_config_set_on_stop, stopped);
+    REPLACE(ns_config_set_on_thread_start, thread_started);
+    REPLACE(ns_config_set_on_thread_stop, thread_stopped);
     REPLACE(ns_config_set_on_open, answer);
     REPLACE(ns_config_set_on_close, closed);
     REPLACE(ns_config_set_on_drain, happened);

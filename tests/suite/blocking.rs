@@ -36,7 +36,7 @@ fn the_default_is_one_worker() {
         assert_eq!(server.stats().threads, 1);
         assert!(!server.stats().non_blocking);
         Client::connect(&server).echo("hello");
-        assert_eq!(count_threads_named("ns-worker"), 1);
+        assert_eq!(count_threads_named("ns-w"), 1);
     });
 }
 
@@ -389,7 +389,7 @@ fn the_pool_is_small() {
         let server = start(blocking(4), Hooks::new(echo));
         assert_eq!(server.stats().threads, 4);
         // A thread gives itself its name.
-        eventually("workers", || (4..=5).contains(&count_threads_named("ns-worker")));
+        eventually("workers", || (4..=5).contains(&count_threads_named("ns-w")));
     });
 }
 

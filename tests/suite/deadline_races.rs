@@ -253,12 +253,12 @@ fn few_descriptors_wake_one_worker() {
     isolated(|| {
         let server = start(blocking(16).max_connections(40), Hooks::new(echo));
         Client::connect(&server).echo("hello");
-        let before = context_switches("ns-worker");
+        let before = context_switches("ns-w");
         for _ in 0..50 {
             Client::connect(&server).echo("hello");
             wait_idle(&server);
         }
-        let each = (context_switches("ns-worker") - before) / 50;
+        let each = (context_switches("ns-w") - before) / 50;
         assert!(each < 12, "{each} for each client");
     });
 }

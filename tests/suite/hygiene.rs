@@ -202,11 +202,11 @@ fn captured_output(body: impl FnOnce()) -> u64 {
 fn threads_are_named() {
     isolated(|| {
         let server = start(non_blocking(3).shutdown_port("0"), Hooks::new(echo));
-        eventually("three loops", || count_threads_named("ns-loop") == 3);
-        eventually("one shutdown thread", || count_threads_named("ns-shutdown") == 1);
+        eventually("three loops", || count_threads_named("ns-l") == 3);
+        eventually("one shutdown thread", || count_threads_named("ns-s") == 1);
         server.stop().unwrap();
         let server = start(blocking(3), Hooks::new(echo));
-        eventually("workers", || count_threads_named("ns-worker") >= 3);
+        eventually("workers", || count_threads_named("ns-w") >= 3);
         server.stop().unwrap();
     });
 }

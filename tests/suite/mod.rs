@@ -28,5 +28,6 @@ mod shutdown_port;
 mod status;
 mod stop;
 mod stop_callbacks;
+mod threads;
 mod unix;
 mod waiting;

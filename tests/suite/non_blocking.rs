@@ -18,7 +18,7 @@ fn active(server: &Server) -> Vec<u64> {
 fn as_many_loops_as_threads() {
     isolated(|| {
         let server = start(non_blocking(3), Hooks::new(echo));
-        eventually("three loops", || count_threads_named("ns-loop") == 3);
+        eventually("three loops", || count_threads_named("ns-l") == 3);
         let others = library_threads().len() - 3;
         assert!(others <= 1, "more than the control thread: {:?}", library_threads());
         let stats = server.stats();

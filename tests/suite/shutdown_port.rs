@@ -15,7 +15,7 @@ fn off_unless_set() {
             let server = start(config, Hooks::new(echo));
             assert_eq!(server.shutdown_port(), 0);
             assert_eq!(server.stats().shutdown_port, 0);
-            assert_eq!(count_threads_named("ns-shutdown"), 0);
+            assert_eq!(count_threads_named("ns-s"), 0);
             assert_eq!(listening_sockets().len(), 1);
         }
     });

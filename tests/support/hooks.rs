@@ -1,6 +1,6 @@
 //! The callbacks of a server as optional closures; the same text for both backends.
 
-use super::{CloseReason, ConnId, Error, Server, Socket};
+use super::{CloseReason, ConnId, Error, Server, Socket, ThreadKind};
 use crate::support::{events, Events};
 
 type Result<T = ()> = std::result::Result<T, Error>;
@@ -29,6 +29,8 @@ hooks! {
     handler(&Server, &mut Socket<'_>) -> Result;
     on_start(&Server) -> Result;
     on_stop(&Server);
+    on_thread_start(&Server, ThreadKind, usize) -> Result;
+    on_thread_stop(&Server, ThreadKind, usize);
     on_open(&Server, &mut Socket<'_>) -> Result;
     on_close(&Server, &mut Socket<'_>, CloseReason);
     on_drain(&Server, &mut Socket<'_>);

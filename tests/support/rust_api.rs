@@ -6,7 +6,7 @@ mod hooks;
 pub use hooks::Hooks;
 use net_server::Handler;
 pub use net_server::{
-    CloseReason, Config, ConnId, Error, OwnedSocket, Server, Socket, State, Status,
+    CloseReason, Config, ConnId, Error, OwnedSocket, Server, Socket, State, Status, ThreadKind,
 };
 
 /// A handler that leaves everything to the trait's provided methods.
@@ -37,6 +37,25 @@ impl Handler for Hooks {
         match &self.on_stop {
             Some(f) => f(server),
             None => Defaults.on_stop(server),
+        }
+    }
+
+    fn on_thread_start(
+        &self,
+        server: &Server,
+        kind: ThreadKind,
+        number: usize,
+    ) -> Result<(), Error> {
+        match &self.on_thread_start {
+            Some(f) => f(server, kind, number),
+            None => Defaults.on_thread_start(server, kind, number),
+        }
+    }
+
+    fn on_thread_stop(&self, server: &Server, kind: ThreadKind, number: usize) {
+        match &self.on_thread_stop {
+            Some(f) => f(server, kind, number),
+            None => Defaults.on_thread_stop(server, kind, number),
         }
     }
 

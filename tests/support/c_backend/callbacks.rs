@@ -1,6 +1,6 @@
 //! The C callbacks: each calls the closure of the same name.
 
-use super::{check, CloseReason, Error, Hooks, Server, Socket};
+use super::{check, CloseReason, Error, Hooks, Server, Socket, ThreadKind};
 use net_server::ffi::*;
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -34,6 +34,8 @@ pub(super) fn register(config: *mut ns_config, hooks: &Arc<Hooks>) -> Result<(),
     register! {
         on_start: ns_config_set_on_start(on_start);
         on_stop: ns_config_set_on_stop(on_stop);
+        on_thread_start: ns_config_set_on_thread_start(on_thread_start);
+        on_thread_stop: ns_config_set_on_thread_stop(on_thread_stop);
         on_open: ns_config_set_on_open(on_open);
         on_close: ns_config_set_on_close(on_close);
         on_drain: ns_config_set_on_drain(on_drain);
@@ -149,4 +151,35 @@ unsafe extern "C-unwind" fn on_stop(server: *mut ns_server, user_data: *mut c_vo
     // SAFETY: the library calls with what it was given.
     let hooks = unsafe { hooks(user_data) };
     hooks.on_stop.as_ref().expect("registered")(&Server::lent(server));
+}
+
+fn thread_kind(number: i32) -> ThreadKind {
+    use ThreadKind::{Control, Loop, Shutdown, Worker};
+    let kinds = [Loop, Worker, Control, Shutdown];
+    kinds.into_iter().find(|kind| *kind as i32 == number).expect("a kind of thread")
+}
+
+unsafe extern "C-unwind" fn on_thread_start(
+    server: *mut ns_server,
+    kind: i32,
+    number: u32,
+    user_data: *mut c_void,
+) -> i32 {
+    // SAFETY: the library calls with what it was given.
+    let hooks = unsafe { hooks(user_data) };
+    let hook = hooks.on_thread_start.as_ref().expect("registered");
+    let result = hook(&Server::lent(server), thread_kind(kind), number as usize);
+    status(std::ptr::null_mut(), result)
+}
+
+unsafe extern "C-unwind" fn on_thread_stop(
+    server: *mut ns_server,
+    kind: i32,
+    number: u32,
+    user_data: *mut c_void,
+) {
+    // SAFETY: the library calls with what it was given.
+    let hooks = unsafe { hooks(user_data) };
+    let hook = hooks.on_thread_stop.as_ref().expect("registered");
+    hook(&Server::lent(server), thread_kind(kind), number as usize);
 }

@@ -13,7 +13,7 @@ pub mod tls;
 
 pub use error::Error;
 pub use hooks::Hooks;
-pub use net_server::{CloseReason, Config, ConnId, State, Stats, Status, ThreadStats};
+pub use net_server::{CloseReason, Config, ConnId, State, Stats, Status, ThreadKind, ThreadStats};
 pub use plain::*;
 pub use server::Server;
 pub use socket::{OwnedSocket, Socket};

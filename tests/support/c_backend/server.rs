@@ -69,6 +69,8 @@ fn configure(config: &Config, hooks: &Arc<Hooks>) -> Result<*mut ns_config, Erro
         ns_config_set_use_ipv6(raw, config.use_ipv6.into());
         ns_config_set_reuse_port(raw, config.reuse_port.into());
         ns_config_set_unix_mode(raw, config.unix_mode);
+        ns_config_set_thread_name(raw, c_text(&config.thread_name).as_ptr());
+        ns_config_set_stack_size(raw, config.stack_size);
         if let Some(port) = &port {
             ns_config_set_shutdown_port(raw, port.as_ptr());
         }
