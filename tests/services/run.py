@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import harness
@@ -35,6 +36,18 @@ def local(path):
     client.settimeout(harness.patience)
     client.connect(path)
     return client
+
+
+def local_when_listening(path):
+    """For a program that does not say when it listens."""
+    end = time.monotonic() + harness.patience
+    while True:
+        try:
+            return local(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.01)
 
 
 def tool(argv, data=b""):
@@ -152,8 +165,7 @@ def activated(mode, names, service):
 def activated_unix(path, mode):
     argv = ["systemd-socket-activate", "-l", path]
     with Program(argv + [ECHO] + mode + ["systemd"], valgrind=False) as server:
-        harness.wait_until(lambda: os.path.exists(path), "the socket")
-        equal(exchange(local(path), b"hello"), b"hello")
+        equal(exchange(local_when_listening(path), b"hello"), b"hello")
         server.stop()
     os.remove(path)  # it is systemd's
 
