@@ -335,3 +335,39 @@ fn nothing_from_systemd() {
         passed(&[&listener, &file], None, own, || fails("systemd", "is no socket"));
     });
 }
+
+/// Z4, S1: While a stop waits for bytes to leave, the clients of the shared socket are not this
+/// server's: it does not accept them, and they do not wake it.
+#[test]
+fn a_stop_leaves_the_clients_to_others() {
+    isolated(|| {
+        let listener = listening();
+        let address = listener.local_addr().unwrap();
+        let service = format!("fd:{}", listener.as_raw_fd());
+        let server = server_at(&service, non_blocking(2), Hooks::new(bulk));
+        server.start_background().unwrap();
+        let mut slow = Client::small(&server).saying("x");
+        slow.receive(1);
+        while_stopping(&server, || {
+            let switches = || context_switches("ns-loop");
+            // The connection that is left is looked at until it has settled.
+            let_pass(ms(100));
+            let before = switches();
+            let clients: Vec<_> = (0..100)
+                .map(|_| {
+                    let client = TcpStream::connect(address).unwrap();
+                    let_pass(ms(1));
+                    client
+                })
+                .collect();
+            let woken = switches() - before;
+            assert!(woken < 50, "{woken} times");
+            listener.set_nonblocking(false).unwrap();
+            for _ in &clients {
+                listener.accept().unwrap();
+            }
+            slow.drain().unwrap();
+        });
+        assert_eq!(server.stats().accepted, 1);
+    });
+}
