@@ -172,11 +172,10 @@ static int32_t handler(ns_server *srv, ns_socket *socket, void *user_data) {
     return status < 0 ? status : (int32_t)n;
 }
 
-static void on_wake(ns_server *srv, ns_socket *socket, void *user_data) {
+static int32_t on_wake(ns_server *srv, ns_socket *socket, void *user_data) {
     int32_t status = answer_lines(srv, socket);
     (void)user_data;
-    if (status < 0 && status != NS_ERR_DETACHED)
-        ns_socket_close(socket);
+    return status == NS_ERR_DETACHED ? 0 : status;
 }
 
 static int32_t on_open(ns_server *srv, ns_socket *socket, void *user_data) {

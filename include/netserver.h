@@ -1010,8 +1010,12 @@ ns_status ns_config_set_on_close(ns_config *config,
                                  void *user_data,
                                  ns_drop_fn drop);
 
-/** Reports an event of a connection: `on_drain`, `on_timeout`, `on_wake`. */
-typedef void (*ns_event_fn)(ns_server *server, ns_socket *socket, void *user_data);
+/**
+ * Reports an event of a connection: `on_drain`, `on_timeout`, `on_wake`.
+ *
+ * Returns: as the handler (`ns_handler_fn`).
+ */
+typedef int32_t (*ns_event_fn)(ns_server *server, ns_socket *socket, void *user_data);
 
 /**
  * Non-blocking mode: sets the callback that runs when all queued bytes of a

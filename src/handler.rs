@@ -77,21 +77,26 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Runs when the outbound queue has become empty, in non-blocking mode. It
     /// runs during a stop too, so that it can send the rest of a reply; when
-    /// it sends nothing more, the connection is closed.
-    fn on_drain(&self, server: &Server, socket: &mut Socket<'_>) {
+    /// it sends nothing more, the connection is closed. It fails as
+    /// [`Handler::handle`] does.
+    fn on_drain(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
         let _ = (server, socket);
+        Ok(())
     }
 
     /// Runs when the connection's one-shot timer fires. The default closes the
-    /// connection.
-    fn on_timeout(&self, server: &Server, socket: &mut Socket<'_>) {
+    /// connection. It fails as [`Handler::handle`] does.
+    fn on_timeout(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
         let _ = server;
         socket.close_because(CloseReason::Timer);
+        Ok(())
     }
 
-    /// Runs after a call of [`Server::wake`] for this connection.
-    fn on_wake(&self, server: &Server, socket: &mut Socket<'_>) {
+    /// Runs after a call of [`Server::wake`] for this connection. It fails as
+    /// [`Handler::handle`] does.
+    fn on_wake(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
         let _ = (server, socket);
+        Ok(())
     }
 
     /// Runs after a failed handler (the socket is still open), for a refused

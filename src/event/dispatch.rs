@@ -170,9 +170,9 @@ impl Driver {
         }
         conn.clear_drained();
         let result = callback::call(&self.server, conn, |handler, server, socket| {
-            handler.on_drain(server, socket);
+            handler.on_drain(server, socket)
         });
-        self.after_callback(conn, result.err());
+        self.after_callback(conn, callback::outcome(result));
     }
 
     /// Runs `on_wake`, unless the connection ends.
@@ -182,9 +182,9 @@ impl Driver {
             return;
         }
         let result = callback::call(&self.server, conn, |handler, server, socket| {
-            handler.on_wake(server, socket);
+            handler.on_wake(server, socket)
         });
-        self.after_callback(conn, result.err());
+        self.after_callback(conn, callback::outcome(result));
     }
 
     /// Looks at a connection whose deadline may have passed.
@@ -219,12 +219,12 @@ impl Driver {
             return;
         }
         let result = callback::call(&self.server, conn, |handler, server, socket| {
-            handler.on_timeout(server, socket);
+            handler.on_timeout(server, socket)
         });
         if conn.reason == CloseReason::Timer && conn.is_closing() {
             self.end_by_deadline(conn, CloseReason::Timer);
         } else {
-            self.after_callback(conn, result.err());
+            self.after_callback(conn, callback::outcome(result));
         }
     }
 }

@@ -292,12 +292,14 @@ pub unsafe extern "C" fn ns_config_set_on_close(
 }
 
 /// Reports an event of a connection: `on_drain`, `on_timeout`, `on_wake`.
+///
+/// Returns: as the handler (`ns_handler_fn`).
 pub type ns_event_fn = Option<
     unsafe extern "C-unwind" fn(
         server: *mut ns_server,
         socket: *mut ns_socket,
         user_data: *mut c_void,
-    ),
+    ) -> i32,
 >;
 
 /// Non-blocking mode: sets the callback that runs when all queued bytes of a

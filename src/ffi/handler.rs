@@ -132,28 +132,27 @@ impl Handler for CHandler {
         }
     }
 
-    fn on_drain(&self, _: &Server, socket: &mut Socket<'_>) {
-        if let Callback { function: Some(call), user_data, .. } = self.callbacks.drain {
-            unsafe { call(self.server, borrowed_handle(socket), user_data) };
-            drop_raised(socket);
-        }
+    fn on_drain(&self, _: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
+        let Callback { function: Some(call), user_data, .. } = self.callbacks.drain else {
+            return Ok(());
+        };
+        outcome(unsafe { call(self.server, borrowed_handle(socket), user_data) }, socket)
     }
 
-    fn on_timeout(&self, server: &Server, socket: &mut Socket<'_>) {
+    fn on_timeout(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
         match self.callbacks.timeout {
             Callback { function: Some(call), user_data, .. } => {
-                unsafe { call(self.server, borrowed_handle(socket), user_data) };
-                drop_raised(socket);
+                outcome(unsafe { call(self.server, borrowed_handle(socket), user_data) }, socket)
             }
             _ => defaults().on_timeout(server, socket),
         }
     }
 
-    fn on_wake(&self, _: &Server, socket: &mut Socket<'_>) {
-        if let Callback { function: Some(call), user_data, .. } = self.callbacks.wake {
-            unsafe { call(self.server, borrowed_handle(socket), user_data) };
-            drop_raised(socket);
-        }
+    fn on_wake(&self, _: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
+        let Callback { function: Some(call), user_data, .. } = self.callbacks.wake else {
+            return Ok(());
+        };
+        outcome(unsafe { call(self.server, borrowed_handle(socket), user_data) }, socket)
     }
 
     fn on_exception(

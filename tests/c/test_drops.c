@@ -64,11 +64,6 @@ static void closed(ns_server *server, ns_socket *socket, int32_t reason, void *u
     (void)server, (void)socket, (void)reason, (void)user_data;
 }
 
-static void happened(ns_server *server, ns_socket *socket, void *user_data)
-{
-    (void)server, (void)socket, (void)user_data;
-}
-
 /* Replacing drops the former, unsetting too, freeing the config the last. */
 #define REPLACE(setter, function)                           \
     do {                                                    \
@@ -97,9 +92,9 @@ static void replaced_callbacks(void)
     REPLACE(ns_config_set_on_thread_stop, thread_stopped);
     REPLACE(ns_config_set_on_open, answer);
     REPLACE(ns_config_set_on_close, closed);
-    REPLACE(ns_config_set_on_drain, happened);
-    REPLACE(ns_config_set_on_timeout, happened);
-    REPLACE(ns_config_set_on_wake, happened);
+    REPLACE(ns_config_set_on_drain, answer);
+    REPLACE(ns_config_set_on_timeout, answer);
+    REPLACE(ns_config_set_on_wake, answer);
 }
 
 /* G3: A function that is NULL has no use for its user data. */

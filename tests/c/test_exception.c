@@ -265,11 +265,12 @@ static void failing_after_detach(void)
 /* A message raised where nothing can fail, or by an owner, is in no later failure. */
 static event happened = EVENT;
 
-static void complain(ns_server *server, ns_socket *socket, void *user_data)
+static int32_t complain(ns_server *server, ns_socket *socket, void *user_data)
 {
     (void)server, (void)user_data;
     ns_raise_with(socket, -50, "a complaint", object, drop);
     event_add(&happened);
+    return 0;
 }
 
 static int32_t raise_first(ns_server *server, ns_socket *socket, void *user_data)

@@ -122,11 +122,12 @@ static int32_t flood(ns_server *server, ns_socket *socket, void *user_data)
     return 0;
 }
 
-static void on_drain(ns_server *server, ns_socket *socket, void *user_data)
+static int32_t on_drain(ns_server *server, ns_socket *socket, void *user_data)
 {
     (void)server, (void)user_data;
     CHECK_IS(ns_socket_queued(socket), 0);
     event_add(&drained);
+    return 0;
 }
 
 /* Q3: Sends are refused at the limit, and all that was accepted arrives. */

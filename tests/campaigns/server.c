@@ -137,9 +137,10 @@ static int32_t chaos_open(ns_server *srv, ns_socket *socket, void *user_data) {
     return memory == NULL ? -1 : ns_socket_set_user_data(socket, memory, free);
 }
 
-static void chaos_wake(ns_server *srv, ns_socket *socket, void *user_data) {
+static int32_t chaos_wake(ns_server *srv, ns_socket *socket, void *user_data) {
     (void)srv, (void)user_data;
     ns_socket_send(socket, "w", 1);
+    return 0;
 }
 
 static int32_t chaos_exception(ns_server *srv, ns_socket *socket, const ns_error *error,

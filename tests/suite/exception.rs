@@ -2,6 +2,7 @@
 
 use crate::api::{CloseReason, Error, Hooks, Server, Status};
 use crate::support::*;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// The error that an exception handler got.
@@ -316,6 +317,79 @@ fn a_panic_in_a_hook_is_contained() {
             let expected = if callback == "on_close" { vec![] } else { vec![Status::Panic] };
             assert_eq!(errors.drain(), expected, "{callback}");
             assert_eq!(server.stats().handler_errors, 1, "{callback}");
+        }
+    });
+}
+
+/// X15: `on_drain`, `on_timeout` and `on_wake` fail as the handler does: the exception handler gets
+/// the error, and the socket stays open; without one the connection closes. Would-block is no
+/// failure.
+#[test]
+fn an_event_callback_fails_as_the_handler_does() {
+    isolated(|| {
+        for callback in ["on_wake", "on_timeout", "on_drain"] {
+            for (failure, reported) in [(Status::Handler, true), (Status::WouldBlock, false)] {
+                let (log, errors) = events();
+                let (ran, runs) = events();
+                // Once: what the exception handler sends may be queued, and drain too.
+                let fail = move |name: &str, (ran, again): &(Log<()>, AtomicBool)| {
+                    if name != callback || again.swap(true, Ordering::SeqCst) {
+                        return Ok(());
+                    }
+                    ran.add(());
+                    Err(if reported { "on purpose".into() } else { Error::from(failure) })
+                };
+                let hooks = || {
+                    let [wake, timeout, drain] =
+                        [(); 3].map(|()| (ran.clone(), AtomicBool::new(false)));
+                    Hooks::new(|server: &Server, socket| {
+                        match text(socket)?.as_str() {
+                            "on_wake" => server.wake(socket.id())?,
+                            "on_timeout" => socket.set_timer(Some(ms(1)))?,
+                            "on_drain" => socket.send(&pattern(BULK))?,
+                            "" => socket.close(),
+                            other => socket.send(other.as_bytes())?,
+                        }
+                        Ok(())
+                    })
+                    .on_wake(move |_, _| fail("on_wake", &wake))
+                    .on_timeout(move |_, _| fail("on_timeout", &timeout))
+                    .on_drain(move |_, _| fail("on_drain", &drain))
+                };
+                let told = hooks().on_exception(move |_, socket, error| {
+                    log.add((error.status(), error.message().to_owned()));
+                    socket.expect("a socket").send(b"failed")
+                });
+                let server = start(non_blocking(1), told);
+                let mut client = Client::small(&server).saying(callback);
+                if callback == "on_drain" {
+                    client.expect(pattern(BULK));
+                }
+                runs.next();
+                if reported {
+                    client.expect("failed");
+                    let (status, message) = errors.next();
+                    assert_eq!(status, failure);
+                    assert!(message.contains("on purpose"), "{message}");
+                }
+                client.echo("open");
+                drop(client);
+                wait_idle(&server);
+                server.stop().unwrap();
+                errors.none();
+                assert_eq!(server.stats().handler_errors, u64::from(reported));
+
+                let server = start(non_blocking(1), hooks());
+                let mut client = Client::small(&server).saying(callback);
+                if callback == "on_drain" {
+                    client.expect(pattern(BULK));
+                }
+                runs.next();
+                match reported {
+                    true => client.expect_gone(),
+                    false => client.echo("open"),
+                }
+            }
         }
     });
 }

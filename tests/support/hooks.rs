@@ -25,6 +25,42 @@ macro_rules! hooks {
     };
 }
 
+/// What `on_drain`, `on_timeout` and `on_wake` of a test return: nothing where they succeed.
+pub trait Outcome {
+    fn outcome(self) -> Result;
+}
+
+impl Outcome for () {
+    fn outcome(self) -> Result {
+        Ok(())
+    }
+}
+
+impl Outcome for Result {
+    fn outcome(self) -> Result {
+        self
+    }
+}
+
+macro_rules! events {
+    ($($name:ident: $place:ident;)*) => {
+        impl Hooks {
+            $(pub fn $name<R: Outcome>(
+                self,
+                f: impl Fn(&Server, &mut Socket<'_>) -> R + Send + Sync + 'static,
+            ) -> Self {
+                self.$place(move |server, socket| f(server, socket).outcome())
+            })*
+        }
+    };
+}
+
+events! {
+    on_drain: drain;
+    on_timeout: timeout;
+    on_wake: wake;
+}
+
 hooks! {
     handler(&Server, &mut Socket<'_>) -> Result;
     on_start(&Server) -> Result;
@@ -33,9 +69,9 @@ hooks! {
     on_thread_stop(&Server, ThreadKind, usize);
     on_open(&Server, &mut Socket<'_>) -> Result;
     on_close(&Server, &mut Socket<'_>, CloseReason);
-    on_drain(&Server, &mut Socket<'_>);
-    on_timeout(&Server, &mut Socket<'_>);
-    on_wake(&Server, &mut Socket<'_>);
+    drain(&Server, &mut Socket<'_>) -> Result;
+    timeout(&Server, &mut Socket<'_>) -> Result;
+    wake(&Server, &mut Socket<'_>) -> Result;
     on_exception(&Server, Option<&mut Socket<'_>>, &Error) -> Result;
     on_shutdown(&Server, &mut Socket<'_>) -> Result<bool>;
 }

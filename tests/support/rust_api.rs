@@ -73,22 +73,22 @@ impl Handler for Hooks {
         }
     }
 
-    fn on_drain(&self, server: &Server, socket: &mut Socket<'_>) {
-        match &self.on_drain {
+    fn on_drain(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
+        match &self.drain {
             Some(f) => f(server, socket),
             None => Defaults.on_drain(server, socket),
         }
     }
 
-    fn on_timeout(&self, server: &Server, socket: &mut Socket<'_>) {
-        match &self.on_timeout {
+    fn on_timeout(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
+        match &self.timeout {
             Some(f) => f(server, socket),
             None => Defaults.on_timeout(server, socket),
         }
     }
 
-    fn on_wake(&self, server: &Server, socket: &mut Socket<'_>) {
-        match &self.on_wake {
+    fn on_wake(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
+        match &self.wake {
             Some(f) => f(server, socket),
             None => Defaults.on_wake(server, socket),
         }

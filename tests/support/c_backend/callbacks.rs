@@ -38,9 +38,9 @@ pub(super) fn register(config: *mut ns_config, hooks: &Arc<Hooks>) -> Result<(),
         on_thread_stop: ns_config_set_on_thread_stop(on_thread_stop);
         on_open: ns_config_set_on_open(on_open);
         on_close: ns_config_set_on_close(on_close);
-        on_drain: ns_config_set_on_drain(on_drain);
-        on_timeout: ns_config_set_on_timeout(on_timeout);
-        on_wake: ns_config_set_on_wake(on_wake);
+        drain: ns_config_set_on_drain(on_drain);
+        timeout: ns_config_set_on_timeout(on_timeout);
+        wake: ns_config_set_on_wake(on_wake);
         on_exception: ns_config_set_exception_handler(on_exception);
         on_shutdown: ns_config_set_shutdown_handler(on_shutdown);
     }
@@ -97,24 +97,27 @@ unsafe extern "C-unwind" fn on_drain(
     server: *mut ns_server,
     socket: *mut ns_socket,
     user_data: *mut c_void,
-) {
-    call!(on_drain, user_data, server, socket);
+) -> i32 {
+    let result = call!(drain, user_data, server, socket);
+    status(socket, result)
 }
 
 unsafe extern "C-unwind" fn on_timeout(
     server: *mut ns_server,
     socket: *mut ns_socket,
     user_data: *mut c_void,
-) {
-    call!(on_timeout, user_data, server, socket);
+) -> i32 {
+    let result = call!(timeout, user_data, server, socket);
+    status(socket, result)
 }
 
 unsafe extern "C-unwind" fn on_wake(
     server: *mut ns_server,
     socket: *mut ns_socket,
     user_data: *mut c_void,
-) {
-    call!(on_wake, user_data, server, socket);
+) -> i32 {
+    let result = call!(wake, user_data, server, socket);
+    status(socket, result)
 }
 
 unsafe extern "C-unwind" fn on_shutdown(
