@@ -1108,16 +1108,27 @@ ns_server *ns_server_new(const char *service,
 #define NS_START_BACKGROUND 1
 
 /**
+ * `ns_server_start`: make no thread, and return as soon as the server accepts;
+ * the program runs it by `ns_server_run_once`.
+ */
+#define NS_START_HOSTED 2
+
+/**
  * Starts a server: binds, makes the threads, runs `on_start`, accepts.
  *
  * With `flags` 0 the call returns when the server has stopped; with
  * NS_START_BACKGROUND as soon as it accepts: its ports are final then. In
  * non-blocking mode with one loop and `flags` 0 the callbacks run on the calling
- * thread, which may also get the program's signals. `err`: see RESULTS.
+ * thread, which may also get the program's signals.
+ *
+ * With NS_START_HOSTED the server makes no thread at all; the calling thread is
+ * the host's (see `ns_server_run_once`). It needs non-blocking mode with
+ * `max_thread` 1 (else NS_ERR_INVALID) and no shutdown port (else
+ * NS_ERR_UNSUPPORTED). `err`: see RESULTS.
  *
  * Returns: 0, or NS_ERR_INVALID, NS_ERR_STATE (started before), NS_ERR_ADDRESS,
- * NS_ERR_LISTEN, NS_ERR_THREAD, NS_ERR_HOOK, NS_ERR_IO. A failed start leaves
- * nothing behind and may be tried again.
+ * NS_ERR_LISTEN, NS_ERR_THREAD, NS_ERR_HOOK, NS_ERR_IO, NS_ERR_UNSUPPORTED. A
+ * failed start leaves nothing behind and may be tried again.
  * [any] [blocks]
  */
 ns_status ns_server_start(ns_server *server, uint32_t flags, ns_error **err);
@@ -1165,6 +1176,35 @@ ns_status ns_server_request_stop(ns_server *server);
  * [any] [blocks]
  */
 ns_status ns_server_wait(ns_server *server, int64_t timeout_ms);
+
+/**
+ * Returns: a descriptor that is readable (poll(2), select(2), epoll(7), level- or
+ * edge-triggered) exactly when `ns_server_run_once` has something to do: events,
+ * calls of other threads, due deadlines, a requested stop. It belongs to the
+ * server, is the same from the start to `ns_server_free`, and stays readable after
+ * the stop. NS_ERR_STATE where the server is not hosted or not started;
+ * NS_ERR_INVALID for NULL.
+ * [any]
+ */
+int32_t ns_server_poll_fd(ns_server *server);
+
+/**
+ * Runs one bounded turn of a hosted server. If there is nothing to do it waits for
+ * that, `timeout_ms` milliseconds at most (-1: forever); a signal ends the wait. The callbacks of a hosted server run only in this call, in
+ * `ns_server_stop`, `ns_server_wait` and `ns_server_free`, on the calling thread,
+ * which is the host's from then on: `ns_server_stop` and `ns_server_wait` on it run
+ * turns until the server has stopped, and on another thread they wait for the
+ * host's turns. `while (ns_server_run_once(server, -1) == 0) ;` serves until the
+ * stop.
+ *
+ * Returns: 0 when a turn was done or the time has passed; NS_ERR_STATE before the
+ * start, once stopped, and where the server is not hosted; NS_ERR_BUSY in a
+ * callback and while another thread is in this call; NS_ERR_INVALID for NULL and
+ * other numbers.
+ * [any] [blocks]
+ */
+ns_status ns_server_run_once(ns_server *server,
+                             int64_t timeout_ms);
 
 /**
  * Stops as `ns_server_stop` does, then frees: the connections' data, the
@@ -2027,7 +2067,7 @@ uint32_t ns_version_number(void);
 /**
  * Whether the library in use has a feature. The names are "blocking",
  * "non-blocking", "detach", "attach", "ipv6", "shutdown-port", "tls", "services",
- * "unix", "systemd".
+ * "unix", "systemd", "hosted".
  *
  * Returns: 1 or 0; 0 for NULL and for other names.
  * [any]

@@ -44,6 +44,12 @@ impl Drop for CallbackScope {
     }
 }
 
+/// Returns a number that no other living thread has. The handle of the standard
+/// library would need a destructor on a thread of the program.
+pub(crate) fn this_thread() -> usize {
+    INSIDE.with(|list| std::ptr::from_ref(list).addr())
+}
+
 /// Returns whether this thread is the server's own or in one of its callbacks.
 pub(crate) fn is_inside(server: u64) -> bool {
     INSIDE.with(|list| list.borrow().contains(&server))

@@ -15,6 +15,7 @@ mod dispatch;
 mod driver;
 mod handle;
 mod handshake;
+mod hosted;
 mod mail;
 mod run;
 mod schedule;
@@ -23,6 +24,7 @@ mod stop;
 
 pub(crate) use accept::watch;
 pub(crate) use handle::LoopHandle;
+pub(crate) use hosted::HostedLoop;
 pub(crate) use mail::Mail;
 pub(crate) use run::Loop;
 
@@ -44,6 +46,8 @@ use crate::sys::{self, Bits, Poller};
 /// are above all ids, because the slot numbers end before their bits do.
 const WAKE: u64 = u64::MAX;
 const CONTROL: u64 = u64::MAX - 1;
+/// The timer of a hosted loop.
+const TIMER: u64 = u64::MAX - 2;
 const LISTENERS: u64 = u64::MAX - (1 << 16);
 
 /// The events that a loop's connections are registered for. Urgent data is

@@ -4,6 +4,7 @@
 
 mod control;
 mod handover;
+mod hosted;
 mod lifecycle;
 mod services;
 mod start;
@@ -29,6 +30,7 @@ use crate::state::State;
 use crate::stats::{self, Stats, ThreadStats};
 use crate::tls::TlsConfig;
 
+use hosted::Hosted;
 use lifecycle::Life;
 use services::Services;
 pub use threads::ThreadKind;
@@ -51,6 +53,7 @@ struct StopOnDrop(Arc<Inner>);
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
         let server = Server { inner: self.0.clone(), _owner: None };
+        server.take_over();
         let _ = server.stop();
     }
 }
@@ -73,6 +76,8 @@ pub(crate) struct Running {
     /// The addresses of each service.
     addresses: Vec<String>,
     started: Instant,
+    /// Set where the program runs the only loop.
+    hosted: OnceCell<Hosted>,
     uptime: OnceCell<Duration>,
 }
 

@@ -10,17 +10,17 @@ use std::sync::Arc;
 use super::accept::Acceptor;
 use super::driver::Driver;
 use super::slab::Slab;
-use super::{dispatch, LoopGroup, CONTROL, LISTENERS, WAKE};
+use super::{dispatch, LoopGroup, CONTROL, LISTENERS, TIMER, WAKE};
 use crate::callback;
 use crate::clock::Deadline;
 use crate::conn::{Conn, ConnId};
 use crate::error::{Error, Status};
 use crate::server::Server;
 use crate::sync::lock;
-use crate::sys::{Bits, Events, Poller, Waker, OUTPUT};
+use crate::sys::{Bits, Events, Poller, Timer, Waker, OUTPUT};
 
 /// The most events of a turn.
-const EVENTS: usize = 1024;
+pub(super) const EVENTS: usize = 1024;
 
 /// A loop: its connections, and what decides when each of them has its turn.
 ///
@@ -59,7 +59,7 @@ impl Loop {
         wake: &Waker,
         on_control: Box<dyn FnMut() + Send>,
     ) -> Result<(), Error> {
-        wake.watch(self.driver.schedule.poller(), CONTROL)
+        wake.watch(self.poller(), CONTROL)
             .map_err(|e| Error::from_os(Status::Io, "cannot wait for the stop", &e))?;
         self.on_control = Some(on_control);
         Ok(())
@@ -73,34 +73,67 @@ impl Loop {
         self.driver.handle.wake.close();
     }
 
-    /// This function holds the wait and the events, which are nearly always a
-    /// whole turn; it calls other functions for the rest.
     fn take_turns(&mut self) {
-        let (server, poller) = (self.driver.server.clone(), self.driver.schedule.poller().clone());
+        let (server, poller) = (self.driver.server.clone(), self.poller().clone());
         let mut events = Events::new(EVENTS);
         let mut timeout = 0;
         loop {
-            // The poller's own descriptor is valid and this function owns the
-            // buffer: the only error is EINTR (epoll_wait(2)), with no events.
-            let _ = poller.wait(&mut events, timeout);
-            let turns = self.driver.schedule.turns();
-            // A stop begins with mail, which is handled after the events.
-            let stopping = self.driver.drain.is_begun();
-            for (token, bits) in events.iter() {
-                if stopping || !self.plain_input(&server, token, bits) {
-                    self.on_event(token, bits);
-                }
-            }
-            if self.is_idle() {
+            if self.turn(&server, &poller, &mut events, timeout) {
                 timeout = -1;
                 continue;
             }
-            self.chores(turns);
             if self.has_finished() {
                 break;
             }
-            timeout = self.timeout();
+            timeout = self.next_deadline().poll_timeout();
         }
+    }
+
+    /// Runs one turn: waits for events, at most `timeout` ms, and handles them,
+    /// which is nearly always all; then does the rest. `server` and `poller`
+    /// are the loop's own. Returns whether nothing is to be done before the
+    /// next event.
+    #[inline(always)]
+    pub(super) fn turn(
+        &mut self,
+        server: &Server,
+        poller: &Poller,
+        events: &mut Events,
+        timeout: i32,
+    ) -> bool {
+        // The poller's own descriptor is valid and the caller owns the buffer:
+        // the only error is EINTR (epoll_wait(2)), with no events.
+        let _ = poller.wait(events, timeout);
+        let turns = self.driver.schedule.turns();
+        // A stop begins with mail, which is handled after the events.
+        let stopping = self.driver.drain.is_begun();
+        for (token, bits) in events.iter() {
+            if stopping || !self.plain_input(server, token, bits) {
+                self.on_event(token, bits);
+            }
+        }
+        let is_idle = self.is_idle();
+        if !is_idle {
+            self.chores(turns);
+        }
+        is_idle
+    }
+
+    pub(super) fn poller(&self) -> &Poller {
+        self.driver.schedule.poller()
+    }
+
+    /// Makes the timer that a hosted loop needs.
+    pub fn make_timer(&self) -> Result<Timer, Error> {
+        let failed = |e| Error::from_os(Status::Io, "cannot make a timer", &e);
+        let timer = Timer::new().map_err(failed)?;
+        timer.watch(self.poller(), TIMER).map_err(failed)?;
+        Ok(timer)
+    }
+
+    /// Makes the next turn begin immediately.
+    pub(super) fn wake(&self) {
+        self.driver.handle.wake.signal();
     }
 
     /// Nothing is to be done before the next event. Arrivals make an event, and
@@ -114,21 +147,20 @@ impl Loop {
             && !self.driver.drain.is_begun()
     }
 
-    fn has_finished(&self) -> bool {
+    pub(super) fn has_finished(&self) -> bool {
         let driver = &self.driver;
         driver.drain.is_begun() && driver.open_connections() == 0 && !driver.handle.has_arrivals()
     }
 
-    /// Returns how long to wait for events, in ms; −1 means forever.
-    fn timeout(&self) -> i32 {
+    /// Returns when the next turn must begin without an event:
+    /// [`Deadline::NOW`] for immediately.
+    pub(super) fn next_deadline(&self) -> Deadline {
         let driver = &self.driver;
-        let next_accept = self.acceptor.next_try();
-        let work = self.mail_left || driver.schedule.has_turns() || driver.handshakes.can_begin();
-        if work || next_accept == Deadline::NOW {
-            return 0;
+        if self.mail_left || driver.schedule.has_turns() || driver.handshakes.can_begin() {
+            return Deadline::NOW;
         }
         let next = driver.schedule.next_deadline().min(driver.drain.next_deadline());
-        next.min(next_accept).min(driver.handshakes.next_deadline()).poll_timeout()
+        next.min(self.acceptor.next_try()).min(driver.handshakes.next_deadline())
     }
 
     /// Does the work of a turn besides its events. `turns` connections had a
@@ -193,6 +225,8 @@ impl Loop {
                     on_control();
                 }
             }
+            // The deadlines are looked at in any case.
+            TIMER => {}
             LISTENERS.. => self.acceptor.note_event((token - LISTENERS) as usize),
             id => self.on_conn_event(id, bits),
         }

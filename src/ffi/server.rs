@@ -15,7 +15,9 @@ use super::config::{ns_config, InUse};
 use super::error::{ns_error, ns_status};
 use super::handler::CHandler;
 use super::handles::{get, ns_socket, server_of, share};
-use super::support::{contain, give_text, guard, null, status, text, with_err, FirstFailure};
+use super::support::{
+    contain, counted, give_text, guard, null, status, text, with_err, FirstFailure,
+};
 use super::user_data::{ns_drop_fn, Callback, UserData};
 use super::version::silence_panics;
 use crate::sync::lock;
@@ -147,17 +149,25 @@ pub unsafe extern "C" fn ns_server_new(
 /// `ns_server_start`: return as soon as the server accepts, instead of when it
 /// has stopped.
 pub const NS_START_BACKGROUND: u32 = 1;
+/// `ns_server_start`: make no thread, and return as soon as the server accepts;
+/// the program runs it by `ns_server_run_once`.
+pub const NS_START_HOSTED: u32 = 2;
 
 /// Starts a server: binds, makes the threads, runs `on_start`, accepts.
 ///
 /// With `flags` 0 the call returns when the server has stopped; with
 /// NS_START_BACKGROUND as soon as it accepts: its ports are final then. In
 /// non-blocking mode with one loop and `flags` 0 the callbacks run on the calling
-/// thread, which may also get the program's signals. `err`: see RESULTS.
+/// thread, which may also get the program's signals.
+///
+/// With NS_START_HOSTED the server makes no thread at all; the calling thread is
+/// the host's (see `ns_server_run_once`). It needs non-blocking mode with
+/// `max_thread` 1 (else NS_ERR_INVALID) and no shutdown port (else
+/// NS_ERR_UNSUPPORTED). `err`: see RESULTS.
 ///
 /// Returns: 0, or NS_ERR_INVALID, NS_ERR_STATE (started before), NS_ERR_ADDRESS,
-/// NS_ERR_LISTEN, NS_ERR_THREAD, NS_ERR_HOOK, NS_ERR_IO. A failed start leaves
-/// nothing behind and may be tried again.
+/// NS_ERR_LISTEN, NS_ERR_THREAD, NS_ERR_HOOK, NS_ERR_IO, NS_ERR_UNSUPPORTED. A
+/// failed start leaves nothing behind and may be tried again.
 /// [any] [blocks]
 #[no_mangle]
 pub unsafe extern "C" fn ns_server_start(
@@ -171,6 +181,7 @@ pub unsafe extern "C" fn ns_server_start(
         match flags {
             0 => this.server.start(),
             NS_START_BACKGROUND => this.server.start_background(),
+            NS_START_HOSTED => this.server.start_hosted(),
             _ => Err(Error::new(Status::Invalid, format!("unknown flags {flags:#x}"))),
         }?;
         Ok(Status::Ok.code())
@@ -201,6 +212,14 @@ pub unsafe extern "C" fn ns_server_stop(server: *mut ns_server) -> ns_status {
 
 fn millis(ms: i64) -> Result<Duration, Status> {
     u64::try_from(ms).map(Duration::from_millis).map_err(|_| Status::Invalid)
+}
+
+/// A time to wait; −1 is forever.
+fn optional_wait(ms: i64) -> Result<Option<Duration>, Status> {
+    match ms {
+        -1 => Ok(None),
+        ms => Ok(Some(millis(ms)?)),
+    }
 }
 
 /// `ns_server_stop` with another drain deadline: 0 to 2^31 - 1 milliseconds.
@@ -244,12 +263,45 @@ pub unsafe extern "C" fn ns_server_request_stop(server: *mut ns_server) -> ns_st
 pub unsafe extern "C" fn ns_server_wait(server: *mut ns_server, timeout_ms: i64) -> ns_status {
     status(|| {
         let this = unsafe { server_of(server) }?;
-        let timeout = match timeout_ms {
-            -1 => None,
-            ms => Some(millis(ms)?),
-        };
+        let timeout = optional_wait(timeout_ms)?;
         let _call = this.calls.enter();
         this.server.wait(timeout)
+    })
+}
+
+/// Returns: a descriptor that is readable (poll(2), select(2), epoll(7), level- or
+/// edge-triggered) exactly when `ns_server_run_once` has something to do: events,
+/// calls of other threads, due deadlines, a requested stop. It belongs to the
+/// server, is the same from the start to `ns_server_free`, and stays readable after
+/// the stop. NS_ERR_STATE where the server is not hosted or not started;
+/// NS_ERR_INVALID for NULL.
+/// [any]
+#[no_mangle]
+pub unsafe extern "C" fn ns_server_poll_fd(server: *mut ns_server) -> i32 {
+    let fd = || Ok::<_, Error>(unsafe { server_of(server) }?.server.poll_fd()? as usize);
+    counted(fd) as i32
+}
+
+/// Runs one bounded turn of a hosted server. If there is nothing to do it waits for
+/// that, `timeout_ms` milliseconds at most (-1: forever); a signal ends the wait. The callbacks of a hosted server run only in this call, in
+/// `ns_server_stop`, `ns_server_wait` and `ns_server_free`, on the calling thread,
+/// which is the host's from then on: `ns_server_stop` and `ns_server_wait` on it run
+/// turns until the server has stopped, and on another thread they wait for the
+/// host's turns. `while (ns_server_run_once(server, -1) == 0) ;` serves until the
+/// stop.
+///
+/// Returns: 0 when a turn was done or the time has passed; NS_ERR_STATE before the
+/// start, once stopped, and where the server is not hosted; NS_ERR_BUSY in a
+/// callback and while another thread is in this call; NS_ERR_INVALID for NULL and
+/// other numbers.
+/// [any] [blocks]
+#[no_mangle]
+pub unsafe extern "C" fn ns_server_run_once(server: *mut ns_server, timeout_ms: i64) -> ns_status {
+    status(|| {
+        let this = unsafe { server_of(server) }?;
+        let timeout = optional_wait(timeout_ms)?;
+        let _call = this.calls.enter();
+        this.server.run_once(timeout)
     })
 }
 
@@ -272,6 +324,7 @@ pub unsafe extern "C" fn ns_server_free(server: *mut ns_server) -> ns_status {
         if this.server.in_callback() {
             return Err(Error::from(Status::Busy));
         }
+        this.server.take_over();
         this.server.stop()?;
         this.calls.wait_until_none();
         // SAFETY: a Box of `ns_server_new`, and no call is inside any more.

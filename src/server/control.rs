@@ -13,15 +13,16 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::handover::{handover, Giver, Taker};
+use super::hosted::Hosted;
 use super::threads::{StartReport, Starts, ThreadKind};
 use super::{Engine, Running, Server};
 use crate::callback::{self, CallbackScope};
 use crate::clock::Deadline;
 use crate::error::{Error, Status};
-use crate::event::Loop;
+use crate::event::{HostedLoop, Loop};
 use crate::linger::{Lingering, Remains};
 use crate::shutdown::ShutdownPort;
-use crate::sys::{Events, Poller};
+use crate::sys::{Events, Poller, Timer};
 
 const WAKE: u64 = u64::MAX;
 const EVENTS: usize = 256;
@@ -114,6 +115,19 @@ impl Control {
         Ok(())
     }
 
+    /// Gives the only loop to the program, which runs its turns.
+    pub fn into_hosted(self, timer: Timer) {
+        if let (Some(running), Some(event_loop)) = (self.server.running(), self.event_loop) {
+            let event_loop = HostedLoop::new(event_loop, self.server.clone(), timer);
+            let _ = running.hosted.set(Hosted::new(event_loop));
+        }
+    }
+
+    /// Makes the timer that the only loop needs where the program runs it.
+    pub fn make_timer(&self) -> Result<Option<Timer>, Error> {
+        self.event_loop.as_ref().map(Loop::make_timer).transpose()
+    }
+
     /// Ends everything that a failed start has begun.
     pub fn undo(mut self, running: &Running) {
         begin_drain(running, Deadline::NOW);
@@ -133,7 +147,7 @@ impl Control {
         }
         self.drain(&running, &mut events);
         self.join();
-        self.run_stop_hook();
+        self.server.run_stop_hook();
         // This releases the descriptors before the stop is published: a thread
         // that sees the state Stopped may rely on it.
         drop(self);
@@ -207,11 +221,6 @@ impl Control {
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
-    }
-
-    fn run_stop_hook(&self) {
-        let _inside = CallbackScope::enter(self.server.number());
-        let _ = callback::contain(|| self.server.handler().on_stop(&self.server));
     }
 }
 

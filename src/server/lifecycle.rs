@@ -66,7 +66,7 @@ impl Life {
         lock(&self.now)
     }
 
-    fn set(&self, state: State) {
+    pub(super) fn set(&self, state: State) {
         self.now().state = state;
         self.changed.notify_all();
     }
@@ -102,9 +102,9 @@ impl Server {
         }
         let life = &self.inner.life;
         let (giver, taker) = handover::<Control>();
-        let prepared = self.prepare(|report| {
+        let prepared = self.prepare(|control| {
             let body = move || taker.take().and_then(Control::run);
-            let handle = self.spawn_control(report, body)?;
+            let handle = self.spawn_control(control.report(), body)?;
             *lock(&life.control) = Some(handle);
             Ok(())
         });
@@ -126,7 +126,7 @@ impl Server {
 
     /// Makes the state Starting and returns `true`; if a stop was requested
     /// before, makes it Stopped and returns `false`.
-    fn begin_start(&self) -> Result<bool, Error> {
+    pub(super) fn begin_start(&self) -> Result<bool, Error> {
         let life = &self.inner.life;
         let mut now = life.now();
         if now.state != State::New {
@@ -192,9 +192,12 @@ impl Server {
         if self.in_callback() {
             return Ok(());
         }
-        self.wait_for_stop(until).map_err(|_| {
-            Error::new(Status::Timeout, "a handler does not return; the server is still stopping")
-        })?;
+        if !self.run_turns(Deadline::NEVER) {
+            self.wait_for_stop(until).map_err(|_| {
+                let text = "a handler does not return; the server is still stopping";
+                Error::new(Status::Timeout, text)
+            })?;
+        }
         self.join_stopped();
         Ok(())
     }
@@ -259,7 +262,9 @@ impl Server {
         if self.in_callback() {
             return Err(Error::from(Status::Deadlock));
         }
-        self.wait_while(timeout, |state| !matches!(state, State::New | State::Stopped))?;
+        let until = timeout.map_or(Deadline::NEVER, Deadline::after);
+        let left = if self.run_turns(until) { Some(Duration::ZERO) } else { timeout };
+        self.wait_while(left, |state| !matches!(state, State::New | State::Stopped))?;
         self.join_stopped();
         Ok(())
     }

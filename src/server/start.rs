@@ -28,16 +28,17 @@ struct Parts {
 }
 
 impl Server {
-    /// Does all steps of a start. On failure it undoes those that it has done.
+    /// Does all steps of a start. `make_host` makes what is to run the control
+    /// thread's part. On failure this undoes the steps that it has done.
     pub(super) fn prepare(
         &self,
-        spawn_control: impl FnOnce(StartReport) -> Result<(), Error>,
+        make_host: impl FnOnce(&Control) -> Result<(), Error>,
     ) -> Result<Control, Error> {
         let mut control = Control::new(self.view(), self.max_connections())?;
         let (running, parts) = self.bind(&control)?;
         let started = self
             .spawn_all(&mut control, &running, parts.pollers)
-            .and_then(|()| spawn_control(control.report()))
+            .and_then(|()| make_host(&control))
             .and_then(|()| control.wait_for_threads())
             .and_then(|()| {
                 // Only now: nothing can be attached to a loop whose thread does
@@ -95,6 +96,7 @@ impl Server {
             port,
             addresses,
             started: Instant::now(),
+            hosted: OnceCell::new(),
             uptime: OnceCell::new(),
         };
         Ok((Arc::new(running), Parts { pollers, listeners }))
@@ -175,6 +177,12 @@ impl Server {
                 server.set_stopped(&running);
             }
         })
+    }
+
+    pub(super) fn run_stop_hook(&self) {
+        let _inside = CallbackScope::enter(self.inner.number);
+        let view = self.view();
+        let _ = callback::contain(|| view.handler().on_stop(&view));
     }
 
     fn run_start_hook(&self) -> Result<(), Error> {

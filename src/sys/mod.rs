@@ -12,6 +12,7 @@ mod cancel;
 mod poller;
 mod resolve;
 mod thread;
+mod timer;
 mod waker;
 
 #[cfg(feature = "capi")]
@@ -22,6 +23,7 @@ pub(crate) use rustix::event::{PollFd, PollFlags};
 pub(crate) use rustix::io::Errno;
 pub(crate) use rustix::net::{RecvFlags, SendFlags, Shutdown};
 pub(crate) use thread::spawn;
+pub(crate) use timer::Timer;
 pub(crate) use waker::Waker;
 
 use std::io::{self, IoSlice};

@@ -1,7 +1,7 @@
 //! Waits for readiness: epoll(7), edge-triggered.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use rustix::event::{epoll, Timespec};
@@ -24,6 +24,11 @@ impl Poller {
     /// epoll_create1(2).
     pub fn new() -> io::Result<Poller> {
         Ok(Poller(Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?)))
+    }
+
+    /// The descriptor. It is readable when there are events.
+    pub fn raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 
     /// epoll_ctl(2), EPOLL_CTL_ADD. Closing the descriptor removes it again.
@@ -73,6 +78,10 @@ pub(super) fn time(millis: i32) -> Option<Timespec> {
 
 /// The events that one wait found.
 pub(crate) struct Events(Vec<epoll::Event>);
+
+// SAFETY: an event's data is a union that may be a pointer; here it is a token,
+// which nobody follows.
+unsafe impl Send for Events {}
 
 impl Events {
     /// One wait finds at most `capacity` events.

@@ -14,6 +14,7 @@ mod errors;
 mod exception;
 mod fairness;
 mod farewell;
+mod hosted;
 mod hygiene;
 mod inherited;
 mod ipv6;

@@ -7,6 +7,7 @@ use super::{c_text, check, text_of, Config, ConnId, Error, Hooks, Socket};
 use super::{CloseReason, State, Stats, Status, ThreadStats};
 use net_server::ffi::*;
 use std::ffi::c_void;
+use std::os::fd::RawFd;
 use std::ptr::null_mut;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -160,6 +161,22 @@ impl Server {
 
     pub fn start_background(&self) -> Result<(), Error> {
         self.start_with(NS_START_BACKGROUND)
+    }
+
+    pub fn start_hosted(&self) -> Result<(), Error> {
+        self.start_with(NS_START_HOSTED)
+    }
+
+    pub fn poll_fd(&self) -> Result<RawFd, Error> {
+        match unsafe { ns_server_poll_fd(self.raw()) } {
+            fd if fd >= 0 => Ok(fd),
+            code => Err(check(code).unwrap_err()),
+        }
+    }
+
+    pub fn run_once(&self, timeout: Option<Duration>) -> Result<(), Error> {
+        let timeout = timeout.map_or(-1, |timeout| timeout.as_millis() as i64);
+        check(unsafe { ns_server_run_once(self.raw(), timeout) })
     }
 
     pub fn stop(&self) -> Result<(), Error> {

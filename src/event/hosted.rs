@@ -1,0 +1,72 @@
+//! A loop that has no thread: the program runs its turns, one by one, on a
+//! thread of its own.
+
+#![forbid(unsafe_code)]
+
+use super::run::{Loop, EVENTS};
+use crate::callback;
+use crate::clock::Deadline;
+use crate::server::Server;
+use crate::sys::{Events, Poller, Timer};
+
+pub(crate) struct HostedLoop {
+    event_loop: Loop,
+    server: Server,
+    poller: Poller,
+    events: Events,
+    /// Makes the poller's descriptor readable when the loop's next deadline is
+    /// due, for a host that watches only this descriptor.
+    timer: Timer,
+    /// What the timer is set to.
+    armed: Deadline,
+}
+
+impl HostedLoop {
+    pub fn new(event_loop: Loop, server: Server, timer: Timer) -> HostedLoop {
+        HostedLoop {
+            poller: event_loop.poller().clone(),
+            event_loop,
+            server,
+            events: Events::new(EVENTS),
+            timer,
+            armed: Deadline::NEVER,
+        }
+    }
+
+    pub fn poller(&self) -> &Poller {
+        &self.poller
+    }
+
+    /// Runs one turn, and waits for it until `until` at most. Returns whether
+    /// the loop has ended.
+    pub fn turn(&mut self, until: Deadline) -> bool {
+        let wait = until.min(self.event_loop.next_deadline()).poll_timeout();
+        let HostedLoop { event_loop, server, poller, events, .. } = self;
+        if let Err(panic) = callback::contain(|| event_loop.turn(server, poller, events, wait)) {
+            event_loop.die(&panic);
+        }
+        if self.event_loop.has_finished() {
+            return true;
+        }
+        self.announce();
+        false
+    }
+
+    /// Makes the descriptor readable when there is something to do without an
+    /// event.
+    fn announce(&mut self) {
+        let next = self.event_loop.next_deadline();
+        if next == Deadline::NOW {
+            self.event_loop.wake();
+        } else if next != self.armed {
+            self.armed = next;
+            self.timer.set((next != Deadline::NEVER).then(|| next.ms_left()));
+        }
+    }
+
+    /// Ends the loop. From now on the descriptor of its poller is readable, as
+    /// long as it lives.
+    pub fn end(self) {
+        self.event_loop.wake();
+    }
+}

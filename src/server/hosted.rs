@@ -1,0 +1,189 @@
+//! A hosted server: it has no thread. The program runs its turns on a thread of
+//! its own, from its own event loop or in a loop of its own.
+
+#![forbid(unsafe_code)]
+
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Duration;
+
+use super::{Running, Server, State};
+use crate::callback::{self, CallbackScope};
+use crate::clock::Deadline;
+use crate::error::{Error, Status};
+use crate::event::HostedLoop;
+use crate::sync::lock;
+use crate::sys::Poller;
+
+pub(crate) struct Hosted {
+    /// Its descriptor tells the host when to run a turn. It stays as long as
+    /// the server.
+    poller: Poller,
+    /// A turn holds the lock; `None` once the loop has ended.
+    event_loop: Mutex<Option<HostedLoop>>,
+    /// The thread that has run a turn last; at first the one that started the
+    /// server.
+    host: AtomicUsize,
+}
+
+impl Hosted {
+    pub fn new(event_loop: HostedLoop) -> Hosted {
+        Hosted {
+            poller: event_loop.poller().clone(),
+            event_loop: Mutex::new(Some(event_loop)),
+            host: AtomicUsize::new(callback::this_thread()),
+        }
+    }
+
+    /// Returns whether the calling thread is the host's.
+    pub fn is_host(&self) -> bool {
+        self.host.load(Ordering::SeqCst) == callback::this_thread()
+    }
+
+    /// Makes the calling thread the host's, after the turn that another thread
+    /// may be in.
+    pub fn take_over(&self) {
+        let _turn = lock(&self.event_loop);
+        self.host.store(callback::this_thread(), Ordering::SeqCst);
+    }
+
+    fn try_turn(&self) -> Option<MutexGuard<'_, Option<HostedLoop>>> {
+        match self.event_loop.try_lock() {
+            Ok(turn) => Some(turn),
+            Err(TryLockError::Poisoned(turn)) => Some(PoisonError::into_inner(turn)),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+}
+
+impl Server {
+    /// Starts the server without any thread, and returns when it accepts. The
+    /// program then calls [`Server::run_once`], whenever [`Server::poll_fd`] is
+    /// readable or simply in a loop; the callbacks run only inside this call,
+    /// and inside [`Server::stop`] and [`Server::wait`] on the same thread.
+    ///
+    /// Errors: [`Status::Invalid`] where the server is not in non-blocking mode
+    /// with one thread, [`Status::Unsupported`] where it has a shutdown port;
+    /// those of [`Server::start`].
+    pub fn start_hosted(&self) -> Result<(), Error> {
+        let config = &self.inner.config;
+        if !config.non_blocking || config.max_thread != 1 {
+            let text = "a hosted server is in non-blocking mode with max_thread 1";
+            return Err(Error::new(Status::Invalid, text));
+        }
+        if self.inner.shutdown_service.is_some() {
+            let text = "a hosted server has no thread for a shutdown port";
+            return Err(Error::new(Status::Unsupported, text));
+        }
+        if !self.begin_start()? {
+            return Ok(());
+        }
+        let mut timer = None;
+        let prepared = self.prepare(|control| {
+            timer = control.make_timer()?;
+            Ok(())
+        });
+        match (prepared, timer) {
+            (Ok(control), Some(timer)) => {
+                control.into_hosted(timer);
+                self.inner.life.set(State::Running);
+                Ok(())
+            }
+            (prepared, _) => {
+                self.inner.life.set(State::New);
+                prepared.map(drop)
+            }
+        }
+    }
+
+    /// Returns a descriptor that is readable exactly when
+    /// [`Server::run_once`] has something to do: events, calls of other
+    /// threads, deadlines that are due, a requested stop. After the stop it
+    /// stays readable. It is the same from the start until the server is
+    /// dropped, and belongs to the server. It suits poll(2), select(2) and
+    /// epoll(7), level- and edge-triggered: a turn that leaves work makes a new
+    /// edge.
+    ///
+    /// Errors: [`Status::State`] where the server is not hosted or not started.
+    pub fn poll_fd(&self) -> Result<RawFd, Error> {
+        let running = self.running().ok_or_else(not_hosted)?;
+        let hosted = running.hosted.get().ok_or_else(not_hosted)?;
+        Ok(hosted.poller.raw_fd())
+    }
+
+    /// Runs one turn of a hosted server: a bounded part of what is to be done.
+    /// If nothing is, it waits for that, at most for `timeout` (`None`:
+    /// forever; at most about 24 days). It returns earlier where a signal
+    /// interrupts it. The calling thread is the host's from then on.
+    ///
+    /// Errors: [`Status::State`] where the server is not hosted, not started,
+    /// or has stopped; [`Status::Busy`] in a callback, and while another thread
+    /// is in this call.
+    pub fn run_once(&self, timeout: Option<Duration>) -> Result<(), Error> {
+        self.turn(timeout.map_or(Deadline::NEVER, Deadline::after))
+    }
+
+    fn turn(&self, until: Deadline) -> Result<(), Error> {
+        if self.in_callback() {
+            return Err(Error::from(Status::Busy));
+        }
+        let running = self.running().ok_or_else(not_hosted)?;
+        let hosted = running.hosted.get().ok_or_else(not_hosted)?;
+        let mut turn = hosted.try_turn().ok_or(Status::Busy)?;
+        let Some(event_loop) = turn.as_mut() else {
+            return Err(Error::new(Status::State, "the server has stopped"));
+        };
+        hosted.host.store(callback::this_thread(), Ordering::SeqCst);
+        let inside = CallbackScope::enter(self.number());
+        let has_ended = event_loop.turn(until);
+        drop(inside);
+        if has_ended {
+            let ended = turn.take();
+            drop(turn);
+            self.finish_hosted(&running, ended);
+        }
+        Ok(())
+    }
+
+    /// Does the last steps of a stop.
+    fn finish_hosted(&self, running: &Running, ended: Option<HostedLoop>) {
+        self.run_stop_hook();
+        // Release the descriptors first: a thread that sees the state Stopped
+        // may rely on it.
+        ended.into_iter().for_each(HostedLoop::end);
+        self.set_stopped(running);
+    }
+
+    /// Runs turns on the host's thread until the server has stopped, or until
+    /// the given time. Returns `false` on any other thread, which can only wait
+    /// for the host.
+    pub(super) fn run_turns(&self, until: Deadline) -> bool {
+        let running = self.running();
+        let hosted = running.as_ref().and_then(|running| running.hosted.get());
+        if !hosted.is_some_and(Hosted::is_host) {
+            return false;
+        }
+        while !self.is_stopped() && !until.is_due() {
+            if self.turn(until).is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Makes the calling thread the host's, to stop and drop the server on it.
+    pub(crate) fn take_over(&self) {
+        let Some(running) = self.running() else { return };
+        let Some(hosted) = running.hosted.get() else { return };
+        if self.is_stopped() || self.in_callback() {
+            return;
+        }
+        self.request_stop();
+        hosted.take_over();
+    }
+}
+
+fn not_hosted() -> Error {
+    Error::new(Status::State, "the server was not started as a hosted one")
+}
