@@ -23,7 +23,7 @@ impl Deadline {
     pub const NOW: Deadline = Deadline(0);
 
     /// The latest of the deadlines that have passed now.
-    pub fn passed() -> Deadline {
+    pub fn latest_due() -> Deadline {
         Deadline(now())
     }
 

@@ -197,7 +197,7 @@ impl Lingering {
             }
             waits
         });
-        let now = Deadline::passed();
+        let now = Deadline::latest_due();
         while self
             .ends
             .front()

@@ -77,7 +77,7 @@ impl Conn {
     /// now: on a loop, after a short read.
     #[cfg(feature = "capi")]
     #[inline(always)]
-    pub fn is_drained(&self) -> bool {
+    pub fn is_input_used_up(&self) -> bool {
         self.flags & Flags::RECV_STATE == Flags::LOOP_CALL
     }
 

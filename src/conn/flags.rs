@@ -84,7 +84,8 @@ bitflags! {
         const BROKEN = 1 << 25;
 
         // Mirrors of other fields, so that one test of the flags decides. Each
-        // is set only where its field is set.
+        // changes only where its field does; `Conn::vacant` and `Conn::vacate`
+        // set all of them anew.
 
         /// A loop owns the connection: calls never wait. Mirrors the owner in
         /// the `ThreadContext` (`Conn::take_context`).
@@ -94,7 +95,8 @@ bitflags! {
         const TIMED = 1 << 27;
         /// The connection is in another phase than `Open` (`Conn::set_phase`).
         const NOT_OPEN = 1 << 28;
-        /// There is an outbound queue (`Conn::put_queue`, `Conn::take_queue`).
+        /// There is an outbound queue (`Conn::queue`,
+        /// `Conn::put_queue`, `Conn::take_queue`).
         const BACKLOG = 1 << 29;
         /// The connection goes through TLS (`Conn::begin_tls`).
         const TLS = 1 << 30;

@@ -35,11 +35,11 @@ impl Conn {
     /// Returns whether a queue has left and `on_drain` must still report it.
     #[inline]
     pub fn is_drain_due(&self) -> bool {
-        self.flags & (Flags::DRAINED | Flags::BACKLOG) == Flags::DRAINED && self.has_sent_all()
+        self.flags & (Flags::DRAINED | Flags::BACKLOG) == Flags::DRAINED && self.may_report_drain()
     }
 
     /// In a TLS handshake in mid-stream only what waits for its end is left.
-    fn has_sent_all(&self) -> bool {
+    fn may_report_drain(&self) -> bool {
         let upgrading = self.phase.is_handshake() && !self.has(Flags::UNOPENED);
         self.phase == Phase::Open || (upgrading && !self.holds_plaintext())
     }
@@ -71,7 +71,7 @@ impl Conn {
 
     /// Returns whether sending has failed and no input is left that the program
     /// may still read. Only after a failed send this needs a system call.
-    pub fn has_read_all(&mut self) -> bool {
+    pub fn has_failed_and_read_all(&mut self) -> bool {
         if !self.has(Flags::SEND_FAILED) {
             return false;
         }
@@ -89,7 +89,7 @@ impl Conn {
         self.has(Flags::TLS)
     }
 
-    pub fn is_closing(&self) -> bool {
+    pub fn is_close_requested(&self) -> bool {
         self.has(Flags::CLOSE)
     }
 
@@ -382,8 +382,7 @@ impl Conn {
         is_new
     }
 
-    /// Sends no close_notify any more: the session never began, and its alert
-    /// has left or is queued.
+    /// Makes the end of a connection go without close_notify.
     pub fn forbid_close_notify(&mut self) {
         self.set(Flags::CLOSE_NOTIFY_SENT);
     }

@@ -215,11 +215,19 @@ impl Conn {
         let outer = self.own_deadline;
         self.own_deadline = until.min(outer);
         let result = body(self);
-        // A peer that gave way to others has no time left.
-        if self.own_deadline != Deadline::NOW {
+        if !self.has_given_up_waiting() {
             self.own_deadline = outer;
         }
         result
+    }
+
+    /// Ends all waiting of this connection for good, also that of later calls.
+    pub(super) fn give_up_waiting(&mut self) {
+        self.own_deadline = Deadline::NOW;
+    }
+
+    fn has_given_up_waiting(&self) -> bool {
+        self.own_deadline == Deadline::NOW
     }
 
     /// Does as much of the handshake as is possible now. Returns `Ok(true)`
@@ -231,21 +239,21 @@ impl Conn {
             if let Some(error) = tls.take_error() {
                 return Err(handshake_error(error));
             }
-            pushed.map_err(transport_error)?;
+            pushed.map_err(|status| handshake_error(Error::from(status)))?;
             if !tls.is_handshaking() {
                 return Ok(true);
             }
             match self.pull() {
                 Ok(()) => {}
                 Err(Status::WouldBlock) => return Ok(false),
-                Err(status) => return Err(transport_error(status)),
+                Err(status) => return Err(handshake_error(Error::from(status))),
             }
         }
     }
 
     /// Does the whole handshake and waits for it.
     pub fn handshake_wait(&mut self) -> Result<(), Error> {
-        let until = self.tls.as_ref().map_or(Deadline::NOW, |tls| tls.deadline);
+        let until = self.tls.as_ref().map_or(Deadline::NEVER, |tls| tls.deadline);
         let phase = self.phase();
         self.set_phase(Phase::Handshake);
         let result = self.with_deadline(until, Conn::handshake_step);
@@ -260,15 +268,9 @@ pub(crate) fn handshake_timeout() -> Error {
     Error::new(Status::Timeout, "the TLS handshake timed out")
 }
 
-fn transport_error(status: Status) -> Error {
-    match status {
-        Status::Timeout => handshake_timeout(),
-        other => handshake_error(Error::from(other)),
-    }
-}
-
 fn handshake_error(error: Error) -> Error {
     match error.status() {
+        Status::Timeout => handshake_timeout(),
         Status::Truncated => Error::new(
             Status::Handshake,
             "the TLS handshake failed: the peer closed the connection",

@@ -24,16 +24,16 @@ pub(crate) enum Verdict {
 
 impl Conn {
     /// Returns the first verdict that applies. `stopping` says that the loop
-    /// drains. `has_read_all` says that sending has failed and no input is
+    /// drains. `has_failed_and_read_all` says that sending has failed and no input is
     /// left.
-    pub fn verdict(&self, stopping: bool, has_read_all: bool) -> Verdict {
+    pub fn verdict(&self, stopping: bool, has_failed_and_read_all: bool) -> Verdict {
         let is_served = self.phase() == Phase::Open || self.phase().is_handshake();
         match () {
             () if self.has(Flags::DETACHED) => Verdict::TakeOut,
             () if self.has(Flags::ABORT | Flags::BROKEN) => Verdict::Finish(self.reason),
             () if self.has(Flags::CLOSE) && is_served => Verdict::Close(self.reason),
             () if stopping && is_served && !self.is_sending_out() => Verdict::EndForStop,
-            () if has_read_all => Verdict::Finish(CloseReason::Reset),
+            () if has_failed_and_read_all => Verdict::Finish(CloseReason::Reset),
             () if self.has(Flags::STARTTLS) => Verdict::Upgrade,
             () => Verdict::GoOn,
         }
@@ -48,14 +48,19 @@ mod tests {
     use crate::config::{Config, Limits};
     use crate::conn::{Owner, ThreadContext};
 
-    fn verdict(flags: Flags, phase: Phase, stopping: bool, has_read_all: bool) -> Verdict {
+    fn verdict(
+        flags: Flags,
+        phase: Phase,
+        stopping: bool,
+        has_failed_and_read_all: bool,
+    ) -> Verdict {
         let limits = Limits::of(&Config::new());
         let context = Arc::new(ThreadContext::new(Owner::Loop, 1, 0, limits));
         let mut conn = Conn::vacant(context);
         conn.set_phase(phase);
         conn.set(flags);
         conn.reason = CloseReason::Timer;
-        conn.verdict(stopping, has_read_all)
+        conn.verdict(stopping, has_failed_and_read_all)
     }
 
     const PHASES: [Phase; 6] = [
@@ -152,8 +157,8 @@ mod tests {
             (Flags::empty(), Phase::Flushing, true, false, GoOn),
             (Flags::empty(), Phase::Lingering, true, false, GoOn),
         ];
-        for (flags, phase, stopping, has_read_all, expected) in table {
-            let got = verdict(flags, phase, stopping, has_read_all);
+        for (flags, phase, stopping, has_failed_and_read_all, expected) in table {
+            let got = verdict(flags, phase, stopping, has_failed_and_read_all);
             assert_eq!(got, expected, "{flags:?} {phase:?}");
         }
     }

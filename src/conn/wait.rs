@@ -227,7 +227,7 @@ impl Conn {
                     if lock(&self.context.rivals).as_ref().is_some_and(|others_wait| others_wait())
                     {
                         // After this nothing goes on.
-                        self.own_deadline = Deadline::NOW;
+                        self.give_up_waiting();
                         return Err(Status::Timeout);
                     }
                     look_at = Deadline::after_ms(MAX_SILENCE_MS / 10);
@@ -353,6 +353,10 @@ impl Conn {
     /// acknowledged, and the peer has not ended.
     fn must_linger(&mut self) -> bool {
         if self.has(Flags::ABORT | Flags::BROKEN | Flags::SEND_FAILED) || self.has_peer_ended() {
+            return false;
+        }
+        // The transport failed, and a TLS session has kept the failure.
+        if self.os_error != 0 {
             return false;
         }
         // The deadline of a stop has passed, or lingering is off.

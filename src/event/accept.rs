@@ -18,7 +18,9 @@ use crate::sys::{self, Poller};
 /// The most connections to accept before the open ones have their turn.
 const PER_TURN: usize = 64;
 
-/// The listeners of the first loop; no other loop has any.
+/// The listeners of the first loop; no other loop has any. Every turn reads the
+/// first field, so it is the first in memory too.
+#[repr(C)]
 pub(super) struct Acceptor {
     /// When to accept without an event: [`Deadline::NOW`] for immediately,
     /// [`Deadline::NEVER`] where an event comes first.
@@ -41,8 +43,8 @@ enum Attempt {
     /// A client was lost, or a listener had none: another attempt may bring
     /// more.
     Miss,
-    /// Accepting failed. The failure is reported, unless the same one was
-    /// reported a moment before.
+    /// Accepting failed, with the error to report. For lack of descriptors or
+    /// memory there is one in a second at most.
     Failed(Option<Error>),
     /// No client can be accepted before [`Acceptor::next_try`].
     Rest,
@@ -166,7 +168,7 @@ impl Loop {
             return;
         }
         for _ in 0..PER_TURN {
-            if self.driver.stopping() {
+            if self.driver.is_stopping() {
                 // The stop's mail comes behind this.
                 return;
             }
@@ -224,7 +226,7 @@ impl Loop {
 impl Driver {
     /// Runs the first callback of a connection, unless it was attached.
     pub fn on_opened(&mut self, conn: &mut Conn) {
-        if self.stopping() {
+        if self.is_stopping() {
             if !conn.is_attached() {
                 conn.mark_unopened();
             }

@@ -53,7 +53,7 @@ impl Driver {
         if !conn.is_upgrading() || !conn.holds_plaintext() || conn.has_send_failed() {
             return false;
         }
-        if !conn.is_closing() {
+        if !conn.is_close_requested() {
             conn.close_because(reason);
         }
         conn.own_deadline = Deadline::NEVER;

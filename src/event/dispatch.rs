@@ -44,7 +44,7 @@ fn finish_call(conn: &mut Conn, result: Result<Result<(), Error>, Error>) -> Cal
 impl Driver {
     /// There is input, or there was some: calls the handler if it may read.
     pub fn deliver_input(&mut self, conn: &mut Conn) {
-        if self.stopping() {
+        if self.is_stopping() {
             if self.drain.is_begun() {
                 // The input may have been a failure.
                 self.settle(conn);
@@ -83,8 +83,8 @@ impl Driver {
     /// Does the work that callbacks and calls by id asked for. No callback of
     /// the connection is on the stack.
     pub fn settle(&mut self, conn: &mut Conn) {
-        let has_read_all = conn.has_read_all();
-        match conn.verdict(self.drain.is_begun(), has_read_all) {
+        let has_failed_and_read_all = conn.has_failed_and_read_all();
+        match conn.verdict(self.drain.is_begun(), has_failed_and_read_all) {
             Verdict::TakeOut => return self.take_out(conn),
             Verdict::Finish(reason) => return self.finish_conn(conn, reason),
             Verdict::Close(reason) => return self.begin_close(conn, reason),
@@ -108,7 +108,7 @@ impl Driver {
     fn requeue(&mut self, conn: &mut Conn) {
         conn.check_high_water();
         // In a stop no handler is called.
-        let must_call = conn.must_call_again() && !self.stopping();
+        let must_call = conn.must_call_again() && !self.is_stopping();
         if must_call || conn.is_drain_due() {
             self.schedule.queue_turn(conn);
         }
@@ -178,7 +178,7 @@ impl Driver {
     /// Runs `on_wake`, unless the connection ends.
     pub fn run_on_wake(&mut self, conn: &mut Conn) {
         conn.context.ids.clear_wake(conn.id);
-        if self.stopping() || conn.phase() != Phase::Open || conn.is_over() {
+        if self.is_stopping() || conn.phase() != Phase::Open || conn.is_over() {
             return;
         }
         let result = callback::call(&self.server, conn, |handler, server, socket| {
@@ -215,13 +215,13 @@ impl Driver {
 
     fn run_on_timeout(&mut self, conn: &mut Conn) {
         conn.own_deadline = Deadline::NEVER;
-        if self.stopping() {
+        if self.is_stopping() {
             return;
         }
         let result = callback::call(&self.server, conn, |handler, server, socket| {
             handler.on_timeout(server, socket)
         });
-        if conn.reason == CloseReason::Timer && conn.is_closing() {
+        if conn.reason == CloseReason::Timer && conn.is_close_requested() {
             self.end_by_deadline(conn, CloseReason::Timer);
         } else {
             self.after_callback(conn, callback::outcome(result));

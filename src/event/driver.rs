@@ -1,7 +1,7 @@
 //! The driver moves a connection of a loop from one phase of its life to the
 //! next. It knows the connection that it is given and no other: so a callback
 //! of one connection cannot reach another one. The methods are in the files of
-//! the phases: `accept.rs`, `handshake.rs`, `dispatch.rs`, `close.rs`.
+//! the phases: `accept.rs`, `handshake.rs`, `dispatch.rs`, `close.rs`, `stop.rs`.
 //!
 //! A method that is given a connection may end it. Its place is vacant then
 //! (`Phase::Vacant`), and stays so as long as the caller has it.
@@ -21,8 +21,7 @@ use crate::server::Server;
 use crate::stats::Counters;
 use crate::sys::Poller;
 
-/// The order matters: the fields that every turn touches come first, in two
-/// lines of the processor's cache with those of the loop.
+/// The order matters: the fields that every turn touches come first.
 #[repr(C)]
 pub(super) struct Driver {
     pub schedule: Schedule,
@@ -64,7 +63,7 @@ impl Driver {
 
     /// Returns whether a stop was requested: no call of the handler begins any
     /// more, even before the loop has the mail of the stop.
-    pub fn stopping(&self) -> bool {
+    pub fn is_stopping(&self) -> bool {
         self.drain.is_begun() || self.server.is_stopping()
     }
 

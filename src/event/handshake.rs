@@ -172,7 +172,7 @@ impl Loop {
     pub(super) fn give_places(&mut self) {
         let (driver, slab) = (&mut self.driver, &mut self.slab);
         driver.handshakes.clean(driver.open_connections(), slab);
-        if driver.stopping() {
+        if driver.is_stopping() {
             driver.handshakes.keep_upgrades(slab);
         }
         // A connection that begins to wait meanwhile is handled in the next
@@ -202,7 +202,7 @@ impl Driver {
 
     /// Handles input in one of the phases of a handshake.
     pub fn on_handshake_input(&mut self, conn: &mut Conn) {
-        if self.stopping() && conn.is_unopened() {
+        if self.is_stopping() && conn.is_unopened() {
             return;
         }
         match conn.phase() {
@@ -308,7 +308,8 @@ impl Driver {
         self.counters().handshake_failures.add(1);
         self.leave_handshake(conn);
         let peer_cannot_read = conn.has_failed() || error.status() == Status::Timeout;
-        // No bytes of the program are sent, above all not as plain text.
+        // The session never began, and its alert has left or is queued. No
+        // bytes of the program are sent, above all not as plain text.
         conn.forbid_close_notify();
         conn.close_because(CloseReason::Handshake);
         callback::report_handshake_failure(&self.server, conn, error);

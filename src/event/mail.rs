@@ -55,7 +55,7 @@ impl Loop {
             Mail::Close(id) => self.with_conn(id, |conn| conn.close_because(CloseReason::Handler)),
             Mail::Abort(id) => self.with_conn(id, Conn::abort),
             Mail::Wake(id) => self.on_wake_mail(id),
-            Mail::Listen(_) if self.driver.stopping() => {}
+            Mail::Listen(_) if self.driver.is_stopping() => {}
             Mail::Listen(listeners) => self.acceptor.listen(listeners),
             Mail::Accept => self.acceptor.note_room(),
             Mail::Stop(deadline) => self.begin_drain(deadline),

@@ -110,8 +110,8 @@ impl Loop {
         self.driver.drain.begin(Deadline::NOW);
         self.stop_accepting();
         self.install_arrivals();
-        while let Some(conn) = self.next_arrival() {
-            if !conn.is_attached() {
+        for id in self.take_opening() {
+            if let Some(conn) = self.slab.of(id).filter(|conn| !conn.is_attached()) {
                 conn.mark_unopened();
             }
         }

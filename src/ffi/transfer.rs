@@ -40,7 +40,7 @@ pub unsafe extern "C" fn ns_socket_recv(
         return unsafe { recv_any(socket, buf, len) };
     };
     if !conn.can_recv_fast() {
-        if conn.is_drained() {
+        if conn.is_input_used_up() {
             return Status::WouldBlock.code().into();
         }
         return unsafe { recv_any(socket, buf, len) };

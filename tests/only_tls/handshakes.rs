@@ -198,6 +198,37 @@ fn a_failed_handshake() {
     });
 }
 
+/// K6: Clients that reset their connection in the handshake leave nothing that lingers, and so push
+/// out nobody who does.
+#[test]
+fn resets_push_out_no_lingering_connection() {
+    isolated_for(60, || {
+        // Few connections may linger at the same time.
+        let config = blocking(64).max_connections(80).linger_timeout(SOON);
+        let server = start(config, Hooks::new(echo));
+        let lingering = raw(&server);
+        (&lingering).write_all(b"nothing like TLS").unwrap();
+        raw_rest(&lingering);
+        for round in 1..=8 {
+            let clients: Vec<_> = (0..60).map(|_| raw(&server)).collect();
+            for tcp in &clients {
+                (&*tcp).write_all(&by_hand().1[..20]).unwrap();
+                socket2::SockRef::from(tcp).set_linger(Some(ms(0))).unwrap();
+            }
+            eventually("they were read", || clients.iter().all(was_read));
+            drop(clients);
+            eventually("they ended", || server.stats().handshake_failures == 60 * round + 1);
+        }
+        // A reset would follow the first byte to a closed socket.
+        for _ in 0..3 {
+            (&lingering).write_all(b"x").unwrap();
+            eventually("it was read", || was_read(&lingering));
+        }
+        drop(lingering);
+        server.stop_within(ms(0)).unwrap();
+    });
+}
+
 /// A6.2: What the exception handler sends after a failed handshake does not leave in the clear:
 /// there is no plain text on a port that speaks TLS.
 #[test]

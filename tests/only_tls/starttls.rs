@@ -163,6 +163,11 @@ fn a_failed_upgrade_closes_what_was_open() {
             (&tcp).write_all(b"nothing like TLS").unwrap();
             assert_eq!(closes.next(), CloseReason::Handshake);
             drop(tcp);
+            let tcp = raw_saying(&server, b"x");
+            eventually("it was read", || was_read(&tcp));
+            socket2::SockRef::from(&tcp).set_linger(Some(ms(0))).unwrap();
+            drop(tcp);
+            assert_eq!(closes.next(), CloseReason::Handshake);
             wait_idle(&server);
             closes.none();
         }
