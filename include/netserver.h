@@ -972,9 +972,10 @@ ns_status ns_config_set_on_thread_stop(ns_config *config,
 /**
  * Reports a new connection: it was accepted, and over TLS its handshake is over.
  *
- * Returns: 0 or more for success; NS_ERR_WOULD_BLOCK is no failure. With another
- * negative number the library calls the exception handler and closes the
- * connection immediately.
+ * Returns: 0 or more for success; NS_ERR_WOULD_BLOCK is no failure.
+ * NS_ERR_REJECTED refuses the connection: the library closes it, after what this
+ * has sent. With another negative number the library calls the exception handler
+ * and closes the connection immediately.
  */
 typedef int32_t (*ns_open_fn)(ns_server *server, ns_socket *socket, void *user_data);
 

@@ -100,13 +100,33 @@ pub(crate) fn outcome(result: Result<Result<(), Error>, Error>) -> Option<Error>
     }
 }
 
+/// Runs `on_open`. Returns whether it took the connection: with
+/// [`Status::Rejected`] it refuses it, which is no failure and closes it.
+pub(crate) fn run_on_open(server: &Server, conn: &mut Conn) -> Result<bool, Error> {
+    let result = call(server, conn, |handler, server, socket| handler.on_open(server, socket));
+    match outcome(result) {
+        None => Ok(true),
+        Some(error) if error.status() == Status::Rejected => {
+            contain_drop(error);
+            if !conn.is_detached() {
+                conn.close_because(CloseReason::Rejected);
+            }
+            Ok(false)
+        }
+        Some(error) => Err(error),
+    }
+}
+
 /// Counts a failure of this connection's handler and reports it to the
 /// exception handler. After a panic the connection closes whatever the
 /// exception handler does; it also closes if the exception handler itself
 /// fails.
 pub(crate) fn report_failure(server: &Server, conn: &mut Conn, error: Error) {
     let count_error = |conn: &Conn| conn.context.counters.handler_errors.add(1);
-    count_error(conn);
+    // A handler that passes the peer's reset on has done nothing wrong.
+    if error.status() != Status::Reset || !conn.has_failed() {
+        count_error(conn);
+    }
     let detached = conn.is_detached();
     let result = call(server, conn, |handler, server, socket| {
         let socket = if detached { None } else { Some(socket) };

@@ -63,7 +63,9 @@ pub trait Handler: Send + Sync + 'static {
     }
 
     /// Runs first for each connection. The library reports an error to
-    /// [`Handler::on_exception`] and closes the connection.
+    /// [`Handler::on_exception`] and closes the connection. With the status
+    /// [`Rejected`](crate::Status::Rejected) it only closes it: that is how
+    /// `on_open` refuses a connection.
     fn on_open(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
         let _ = (server, socket);
         Ok(())

@@ -428,9 +428,7 @@ fn run_handler(server: &Server, conn: &mut Conn) -> bool {
     if !shake_hands(server, conn) {
         return true;
     }
-    let result =
-        callback::call(server, conn, |handler, server, socket| handler.on_open(server, socket));
-    if let Some(error) = callback::outcome(result) {
+    if let Err(error) = callback::run_on_open(server, conn) {
         report_failure(server, conn, error);
         return true;
     }

@@ -246,14 +246,11 @@ impl Driver {
         // contains it after `on_open` has accepted the connection.
         let id = conn.id;
         conn.context.ids.begin(id);
-        let result = callback::call(&self.server, conn, |handler, server, socket| {
-            handler.on_open(server, socket)
-        });
-        let failure = callback::outcome(result);
-        if failure.is_none() {
+        let opened = callback::run_on_open(&self.server, conn);
+        if let Ok(true) = opened {
             self.handle.context.ids.list(id);
         }
-        if self.after_callback(conn, failure) && conn.phase() != Phase::Vacant {
+        if self.after_callback(conn, opened.err()) && conn.phase() != Phase::Vacant {
             // The connection closes, no matter what the exception handler did
             // with it.
             conn.close_because(CloseReason::Error);

@@ -240,9 +240,10 @@ pub unsafe extern "C" fn ns_config_set_on_thread_stop(
 
 /// Reports a new connection: it was accepted, and over TLS its handshake is over.
 ///
-/// Returns: 0 or more for success; NS_ERR_WOULD_BLOCK is no failure. With another
-/// negative number the library calls the exception handler and closes the
-/// connection immediately.
+/// Returns: 0 or more for success; NS_ERR_WOULD_BLOCK is no failure.
+/// NS_ERR_REJECTED refuses the connection: the library closes it, after what this
+/// has sent. With another negative number the library calls the exception handler
+/// and closes the connection immediately.
 pub type ns_open_fn = Option<
     unsafe extern "C-unwind" fn(
         server: *mut ns_server,

@@ -321,6 +321,74 @@ fn a_panic_in_a_hook_is_contained() {
     });
 }
 
+/// C12: With `NS_ERR_REJECTED` `on_open` refuses a connection: what it sent arrives, the exception
+/// handler is not called, and nothing is counted as a failure.
+#[test]
+fn on_open_refuses_a_connection() {
+    isolated(|| {
+        for config in both_modes() {
+            let (log, reasons) = events();
+            let hooks = Hooks::new(|_, _| panic!("it was refused"))
+                .on_open(|_, socket| {
+                    socket.send(b"full")?;
+                    Err(Status::Rejected.into())
+                })
+                .on_exception(|_, _, error| panic!("{}", error.message()))
+                .on_close(move |_, _, reason| log.add(reason));
+            let server = start(config, hooks);
+            let mut client = Client::connect(&server);
+            client.expect("full");
+            client.expect_end();
+            drop(client);
+            assert_eq!(reasons.next(), CloseReason::Rejected);
+            wait_idle(&server);
+            server.stop().unwrap();
+            let stats = server.stats();
+            assert_eq!((stats.handler_errors, stats.accepted, stats.refused), (0, 1, 0));
+            assert_eq!(stats.closed[CloseReason::Rejected as usize], 1);
+        }
+    });
+}
+
+/// X16: A reset by the peer that the handler passes on is reported, and counts as no failure of the
+/// handler. A reset of the handler's own does.
+#[test]
+fn a_reset_is_no_failure_of_the_handler() {
+    isolated(|| {
+        for config in both_modes() {
+            let (log, errors) = events();
+            let (arrived, input) = events();
+            let hooks = Hooks::new(move |_, socket| loop {
+                match text(socket)?.as_str() {
+                    "own" => return Err(Status::Reset.into()),
+                    "" => {
+                        socket.close();
+                        return Ok(());
+                    }
+                    _ => arrived.add(()),
+                }
+            })
+            .on_exception(move |_, socket, error| {
+                log.add(error.status());
+                socket.expect("a socket").close();
+                Ok(())
+            });
+            let server = start(config, hooks);
+            let client = Client::connect(&server).saying("x");
+            input.next();
+            client.reset();
+            assert_eq!(errors.next(), Status::Reset);
+            wait_idle(&server);
+            assert_eq!(server.stats().handler_errors, 0);
+            let mut client = Client::connect(&server).saying("own");
+            client.expect_gone();
+            drop(client);
+            wait_idle(&server);
+            assert_eq!(server.stats().handler_errors, 1);
+        }
+    });
+}
+
 /// X15: `on_drain`, `on_timeout` and `on_wake` fail as the handler does: the exception handler gets
 /// the error, and the socket stays open; without one the connection closes. Would-block is no
 /// failure.
