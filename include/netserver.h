@@ -330,7 +330,8 @@ const char *ns_status_message(ns_status status);
  * `code` is a number of your own or an `NS_ERR_...`. `message` is copied; NULL
  * is allowed. The library forgets what was raised in a callback that does not
  * fail, or that returns nothing. A second call in the same callback
- * replaces the first, and drops its payload.
+ * replaces the first, and drops its payload. In a callback without a socket (a
+ * watch, a timer, a task, `on_start`, `on_thread_start`) `socket` is NULL.
  *
  * Returns: `code` if it is negative, else -1, whatever else is wrong.
  * [handler] [blocks]
@@ -1701,6 +1702,128 @@ typedef int32_t (*ns_foreach_fn)(ns_conn_id id, void *user_data);
 int64_t ns_server_foreach(ns_server *server, ns_foreach_fn function, void *user_data);
 
 /* ============================================================================================
+ * LOOPS: the program's own descriptors, timers and tasks
+ * ============================================================================================ */
+
+/** A watch: input, the end of the stream. */
+#define NS_READ 1
+
+/** A watch: room for output. */
+#define NS_WRITE 2
+
+/**
+ * Handles a descriptor of the program's that is ready. `events` has NS_READ,
+ * NS_WRITE or both. It may call everything that a callback may, also for this
+ * watch. [handler] calls take NULL for the socket: `ns_raise(NULL, ...)`.
+ *
+ * Returns: 0 or more for success. A negative number goes to the exception handler,
+ * with NULL for the socket; the watch stays.
+ */
+typedef int32_t (*ns_watch_fn)(ns_server *server,
+                               uint64_t id,
+                               int32_t fd,
+                               uint32_t events,
+                               void *user_data);
+
+/**
+ * Handles a timer. The rest is as with `ns_watch_fn`.
+ *
+ * Returns: as `ns_watch_fn`; the timer stays.
+ */
+typedef int32_t (*ns_timer_fn)(ns_server *server, uint64_t id, void *user_data);
+
+/**
+ * Runs a task that was posted. The rest is as with `ns_watch_fn`.
+ *
+ * Returns: as `ns_watch_fn`.
+ */
+typedef int32_t (*ns_task_fn)(ns_server *server, void *user_data);
+
+/**
+ * Watches a descriptor of the program's in a loop (numbers from 0) of a server in
+ * non-blocking mode. The loop calls `function` as long as the descriptor is ready:
+ * level-triggered; a hang-up and an error show as what is watched. The descriptor
+ * stays the program's: unwatch it before you close it. The watch goes on during the
+ * drain. When the loop has ended, after the last `on_close`, it is dropped.
+ * `drop` (NULL: none) frees `user_data` after the last call, or immediately if this
+ * fails. `err`: see RESULTS.
+ *
+ * Returns: the watch's id, which is no connection's; or 0, with NS_ERR_INVALID (a
+ * bad descriptor, loop or number of events), NS_ERR_UNSUPPORTED (a regular file),
+ * NS_ERR_BUSY (the descriptor is in the loop already), NS_ERR_NOT_NON_BLOCKING or
+ * NS_ERR_STATE (before `on_start`, or a stop has begun) in `err`.
+ * [any] [blocks]
+ */
+uint64_t ns_server_watch(ns_server *server,
+                         uint32_t event_loop,
+                         int32_t fd,
+                         uint32_t events,
+                         ns_watch_fn function,
+                         void *user_data,
+                         ns_drop_fn drop,
+                         ns_error **err);
+
+/**
+ * Changes the events that a watch waits for.
+ *
+ * Returns: 0, NS_ERR_CLOSED (a stale id, or one of another kind) or NS_ERR_INVALID
+ * (a bad number of events, a descriptor that was closed).
+ * [any]
+ */
+ns_status ns_server_watch_change(ns_server *server, uint64_t id, uint32_t events);
+
+/**
+ * Ends a watch. On the loop's own thread no call begins any more; on another
+ * thread one call may be under way, and the drop function follows it.
+ *
+ * Returns: 0 or NS_ERR_CLOSED (a stale id, or one of another kind).
+ * [any] [blocks]
+ */
+ns_status ns_server_unwatch(ns_server *server, uint64_t id);
+
+/**
+ * Sets a timer in a loop of a server in non-blocking mode: `function` is called
+ * after `first_ms` milliseconds, and then every `repeat_ms` (0: once). Times are at
+ * most 2^31 - 1; a missed period is not made up. The rest is as with
+ * `ns_server_watch`.
+ *
+ * Returns: the timer's id; or 0, with NS_ERR_INVALID, NS_ERR_NOT_NON_BLOCKING or
+ * NS_ERR_STATE in `err`.
+ * [any] [blocks]
+ */
+uint64_t ns_server_timer(ns_server *server,
+                         uint32_t event_loop,
+                         uint32_t first_ms,
+                         uint32_t repeat_ms,
+                         ns_timer_fn function,
+                         void *user_data,
+                         ns_drop_fn drop,
+                         ns_error **err);
+
+/**
+ * Ends a timer. On the loop's own thread no call begins any more; on another
+ * thread one call may be under way, and the drop function follows it.
+ *
+ * Returns: 0 or NS_ERR_CLOSED (a stale id, or one of another kind).
+ * [any] [blocks]
+ */
+ns_status ns_server_timer_cancel(ns_server *server, uint64_t id);
+
+/**
+ * Has a loop of a server in non-blocking mode call `function` once. The tasks that
+ * one thread posts keep their order. One that has not run when the loop ends is
+ * dropped, without a call. The rest is as with `ns_server_watch`.
+ *
+ * Returns: 0, NS_ERR_INVALID, NS_ERR_NOT_NON_BLOCKING or NS_ERR_STATE.
+ * [any] [blocks]
+ */
+ns_status ns_server_post(ns_server *server,
+                         uint32_t event_loop,
+                         ns_task_fn function,
+                         void *user_data,
+                         ns_drop_fn drop);
+
+/* ============================================================================================
  * TLS: certificates, and TLS on one connection
  * ============================================================================================ */
 
@@ -2068,7 +2191,7 @@ uint32_t ns_version_number(void);
 /**
  * Whether the library in use has a feature. The names are "blocking",
  * "non-blocking", "detach", "attach", "ipv6", "shutdown-port", "tls", "services",
- * "unix", "systemd", "hosted".
+ * "unix", "systemd", "hosted", "watch".
  *
  * Returns: 1 or 0; 0 for NULL and for other names.
  * [any]

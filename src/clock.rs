@@ -48,6 +48,11 @@ impl Deadline {
         Deadline(self.0.saturating_add(ms))
     }
 
+    /// The milliseconds from an earlier deadline to this one, 0 if it is later.
+    pub fn ms_since(self, earlier: Deadline) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
     pub fn is_due(self) -> bool {
         self.0 <= now()
     }

@@ -42,7 +42,7 @@ pub(crate) use context::{ForcedEnd, Owner, Sending, ThreadContext};
 #[cfg(feature = "capi")]
 pub(crate) use fast::RawResult;
 pub use ids::ConnId;
-pub(crate) use ids::{IdTable, SendError};
+pub(crate) use ids::{IdTable, SendError, TaskKind};
 pub(crate) use inbox::{Bytes, Inbox};
 pub use peer::PeerCredentials;
 pub(crate) use tls::handshake_timeout;

@@ -21,12 +21,15 @@ mod run;
 mod schedule;
 mod slab;
 mod stop;
+mod tasks;
 
 pub(crate) use accept::watch;
 pub(crate) use handle::LoopHandle;
 pub(crate) use hosted::HostedLoop;
 pub(crate) use mail::Mail;
 pub(crate) use run::Loop;
+pub use tasks::Interest;
+pub(crate) use tasks::{TaskFn, TimerFn, WatchFn};
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,6 +51,10 @@ const WAKE: u64 = u64::MAX;
 const CONTROL: u64 = u64::MAX - 1;
 /// The timer of a hosted loop.
 const TIMER: u64 = u64::MAX - 2;
+/// The poller of the program's descriptors.
+const WATCHES: u64 = u64::MAX - 3;
+/// A descriptor that is in the poller for a moment: it has no events.
+const PROBE: u64 = u64::MAX - 4;
 const LISTENERS: u64 = u64::MAX - (1 << 16);
 
 /// The events that a loop's connections are registered for. Urgent data is
@@ -149,6 +156,11 @@ impl LoopGroup {
         if self.paused.load(Ordering::SeqCst) && self.paused.swap(false, Ordering::SeqCst) {
             self.loops[0].post(Mail::Accept);
         }
+    }
+
+    /// Returns a loop by its number.
+    pub fn handle(&self, index: usize) -> Option<&Arc<LoopHandle>> {
+        self.loops.get(index)
     }
 
     fn of(&self, id: ConnId) -> Result<&LoopHandle, Status> {

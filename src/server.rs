@@ -8,6 +8,7 @@ mod hosted;
 mod lifecycle;
 mod services;
 mod start;
+mod tasks;
 mod threads;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,6 +34,7 @@ use crate::tls::TlsConfig;
 use hosted::Hosted;
 use lifecycle::Life;
 use services::Services;
+pub use tasks::TaskId;
 pub use threads::ThreadKind;
 
 /// A server: services, a handler and a configuration.

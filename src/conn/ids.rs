@@ -15,6 +15,14 @@ const SLOT_BITS: u32 = 24;
 const GENERATION_BITS: u32 = 28;
 const GENERATION_MAX: u64 = (1 << GENERATION_BITS) - 1;
 
+/// What an id without a connection belongs to; the slot says which it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum TaskKind {
+    Watch = (1 << SLOT_BITS) - 2,
+    Timer = (1 << SLOT_BITS) - 3,
+}
+
 impl ConnId {
     /// Returns the number.
     pub fn get(self) -> u64 {
@@ -39,6 +47,12 @@ impl ConnId {
     /// connections do not come so far.
     pub(crate) fn of_shutdown(n: u64) -> u64 {
         ConnId::of_slot(0, (1 << SLOT_BITS) - 1, (n % GENERATION_MAX) + 1)
+    }
+
+    /// Returns the id of the `n`th watch or timer of a loop. No connection has
+    /// it, as with a peer of the shutdown port.
+    pub(crate) fn of_task(index: usize, kind: TaskKind, n: u64) -> u64 {
+        ConnId::of_slot(index, kind as u32, (n % GENERATION_MAX) + 1)
     }
 
     /// Returns the loop of a loop's connection.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::{Receiver, Sender};
 
+use super::tasks::Tasks;
 use super::{Mail, BOTH, WAKE};
 use crate::conn::{Bytes, Conn, ConnId, IdTable, SendError, ThreadContext};
 use crate::error::{Error, Status};
@@ -33,6 +34,7 @@ pub(crate) struct LoopHandle {
     /// A wake-up is on its way: more mail needs none.
     pub(super) awake: AtomicBool,
     pub(super) wake: Waker,
+    pub(super) tasks: Tasks,
 }
 
 impl LoopHandle {
@@ -51,6 +53,7 @@ impl LoopHandle {
             mail: crossbeam_channel::unbounded(),
             awake: AtomicBool::new(false),
             wake,
+            tasks: Tasks::new(),
         })
     }
 
@@ -61,7 +64,7 @@ impl LoopHandle {
     }
 
     /// Makes the loop look at its mail and its inbox.
-    fn wake_up(&self) {
+    pub(super) fn wake_up(&self) {
         if !self.awake.swap(true, Ordering::SeqCst) {
             self.wake.signal();
         }

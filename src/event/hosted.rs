@@ -46,6 +46,7 @@ impl HostedLoop {
             event_loop.die(&panic);
         }
         if self.event_loop.has_finished() {
+            self.event_loop.drop_tasks();
             return true;
         }
         self.announce();

@@ -5,6 +5,7 @@
 use std::sync::atomic::Ordering;
 
 use super::run::Loop;
+use super::tasks::TaskFn;
 use crate::clock::Deadline;
 use crate::conn::Conn;
 use crate::error::CloseReason;
@@ -22,6 +23,8 @@ pub(crate) enum Mail {
     Accept,
     /// Close all connections, and cut the remaining ones at this time.
     Stop(Deadline),
+    /// Run this code of the program.
+    Task(TaskFn),
     /// Simulates a defect of the library.
     #[cfg(test)]
     Panic,
@@ -37,6 +40,7 @@ impl Loop {
         // The flag is cleared before the mailbox is read: a thread that posts
         // after the mailbox was found empty signals again.
         self.driver.handle.awake.swap(false, Ordering::SeqCst);
+        self.arm_tasks();
         for _ in 0..PER_TURN {
             let delivered = self.deliver_next();
             let mail = self.driver.handle.mail.1.try_recv().ok();
@@ -59,6 +63,7 @@ impl Loop {
             Mail::Listen(listeners) => self.acceptor.listen(listeners),
             Mail::Accept => self.acceptor.note_room(),
             Mail::Stop(deadline) => self.begin_drain(deadline),
+            Mail::Task(task) => self.run_task(task),
             #[cfg(test)]
             Mail::Panic => panic!("a defect"),
         }

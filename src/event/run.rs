@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use super::accept::Acceptor;
 use super::driver::Driver;
+use super::schedule::Due;
 use super::slab::Slab;
-use super::{dispatch, LoopGroup, CONTROL, LISTENERS, TIMER, WAKE};
+use super::{dispatch, LoopGroup, CONTROL, LISTENERS, PROBE, TIMER, WAKE, WATCHES};
 use crate::callback;
 use crate::clock::Deadline;
 use crate::conn::ConnId;
@@ -70,6 +71,7 @@ impl Loop {
         if let Err(panic) = callback::contain(|| self.take_turns()) {
             self.die(&panic);
         }
+        self.drop_tasks();
         self.driver.handle.wake.close();
     }
 
@@ -191,10 +193,17 @@ impl Loop {
     fn check_deadlines(&mut self) {
         let (driver, slab) = (&mut self.driver, &mut self.slab);
         let now = Deadline::latest_due();
-        while let Some(conn) = driver.schedule.pop_due(now, slab) {
-            driver.check_deadline(conn);
+        let mut has_timers = false;
+        while let Some(due) = driver.schedule.pop_due(now, slab) {
+            match due {
+                Due::Conn(conn) => driver.check_deadline(conn),
+                Due::Timers => has_timers = true,
+            }
         }
         driver.schedule.clean(slab);
+        if has_timers {
+            self.run_timers();
+        }
     }
 
     /// Gives plain input for an open connection, which is nearly every event,
@@ -227,6 +236,8 @@ impl Loop {
             }
             // The deadlines are looked at in any case.
             TIMER => {}
+            WATCHES => self.run_watches(),
+            PROBE => {}
             LISTENERS.. => self.acceptor.note_event((token - LISTENERS) as usize),
             id => self.on_conn_event(id, bits),
         }

@@ -18,12 +18,29 @@ pub(super) struct Schedule {
     /// The connections that get a turn without an event.
     ready: VecDeque<u64>,
     timers: Timers,
+    /// The entry of the program's timers in `timers`, or `NEVER`.
+    tasks_armed: Deadline,
     poller: Poller,
 }
 
+/// What a deadline that has passed belongs to.
+pub(super) enum Due<'a> {
+    Conn(&'a mut Conn),
+    /// The program's timers.
+    Timers,
+}
+
+/// In place of a connection's slot: the program's timers. No connection has it.
+const TASKS: u32 = u32::MAX;
+
 impl Schedule {
     pub fn new(poller: Poller) -> Schedule {
-        Schedule { ready: VecDeque::new(), timers: Timers::default(), poller }
+        Schedule {
+            ready: VecDeque::new(),
+            timers: Timers::default(),
+            tasks_armed: Deadline::NEVER,
+            poller,
+        }
     }
 
     pub fn poller(&self) -> &Poller {
@@ -90,15 +107,28 @@ impl Schedule {
         self.timers.next()
     }
 
-    /// Returns the next connection whose deadline may have passed, and forgets
+    /// Makes the loop look at the program's timers at this time.
+    pub fn arm_tasks(&mut self, due: Deadline) {
+        if due < self.tasks_armed {
+            let former = std::mem::replace(&mut self.tasks_armed, due);
+            self.timers.arm(due, TASKS);
+            self.forget(former);
+        }
+    }
+
+    /// Returns the next of those whose deadline may have passed, and forgets
     /// that deadline.
-    pub fn pop_due<'a>(&mut self, now: Deadline, slab: &'a mut Slab) -> Option<&'a mut Conn> {
+    pub fn pop_due<'a>(&mut self, now: Deadline, slab: &'a mut Slab) -> Option<Due<'a>> {
         loop {
             let (due, slot) = self.timers.pop_due(now)?;
+            if slot == TASKS && self.tasks_armed == due {
+                self.tasks_armed = Deadline::NEVER;
+                return Some(Due::Timers);
+            }
             if slab.get(slot).is_some_and(|conn| conn.armed == due) {
                 let conn = slab.get(slot)?;
                 conn.armed = Deadline::NEVER;
-                return Some(conn);
+                return Some(Due::Conn(conn));
             }
             self.timers.note_stale_removed();
         }
@@ -107,7 +137,11 @@ impl Schedule {
     /// Drops the stale deadlines, if they are too many.
     pub fn clean(&mut self, slab: &mut Slab) {
         if self.timers.must_clean() {
-            self.timers.retain(|due, slot| slab.get(slot).is_some_and(|conn| conn.armed == due));
+            let tasks_armed = self.tasks_armed;
+            self.timers.retain(|due, slot| match slot {
+                TASKS => tasks_armed == due,
+                slot => slab.get(slot).is_some_and(|conn| conn.armed == due),
+            });
         }
     }
 }

@@ -9,6 +9,7 @@ use std::ptr;
 use super::callbacks::Callbacks;
 use super::error::{ns_error, NS_ERR_WOULD_BLOCK};
 use super::handles::{borrowed_handle, ns_socket};
+use super::raise::without_socket;
 use super::server::{ns_handler_fn, ns_server};
 use super::user_data::Callback;
 use crate::{CloseReason, Error, Handler, Server, Socket, ThreadKind};
@@ -90,10 +91,7 @@ impl Handler for CHandler {
         let Callback { function: Some(call), user_data, .. } = self.callbacks.start else {
             return Ok(());
         };
-        match unsafe { call(self.server, user_data) } {
-            code if code < 0 => Err(Error::of_code(code)),
-            _ => Ok(()),
-        }
+        without_socket(|| unsafe { call(self.server, user_data) })
     }
 
     fn on_stop(&self, _: &Server) {
@@ -106,10 +104,7 @@ impl Handler for CHandler {
         let Callback { function: Some(call), user_data, .. } = self.callbacks.thread_start else {
             return Ok(());
         };
-        match unsafe { call(self.server, kind as i32, number as u32, user_data) } {
-            code if code < 0 => Err(Error::of_code(code)),
-            _ => Ok(()),
-        }
+        without_socket(|| unsafe { call(self.server, kind as i32, number as u32, user_data) })
     }
 
     fn on_thread_stop(&self, _: &Server, kind: ThreadKind, number: usize) {
@@ -174,10 +169,9 @@ impl Handler for CHandler {
                 )
             }
             // SAFETY: the caller's contract; `error` outlives the call.
-            None => match unsafe { call(self.server, ptr::null_mut(), &error, user_data) } {
-                code if code < 0 => Err(Error::of_code(code)),
-                _ => Ok(()),
-            },
+            None => {
+                without_socket(|| unsafe { call(self.server, ptr::null_mut(), &error, user_data) })
+            }
         }
     }
 

@@ -48,6 +48,32 @@ impl Poller {
         Ok(epoll::delete(self.0.as_fd(), fd)?)
     }
 
+    /// epoll_ctl(2), EPOLL_CTL_ADD, level-triggered, of a descriptor that may be
+    /// closed.
+    pub fn add_raw(&self, fd: RawFd, token: u64, bits: Bits) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, fd, token, bits)
+    }
+
+    /// epoll_ctl(2), EPOLL_CTL_MOD, of what `add_raw` has added.
+    pub fn change_raw(&self, fd: RawFd, token: u64, bits: Bits) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_MOD, fd, token, bits)
+    }
+
+    /// epoll_ctl(2), EPOLL_CTL_DEL, of a descriptor that may be closed.
+    pub fn remove_raw(&self, fd: RawFd) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_DEL, fd, 0, Bits::empty())
+    }
+
+    fn control(&self, operation: i32, fd: RawFd, token: u64, bits: Bits) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: bits.bits(), u64: token };
+        // SAFETY: the event is valid; a number that is no descriptor is an
+        // error of the call.
+        match unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, fd, &mut event) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
     /// epoll_pwait(2). `timeout` is in milliseconds; a negative one waits
     /// forever. The caller handles `EINTR`, which comes with no events.
     ///

@@ -25,7 +25,7 @@ fn is_readable(fd: RawFd, within: Duration) -> bool {
 }
 
 /// Runs turns, each when the descriptor says so and never by a time of its own, until `done`.
-fn turns_until(server: &Server, what: &str, mut done: impl FnMut() -> bool) {
+pub(super) fn turns_until(server: &Server, what: &str, mut done: impl FnMut() -> bool) {
     let (fd, until) = (server.poll_fd().unwrap(), Instant::now() + SOON);
     while !done() {
         assert!(Instant::now() < until, "waited in vain: {what}");

@@ -29,6 +29,7 @@ mod shutdown_port;
 mod status;
 mod stop;
 mod stop_callbacks;
+mod tasks;
 mod threads;
 mod unix;
 mod waiting;

@@ -6,7 +6,8 @@ mod hooks;
 pub use hooks::Hooks;
 use net_server::Handler;
 pub use net_server::{
-    CloseReason, Config, ConnId, Error, OwnedSocket, Server, Socket, State, Status, ThreadKind,
+    CloseReason, Config, ConnId, Error, Interest, OwnedSocket, Server, Socket, State, Status,
+    TaskId, ThreadKind,
 };
 
 /// A handler that leaves everything to the trait's provided methods.

@@ -9,6 +9,7 @@ mod callbacks;
 mod error;
 mod server;
 mod socket;
+mod tasks;
 pub mod tls;
 
 pub use error::Error;
@@ -17,6 +18,7 @@ pub use net_server::{CloseReason, Config, ConnId, State, Stats, Status, ThreadKi
 pub use plain::*;
 pub use server::Server;
 pub use socket::{OwnedSocket, Socket};
+pub use tasks::{Interest, TaskId};
 
 use std::ffi::{c_char, CString};
 
