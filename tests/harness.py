@@ -205,12 +205,15 @@ def wait_until(condition, what):
         time.sleep(0.01)
 
 
-def parse_arguments():
-    """Before the list of checks is made: it may depend on how programs are run."""
+def parse_arguments(**numbers):
+    """Before the list of checks is made: it may depend on how programs are run. `numbers` are
+    options of these checks alone, with their defaults."""
     global under, patience
     parser = argparse.ArgumentParser()
     parser.add_argument("--under", choices=["native", "valgrind", "asan"], default="native")
     parser.add_argument("only", nargs="*", help="run the checks whose names contain this")
+    for name, default in numbers.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default)
     arguments = parser.parse_args()
     under = arguments.under
     patience = {"native": 10.0, "valgrind": 90.0, "asan": 30.0}[under]
