@@ -2,13 +2,13 @@
 
 #![forbid(unsafe_code)]
 
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
-
-use crossbeam_channel::{Receiver, Sender};
 
 use super::Server;
 use crate::callback::{self, CallbackScope};
 use crate::error::{Error, Status};
+use crate::sync::lock;
 use crate::sys;
 
 /// What a thread that the library made is for.
@@ -41,34 +41,53 @@ impl ThreadKind {
 }
 
 /// Collects what `on_thread_start` returned on each thread of a start.
-pub(super) struct Starts {
-    report: Sender<Result<(), Error>>,
-    reports: Receiver<Result<(), Error>>,
+///
+/// A channel would do, but its bookkeeping needs the current thread's handle,
+/// which the standard library never frees on a program's main thread.
+pub(super) struct Starts(Arc<(Mutex<Reports>, Condvar)>);
+
+#[derive(Default)]
+struct Reports {
+    /// How many threads have not reported.
+    missing: usize,
+    /// The first failure.
+    failure: Option<Error>,
 }
 
-/// A thread's part in [`Starts`].
-pub(super) struct StartReport(Sender<Result<(), Error>>);
+/// A thread's part in [`Starts`]. The thread reports when it drops this.
+pub(super) struct StartReport {
+    starts: Arc<(Mutex<Reports>, Condvar)>,
+    failure: Option<Error>,
+}
 
 impl Starts {
     pub fn new() -> Starts {
-        let (report, reports) = crossbeam_channel::unbounded();
-        Starts { report, reports }
+        Starts(Arc::default())
     }
 
     pub fn report(&self) -> StartReport {
-        StartReport(self.report.clone())
+        lock(&self.0 .0).missing += 1;
+        StartReport { starts: self.0.clone(), failure: None }
     }
 
     /// Waits until `on_thread_start` has returned on every thread. Returns the
     /// first failure.
     pub fn wait(self) -> Result<(), Error> {
-        // Each thread drops its sender when it has reported.
-        drop(self.report);
-        let mut all = Ok(());
-        for result in self.reports {
-            all = all.and(result);
+        let reports = lock(&self.0 .0);
+        let waited = self.0 .1.wait_while(reports, |reports| reports.missing > 0);
+        let mut reports = waited.unwrap_or_else(PoisonError::into_inner);
+        reports.failure.take().map_or(Ok(()), Err)
+    }
+}
+
+impl Drop for StartReport {
+    fn drop(&mut self) {
+        let mut reports = lock(&self.starts.0);
+        reports.missing -= 1;
+        if reports.failure.is_none() {
+            reports.failure = self.failure.take();
         }
-        all
+        self.starts.1.notify_one();
     }
 }
 
@@ -103,13 +122,13 @@ impl Server {
         &self,
         kind: ThreadKind,
         number: usize,
-        report: StartReport,
+        mut report: StartReport,
         body: impl FnOnce() -> T,
     ) -> Option<T> {
         let hook = || self.handler().on_thread_start(self, kind, number);
         let started = callback::contain(hook).and_then(|result| result);
         let has_started = started.is_ok();
-        let _ = report.0.send(started.map_err(|error| error.into_hook("on_thread_start")));
+        report.failure = started.err().map(|error| error.into_hook("on_thread_start"));
         drop(report);
         if !has_started {
             return None;
