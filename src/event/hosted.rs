@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 use super::run::{Loop, EVENTS};
+use super::WATCHES;
 use crate::callback;
 use crate::clock::Deadline;
 use crate::server::Server;
@@ -54,15 +55,24 @@ impl HostedLoop {
     }
 
     /// Makes the descriptor readable when there is something to do without an
-    /// event.
+    /// event, and makes a new edge of it where events are left.
     fn announce(&mut self) {
         let next = self.event_loop.next_deadline();
-        if next == Deadline::NOW {
+        if next == Deadline::NOW || self.has_events_left() {
             self.event_loop.wake();
         } else if next != self.armed {
             self.armed = next;
             self.timer.set((next != Deadline::NEVER).then(|| next.ms_left()));
         }
+    }
+
+    /// Returns whether the descriptor is still readable by what was there before
+    /// the turn: by more events than a turn handles, or by a watch, which is
+    /// level-triggered.
+    fn has_events_left(&self) -> bool {
+        let is_full = self.events.iter().len() == EVENTS;
+        let has_watches = || self.events.iter().any(|(token, _)| token == WATCHES);
+        (is_full || has_watches()) && self.poller.has_events()
     }
 
     /// Ends the loop. From now on the descriptor of its poller is readable, as

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-use rustix::event::{epoll, Timespec};
+use rustix::event::{epoll, PollFlags, Timespec};
 
 /// Event bits, to wait for and as found (epoll_ctl(2)).
 pub(crate) type Bits = epoll::EventFlags;
@@ -74,6 +74,11 @@ impl Poller {
         }
     }
 
+    /// Returns whether a wait would find events.
+    pub fn has_events(&self) -> bool {
+        super::poll(self.0.as_fd(), PollFlags::IN, 0).is_ok_and(|found| !found.is_empty())
+    }
+
     /// epoll_pwait(2). `timeout` is in milliseconds; a negative one waits
     /// forever. The caller handles `EINTR`, which comes with no events.
     ///
@@ -117,7 +122,7 @@ impl Events {
 
     /// The token and the bits of each event.
     #[inline]
-    pub fn iter(&self) -> impl Iterator<Item = (u64, Bits)> + '_ {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (u64, Bits)> + '_ {
         self.0.iter().map(|event| (event.data.u64(), event.flags))
     }
 }

@@ -11,14 +11,14 @@ fn hosted(hooks: Hooks) -> Server {
     hosted_with(non_blocking(1), hooks)
 }
 
-fn hosted_with(config: Config, hooks: Hooks) -> Server {
+pub fn hosted_with(config: Config, hooks: Hooks) -> Server {
     let server = unstarted(config, hooks);
     server.start_hosted().expect("start");
     server
 }
 
 /// poll(2): whether the descriptor is readable within the time.
-fn is_readable(fd: RawFd, within: Duration) -> bool {
+pub fn is_readable(fd: RawFd, within: Duration) -> bool {
     let mut entry = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
     // SAFETY: one entry.
     unsafe { libc::poll(&mut entry, 1, within.as_millis() as i32) > 0 }
@@ -36,7 +36,7 @@ pub(super) fn turns_until(server: &Server, what: &str, mut done: impl FnMut() ->
 }
 
 /// Runs turns on this thread while another one does `body`.
-fn host<T: Send>(server: &Server, body: impl FnOnce() -> T + Send) -> T {
+pub fn host<T: Send>(server: &Server, body: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let body = scope.spawn(body);
         turns_until(server, "the client", || body.is_finished());
@@ -45,7 +45,7 @@ fn host<T: Send>(server: &Server, body: impl FnOnce() -> T + Send) -> T {
 }
 
 /// Runs turns until there is nothing to do.
-fn come_to_rest(server: &Server) {
+pub fn come_to_rest(server: &Server) {
     let fd = server.poll_fd().unwrap();
     while is_readable(fd, ms(0)) {
         server.run_once(Some(ms(0))).unwrap();

@@ -21,6 +21,7 @@ mod ipv6;
 mod lifecycle;
 mod limits;
 mod non_blocking;
+mod readiness;
 mod reasons;
 mod reference;
 mod sending;
