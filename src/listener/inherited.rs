@@ -60,8 +60,8 @@ pub(super) fn take_from_systemd(
     })?;
     let passed: Vec<_> = passed.collect();
     let fits = |(_, found): &&(RawFd, String)| name.is_none_or(|name| name == found);
-    let taken = passed.iter().filter(fits).map(|(fd, _)| take(service, *fd, config));
-    let listeners = taken.collect::<Result<Vec<_>, _>>()?;
+    let fitting = passed.iter().filter(fits).map(|(fd, _)| take(service, *fd, config));
+    let listeners = fitting.collect::<Result<Vec<_>, _>>()?;
     if !listeners.is_empty() {
         return Ok(listeners);
     }

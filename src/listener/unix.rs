@@ -75,8 +75,8 @@ pub(super) fn bind_file(
     fs::set_permissions(path, mode).map_err(failed)?;
     socket.listen(config.backlog as i32).map_err(failed)?;
     if !file.is_there() {
-        let taken = io::Error::from_raw_os_error(libc::EADDRINUSE);
-        return Err(failed(taken).append(" (another server has taken the path)"));
+        let in_use = io::Error::from_raw_os_error(libc::EADDRINUSE);
+        return Err(failed(in_use).append(" (another server uses the path)"));
     }
     let listener = Listener::new(socket).map_err(failed)?;
     *lock(&listener.file) = Some(file);
@@ -130,7 +130,7 @@ fn remove_stale(path: &Path, address: &SockAddr) -> Result<(), String> {
     // It may have been replaced meanwhile.
     let now = fs::symlink_metadata(path).map_err(unknown)?;
     if identity(&now) != identity(&found) {
-        return Err("another server has taken the path".into());
+        return Err("another server uses the path".into());
     }
     fs::remove_file(path).map_err(|e| format!("cannot replace the file: {e}"))
 }
