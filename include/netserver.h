@@ -1192,21 +1192,20 @@ int32_t ns_server_poll_fd(ns_server *server);
 
 /**
  * Runs one bounded turn of a hosted server. If there is nothing to do it waits for
- * that, `timeout_ms` milliseconds at most (-1: forever); a signal ends the wait. The callbacks of a hosted server run only in this call, in
- * `ns_server_stop`, `ns_server_wait` and `ns_server_free`, on the calling thread,
- * which is the host's from then on: `ns_server_stop` and `ns_server_wait` on it run
- * turns until the server has stopped, and on another thread they wait for the
- * host's turns. `while (ns_server_run_once(server, -1) == 0) ;` serves until the
- * stop.
+ * that, `timeout_ms` milliseconds at most (-1: forever); a signal ends the wait.
+ * The callbacks of a hosted server run only in this call, in `ns_server_stop`,
+ * `ns_server_wait` and `ns_server_free`, on the calling thread, which is the
+ * host's from then on: `ns_server_stop` and `ns_server_wait` on it run turns until
+ * the server has stopped, and on another thread they wait for the host's turns.
+ * `while (ns_server_run_once(server, -1) == 0) ;` serves until the stop.
  *
  * Returns: 0 when a turn was done or the time has passed; NS_ERR_STATE before the
  * start, once stopped, and where the server is not hosted; NS_ERR_BUSY in a
- * callback and while another thread is in this call; NS_ERR_INVALID for NULL and
- * other numbers.
+ * callback and while another thread runs turns, in one of these calls;
+ * NS_ERR_INVALID for NULL and other numbers.
  * [any] [blocks]
  */
-ns_status ns_server_run_once(ns_server *server,
-                             int64_t timeout_ms);
+ns_status ns_server_run_once(ns_server *server, int64_t timeout_ms);
 
 /**
  * Stops as `ns_server_stop` does, then frees: the connections' data, the

@@ -41,13 +41,6 @@ impl Hosted {
         self.host.load(Ordering::SeqCst) == callback::this_thread()
     }
 
-    /// Makes the calling thread the host's, after the turn that another thread
-    /// may be in.
-    pub fn take_over(&self) {
-        let _turn = lock(&self.event_loop);
-        self.host.store(callback::this_thread(), Ordering::SeqCst);
-    }
-
     fn try_turn(&self) -> Option<MutexGuard<'_, Option<HostedLoop>>> {
         match self.event_loop.try_lock() {
             Ok(turn) => Some(turn),
@@ -119,7 +112,7 @@ impl Server {
     ///
     /// Errors: [`Status::State`] where the server is not hosted, not started,
     /// or has stopped; [`Status::Busy`] in a callback, and while another thread
-    /// is in this call.
+    /// runs turns, in this call, a stop or a wait.
     pub fn run_once(&self, timeout: Option<Duration>) -> Result<(), Error> {
         self.turn(timeout.map_or(Deadline::NEVER, Deadline::after))
     }
@@ -130,18 +123,37 @@ impl Server {
         }
         let running = self.running().ok_or_else(not_hosted)?;
         let hosted = running.hosted.get().ok_or_else(not_hosted)?;
-        let mut turn = hosted.try_turn().ok_or(Status::Busy)?;
+        let turn = hosted.try_turn().ok_or(Status::Busy)?;
+        self.run(&running, hosted, turn, until, || true)
+    }
+
+    /// Makes the calling thread the host's and runs turns on it until the
+    /// server has stopped, or `is_enough` after a turn. No other thread runs
+    /// one meanwhile.
+    fn run(
+        &self,
+        running: &Running,
+        hosted: &Hosted,
+        mut turn: MutexGuard<'_, Option<HostedLoop>>,
+        until: Deadline,
+        is_enough: impl Fn() -> bool,
+    ) -> Result<(), Error> {
         let Some(event_loop) = turn.as_mut() else {
             return Err(Error::new(Status::State, "the server has stopped"));
         };
         hosted.host.store(callback::this_thread(), Ordering::SeqCst);
         let inside = CallbackScope::enter(self.number());
-        let has_ended = event_loop.turn(until);
+        let has_ended = loop {
+            match event_loop.turn(until) {
+                false if !is_enough() => {}
+                has_ended => break has_ended,
+            }
+        };
         drop(inside);
         if has_ended {
             let ended = turn.take();
             drop(turn);
-            self.finish_hosted(&running, ended);
+            self.finish_hosted(running, ended);
         }
         Ok(())
     }
@@ -159,20 +171,18 @@ impl Server {
     /// the given time. Returns `false` on any other thread, which can only wait
     /// for the host.
     pub(super) fn run_turns(&self, until: Deadline) -> bool {
-        let running = self.running();
-        let hosted = running.as_ref().and_then(|running| running.hosted.get());
-        if !hosted.is_some_and(Hosted::is_host) {
+        let Some(running) = self.running() else { return false };
+        let Some(hosted) = running.hosted.get() else { return false };
+        if !hosted.is_host() {
             return false;
         }
-        while !self.is_stopped() && !until.is_due() {
-            if self.turn(until).is_err() {
-                return false;
-            }
-        }
-        true
+        // Another thread that runs a turn is the host's from now on.
+        let Some(turn) = hosted.try_turn().filter(|_| hosted.is_host()) else { return false };
+        self.run(&running, hosted, turn, until, || until.is_due()).is_ok()
     }
 
-    /// Makes the calling thread the host's, to stop and drop the server on it.
+    /// Makes the calling thread the host's and stops the server on it, after
+    /// the turns that another thread may be in.
     pub(crate) fn take_over(&self) {
         let Some(running) = self.running() else { return };
         let Some(hosted) = running.hosted.get() else { return };
@@ -180,7 +190,8 @@ impl Server {
             return;
         }
         self.request_stop();
-        hosted.take_over();
+        // An error: another thread does the last steps of the stop.
+        let _ = self.run(&running, hosted, lock(&hosted.event_loop), Deadline::NEVER, || false);
     }
 }
 

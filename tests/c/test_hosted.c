@@ -82,6 +82,40 @@ static void test_free_beside_a_turn(void)
     CHECK_IS(ns_server_free(server), NS_OK);
 }
 
+static event waits = EVENT;
+
+static int32_t in_the_wait(ns_server *server, void *user_data)
+{
+    (void)server, (void)user_data;
+    event_add(&waits);
+    return 0;
+}
+
+static void *wait_as_host(void *server)
+{
+    CHECK_IS(ns_server_run_once(server, 0), NS_OK);
+    CHECK_IS(ns_server_post(server, 0, in_the_wait, NULL, NULL), NS_OK);
+    CHECK_IS(ns_server_wait(server, -1), NS_OK);
+    return NULL;
+}
+
+/* HS12: Another thread frees the server while its host waits: the wait returns first. */
+static void test_free_beside_a_wait(void)
+{
+    int round;
+    for (round = 0; round < 20; round++) {
+        int fd;
+        pthread_t thread;
+        ns_server *server = hosted(non_blocking(), echo);
+        fd = client(ns_server_port(server));
+        CHECK_IS(pthread_create(&thread, NULL, wait_as_host, server), 0);
+        EVENT_WAIT(&waits, round + 1);
+        CHECK_IS(ns_server_free(server), NS_OK);
+        CHECK_IS(pthread_join(thread, NULL), 0);
+        close(fd);
+    }
+}
+
 /* HS4, HS2: What must be refused. */
 static void test_refusals(void)
 {
@@ -105,6 +139,7 @@ int main(void)
 {
     RUN(test_poll);
     RUN(test_free_beside_a_turn);
+    RUN(test_free_beside_a_wait);
     RUN(test_refusals);
     return 0;
 }

@@ -59,7 +59,7 @@ def receive(client, size):
 
 
 def many(host, idle_s):
-    """HS1: 1,000 connections echo, then cost nothing; Ctrl-C ends them in order."""
+    """HS1, HS13: 1,000 connections echo, then cost nothing; Ctrl-C ends them in order."""
     with Host(host, "--idle", "60000") as server:
         clients = server.clients(CONNECTIONS)
         for n in range(3):

@@ -2,6 +2,7 @@
 
 mod closing;
 mod handshakes;
+mod hosted;
 mod services;
 mod settings;
 mod starttls;

@@ -1,6 +1,6 @@
 //! Hosted servers: the program runs the turns.
 
-use crate::api::{Config, Hooks, Server, State, Status};
+use crate::api::{Config, Error, Hooks, Server, State, Status};
 use crate::support::*;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -25,7 +25,7 @@ pub fn is_readable(fd: RawFd, within: Duration) -> bool {
 }
 
 /// Runs turns, each when the descriptor says so and never by a time of its own, until `done`.
-pub(super) fn turns_until(server: &Server, what: &str, mut done: impl FnMut() -> bool) {
+pub fn turns_until(server: &Server, what: &str, mut done: impl FnMut() -> bool) {
     let (fd, until) = (server.poll_fd().unwrap(), Instant::now() + SOON);
     while !done() {
         assert!(Instant::now() < until, "waited in vain: {what}");
@@ -94,6 +94,39 @@ fn a_failed_start() {
         Client::connect(&second).echo("hello");
         assert_eq!(status(second.run_once(Some(ms(0)))), Status::State);
         assert_eq!(status(second.poll_fd()), Status::State);
+    });
+}
+
+/// HS2: A start that lacks a descriptor, whichever, is undone, and so is one whose `on_start` fails.
+#[test]
+fn starts_without_descriptors() {
+    isolated(|| {
+        let refuses = Arc::new(AtomicBool::new(true));
+        let hooks =
+            Hooks::new(echo).on_start(move |_| match refuses.swap(false, Ordering::SeqCst) {
+                true => Err(Error::new(Status::Io, "not today")),
+                false => Ok(()),
+            });
+        let server = unstarted(non_blocking(1), hooks);
+        let (before, limit) = (Inventory::take(), descriptor_limit().0);
+        let mut failures = 0;
+        loop {
+            let fillers = fill_descriptors(failures);
+            let started = server.start_hosted();
+            set_descriptor_limit(limit);
+            drop(fillers);
+            let Err(error) = started else { break };
+            assert_eq!(server.state(), State::New, "{error}");
+            assert_eq!(status(server.poll_fd()), Status::State);
+            before.assert_restored();
+            // The last one is that of `on_start`.
+            let is_last = error.status() == Status::Hook;
+            assert_eq!(error.os_code(), if is_last { 0 } else { libc::EMFILE }, "{error}");
+            failures += usize::from(!is_last);
+        }
+        assert!(failures >= 4, "listener, two pollers, an eventfd and a timer: {failures}");
+        host(&server, || Client::connect(&server).echo("hello"));
+        server.stop().unwrap();
     });
 }
 
@@ -338,6 +371,32 @@ fn the_host_stops() {
     });
 }
 
+/// HS5, HS10: No other thread gets between the turns that a wait runs.
+#[test]
+fn nobody_comes_between() {
+    isolated(|| {
+        let server = hosted(Hooks::new(echo));
+        let gate = Gate::new();
+        let begins = gate.clone();
+        server.post(0, move |_| Ok(begins.open())).unwrap();
+        server.add_timer(0, ms(1), Some(ms(1)), |_, _| Ok(())).unwrap();
+        server.add_timer(0, ms(300), None, |server: &Server, _| server.stop()).unwrap();
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                gate.wait();
+                loop {
+                    match status(server.run_once(Some(ms(0)))) {
+                        Status::Busy => {}
+                        other => break other,
+                    }
+                }
+            });
+            server.wait(Some(SOON)).unwrap();
+            assert_eq!(other.join().unwrap(), Status::State);
+        });
+    });
+}
+
 /// HS10: A stop that a callback asks for ends the wait of the host's thread.
 #[test]
 fn a_callback_stops() {
@@ -353,6 +412,32 @@ fn a_callback_stops() {
             server.wait(Some(SOON)).unwrap();
         });
         assert_eq!(server.state(), State::Stopped);
+    });
+}
+
+/// HS5, HS10: A callback of one server may run the turns of another, and stop it.
+#[test]
+fn one_hosts_another() {
+    isolated(|| {
+        let (outer, inner) = (hosted(Hooks::new(echo)), Arc::new(hosted(Hooks::new(echo))));
+        let ((log, found), hosts) = (events(), inner.clone());
+        let log_inside = log.clone();
+        let in_outer = move |outer: &Server| {
+            let in_inner =
+                move |inner: &Server| Ok(log_inside.add(status(inner.run_once(Some(ms(0))))));
+            hosts.post(0, in_inner)?;
+            log.add(status(outer.run_once(Some(ms(0)))));
+            come_to_rest(&hosts);
+            log.add(status(hosts.stop()));
+            assert_eq!(hosts.state(), State::Stopped);
+            log.add(status(outer.wait(None)));
+            outer.stop()
+        };
+        outer.post(0, in_outer).unwrap();
+        outer.wait(Some(SOON)).unwrap();
+        assert_eq!(found.drain(), [Status::Busy, Status::Busy, Status::Ok, Status::Deadlock]);
+        assert_eq!(outer.state(), State::Stopped);
+        drop(inner);
     });
 }
 

@@ -14,7 +14,7 @@ mod errors;
 mod exception;
 mod fairness;
 mod farewell;
-mod hosted;
+pub mod hosted;
 mod hygiene;
 mod inherited;
 mod ipv6;

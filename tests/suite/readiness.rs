@@ -1,7 +1,7 @@
 //! What the descriptor of a hosted server says to a host that watches nothing else.
 
 use super::hosted::{come_to_rest, host, hosted_with, is_readable, turns_until};
-use crate::api::{Hooks, Interest, Server, Status};
+use crate::api::{Hooks, Interest, OwnedSocket, Server, Status};
 use crate::support::*;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -104,7 +104,7 @@ fn edges_for_a_watch() {
     });
 }
 
-/// HS6: Accepting goes on after its rest, and nothing spins meanwhile.
+/// HS6, HS13: Accepting goes on after its rest, and nothing spins meanwhile.
 #[test]
 fn out_of_descriptors() {
     isolated(|| {
@@ -133,7 +133,7 @@ fn address(server: &Server) -> (&'static str, u16) {
     ("127.0.0.1", server.port())
 }
 
-/// HS6: Clients beyond `max_connections` make nothing to do, and one that leaves does.
+/// HS13: Clients beyond `max_connections` make nothing to do, and one that leaves does.
 #[test]
 fn full() {
     isolated(|| {
@@ -156,7 +156,7 @@ fn full() {
     });
 }
 
-/// HS6: Input that no handler reads, and a client that does not read, make nothing to do.
+/// HS13: Input that no handler reads, and a client that does not read, make nothing to do.
 #[test]
 fn nothing_to_do() {
     isolated(|| {
@@ -188,7 +188,7 @@ fn count_turns_for(server: &Server, time: Duration) -> usize {
     count_turns(server, "the time", || Instant::now() >= until)
 }
 
-/// HS6, HS8: A stop waits for a client that does not read without spinning; what is kept then is
+/// HS8, HS13: A stop waits for a client that does not read without spinning; what is kept then is
 /// the descriptor and an eventfd.
 #[test]
 fn a_stop_that_waits() {
@@ -210,5 +210,43 @@ fn a_stop_that_waits() {
         assert!(turns < 60, "{turns} turns");
         drop(client);
         assert_eq!(descriptors().len(), before + 2);
+    });
+}
+
+/// HS6, HS9: A connection leaves a hosted server and comes back from another thread.
+#[test]
+fn detached_and_attached() {
+    isolated(|| {
+        let (log, sockets) = events();
+        let hooks = Hooks::new(move |server: &Server, socket| match text(socket)?.as_str() {
+            "" => Ok(socket.close()),
+            "leave" => Ok(log.add(server.detach(socket)?)),
+            text => socket.send(text.as_bytes()),
+        });
+        let server = hosted_with(non_blocking(1).max_connections(1), hooks);
+        let mut client = host(&server, || Client::connect(&server).saying("leave"));
+        turns_until(&server, "the detach", || server.stats().detached == 1);
+        // There is room for another one.
+        host(&server, || Client::connect(&server).echo("meanwhile"));
+        turns_until(&server, "its end", || server.stats().open == 0);
+        come_to_rest(&server);
+        let fd = server.poll_fd().unwrap();
+        std::thread::scope(|scope| {
+            let (mut socket, server): (OwnedSocket, _) = (sockets.next(), &server);
+            scope.spawn(move || {
+                socket.socket().send(b"owned").unwrap();
+                server.attach(socket).unwrap();
+            });
+        });
+        assert!(is_readable(fd, SOON), "a call of another thread");
+        host(&server, || {
+            client.expect("owned");
+            client.echo("attached");
+        });
+        come_to_rest(&server);
+        assert!(!is_readable(fd, ms(50)), "nothing is to be done");
+        drop(client);
+        turns_until(&server, "its end", || server.stats().open == 0);
+        server.stop().unwrap();
     });
 }
