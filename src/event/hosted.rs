@@ -58,7 +58,8 @@ impl HostedLoop {
     /// event, and makes a new edge of it where events are left.
     fn announce(&mut self) {
         let next = self.event_loop.next_deadline();
-        if next == Deadline::NOW || self.has_events_left() {
+        // The timer has expired for what is due, and makes no second event.
+        if next.is_due() || self.has_events_left() {
             self.event_loop.wake();
         } else if next != self.armed {
             self.armed = next;

@@ -456,6 +456,26 @@ fn a_task_stops() {
     });
 }
 
+/// HS6, WT7: Where more timers are due than a turn calls, the descriptor stays readable.
+#[test]
+fn many_timers_of_a_hosted_server() {
+    isolated(|| {
+        let server = unstarted(non_blocking(1), Hooks::new(echo));
+        server.start_hosted().unwrap();
+        let count: Arc<AtomicUsize> = Arc::default();
+        for _ in 0..500 {
+            let count = count.clone();
+            let call = move |_: &Server, _| {
+                count.fetch_add(1, Ordering::SeqCst);
+                Ok(())
+            };
+            server.add_timer(0, ms(50), None, call).unwrap();
+        }
+        turns_until(&server, "500 calls", || count.load(Ordering::SeqCst) == 500);
+        server.stop().unwrap();
+    });
+}
+
 /// HS6, WT1, WT7, WT9: A host that watches only the descriptor serves them too.
 #[test]
 fn hosted_tasks() {
