@@ -86,6 +86,9 @@ struct State {
     is_closed: bool,
     last_number: u64,
     watches: HashMap<u64, Watch>,
+    /// The watch of each descriptor number, the latest one: an earlier watch of
+    /// the same number has lost its descriptor, which the program has closed.
+    by_fd: HashMap<RawFd, u64>,
     timers: HashMap<u64, Timer>,
     due: BTreeSet<(Deadline, u64)>,
     /// A poller of the watches alone, inside the loop's: so removing a
@@ -175,15 +178,27 @@ impl LoopHandle {
         }
         let id = state.new_id(self.context.index, TaskKind::Watch);
         let poller = state.poller.as_ref().ok_or(Status::State)?;
-        poller.add_raw(fd, id, interest.bits()).map_err(|e| cannot_watch(&e))?;
+        let added = match poller.add_raw(fd, id, interest.bits()) {
+            // What a watch has left whose descriptor was closed too early, and
+            // is now there again.
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) && !state.by_fd.contains_key(&fd) => {
+                poller.change_raw(fd, id, interest.bits())
+            }
+            added => added,
+        };
+        added.map_err(|e| cannot_watch(&e))?;
+        state.by_fd.insert(fd, id);
         state.watches.insert(id, Watch { fd, interest, call: Some(call) });
         Ok(id)
     }
 
     pub fn change_watch(&self, id: u64, interest: Interest) -> Result<(), Error> {
         let mut state = self.tasks.state();
-        let State { watches, poller, .. } = &mut *state;
+        let State { watches, by_fd, poller, .. } = &mut *state;
         let watch = watches.get_mut(&id).ok_or(Status::Closed)?;
+        if by_fd.get(&watch.fd) != Some(&id) {
+            return Err(Error::new(Status::Invalid, "the descriptor was closed"));
+        }
         let poller = poller.as_ref().ok_or(Status::Closed)?;
         poller.change_raw(watch.fd, id, interest.bits()).map_err(|e| cannot_watch(&e))?;
         watch.interest = interest;
@@ -195,9 +210,12 @@ impl LoopHandle {
     pub fn unwatch(&self, id: u64) -> Result<(), Error> {
         let mut state = self.tasks.state();
         let watch = state.watches.remove(&id).ok_or(Status::Closed)?;
-        if let Some(poller) = &state.poller {
-            // It fails where the program has closed the descriptor before.
-            let _ = poller.remove_raw(watch.fd);
+        if state.by_fd.get(&watch.fd) == Some(&id) {
+            state.by_fd.remove(&watch.fd);
+            if let Some(poller) = &state.poller {
+                // It fails where the program has closed the descriptor before.
+                let _ = poller.remove_raw(watch.fd);
+            }
         }
         drop(state);
         callback::contain_drop(watch);
@@ -300,8 +318,13 @@ impl Loop {
             return;
         }
         let Ok(poller) = nested(self.poller()) else { return };
-        for (id, watch) in &state.watches {
-            let _ = poller.add_raw(watch.fd, *id, watch.interest.bits());
+        for (fd, id) in &state.by_fd {
+            let Some(watch) = state.watches.get(id) else { continue };
+            // It fails where the number is another file's by now, perhaps a
+            // connection's.
+            if old.change_raw(*fd, *id, watch.interest.bits()).is_ok() {
+                let _ = poller.add_raw(*fd, *id, watch.interest.bits());
+            }
         }
         state.poller = Some(poller);
     }
@@ -373,6 +396,7 @@ impl Loop {
             state.is_closed = true;
             state.poller = None;
             state.due.clear();
+            state.by_fd.clear();
             handle.tasks.note_next(&state);
             (std::mem::take(&mut state.watches), std::mem::take(&mut state.timers))
         };

@@ -6,6 +6,7 @@ mod attach;
 mod blocking;
 mod by_id;
 mod bytes;
+mod closed_watches;
 mod closing;
 mod deadline_races;
 mod deadlines;

@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-fn serving() -> Server {
+pub(super) fn serving() -> Server {
     start(non_blocking(2), Hooks::new(echo))
 }
 
-fn pair() -> (UnixStream, UnixStream) {
+pub(super) fn pair() -> (UnixStream, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
     (ours, theirs)
@@ -185,34 +185,6 @@ fn an_end_during_a_call() {
         calls.next();
         calls.none();
         assert_eq!(drops.load(Ordering::SeqCst), 1);
-    });
-}
-
-/// WT6: A descriptor that is closed too early harms its watch alone.
-#[test]
-fn closed_too_early() {
-    isolated(|| {
-        let (log, sockets) = events();
-        let hooks = Hooks::new(echo).on_open(move |_, socket| Ok(log.add(socket.raw_fd())));
-        let server = start(non_blocking(1), hooks);
-        // A duplicate keeps the file open and ready.
-        let (ours, mut theirs) = pair();
-        let kept = ours.try_clone().unwrap();
-        let number = ours.as_raw_fd();
-        let id = server.watch(0, &ours, Interest::READ, |_, _, _, _| Ok(())).unwrap();
-        // A connection gets the number: the client has its own already.
-        let socket =
-            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        drop(ours);
-        let mut client = Client::finish(socket, &server);
-        client.echo("hello");
-        assert_eq!(sockets.next(), number);
-        server.unwatch(id).unwrap();
-        client.echo("still served");
-        theirs.write_all(b"x").unwrap();
-        at_rest(|| let_pass(ms(200)));
-        client.echo("still served");
-        drop(kept);
     });
 }
 

@@ -1,0 +1,121 @@
+//! Watched descriptors that the program closes before it unwatches them.
+
+use super::tasks::{pair, serving};
+use crate::api::{Hooks, Interest, Server, Status};
+use crate::support::*;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+
+/// WT6: A descriptor that is closed too early harms its watch alone.
+#[test]
+fn closed_too_early() {
+    isolated(|| {
+        let (log, sockets) = events();
+        let hooks = Hooks::new(echo).on_open(move |_, socket| Ok(log.add(socket.raw_fd())));
+        let server = start(non_blocking(1), hooks);
+        // A duplicate keeps the file open and ready.
+        let (ours, mut theirs) = pair();
+        let kept = ours.try_clone().unwrap();
+        let number = ours.as_raw_fd();
+        let id = server.watch(0, &ours, Interest::READ, |_, _, _, _| Ok(())).unwrap();
+        // A connection gets the number: the client has its own already.
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        drop(ours);
+        let mut client = Client::finish(socket, &server);
+        client.echo("hello");
+        assert_eq!(sockets.next(), number);
+        server.unwatch(id).unwrap();
+        client.echo("still served");
+        theirs.write_all(b"x").unwrap();
+        at_rest(|| let_pass(ms(200)));
+        client.echo("still served");
+        drop(kept);
+    });
+}
+
+/// WT6: The watch of a descriptor that was closed too early leaves alone a watch that has its
+/// number.
+#[test]
+fn a_number_that_is_used_again() {
+    isolated(|| {
+        let server = serving();
+        let (ours, theirs) = pair();
+        let number = ours.as_raw_fd();
+        let old = server.watch(0, &ours, Interest::READ, |_, _, _, _| Ok(())).unwrap();
+        drop((ours, theirs));
+        let (ours, mut theirs) = pair();
+        assert_eq!(ours.as_raw_fd(), number);
+        let (log, calls) = events();
+        let mut reader = ours.try_clone().unwrap();
+        let call = move |_: &Server, id, _, _| {
+            reader.read_exact(&mut [0]).unwrap();
+            Ok(log.add(id))
+        };
+        let new = server.watch(0, &ours, Interest::READ, call).unwrap();
+        assert_eq!(status(server.change_watch(old, Interest::BOTH)), Status::Invalid);
+        theirs.write_all(b"x").unwrap();
+        assert_eq!(calls.next(), new);
+        server.unwatch(old).unwrap();
+        theirs.write_all(b"x").unwrap();
+        assert_eq!(calls.next(), new);
+        server.unwatch(new).unwrap();
+    });
+}
+
+/// WT6: A descriptor that was closed too early, and whose file a duplicate keeps, can come back.
+#[test]
+fn a_descriptor_that_comes_back() {
+    isolated(|| {
+        let server = serving();
+        let (ours, mut theirs) = pair();
+        let (number, kept) = (ours.as_raw_fd(), ours.try_clone().unwrap());
+        let old = server.watch(0, &ours, Interest::READ, |_, _, _, _| Ok(())).unwrap();
+        drop(ours);
+        server.unwatch(old).unwrap();
+        let ours = kept.try_clone().unwrap();
+        assert_eq!(ours.as_raw_fd(), number);
+        let (log, calls) = events();
+        let call = move |server: &Server, id, _, _| {
+            server.unwatch(id)?;
+            Ok(log.add(id))
+        };
+        let new = server.watch(0, &ours, Interest::READ, call).unwrap();
+        theirs.write_all(b"x").unwrap();
+        assert_eq!(calls.next(), new);
+        calls.none();
+    });
+}
+
+/// WT6: A connection with the number of a descriptor that was closed too early stays the loop's,
+/// also when the loop drops what another such descriptor has left.
+#[test]
+fn a_connection_with_the_number() {
+    isolated(|| {
+        let (log, sockets) = events();
+        let hooks = Hooks::new(echo).on_open(move |_, socket| Ok(log.add(socket.raw_fd())));
+        let server = start(non_blocking(1), hooks);
+        let (ours, theirs) = pair();
+        let (number, (log, calls)) = (ours.as_raw_fd(), events());
+        let call = move |_: &Server, _, fd, _| Ok(log.add(fd));
+        let closed = server.watch(0, &ours, Interest::READ, call).unwrap();
+        let (other, mut peer) = pair();
+        let kept = other.try_clone().unwrap();
+        let stray = server.watch(0, &other, Interest::READ, |_, _, _, _| Ok(())).unwrap();
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        drop(ours);
+        let mut client = Client::finish(socket, &server);
+        client.echo("hello");
+        assert_eq!(sockets.next(), number);
+        drop(other);
+        server.unwatch(stray).unwrap();
+        peer.write_all(b"x").unwrap();
+        at_rest(|| let_pass(ms(200)));
+        client.echo("still served");
+        calls.none();
+        server.unwatch(closed).unwrap();
+        client.echo("still served");
+        drop((theirs, kept));
+    });
+}
