@@ -80,11 +80,14 @@ struct Timer {
     call: Option<TimerFn>,
 }
 
+/// All servers share it: an id of another server, or of a start that failed, is
+/// stale.
+static LAST_NUMBER: AtomicU64 = AtomicU64::new(0);
+
 #[derive(Default)]
 struct State {
     /// The loop has ended and takes nothing more.
     is_closed: bool,
-    last_number: u64,
     watches: HashMap<u64, Watch>,
     /// The watch of each descriptor number, the latest one: an earlier watch of
     /// the same number has lost its descriptor, which the program has closed.
@@ -134,10 +137,10 @@ impl Tasks {
 }
 
 impl State {
-    fn new_id(&mut self, index: usize, kind: TaskKind) -> u64 {
+    fn new_id(&self, index: usize, kind: TaskKind) -> u64 {
         loop {
-            self.last_number += 1;
-            let id = ConnId::of_task(index, kind, self.last_number);
+            let number = LAST_NUMBER.fetch_add(1, Ordering::Relaxed);
+            let id = ConnId::of_task(index, kind, number);
             if !self.watches.contains_key(&id) && !self.timers.contains_key(&id) {
                 return id;
             }

@@ -149,6 +149,10 @@ fn ids_of_tasks() {
         assert_eq!(status(server.change_watch(timer, Interest::READ)), Status::Closed);
         assert_eq!(status(server.cancel_timer(watch)), Status::Closed);
         assert_eq!(status(server.cancel_timer(TaskId::from_u64(7).unwrap())), Status::Closed);
+        let other = serving();
+        let others = other.add_timer(1, SOON * 9, None, |_, _| Ok(())).unwrap();
+        assert_eq!(status(other.cancel_timer(timer)), Status::Closed);
+        assert_eq!(status(server.cancel_timer(others)), Status::Closed);
         server.unwatch(watch).unwrap();
         server.cancel_timer(timer).unwrap();
         assert_eq!(status(server.unwatch(watch)), Status::Closed);
