@@ -29,7 +29,8 @@ impl Deadline {
 
     /// The first moment at which `time` has certainly passed.
     pub fn after(time: Duration) -> Deadline {
-        Deadline::after_ms(time.as_nanos().div_ceil(1_000_000) as u64)
+        let ms = time.as_nanos().div_ceil(1_000_000);
+        Deadline::after_ms(u64::try_from(ms).unwrap_or(u64::MAX))
     }
 
     /// The same, in milliseconds.
@@ -94,5 +95,10 @@ mod tests {
             std::hint::spin_loop();
         }
         assert!(start.elapsed() >= Duration::from_millis(3));
+    }
+
+    #[test]
+    fn the_longest_time_never_passes() {
+        assert_eq!(Deadline::after(Duration::MAX), Deadline::NEVER);
     }
 }
