@@ -55,8 +55,7 @@ struct StopOnDrop(Arc<Inner>);
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
         let server = Server { inner: self.0.clone(), _owner: None };
-        server.take_over();
-        let _ = server.stop();
+        let _ = server.stop_for_good();
     }
 }
 

@@ -324,8 +324,7 @@ pub unsafe extern "C" fn ns_server_free(server: *mut ns_server) -> ns_status {
         if this.server.in_callback() {
             return Err(Error::from(Status::Busy));
         }
-        this.server.take_over();
-        this.server.stop()?;
+        this.server.stop_for_good()?;
         this.calls.wait_until_none();
         // SAFETY: a Box of `ns_server_new`, and no call is inside any more.
         drop(unsafe { Box::from_raw(server) });

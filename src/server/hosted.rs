@@ -181,15 +181,14 @@ impl Server {
         self.run(&running, hosted, turn, until, || until.is_due()).is_ok()
     }
 
-    /// Makes the calling thread the host's and stops the server on it, after
-    /// the turns that another thread may be in.
-    pub(crate) fn take_over(&self) {
+    /// Makes the calling thread the host's and runs the turns of a requested
+    /// stop on it, after those that another thread may be in.
+    pub(super) fn take_over(&self) {
         let Some(running) = self.running() else { return };
         let Some(hosted) = running.hosted.get() else { return };
-        if self.is_stopped() || self.in_callback() {
+        if self.is_stopped() {
             return;
         }
-        self.request_stop();
         // An error: another thread does the last steps of the stop.
         let _ = self.run(&running, hosted, lock(&hosted.event_loop), Deadline::NEVER, || false);
     }

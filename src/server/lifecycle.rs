@@ -153,7 +153,13 @@ impl Server {
     /// Errors: [`Status::Timeout`] where a handler does not return; the stop
     /// goes on, and the program may wait for it again.
     pub fn stop(&self) -> Result<(), Error> {
-        self.stop_in(None)
+        self.stop_in(None, false)
+    }
+
+    /// Stops the server before it is dropped: a hosted one on this thread,
+    /// whichever that is.
+    pub(crate) fn stop_for_good(&self) -> Result<(), Error> {
+        self.stop_in(None, true)
     }
 
     /// Does the same as [`Server::stop`] with another drain time. Of
@@ -165,10 +171,10 @@ impl Server {
         if drain > crate::config::MAX_TIME {
             return Err(Error::new(Status::Invalid, "the drain time is too long"));
         }
-        self.stop_in(Some(drain))
+        self.stop_in(Some(drain), false)
     }
 
-    fn stop_in(&self, drain: Option<Duration>) -> Result<(), Error> {
+    fn stop_in(&self, drain: Option<Duration>, for_good: bool) -> Result<(), Error> {
         let life = &self.inner.life;
         let until = {
             let mut now = life.now();
@@ -192,6 +198,9 @@ impl Server {
         if self.in_callback() {
             return Ok(());
         }
+        if for_good && self.wait_for_start(until).is_ok() {
+            self.take_over();
+        }
         if !self.run_turns(Deadline::NEVER) {
             self.wait_for_stop(until).map_err(|_| {
                 let text = "a handler does not return; the server is still stopping";
@@ -205,9 +214,7 @@ impl Server {
     /// Waits until the server has stopped: to the given time, and then for as
     /// long as the cut ends connections.
     fn wait_for_stop(&self, until: Deadline) -> Result<(), Error> {
-        // A running start sees the request when it has finished.
-        let limit = until.later_by(GRACE_MS).ms_left();
-        self.wait_while(Some(Duration::from_millis(limit)), |state| state == State::Starting)?;
+        self.wait_for_start(until)?;
         if self.state() == State::Running {
             // The stop begins now: the control thread may be in a handler and
             // would begin it late.
@@ -228,6 +235,12 @@ impl Server {
                 Err(_) => {}
             }
         }
+    }
+
+    /// Waits for the end of a running start, which sees the request then.
+    fn wait_for_start(&self, until: Deadline) -> Result<(), Error> {
+        let limit = until.later_by(GRACE_MS).ms_left();
+        self.wait_while(Some(Duration::from_millis(limit)), |state| state == State::Starting)
     }
 
     /// Returns two numbers that change while a stop goes on: that of the ended

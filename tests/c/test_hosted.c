@@ -116,6 +116,48 @@ static void test_free_beside_a_wait(void)
     }
 }
 
+static event starts = EVENT, go_on = EVENT;
+
+static int32_t on_start(ns_server *server, void *round)
+{
+    (void)server;
+    event_add(&starts);
+    EVENT_WAIT(&go_on, *(int *)round);
+    return 0;
+}
+
+static void *start_hosted(void *server)
+{
+    CHECK_IS(ns_server_start(server, NS_START_HOSTED, NULL), NS_OK);
+    return NULL;
+}
+
+static void *free_it(void *server)
+{
+    CHECK_IS(ns_server_free(server), NS_OK);
+    return NULL;
+}
+
+/* HS12: A start is in progress on another thread: it returns first. */
+static void test_free_beside_a_start(void)
+{
+    int round;
+    for (round = 1; round <= 20; round++) {
+        pthread_t starting, freeing;
+        ns_config *config = non_blocking();
+        ns_server *server;
+        ns_config_set_on_start(config, on_start, &round, NULL);
+        server = ns_server_new("127.0.0.1:0", echo, NULL, NULL, config, NULL);
+        ns_config_free(config);
+        CHECK_IS(pthread_create(&starting, NULL, start_hosted, server), 0);
+        EVENT_WAIT(&starts, round);
+        CHECK_IS(pthread_create(&freeing, NULL, free_it, server), 0);
+        event_add(&go_on);
+        CHECK_IS(pthread_join(starting, NULL), 0);
+        CHECK_IS(pthread_join(freeing, NULL), 0);
+    }
+}
+
 /* HS4, HS2: What must be refused. */
 static void test_refusals(void)
 {
@@ -140,6 +182,7 @@ int main(void)
     RUN(test_poll);
     RUN(test_free_beside_a_turn);
     RUN(test_free_beside_a_wait);
+    RUN(test_free_beside_a_start);
     RUN(test_refusals);
     return 0;
 }
