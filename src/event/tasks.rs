@@ -329,6 +329,8 @@ impl Loop {
                 let _ = poller.add_raw(*fd, *id, watch.interest.bits());
             }
         }
+        // A child that a fork made may keep the old one open, in the loop's.
+        let _ = self.poller().remove_raw(old.raw_fd());
         state.poller = Some(poller);
     }
 

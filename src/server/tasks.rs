@@ -45,7 +45,8 @@ impl Server {
     /// interest; [`Status::Unsupported`] for a regular file; [`Status::Busy`]
     /// for a descriptor that is in the loop already;
     /// [`Status::NotNonBlocking`]; [`Status::State`] before `on_start` and once
-    /// a stop has begun.
+    /// a stop has begun; [`Status::Io`] or [`Status::NoMemory`] where the
+    /// system has no room.
     pub fn watch(
         &self,
         event_loop: usize,
