@@ -4,7 +4,7 @@ use super::hosted::{come_to_rest, host, hosted_with, is_readable, turns_until};
 use crate::api::{Hooks, Interest, OwnedSocket, Server, Status};
 use crate::support::*;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -248,5 +248,34 @@ fn detached_and_attached() {
         drop(client);
         turns_until(&server, "its end", || server.stats().open == 0);
         server.stop().unwrap();
+    });
+}
+
+/// HS7, WT1: A watch of another server may be the host: it learns of the end too.
+#[test]
+fn watched_by_another_server() {
+    isolated(|| {
+        let inner = hosted_with(non_blocking(1), Hooks::new(echo));
+        let outer = start(non_blocking(1), Hooks::new(echo));
+        // SAFETY: the descriptor lives as long as the inner server.
+        let fd = unsafe { BorrowedFd::borrow_raw(inner.poll_fd().unwrap()) };
+        let hosted = Arc::new(inner);
+        let (inner, (log, ended)) = (hosted.clone(), events());
+        let run = move |outer: &Server, id, _, _| match status(hosted.run_once(Some(ms(0)))) {
+            Status::Ok => Ok(()),
+            other => {
+                log.add(other);
+                outer.unwatch(id)
+            }
+        };
+        outer.watch(0, &fd, Interest::READ, run).unwrap();
+        for _ in 0..3 {
+            Client::connect(&inner).echo("hosted by another");
+        }
+        Client::connect(&outer).echo("its host");
+        inner.request_stop();
+        assert_eq!(ended.next(), Status::State);
+        inner.wait(Some(SOON)).unwrap();
+        outer.stop().unwrap();
     });
 }
