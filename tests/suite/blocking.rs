@@ -22,10 +22,22 @@ impl Crowd {
     }
 }
 
-/// Replies to the first byte, and does not read the others.
+/// Replies to the first byte, and does not read what comes then. Only what the kernel holds is sure
+/// to be unread: a TLS session reads ahead.
 fn hasty(_: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
     socket.recv(&mut [0; 1])?;
-    socket.send(b"reply")
+    socket.send(b"reply")?;
+    eventually("more arrives", || bytes_waiting(socket.raw_fd()) > 0);
+    Ok(())
+}
+
+/// A client of `hasty` whose connection lingers.
+fn lingering(server: &Server) -> Client {
+    let mut client = Client::connect(server).saying("x");
+    client.expect("reply");
+    client.send("unread input");
+    client.expect_end();
+    client
 }
 
 /// W1: The default is one worker in blocking mode.
@@ -258,8 +270,7 @@ fn late_input_is_discarded() {
     isolated(|| {
         let server = start(blocking(1).linger_timeout(ms(10_000)), Hooks::new(hasty));
         let sockets = count_sockets();
-        let mut client = Client::connect(&server).saying("two bytes at least");
-        client.expect_last("reply");
+        let mut client = lingering(&server);
         for _ in 0..20 {
             client.send(vec![b'x'; 30_000]);
         }
@@ -277,12 +288,7 @@ fn no_worker_lingers() {
     isolated(|| {
         let server = start(blocking(1).linger_timeout(ms(20_000)), Hooks::new(hasty));
         let clock = Stopwatch::start();
-        let mut lingering = Vec::new();
-        for _ in 0..5 {
-            let mut client = Client::connect(&server).saying("unread input");
-            client.expect_last("reply");
-            lingering.push(client);
-        }
+        let _clients: Vec<_> = (0..5).map(|_| lingering(&server)).collect();
         clock.at_once();
     });
 }
@@ -291,19 +297,10 @@ fn no_worker_lingers() {
 #[test]
 fn lingering_is_bounded() {
     isolated(|| {
-        let hooks = Hooks::new(|server, socket| {
-            hasty(server, socket)?;
-            // Only what the kernel holds is sure to be unread: a TLS session reads ahead.
-            eventually("more arrives", || bytes_waiting(socket.raw_fd()) > 0);
-            Ok(())
-        });
-        let server = start(blocking(2).linger_timeout(ms(300)), hooks);
+        let server = start(blocking(2).linger_timeout(ms(300)), Hooks::new(hasty));
         let sockets = count_sockets();
-        let mut client = Client::connect(&server).saying("x");
-        client.expect("reply");
         let clock = Stopwatch::start();
-        client.send("unread input");
-        client.expect_end();
+        let _client = lingering(&server);
         assert_eq!(count_sockets(), sockets + 2, "client and lingering server side");
         eventually("it is closed", || count_sockets() == sockets + 1);
         clock.kept(ms(300));
