@@ -59,7 +59,8 @@ impl HostedLoop {
     fn announce(&mut self) {
         let next = self.event_loop.next_deadline();
         // The timer has expired for what is due, and makes no second event.
-        if next.is_due() || self.has_events_left() {
+        let is_due = next != Deadline::NEVER && next.is_due();
+        if is_due || self.has_events_left() {
             self.event_loop.wake();
         } else if next != self.armed {
             self.armed = next;

@@ -35,6 +35,8 @@ pub(crate) struct Loop {
     pub(super) driver: Driver,
     /// Arrivals whose first callback has not run yet.
     opening: VecDeque<u64>,
+    /// The events of the program's descriptors; made with the first of them.
+    pub(super) watch_events: Option<Events>,
     /// The control thread's reaction to a wake-up, if this loop runs on the
     /// control thread.
     on_control: Option<Box<dyn FnMut() + Send>>,
@@ -49,6 +51,7 @@ impl Loop {
             driver,
             mail_left: false,
             opening: VecDeque::new(),
+            watch_events: None,
             on_control: None,
         }
     }

@@ -272,12 +272,13 @@ impl Loop {
     pub(super) fn run_watches(&mut self) {
         let handle = self.driver.handle.clone();
         let Some(poller) = handle.tasks.state().poller.clone() else { return };
-        let mut events = Events::new(PER_TURN);
+        let mut events = self.watch_events.take().unwrap_or_else(|| Events::new(PER_TURN));
         let _ = poller.wait(&mut events, 0);
         let mut is_stray = false;
         for (id, bits) in events.iter() {
             is_stray |= !self.run_watch(&handle, id, bits);
         }
+        self.watch_events = Some(events);
         if is_stray {
             self.rebuild_watches(&handle);
         }

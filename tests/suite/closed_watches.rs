@@ -4,27 +4,37 @@ use super::tasks::{pair, serving};
 use crate::api::{Hooks, Interest, Server, Status};
 use crate::support::*;
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+/// A server with one loop, which tells the descriptors of its connections.
+fn telling_sockets() -> (Server, Events<RawFd>) {
+    let (log, sockets) = events();
+    let hooks = Hooks::new(echo).on_open(move |_, socket| Ok(log.add(socket.raw_fd())));
+    (start(non_blocking(1), hooks), sockets)
+}
+
+/// Closes a descriptor, whose number a connection then gets: the client has its own already.
+fn give_number(ours: UnixStream, server: &Server, sockets: &Events<RawFd>) -> Client {
+    let number = ours.as_raw_fd();
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    drop(ours);
+    let mut client = Client::finish(socket, server);
+    client.echo("hello");
+    assert_eq!(sockets.next(), number);
+    client
+}
 
 /// WT6: A descriptor that is closed too early harms its watch alone.
 #[test]
 fn closed_too_early() {
     isolated(|| {
-        let (log, sockets) = events();
-        let hooks = Hooks::new(echo).on_open(move |_, socket| Ok(log.add(socket.raw_fd())));
-        let server = start(non_blocking(1), hooks);
+        let (server, sockets) = telling_sockets();
         // A duplicate keeps the file open and ready.
         let (ours, mut theirs) = pair();
         let kept = ours.try_clone().unwrap();
-        let number = ours.as_raw_fd();
         let id = server.watch(0, &ours, Interest::READ, |_, _, _, _| Ok(())).unwrap();
-        // A connection gets the number: the client has its own already.
-        let socket =
-            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        drop(ours);
-        let mut client = Client::finish(socket, &server);
-        client.echo("hello");
-        assert_eq!(sockets.next(), number);
+        let mut client = give_number(ours, &server, &sockets);
         server.unwatch(id).unwrap();
         client.echo("still served");
         theirs.write_all(b"x").unwrap();
@@ -92,22 +102,15 @@ fn a_descriptor_that_comes_back() {
 #[test]
 fn a_connection_with_the_number() {
     isolated(|| {
-        let (log, sockets) = events();
-        let hooks = Hooks::new(echo).on_open(move |_, socket| Ok(log.add(socket.raw_fd())));
-        let server = start(non_blocking(1), hooks);
+        let (server, sockets) = telling_sockets();
         let (ours, theirs) = pair();
-        let (number, (log, calls)) = (ours.as_raw_fd(), events());
+        let (log, calls) = events();
         let call = move |_: &Server, _, fd, _| Ok(log.add(fd));
         let closed = server.watch(0, &ours, Interest::READ, call).unwrap();
         let (other, mut peer) = pair();
         let kept = other.try_clone().unwrap();
         let stray = server.watch(0, &other, Interest::READ, |_, _, _, _| Ok(())).unwrap();
-        let socket =
-            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        drop(ours);
-        let mut client = Client::finish(socket, &server);
-        client.echo("hello");
-        assert_eq!(sockets.next(), number);
+        let mut client = give_number(ours, &server, &sockets);
         drop(other);
         server.unwatch(stray).unwrap();
         peer.write_all(b"x").unwrap();

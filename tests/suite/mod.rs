@@ -34,4 +34,5 @@ mod stop_callbacks;
 mod tasks;
 mod threads;
 mod unix;
+mod unix_streams;
 mod waiting;
