@@ -297,10 +297,17 @@ impl Shared {
         self.state.lock().unwrap()
     }
 
-    /// Waits a little for the socket.
-    fn wait(&self, events: i16, until: Instant) {
+    /// Whether the thread of the handshake receives nothing any more. To be asked before the
+    /// session is looked at: after that look the thread may take from the socket what a wait for
+    /// the socket would wait for.
+    fn alone(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
+    }
+
+    /// Waits for the socket, a little unless `alone`.
+    fn wait(&self, events: i16, until: Instant, alone: bool) {
         let mut time = until.saturating_duration_since(Instant::now());
-        if !self.over.load(Ordering::SeqCst) {
+        if !alone {
             time = time.min(SLICE);
         }
         let mut poll = libc::pollfd { fd: self.tcp.as_raw_fd(), events, revents: 0 };
@@ -320,7 +327,7 @@ impl Shared {
                     break;
                 }
             }
-            self.wait(libc::POLLIN, Instant::now() + SLICE);
+            self.wait(libc::POLLIN, Instant::now() + SLICE, false);
         }
         self.over.store(true, Ordering::SeqCst);
     }
@@ -369,6 +376,7 @@ impl Session {
     fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let until = Instant::now() + limit(&self.read_timeout);
         loop {
+            let alone = self.shared.alone();
             let mut state = self.shared.state();
             state.push(&self.shared.tcp);
             match state.tls.reader().read(buffer) {
@@ -388,8 +396,8 @@ impl Session {
             if Instant::now() >= until {
                 return Err(ErrorKind::WouldBlock.into());
             }
-            self.shared
-                .wait(if sends { libc::POLLIN | libc::POLLOUT } else { libc::POLLIN }, until);
+            let events = if sends { libc::POLLIN | libc::POLLOUT } else { libc::POLLIN };
+            self.shared.wait(events, until, alone);
         }
     }
 
@@ -397,6 +405,7 @@ impl Session {
         let until = Instant::now() + limit(&self.write_timeout);
         let mut accepted = 0;
         loop {
+            let alone = self.shared.alone();
             let mut state = self.shared.state();
             state.push(&self.shared.tcp);
             if accepted == 0 {
@@ -415,7 +424,7 @@ impl Session {
                 // Accepted bytes leave with the next transfer.
                 return if accepted > 0 { Ok(accepted) } else { Err(ErrorKind::WouldBlock.into()) };
             }
-            self.shared.wait(libc::POLLOUT, until);
+            self.shared.wait(libc::POLLOUT, until, alone);
         }
     }
 
