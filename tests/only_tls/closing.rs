@@ -356,7 +356,7 @@ fn a_farewell_at_the_deadline_of_a_stop() {
         client.send("x");
         sent.next();
         let clock = Stopwatch::start();
-        server.stop_within(ms(100)).unwrap();
+        cut(&server, ms(100));
         clock.at_once();
         drop(client);
     });

@@ -225,7 +225,7 @@ fn resets_push_out_no_lingering_connection() {
             eventually("it was read", || was_read(&lingering));
         }
         drop(lingering);
-        server.stop_within(ms(0)).unwrap();
+        cut(&server, ms(0));
     });
 }
 

@@ -202,7 +202,7 @@ fn an_end_of_ones_own_hands_nothing_over() {
             let _client = Client::connect(&server).saying("one byte is read, and these are not");
             calls.next();
             if end == "cut" {
-                server.stop_within(ms(0)).unwrap();
+                cut(&server, ms(0));
             }
             reasons.next();
             calls.none();

@@ -337,7 +337,7 @@ fn ending_reaches_a_worker_that_sends() {
                     match how {
                         "close" => server.close(id).unwrap(),
                         "abort" => server.abort(id).unwrap(),
-                        _ => server.stop_within(ms(0)).unwrap(),
+                        _ => cut(&server, ms(0)),
                     }
                     assert_eq!(ends.next(), (Status::Closed, Status::Closed));
                     let seen = reader.join().unwrap();
@@ -370,7 +370,7 @@ fn a_message_cut_short_is_a_reset() {
             match how {
                 "close" => server.close(id).unwrap(),
                 "abort" => server.abort(id).unwrap(),
-                _ => server.stop_within(ms(0)).unwrap(),
+                _ => cut(&server, ms(0)),
             }
             wait_idle(&server);
             client.expect_reset();
@@ -429,7 +429,7 @@ fn a_refused_client_holds_nobody_up() {
         assert_eq!(told.next(), b's');
         let clock = Stopwatch::start();
         gate.open();
-        server.stop_within(ms(0)).unwrap();
+        cut(&server, ms(0));
         clock.at_once();
         drop(silent);
     });
@@ -467,7 +467,7 @@ fn a_cut_answer_is_a_reset() {
                 client.expect("a line\n");
             }
             std::thread::scope(|scope| {
-                scope.spawn(|| server.stop_within(ms(100)).unwrap());
+                scope.spawn(|| cut(&server, ms(100)));
                 assert_eq!(client.drain().is_err(), sends);
             });
             assert_eq!(results.next(), Status::Closed);
@@ -529,7 +529,7 @@ fn a_last_word_after_a_cut() {
         let server = start(blocking(2), hooks);
         let mut client = Client::connect(&server).saying("go");
         begins.next();
-        server.stop_within(ms(50)).unwrap();
+        cut(&server, ms(50));
         assert_eq!(told.next(), (Status::Closed, Status::Closed));
         client.expect_end();
     });
@@ -553,7 +553,7 @@ fn a_cut_that_recv_reports_is_a_reset() {
         let mut client = Client::connect(&server).saying("go");
         client.expect("a line\n");
         std::thread::scope(|scope| {
-            scope.spawn(|| server.stop_within(ms(100)).unwrap());
+            scope.spawn(|| cut(&server, ms(100)));
             assert!(client.drain().is_err());
         });
         results.next();

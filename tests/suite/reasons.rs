@@ -230,7 +230,7 @@ fn user_data_is_dropped_after_on_close() {
             }
             let _open = Client::connect(&server);
             eventually("it is open", || Arc::strong_count(&data) == shared + 1);
-            server.stop_within(ms(50)).unwrap();
+            cut(&server, ms(50));
             assert_eq!(Arc::strong_count(&data), shared);
             drop(server);
             assert_eq!(Arc::strong_count(&data), 1, "and the callbacks with the server");

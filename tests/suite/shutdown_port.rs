@@ -330,7 +330,7 @@ fn a_stop_cuts_its_farewell() {
         let _deaf = knock(&server);
         replied.next();
         let clock = Stopwatch::start();
-        server.stop_within(ms(100)).unwrap();
+        cut(&server, ms(100));
         assert!(clock.elapsed() < ms(100) + LATE, "{:?}", clock.elapsed());
     });
 }

@@ -173,7 +173,7 @@ fn unsent_bytes_are_cut_at_the_deadline() {
         let mut client = Client::small(&server).saying("x");
         client.receive(1);
         let clock = Stopwatch::start();
-        server.stop_within(ms(250)).unwrap();
+        cut(&server, ms(250));
         clock.kept(ms(250));
         assert_eq!(reasons.next(), CloseReason::Cut);
         assert_stopped(&server, 0, 1);
@@ -252,7 +252,7 @@ fn stop_within_overrides_the_drain_timeout() {
             let mut client = Client::connect(&server).settled();
             eventually("it is served", || server.stats().active_threads == 1);
             let clock = Stopwatch::start();
-            server.stop_within(ms(limit)).unwrap();
+            cut(&server, ms(limit));
             clock.kept(ms(limit));
             client.expect_gone();
         }
@@ -531,7 +531,7 @@ fn no_on_drain_after_the_deadline() {
                 scope.spawn(|| client.drain());
             }
             let clock = Stopwatch::start();
-            server.stop_within(ms(100)).unwrap();
+            cut(&server, ms(100));
             assert!(clock.elapsed() < ms(100) + LATE, "{:?}", clock.elapsed());
         });
     });

@@ -27,7 +27,7 @@ fn stop_in(callback: &'static str, config: Config) {
     let here = move |server: &Server, name: &str| {
         if name == callback {
             server.stop().unwrap();
-            server.stop_within(ms(1)).unwrap();
+            cut(&server, ms(1));
             log.add(server.is_stopped());
         }
     };

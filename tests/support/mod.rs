@@ -10,7 +10,7 @@ mod handlers;
 mod isolate;
 mod process;
 
-use crate::api::{Config, Hooks, Server, State};
+use crate::api::{Config, Hooks, Server, State, Status};
 use std::time::{Duration, Instant};
 
 pub use crate::api::{default_server, TLS};
@@ -102,6 +102,19 @@ pub fn at_rest(body: impl FnOnce()) {
     body();
     let (spent, took) = (processor_time() - used, clock.elapsed());
     assert!(spent < took / 2, "it spins: {spent:?} of processor time in {took:?}");
+}
+
+/// Stops a server with a deadline that the cut comes to. A stop waits some 100 ms for each next
+/// connection that the cut ends; a busy machine may need longer, and the stop, which says so, goes
+/// on.
+#[track_caller]
+pub fn cut(server: &Server, limit: Duration) {
+    let stopped = server.stop_within(limit);
+    let stopped = stopped.or_else(|error| match error.status() {
+        Status::Timeout => server.wait(Some(SOON)),
+        _ => Err(error),
+    });
+    stopped.unwrap();
 }
 
 /// Does `meanwhile` while a stop is under way, which succeeds after that.
