@@ -55,12 +55,13 @@
  * stale id and wrong state is such a failure. `err` may be NULL. If it is not, *err is always
  * written: NULL on success; on failure an error, which you free with ns_error_free.
  *
- * OWNERSHIP. You own what ns_detach or a function ending in _new returns, and free it with the
- * function ending in _free. What a callback gets is borrowed: it is valid until the callback
- * returns. Strings and buffers that you pass are copied, unless the comment says otherwise. User
- * data comes with an optional function that frees it (ns_drop_fn). The library calls that exactly
- * once, after the last use, also when the call fails. ns_server_free drops the connections' data,
- * then the callbacks', then the context.
+ * OWNERSHIP. You own what ns_detach, ns_socket_from_fd or a function ending in _new returns, and
+ * free it with the function ending in _free. A descriptor that you give to ns_server_adopt or
+ * ns_socket_from_fd is the library's, unless the call fails. What a callback gets is borrowed: it
+ * is valid until the callback returns. Strings and buffers that you pass are copied, unless the
+ * comment says otherwise. User data comes with an optional function that frees it (ns_drop_fn). The
+ * library calls that exactly once, after the last use, also when the call fails. ns_server_free
+ * drops the connections' data, then the callbacks', then the context.
  *
  * TAGS. The last line of a function's comment says where you may call it. [any]: on any thread, at
  * any time. [setup]: before the server is made or started. [handler]: in a callback of that
@@ -102,8 +103,8 @@ typedef struct ns_server ns_server;
 
 /**
  * A connection. Borrowed in callbacks: valid only there, and only for the
- * connection that the callback is about. Owned when `ns_detach` returned it:
- * valid until `ns_socket_free`, `ns_socket_release_fd` or `ns_attach`.
+ * connection that the callback is about. Owned when `ns_detach` or
+ * `ns_socket_from_fd` returned it: valid until `ns_socket_free`, `ns_socket_release_fd` or `ns_attach`.
  */
 typedef struct ns_socket ns_socket;
 
@@ -267,6 +268,9 @@ typedef int32_t ns_status;
 /** A certificate or key cannot be used. */
 #define NS_ERR_CERTIFICATE -1027
 
+/** Connecting failed. */
+#define NS_ERR_CONNECT -1028
+
 /**
  * Returns: the status, a negative `NS_ERR_...`; 0 for NULL.
  * [any]
@@ -390,6 +394,9 @@ int32_t ns_raise_with(ns_socket *socket,
 
 /** Its TLS handshake failed. */
 #define NS_CLOSE_HANDSHAKE 12
+
+/** It was never connected: the connect failed. No `on_close` gets this reason. */
+#define NS_CLOSE_CONNECT 13
 
 /**
  * Returns: one word for an `NS_CLOSE_...` reason, for example `"peer"`;
@@ -819,7 +826,8 @@ ns_status ns_config_clear_tls(ns_config *config);
 
 /**
  * Reports a failure: of a handler, a refused connection, an accept, a listener
- * that was lost, a TLS handshake (then nothing can be sent or received).
+ * that was lost, a TLS handshake or a connect (then nothing can be sent or
+ * received).
  *
  * `socket` is NULL where there is none. Unless the connection has ended it is
  * still open, and this function can send on it. It has 250 ms for a refused
@@ -1701,7 +1709,7 @@ typedef int32_t (*ns_foreach_fn)(ns_conn_id id, void *user_data);
 int64_t ns_server_foreach(ns_server *server, ns_foreach_fn function, void *user_data);
 
 /* ============================================================================================
- * LOOPS: the program's own descriptors, timers and tasks
+ * LOOPS: the program's own descriptors, timers, tasks, sockets
  * ============================================================================================ */
 
 /** A watch: input, the end of the stream. */
@@ -1822,6 +1830,74 @@ ns_status ns_server_post(ns_server *server,
                          ns_task_fn function,
                          void *user_data,
                          ns_drop_fn drop);
+
+/**
+ * Makes a connection of a connected stream socket, in non-blocking mode: it has the
+ * server's handler, `on_open`, limits and deadlines, and `user_data` as
+ * `ns_socket_user_data`. In a callback it joins the loop of that callback, else the
+ * loop with the fewest connections. It goes without TLS (`ns_socket_starttls` begins
+ * it), and its `ns_socket_service` is -1. It counts among `max_connections`, which
+ * does not refuse it. `fd` is the server's from then on: unwatch it before. It gets
+ * the server's `no_delay` and `keep_alive`, O_NONBLOCK and FD_CLOEXEC.
+ *
+ * The connect of the socket may be in progress: what is sent by id waits, and
+ * `on_open` runs when it is connected. If it fails, the exception handler gets
+ * NS_ERR_CONNECT, with the socket for its user data; neither `on_open` nor `on_close`
+ * runs, and it counts under NS_CLOSE_CONNECT. An end that you ask for, and a stop,
+ * before it is connected calls nothing; bytes that were accepted for it leave first.
+ *
+ * `drop` (NULL: none) frees `user_data` with the connection, or immediately if this
+ * fails. `err`: see RESULTS.
+ *
+ * Returns: the connection's id; 0 on failure, and `fd` stays yours, as it was:
+ * NS_ERR_INVALID (no connected or connecting stream socket), NS_ERR_BUSY (it is in
+ * the loop already), NS_ERR_NOT_NON_BLOCKING, NS_ERR_STATE (before `on_start`, or a
+ * stop has begun), NS_ERR_IO or NS_ERR_NO_MEMORY (the system has no room).
+ * [any] [blocks]
+ */
+ns_conn_id ns_server_adopt(ns_server *server,
+                           int fd,
+                           void *user_data,
+                           ns_drop_fn drop,
+                           ns_error **err);
+
+/**
+ * Connects to `service`, "host:port", "unix:/path" or "unix:@name", and makes a
+ * connection of it, as `ns_server_adopt` does with a socket whose connect is in
+ * progress. A host name is resolved by this call, which waits for that; a literal
+ * address, "127.0.0.1:80" or "[::1]:80", does not wait: in a callback use one. The
+ * addresses of a name are tried in turn, each with an equal share of what is left of
+ * `timeout_ms`, which begins when the name is resolved (0: the kernel's time, see
+ * tcp(7); at most 2^31 - 1).
+ *
+ * `drop` (NULL: none) frees `user_data` with the connection, or immediately if this
+ * fails. `err`: see RESULTS. What fails later goes to the exception handler, see
+ * `ns_server_adopt`.
+ *
+ * Returns: the connection's id; 0 on failure: NS_ERR_CONNECT (connecting fails
+ * immediately; also where no descriptor is left, and for the full backlog of a unix
+ * socket), NS_ERR_ADDRESS (no such host), NS_ERR_INVALID (a bad service, or one
+ * without a host; a time), NS_ERR_NOT_NON_BLOCKING, NS_ERR_STATE, NS_ERR_IO,
+ * NS_ERR_NO_MEMORY.
+ * [any] [blocks]
+ */
+ns_conn_id ns_server_connect(ns_server *server,
+                             const char *service,
+                             uint32_t timeout_ms,
+                             void *user_data,
+                             ns_drop_fn drop,
+                             ns_error **err);
+
+/**
+ * Makes an owned socket, in blocking mode, of a connected stream socket: the same as
+ * `ns_detach` returns, with the settings of `ns_config_new`. It ends with
+ * `ns_socket_free`, `ns_socket_release_fd` or `ns_attach`. `err`: see RESULTS.
+ *
+ * Returns: the owned socket; NULL on failure, and `fd` stays yours: NS_ERR_INVALID
+ * (no connected stream socket; also one whose connect is in progress) or NS_ERR_IO.
+ * [any]
+ */
+ns_socket *ns_socket_from_fd(int fd, ns_error **err);
 
 /* ============================================================================================
  * TLS: certificates, and TLS on one connection
@@ -2062,8 +2138,8 @@ size_t ns_socket_tls_peer_subject(const ns_socket *socket, char *buf, size_t len
  * ============================================================================================ */
 
 /**
- * A snapshot of a server. When nothing changes: accepted + attached = open +
- * waiting + all of closed + detached.
+ * A snapshot of a server. When nothing changes: accepted + attached +
+ * adopted = open + waiting + all of closed + detached.
  */
 typedef struct ns_stats {
     /** An NS_STATE_.... */
@@ -2084,6 +2160,11 @@ typedef struct ns_stats {
     uint64_t accepted;
     /** Sockets that `ns_attach` gave to the server. */
     uint64_t attached;
+    /**
+     * Sockets that `ns_server_adopt` gave to the server, and connections that
+     * `ns_server_connect` began.
+     */
+    uint64_t adopted;
     /** Connections refused because no worker became free. */
     uint64_t refused;
     /** Connections open now. */
@@ -2109,7 +2190,7 @@ typedef struct ns_stats {
     /** TLS handshakes failed. */
     uint64_t handshake_failures;
     /** Connections closed, for each NS_CLOSE_... reason. */
-    uint64_t closed[16];
+    uint64_t closed[32];
 } ns_stats;
 
 /** A snapshot of one worker or loop. */
@@ -2191,7 +2272,7 @@ uint32_t ns_version_number(void);
 /**
  * Whether the library in use has a feature. The names are "blocking",
  * "non-blocking", "detach", "attach", "ipv6", "shutdown-port", "tls", "services",
- * "unix", "systemd", "hosted", "watch".
+ * "unix", "systemd", "hosted", "watch", "adopt".
  *
  * Returns: 1 or 0; 0 for NULL and for other names.
  * [any]

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod connect;
 mod context;
 mod failure;
 mod fast;
@@ -27,6 +28,7 @@ use socket2::SockRef;
 
 use crate::address::Peer;
 use crate::clock::{self, Deadline};
+use crate::connect::Connect;
 use crate::error::CloseReason;
 #[cfg(feature = "capi")]
 use crate::error::Status;
@@ -54,6 +56,8 @@ pub(crate) use verdict::Verdict;
 pub(crate) enum Phase {
     /// The slot is free.
     Vacant,
+    /// Its connect is in progress.
+    Connecting,
     /// The loop waits for the first record of the TLS handshake.
     Hello,
     /// That record is complete; the connection waits for a place among the
@@ -90,6 +94,8 @@ struct Extra {
     /// A wake was pending at the detach; the loop that gets the connection runs
     /// `on_wake`.
     wake_pending: bool,
+    /// What is left to do for a connect that is in progress.
+    connect: Option<Box<Connect>>,
     /// The last look at what the peer has acknowledged; with a queue that is there.
     ack_look: Option<AckLook>,
 }
@@ -403,6 +409,10 @@ impl Conn {
             }
         };
         let phase = self.phase();
+        if phase == Phase::Connecting {
+            // No other deadline counts.
+            return (self.own_deadline, CloseReason::Connect);
+        }
         if self.own_deadline != Deadline::NEVER {
             // Until the connection is open, this is the end of its first
             // handshake.

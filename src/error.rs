@@ -99,6 +99,8 @@ statuses! {
     Handshake = -1026, "NS_ERR_HANDSHAKE", "the TLS handshake failed";
     /// A certificate or key cannot be used.
     Certificate = -1027, "NS_ERR_CERTIFICATE", "a certificate or key cannot be used";
+    /// Connecting failed.
+    Connect = -1028, "NS_ERR_CONNECT", "cannot connect";
 }
 
 impl Status {
@@ -161,13 +163,15 @@ pub enum CloseReason {
     Rejected = 11,
     /// Its TLS handshake failed.
     Handshake = 12,
+    /// It was never connected: the connect failed.
+    Connect = 13,
 }
 
 impl CloseReason {
     /// One more than the largest number; the length of `Stats::closed`.
-    pub const COUNT: usize = 13;
+    pub const COUNT: usize = 14;
 
-    const ALL: [CloseReason; 12] = [
+    const ALL: [CloseReason; 13] = [
         CloseReason::Handler,
         CloseReason::Peer,
         CloseReason::Reset,
@@ -180,6 +184,7 @@ impl CloseReason {
         CloseReason::Cut,
         CloseReason::Rejected,
         CloseReason::Handshake,
+        CloseReason::Connect,
     ];
 
     /// Returns the reason that has a number, if there is one.
@@ -202,6 +207,7 @@ impl CloseReason {
             CloseReason::Cut => "cut",
             CloseReason::Rejected => "rejected",
             CloseReason::Handshake => "handshake",
+            CloseReason::Connect => "connect",
         }
     }
 }

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+mod adopt;
 mod close;
 mod dispatch;
 mod driver;
@@ -24,6 +25,7 @@ mod stop;
 mod tasks;
 
 pub(crate) use accept::watch;
+pub(crate) use adopt::Newcomer;
 pub(crate) use handle::LoopHandle;
 pub(crate) use hosted::HostedLoop;
 pub(crate) use mail::Mail;
@@ -266,7 +268,7 @@ impl LoopGroup {
         }
         let handle = &self.loops[index];
         let mut wake_pending = false;
-        let id = handle.insert_remote(conn, true, Conn::fd, |mut conn, id| {
+        let id = handle.insert_remote(conn, Conn::fd, |mut conn, id| {
             if conn.context.server != server {
                 // It came by none of this server's services.
                 conn.origin = Origin::NONE;
@@ -280,6 +282,7 @@ impl LoopGroup {
             }
             conn.mark_attached();
             handle.context.ids.count_queued(id, conn.queued());
+            handle.context.ids.open(id, conn.is_sendable());
             handle.context.counters.attached.add(1);
             conn
         });
@@ -308,7 +311,7 @@ impl LoopGroup {
             from.context.counters.accepted.add(1);
             Conn::open(handle.context.clone(), id, accepted)
         };
-        let inserted = handle.insert_remote(accepted, false, |a| Some(a.fd.as_fd()), make);
+        let inserted = handle.insert_remote(accepted, |a| Some(a.fd.as_fd()), make);
         inserted.map(drop).map_err(|(error, _)| error)
     }
 }

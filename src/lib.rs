@@ -37,6 +37,8 @@ mod callback;
 mod clock;
 mod config;
 mod conn;
+mod connect;
+mod descriptor;
 mod error;
 mod event;
 mod handler;
@@ -60,6 +62,7 @@ pub mod ffi;
 
 pub use config::{Config, MAX_THREADS, MAX_TIME};
 pub use conn::{ConnId, PeerCredentials};
+pub use descriptor::AdoptError;
 pub use error::{CloseReason, Error, Status};
 pub use event::Interest;
 pub use handler::Handler;

@@ -17,6 +17,7 @@ use socket2::{SockAddr, SockRef, Socket};
 use crate::address::{self, Peer};
 use crate::clock::{self, Deadline};
 use crate::config::Config;
+use crate::conn::Conn;
 use crate::error::{quoted, Error, Status};
 use crate::service::{Origin, Place, Service};
 use crate::sync::lock;
@@ -265,6 +266,13 @@ pub(crate) fn accept_from(ready: &[&Listener], turn: usize) -> Result<Accepted, 
     match ready {
         [] => Err(AcceptError::Empty),
         _ => ready[turn % ready.len()].accept(false),
+    }
+}
+
+/// Sets on a socket that no listener accepted what the accepted ones inherit.
+pub(crate) fn set_options(config: &Config, conn: &Conn) {
+    if let Some(fd) = conn.fd() {
+        TcpOptions::of(config).set(SockRef::from(&fd));
     }
 }
 

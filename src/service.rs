@@ -4,7 +4,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::RawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use socket2::SockAddr;
 
 use crate::address::canonical;
 use crate::error::{quoted, Error, Status};
@@ -98,6 +100,32 @@ impl Service {
 
     pub fn place(&self) -> &Place {
         &self.place
+    }
+
+    /// Returns the addresses that a client of the service connects to. A name is
+    /// resolved; a literal address needs no resolver.
+    pub fn targets(&self) -> Result<Vec<SockAddr>, Error> {
+        let unfit = |why: &str| {
+            let text = format!("cannot connect to {}: {why}", quoted(&self.text));
+            Err(Error::new(Status::Invalid, text))
+        };
+        let unix = |path: &Path| match SockAddr::unix(path) {
+            Ok(address) => Ok(vec![address]),
+            Err(e) => Err(Error::from_os(Status::Invalid, "no unix socket", &e)),
+        };
+        match &self.place {
+            Place::File(path) => unix(path),
+            Place::Abstract(name) => unix(Path::new(&format!("\0{name}"))),
+            Place::Tcp(tcp) if tcp.is_wildcard() => unfit("a host is missing"),
+            Place::Tcp(tcp) => match tcp.addresses(true) {
+                Ok(addresses) => Ok(addresses.into_iter().map(SockAddr::from).collect()),
+                Err(why) => {
+                    let text = format!("cannot resolve {}: {why}", quoted(&self.text));
+                    Err(Error::new(Status::Address, text))
+                }
+            },
+            Place::Fd(_) | Place::Systemd(_) => unfit("it is no address"),
+        }
     }
 
     /// Makes this the service of the shutdown port: its host is the loopback
@@ -209,6 +237,9 @@ impl Tcp {
             };
             return Ok(vec![SocketAddr::new(any, port)]);
         };
+        if let (Ok(ip), Ok(port)) = (host.parse::<IpAddr>(), self.port.parse()) {
+            return Ok(vec![canonical(SocketAddr::new(ip, port))]);
+        }
         // An IPv4-mapped address is a literal one: it means the IPv4 address.
         let mut all = sys::resolve(Some(host), &self.port, libc::AF_UNSPEC)?;
         all.iter_mut().for_each(|address| *address = canonical(*address));

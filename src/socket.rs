@@ -5,13 +5,18 @@
 use std::any::Any;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Deadline;
-use crate::config::MAX_TIME;
-use crate::conn::{Conn, ConnId, Owner, PeerCredentials};
+use crate::config::{Config, Limits, MAX_TIME};
+use crate::conn::{Conn, ConnId, Owner, PeerCredentials, ThreadContext};
+use crate::descriptor::{self, AdoptError};
 use crate::error::{CloseReason, Error, Status};
+use crate::listener::Accepted;
+use crate::service::Origin;
+use crate::sys;
 use crate::tls::{TlsConfig, TlsInfo};
 
 /// A connection as its callbacks see it, or an [`OwnedSocket`] in use.
@@ -369,6 +374,30 @@ pub struct OwnedSocket {
 impl OwnedSocket {
     pub(crate) fn new(conn: Conn) -> OwnedSocket {
         OwnedSocket { conn: Box::new(conn) }
+    }
+
+    /// Makes an owned socket, in blocking mode, of a connected stream socket,
+    /// with the default settings of [`Config`].
+    ///
+    /// Errors, with the descriptor: [`Status::Invalid`] for what is no connected
+    /// stream socket, also where its connect is in progress; [`Status::Io`].
+    pub fn from_fd(socket: impl Into<OwnedFd>) -> Result<OwnedSocket, AdoptError> {
+        let fd = socket.into();
+        let connecting = || Error::new(Status::Invalid, "the connect is in progress");
+        let peer = descriptor::peer_of(fd.as_fd()).and_then(|peer| peer.ok_or_else(connecting));
+        let peer = match peer {
+            Ok(peer) => peer,
+            Err(error) => return Err(AdoptError { error, fd }),
+        };
+        sys::set_close_on_exec(fd.as_fd());
+        // No server has this number.
+        let limits = Limits::of(&Config::new());
+        let context = Arc::new(ThreadContext::new(Owner::Program, 0, 0, limits));
+        let accepted = Accepted { fd, peer, origin: Origin::NONE };
+        let conn = Conn::open(context, ConnId::of_owned(), accepted);
+        // fcntl(2) has no error for this on a socket.
+        let _ = conn.set_nonblocking(false);
+        Ok(OwnedSocket::new(conn))
     }
 
     /// Returns the socket, to use it.

@@ -49,6 +49,7 @@ pub(crate) struct Counters {
     /// Connections that this thread has now.
     pub open: SharedCount,
     pub attached: SharedCount,
+    pub adopted: SharedCount,
     pub accepted: Count,
     pub refused: Count,
     pub detached: Count,
@@ -66,7 +67,7 @@ pub(crate) struct Counters {
 
 /// A snapshot of a server's counters. Each number is exact, but all of them
 /// belong to one moment only while nothing happens. At rest
-/// `accepted + attached = open + waiting + closed_total() + detached`.
+/// `accepted + attached + adopted = open + waiting + closed_total() + detached`.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Stats {
@@ -88,6 +89,9 @@ pub struct Stats {
     pub accepted: u64,
     /// Sockets that `attach` gave to the server.
     pub attached: u64,
+    /// Sockets that `adopt` gave to the server, and connections that `connect`
+    /// began.
+    pub adopted: u64,
     /// Connections refused because no worker became free in time.
     pub refused: u64,
     /// Connections open now.
@@ -126,6 +130,7 @@ impl Stats {
     pub(crate) fn add(&mut self, c: &Counters) {
         self.accepted += c.accepted.get();
         self.attached += c.attached.get();
+        self.adopted += c.adopted.get();
         self.refused += c.refused.get();
         self.open += c.open.get();
         self.detached += c.detached.get();
@@ -211,9 +216,10 @@ fn write_report(
     }
     writeln!(
         out,
-        "Connections: accepted {}, attached {}, open {}, waiting {}, closed {}, detached {}",
+        "Connections: accepted {}, attached {}, adopted {}, open {}, waiting {}, closed {}, detached {}",
         stats.accepted,
         stats.attached,
+        stats.adopted,
         stats.open,
         stats.waiting,
         stats.closed_total(),

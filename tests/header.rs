@@ -23,7 +23,7 @@ const GROUPS: [(&str, &[&str]); 10] = [
     ("SERVER: make, start, stop, free", &["server", "services"]),
     ("SOCKET: in the callbacks of a connection, or detached", &["transfer", "socket", "owned"]),
     ("BY ID: calls for a connection from any thread", &["calls"]),
-    ("LOOPS: the program's own descriptors, timers and tasks", &["tasks"]),
+    ("LOOPS: the program's own descriptors, timers, tasks, sockets", &["tasks", "adopt"]),
     ("TLS: certificates, and TLS on one connection", &["tls", "tls_socket"]),
     ("STATISTICS: counters and a report", &["stats"]),
     ("VERSION: which library is in use", &["version"]),

@@ -55,6 +55,15 @@ impl ConnId {
         ConnId::of_slot(index, kind as u32, (n % GENERATION_MAX) + 1)
     }
 
+    /// Returns a new id for a socket that the program has made an owned one. No
+    /// other connection has it, as with a peer of the shutdown port.
+    pub(crate) fn of_owned() -> u64 {
+        const SLOT: u32 = (1 << SLOT_BITS) - 4;
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let n = LAST.fetch_add(1, Ordering::Relaxed);
+        ConnId::of_slot(0, SLOT, (n % GENERATION_MAX) + 1)
+    }
+
     /// Returns the loop of a loop's connection.
     pub(crate) fn loop_index(id: u64) -> usize {
         (id >> (SLOT_BITS + GENERATION_BITS)) as usize

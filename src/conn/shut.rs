@@ -5,14 +5,15 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Conn, Flags, ForcedEnd, Owner};
+use super::{Conn, Flags, ForcedEnd, Owner, Phase};
 
 impl Conn {
     /// Shuts the sending side once the queue is empty.
     pub fn shut_write(&mut self) {
         self.context.ids.shut_sending(self.id);
         self.collect();
-        let ends_now = !self.is_upgrading();
+        // shutdown(2) would end a connect that is in progress.
+        let ends_now = !self.is_upgrading() && self.phase() != Phase::Connecting;
         if ends_now {
             // This comes before `WR_SHUT` is set: from then on the FIN follows
             // the queue immediately.

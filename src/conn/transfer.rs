@@ -7,7 +7,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 
 use super::fast::RawResult;
-use super::{Conn, Flags};
+use super::{Conn, Flags, Phase};
 use crate::clock;
 use crate::error::Status;
 use crate::outbuf::OutBuf;
@@ -304,7 +304,9 @@ impl Conn {
             return;
         }
         self.queue().append(bytes);
-        let _ = self.flush_queue();
+        if self.phase() != Phase::Connecting {
+            let _ = self.flush_queue();
+        }
     }
 
     fn admit(&self, n: usize) -> Result<(), Status> {

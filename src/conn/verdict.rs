@@ -31,6 +31,12 @@ impl Conn {
         match () {
             () if self.has(Flags::DETACHED) => Verdict::TakeOut,
             () if self.has(Flags::ABORT | Flags::BROKEN) => Verdict::Finish(self.reason),
+            () if self.has(Flags::CLOSE)
+                && self.phase() == Phase::Connecting
+                && !self.has(Flags::BACKLOG) =>
+            {
+                Verdict::Finish(self.reason)
+            }
             () if self.has(Flags::CLOSE) && is_served => Verdict::Close(self.reason),
             () if stopping && is_served && !self.is_sending_out() => Verdict::EndForStop,
             () if has_failed_and_read_all => Verdict::Finish(CloseReason::Reset),

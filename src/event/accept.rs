@@ -11,7 +11,8 @@ use crate::callback;
 use crate::clock::Deadline;
 use crate::conn::{Conn, ConnId, Phase};
 use crate::error::{CloseReason, Error, Status};
-use crate::listener::{lost_error, AcceptError, Accepted, Backoff, Listener};
+use crate::listener::{self, lost_error, AcceptError, Accepted, Backoff, Listener};
+use crate::service::Origin;
 use crate::sync::lock;
 use crate::sys::{self, Poller};
 
@@ -195,7 +196,7 @@ impl Loop {
         let (own, loops) = (self.driver.handle.context.index, self.driver.loops.clone());
         let index = loops.least_busy(own);
         let begun = match index == own {
-            true => self.adopt(accepted),
+            true => self.keep(accepted),
             false => loops.hand_over(&self.driver.handle, index, accepted),
         };
         // The target loop is already stopping, and this one will be too; not an
@@ -206,7 +207,7 @@ impl Loop {
         }
     }
 
-    fn adopt(&mut self, accepted: Accepted) -> Result<(), Error> {
+    fn keep(&mut self, accepted: Accepted) -> Result<(), Error> {
         let handle = &self.driver.handle;
         let no_slot = || Error::new(Status::NoMemory, "no connection slot is left");
         let id = handle.allocate(&mut lock(&handle.intake)).ok_or_else(no_slot)?;
@@ -238,14 +239,24 @@ impl Driver {
             self.settle(conn);
             return;
         }
+        if conn.phase() == Phase::Connecting {
+            self.schedule.arm(conn);
+            return;
+        }
         if conn.origin.has_tls() && !conn.is_tls() {
             self.expect_handshake(conn);
             return;
         }
-        // The program may give the id away from now on. The list of connections
-        // contains it after `on_open` has accepted the connection.
         let id = conn.id;
-        conn.context.ids.begin(id);
+        if conn.origin == Origin::NONE {
+            // It was adopted, and the program has its id.
+            listener::set_options(self.server.config(), conn);
+        } else {
+            // The program may give the id away from now on. The list of
+            // connections contains it after `on_open` has accepted the
+            // connection.
+            conn.context.ids.begin(id);
+        }
         let opened = callback::run_on_open(&self.server, conn);
         if let Ok(true) = opened {
             self.handle.context.ids.list(id);

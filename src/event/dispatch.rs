@@ -125,12 +125,16 @@ impl Driver {
             }
             Phase::Lingering => self.discard(conn),
             Phase::Hello | Phase::Waiting | Phase::Handshake => self.on_handshake_input(conn),
-            Phase::Flushing | Phase::Vacant => {}
+            Phase::Connecting | Phase::Flushing | Phase::Vacant => {}
         }
     }
 
     /// Handles an event of a connection.
     pub fn on_conn_event(&mut self, conn: &mut Conn, bits: Bits) {
+        if conn.phase() == Phase::Connecting {
+            self.on_connect_event(conn, bits);
+            return;
+        }
         let input = conn.note_event(bits);
         if bits.contains(OUTPUT) && conn.has_backlog() {
             self.flush(conn);
@@ -209,6 +213,7 @@ impl Driver {
             }
             (Phase::Open, CloseReason::Idle) => self.end_by_deadline(conn, CloseReason::Idle),
             (Phase::Lingering, _) => self.end_lingering(conn),
+            (Phase::Connecting, _) => self.on_connect_timeout(conn),
             _ => self.finish_conn(conn, reason),
         }
     }

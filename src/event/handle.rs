@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -35,6 +35,8 @@ pub(crate) struct LoopHandle {
     pub(super) awake: AtomicBool,
     pub(super) wake: Waker,
     pub(super) tasks: Tasks,
+    /// The thread that runs the loop, or ran its last turn; 0 before that.
+    pub(super) thread: AtomicUsize,
 }
 
 impl LoopHandle {
@@ -54,6 +56,7 @@ impl LoopHandle {
             awake: AtomicBool::new(false),
             wake,
             tasks: Tasks::new(),
+            thread: AtomicUsize::new(0),
         })
     }
 
@@ -103,13 +106,11 @@ impl LoopHandle {
 
     /// Puts a connection into the loop from another thread. The connection is
     /// complete before the loop handles its first event, because the loop looks
-    /// among the arrivals under the lock that this function holds. `open`: the
-    /// id takes calls immediately. On failure nothing has changed, and the
-    /// caller gets `source` back.
+    /// among the arrivals under the lock that this function holds. On failure
+    /// nothing has changed, and the caller gets `source` back.
     pub(super) fn insert_remote<T>(
         &self,
         source: T,
-        open: bool,
         fd: impl Fn(&T) -> Option<BorrowedFd<'_>>,
         make: impl FnOnce(T, u64) -> Conn,
     ) -> Result<u64, (Error, T)> {
@@ -131,13 +132,12 @@ impl LoopHandle {
         if let Err(e) = registered {
             self.context.ids.release(id);
             intake.free.push(ConnId::slot(id));
-            return Err((Error::from_os(Status::Io, "cannot watch the socket", &e), source));
+            let is_there = e.raw_os_error() == Some(libc::EEXIST);
+            let status = if is_there { Status::Busy } else { Status::Io };
+            return Err((Error::from_os(status, "cannot watch the socket", &e), source));
         }
         let mut conn = make(source, id);
         conn.note_writable_watched();
-        if open {
-            self.context.ids.open(id, conn.is_sendable());
-        }
         intake.arrivals.push(conn);
         self.context.counters.open.add(1);
         Ok(id)

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use super::run::Loop;
 use super::tasks::TaskFn;
 use crate::clock::Deadline;
-use crate::conn::Conn;
+use crate::conn::{Conn, Phase};
 use crate::error::CloseReason;
 use crate::listener::Listener;
 
@@ -95,6 +95,10 @@ impl Loop {
         self.take_in_arrivals();
         let Some(conn) = self.slab.of(id) else { return };
         change(conn);
+        if conn.phase() == Phase::Connecting {
+            // What was accepted before a close leaves when it is connected.
+            conn.collect();
+        }
         self.driver.settle(conn);
     }
 
@@ -107,6 +111,9 @@ impl Loop {
                 if let Some(tls) = &mut conn.tls {
                     tls.wake_pending = true;
                 }
+            }
+            Phase::Connecting => {
+                conn.set_wake_pending(true);
             }
             _ => self.driver.run_on_wake(conn),
         }

@@ -71,6 +71,7 @@ impl Loop {
 
     /// Runs the loop until it ends: the whole life of its thread.
     pub fn run(mut self) {
+        self.note_thread();
         if let Err(panic) = callback::contain(|| self.take_turns()) {
             self.die(&panic);
         }
@@ -122,6 +123,11 @@ impl Loop {
             self.chores(turns);
         }
         is_idle
+    }
+
+    /// Notes that the calling thread runs the loop.
+    pub(super) fn note_thread(&self) {
+        self.driver.handle.thread.store(callback::this_thread(), Ordering::Relaxed);
     }
 
     pub(super) fn poller(&self) -> &Poller {

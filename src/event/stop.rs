@@ -142,6 +142,12 @@ impl Driver {
                 conn.own_deadline = Deadline::NEVER;
                 self.settle(conn);
             }
+            Phase::Connecting => {
+                // Bytes that were accepted by id leave when it is connected.
+                conn.collect();
+                conn.close_because(CloseReason::Stop);
+                self.settle(conn);
+            }
             Phase::Lingering => {
                 conn.own_deadline = conn.own_deadline.min(self.drain.deadline());
                 self.schedule.arm(conn);

@@ -55,7 +55,8 @@ unsafe fn set<F>(
 }
 
 /// Reports a failure: of a handler, a refused connection, an accept, a listener
-/// that was lost, a TLS handshake (then nothing can be sent or received).
+/// that was lost, a TLS handshake or a connect (then nothing can be sent or
+/// received).
 ///
 /// `socket` is NULL where there is none. Unless the connection has ended it is
 /// still open, and this function can send on it. It has 250 ms for a refused

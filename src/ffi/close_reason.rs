@@ -32,6 +32,8 @@ pub const NS_CLOSE_CUT: i32 = 10;
 pub const NS_CLOSE_REJECTED: i32 = 11;
 /// Its TLS handshake failed.
 pub const NS_CLOSE_HANDSHAKE: i32 = 12;
+/// It was never connected: the connect failed. No `on_close` gets this reason.
+pub const NS_CLOSE_CONNECT: i32 = 13;
 
 /// The numbers are the core's; a mismatch does not compile.
 const _: () = {
@@ -47,7 +49,8 @@ const _: () = {
     assert!(NS_CLOSE_CUT == CloseReason::Cut as i32);
     assert!(NS_CLOSE_REJECTED == CloseReason::Rejected as i32);
     assert!(NS_CLOSE_HANDSHAKE == CloseReason::Handshake as i32);
-    assert!(CloseReason::COUNT as i32 == NS_CLOSE_HANDSHAKE + 1);
+    assert!(NS_CLOSE_CONNECT == CloseReason::Connect as i32);
+    assert!(CloseReason::COUNT as i32 == NS_CLOSE_CONNECT + 1);
 };
 
 /// Returns: one word for an `NS_CLOSE_...` reason, for example `"peer"`;

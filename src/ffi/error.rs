@@ -82,6 +82,8 @@ pub const NS_ERR_TRUNCATED: i32 = -1025;
 pub const NS_ERR_HANDSHAKE: i32 = -1026;
 /// A certificate or key cannot be used.
 pub const NS_ERR_CERTIFICATE: i32 = -1027;
+/// Connecting failed.
+pub const NS_ERR_CONNECT: i32 = -1028;
 
 /// What failed: a status, a sentence, and the code of the operating system or
 /// of the handler. Owned where a call returned it through `err`

@@ -57,6 +57,7 @@
 // The comments are the header's: their [tags] are no links.
 #![allow(rustdoc::broken_intra_doc_links)]
 
+mod adopt;
 mod callbacks;
 mod calls;
 mod close_reason;
@@ -79,6 +80,7 @@ mod transfer;
 mod user_data;
 mod version;
 
+pub use adopt::*;
 pub use callbacks::*;
 pub use calls::*;
 pub use close_reason::*;

@@ -12,8 +12,8 @@ use super::server::ns_server;
 use super::support::{fill, give_text, guard, status};
 use crate::{Error, Stats, Status, ThreadStats};
 
-/// A snapshot of a server. When nothing changes: accepted + attached = open +
-/// waiting + all of closed + detached.
+/// A snapshot of a server. When nothing changes: accepted + attached +
+/// adopted = open + waiting + all of closed + detached.
 #[repr(C)]
 pub struct ns_stats {
     /// An NS_STATE_....
@@ -34,6 +34,9 @@ pub struct ns_stats {
     pub accepted: u64,
     /// Sockets that `ns_attach` gave to the server.
     pub attached: u64,
+    /// Sockets that `ns_server_adopt` gave to the server, and connections that
+    /// `ns_server_connect` began.
+    pub adopted: u64,
     /// Connections refused because no worker became free.
     pub refused: u64,
     /// Connections open now.
@@ -59,7 +62,7 @@ pub struct ns_stats {
     /// TLS handshakes failed.
     pub handshake_failures: u64,
     /// Connections closed, for each NS_CLOSE_... reason.
-    pub closed: [u64; 16],
+    pub closed: [u64; 32],
 }
 
 /// A snapshot of one worker or loop.
@@ -85,7 +88,7 @@ pub struct ns_thread_stats {
 
 impl From<Stats> for ns_stats {
     fn from(s: Stats) -> ns_stats {
-        let mut closed = [0; 16];
+        let mut closed = [0; 32];
         closed[..s.closed.len()].copy_from_slice(&s.closed);
         ns_stats {
             state: s.state as u32,
@@ -97,6 +100,7 @@ impl From<Stats> for ns_stats {
             uptime_ms: s.uptime.as_millis() as u64,
             accepted: s.accepted,
             attached: s.attached,
+            adopted: s.adopted,
             refused: s.refused,
             open: s.open,
             waiting: s.waiting,
@@ -183,6 +187,6 @@ pub unsafe extern "C" fn ns_server_report(
 
 /// No padding: 6 and 2 words of 32 bits, the rest of 64.
 const _: () = {
-    assert!(mem::size_of::<ns_stats>() == 6 * 4 + (15 + 16) * 8);
+    assert!(mem::size_of::<ns_stats>() == 6 * 4 + (16 + 32) * 8);
     assert!(mem::size_of::<ns_thread_stats>() == 2 * 4 + 6 * 8);
 };

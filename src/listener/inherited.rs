@@ -8,12 +8,13 @@
 
 #![forbid(unsafe_code)]
 
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, RawFd};
 
-use socket2::{Socket, Type};
+use socket2::Socket;
 
 use super::{listen_error, Listener};
 use crate::config::Config;
+use crate::descriptor::{self, Stream, Unfit};
 use crate::error::{quoted, Error, Status};
 use crate::service::Service;
 use crate::sys;
@@ -33,18 +34,12 @@ pub(super) fn take(service: &Service, fd: RawFd, config: &Config) -> Result<List
         let text = format!("cannot listen on {service}: descriptor {fd} is {what}");
         Err(Error::new(Status::Listen, text))
     };
-    match socket.r#type() {
-        Err(e) if e.raw_os_error() == Some(libc::ENOTSOCK) => return unfit("no socket"),
-        Err(e) => return Err(failed(e)),
-        Ok(Type::STREAM) => {}
-        Ok(Type::DGRAM) => return unfit("a datagram socket, not a stream socket"),
-        Ok(_) => return unfit("no stream socket"),
-    }
-    match socket.is_listener() {
-        Err(e) => Err(failed(e)),
-        Ok(true) => Listener::shared(socket, config).map_err(failed),
-        Ok(false) if socket.peer_addr().is_ok() => unfit("a connected socket, not a listening one"),
-        Ok(false) => unfit("a socket that does not listen"),
+    match descriptor::examine(socket.as_fd()) {
+        Ok(Stream::Listening) => Listener::shared(socket, config).map_err(failed),
+        Ok(Stream::Connected(_)) => unfit("a connected socket, not a listening one"),
+        Ok(Stream::Connecting | Stream::Idle) => unfit("a socket that does not listen"),
+        Err(Unfit::Other(what)) => unfit(what),
+        Err(Unfit::Failed(e)) => Err(failed(e)),
     }
 }
 

@@ -103,6 +103,12 @@ pub(crate) fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
     }
 }
 
+/// Makes a descriptor close at execve(2) (`FD_CLOEXEC`, fcntl(2)).
+pub(crate) fn set_close_on_exec(fd: BorrowedFd<'_>) {
+    // The descriptor is open: there is no error.
+    let _ = rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC);
+}
+
 /// eventfd(2): a descriptor that can be polled, for [`signal_event`].
 pub(crate) fn new_event() -> io::Result<OwnedFd> {
     let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;

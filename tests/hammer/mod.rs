@@ -183,7 +183,7 @@ fn check(server: &Server, shared: &Shared, end: End, seed: u64) {
     let opened = shared.opened.load(Ordering::SeqCst);
     let closed = shared.closed.load(Ordering::SeqCst);
     assert_eq!(
-        opened + stats.attached,
+        opened + stats.attached + stats.adopted,
         closed + stats.detached,
         "on_open and on_close, seed {seed}: {stats:?}"
     );

@@ -75,6 +75,27 @@ fn an_upgrade() {
     });
 }
 
+/// AD14: An adopted socket, which is plain, takes STARTTLS.
+#[test]
+fn an_upgrade_of_an_adopted_socket() {
+    isolated(|| {
+        let (server, seen, _) = clear(non_blocking(2));
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        server.adopt(listener.accept().unwrap().0, ()).unwrap();
+        (&tcp).write_all(COMMAND).unwrap();
+        assert_eq!(read(&tcp, 3), b"go\n");
+        let (mut session, hello) = by_hand();
+        (&tcp).write_all(&hello).unwrap();
+        finish_by_hand(&mut session, &tcp, b"secret");
+        assert_eq!(receive_by_hand(&mut session, &tcp, 6), b"secret");
+        assert_eq!(seen.next(), (true, "secret".into()));
+        assert_eq!(server.stats().handshakes, 1);
+        drop(tcp);
+        wait_idle(&server);
+    });
+}
+
 /// U3: Plain text that somebody sent behind the command goes to TLS, which refuses it, and never to
 /// the handler.
 #[test]

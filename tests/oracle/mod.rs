@@ -190,7 +190,7 @@ fn round(world: &Arc<World>, length: Duration, random: &mut Random) {
         stop(world, &server, 300);
     }
     let stats = server.stats();
-    let left = stats.accepted + stats.attached
+    let left = stats.accepted + stats.attached + stats.adopted
         - (stats.open + stats.waiting + stats.closed_total() + stats.detached);
     if left != 0 || stats.open + stats.waiting != 0 {
         world.found(

@@ -36,6 +36,7 @@ fn numbers_and_names_are_stable() {
         (Status::Truncated, -1025, "NS_ERR_TRUNCATED"),
         (Status::Handshake, -1026, "NS_ERR_HANDSHAKE"),
         (Status::Certificate, -1027, "NS_ERR_CERTIFICATE"),
+        (Status::Connect, -1028, "NS_ERR_CONNECT"),
     ];
     for (status, code, name) in all {
         assert_eq!((status.code(), status.name()), (code, name));
@@ -43,7 +44,7 @@ fn numbers_and_names_are_stable() {
         assert!(!status.message().is_empty());
         assert_eq!(Error::from(status).message(), status.message());
     }
-    for code in [1, -1, -1000, -1028, i32::MIN, i32::MAX] {
+    for code in [1, -1, -1000, -1029, i32::MIN, i32::MAX] {
         assert_eq!(Status::from_code(code), None);
     }
 }

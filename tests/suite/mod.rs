@@ -2,12 +2,14 @@
 //! know the library only through `crate::api`, the backend of the test binary.
 
 mod accepted;
+mod adopt;
 mod attach;
 mod blocking;
 mod by_id;
 mod bytes;
 mod closed_watches;
 mod closing;
+mod connects;
 mod deadline_races;
 mod deadlines;
 mod detach;

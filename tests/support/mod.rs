@@ -174,12 +174,12 @@ pub fn assert_settled(server: &Server) {
     assert_balanced(server);
 }
 
-/// accepted + attached = open + waiting + closed + detached (J5).
+/// accepted + attached + adopted = open + waiting + closed + detached (J5).
 #[track_caller]
 pub fn assert_balanced(server: &Server) {
     let stats = server.stats();
     assert_eq!(
-        stats.accepted + stats.attached,
+        stats.accepted + stats.attached + stats.adopted,
         stats.open + stats.waiting + stats.closed_total() + stats.detached,
         "accounting: {stats:?}"
     );

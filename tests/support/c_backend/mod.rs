@@ -5,6 +5,7 @@ mod hooks;
 #[path = "../plain.rs"]
 mod plain;
 
+mod adopt;
 mod callbacks;
 mod error;
 mod server;
@@ -12,6 +13,7 @@ mod socket;
 mod tasks;
 pub mod tls;
 
+pub use adopt::AdoptError;
 pub use error::Error;
 pub use hooks::Hooks;
 pub use net_server::{CloseReason, Config, ConnId, State, Stats, Status, ThreadKind, ThreadStats};

@@ -245,6 +245,7 @@ impl Server {
         stats.uptime = Duration::from_millis(raw.uptime_ms);
         stats.accepted = raw.accepted;
         stats.attached = raw.attached;
+        stats.adopted = raw.adopted;
         stats.refused = raw.refused;
         stats.open = raw.open;
         stats.waiting = raw.waiting;

@@ -137,8 +137,7 @@ impl Socket<'_> {
     }
 
     pub fn set_user_data<T: Any + Send>(&mut self, value: T) {
-        let slot: Box<Slot> = Box::new(Some(Box::new(value)));
-        let data = Box::into_raw(slot).cast();
+        let data = slot_with(value);
         check(unsafe { ns_socket_set_user_data(self.raw, data, Some(drop_slot)) }).unwrap();
     }
 
@@ -165,7 +164,13 @@ impl Socket<'_> {
     }
 }
 
-unsafe extern "C-unwind" fn drop_slot(data: *mut c_void) {
+/// User data with a value, to be freed by [`drop_slot`].
+pub(super) fn slot_with<T: Any + Send>(value: T) -> *mut c_void {
+    let slot: Box<Slot> = Box::new(Some(Box::new(value)));
+    Box::into_raw(slot).cast()
+}
+
+pub(super) unsafe extern "C-unwind" fn drop_slot(data: *mut c_void) {
     // SAFETY: made by `set_user_data`; the library calls this once.
     drop(unsafe { Box::from_raw(data.cast::<Slot>()) });
 }
