@@ -1,22 +1,28 @@
 #!/usr/bin/env python3
 """Drives each example, C and Rust, with real clients and ends it by a signal."""
 
+import functools
+import http.server
 import os
 import pathlib
 import signal
 import smtplib
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
+import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import harness
+import relaying
 from harness import Program, connect, contains, equal, exchange
 
 MEGABYTE = os.urandom(1 << 20)
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # of SO_LINGER
 
 
 def c(name):
@@ -352,6 +358,129 @@ def chat_crowd(program):
         server.stop()
 
 
+# -- relay ------------------------------------------------------------------------------------
+
+
+SLOW = 48 << 20  # more than the kernel holds of three sockets
+
+
+def relay_to(target, *options):
+    return Program([c("relay"), *options, "127.0.0.1:0", "127.0.0.1:%d" % target])
+
+
+def relayed(port, listener, context=None):
+    """A client of the relay, and the connection of the relay to the target."""
+    client = connect(port)
+    if context is not None:
+        client = context.wrap_socket(client, server_hostname="localhost")
+    target = listener.accept()[0]
+    target.settimeout(harness.patience)
+    return client, target
+
+
+def relay(options, context):
+    """AD15: Bytes and ends go both ways, and a slow reader holds the other side back."""
+    size = (1 if harness.under == "valgrind" else 16) << 20
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        with relay_to(listener.getsockname()[1], "-t", "2", *options()) as server:
+            port = server.port()
+            relaying.both_ways(*relayed(port, listener, context()), size)
+            client, target = relayed(port, listener, context())
+            relaying.slow_reader(client, target, SLOW, lambda said: None)
+            with open(f"/proc/{server.pid}/status") as status:
+                peak = next(line for line in status if line.startswith("VmHWM:"))
+            if harness.under == "native":
+                assert int(peak.split()[1]) < 32 << 10, peak
+            client.close()
+            target.close()
+            server.stop()
+
+
+def relay_half_close():
+    """AD15: A side that has said all still hears the other one."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        with relay_to(listener.getsockname()[1]) as server:
+            port = server.port()
+            for asks_first in True, False:
+                ends = relayed(port, listener)
+                first, second = ends if asks_first else ends[::-1]
+                first.sendall(b"all that I say")
+                first.shutdown(socket.SHUT_WR)
+                equal(harness.read_to_end(second), b"all that I say")
+                second.sendall(b"an answer")
+                equal(first.recv(100), b"an answer")
+                second.sendall(b", and the end")
+                second.close()
+                equal(harness.read_to_end(first), b", and the end")
+                first.close()
+            server.stop()
+
+
+def relay_resets():
+    """AD15: A reset of one side resets the other one; a target that is not there ends the client,
+    and the next one is served."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        with relay_to(listener.getsockname()[1]) as server:
+            port = server.port()
+            for by_client in True, False:
+                ends = relayed(port, listener)
+                ends[0].sendall(b"x")
+                equal(ends[1].recv(1), b"x")
+                one, other = ends if by_client else ends[::-1]
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+                one.close()
+                reset_is_seen(other)
+            listener.close()
+            try:
+                reset_is_seen(connect(port))
+            except ConnectionResetError:
+                pass  # before connect(2) has returned
+            harness.wait_until(lambda: "cannot connect to" in server.stderr(), "the reason")
+            server.stop()
+
+
+def reset_is_seen(sock):
+    try:
+        equal(sock.recv(1), "a reset")
+    except ConnectionResetError:
+        sock.close()
+
+
+def relay_http():
+    """AD15: A client of HTTPS before a server of HTTP."""
+    with tempfile.TemporaryDirectory(prefix="site-") as folder:
+        with open(os.path.join(folder, "large"), "wb") as file:
+            file.write(MEGABYTE)
+        handler = functools.partial(QuietHandler, directory=folder)
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as site:
+            threading.Thread(target=site.serve_forever, daemon=True).start()
+            with relay_to(site.server_port, *pair()) as server:
+                url = f"https://localhost:{server.port()}/large"
+                with urllib.request.urlopen(
+                    url, context=tls_context(), timeout=harness.patience
+                ) as answer:
+                    assert answer.read() == MEGABYTE
+                argv = ["curl", "--silent", "--cacert", certificate("ca.pem"), url, url]
+                got = subprocess.run(argv, capture_output=True, timeout=harness.patience)
+                assert got.stdout == 2 * MEGABYTE, (got.returncode, len(got.stdout))
+                server.stop()
+            site.shutdown()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+
+def relay_bad_arguments():
+    for arguments in [], ["--cert", "x", "1", "2"], ["1", "2", "3"], ["-x", "1"]:
+        with Program([c("relay")] + arguments) as server:
+            server.finish(expected=2)
+            contains(server.stderr(), "usage")
+
+
 # -- detach, status ---------------------------------------------------------------------------
 
 
@@ -496,6 +625,13 @@ def checks():
         add(f"starttls injection {name}", starttls_injection, mode)
         add(f"starttls plain {name}", starttls_plain, mode)
     add("echo bad certificates", echo_bad_certificates)
+    add("relay", relay, list, lambda: None)
+    add("relay --cert", relay, pair, tls_context)
+    add("relay half-close", relay_half_close)
+    add("relay resets", relay_resets)
+    add("relay bad arguments", relay_bad_arguments)
+    if harness.under == "native":
+        add("relay before HTTP", relay_http)
     if harness.under == "native":
         add("make without cargo", make_without_cargo)
         add("make run", make_run, "")

@@ -1,0 +1,199 @@
+/* relay: a reverse proxy of TCP. It connects to TARGET for each client and passes on what the two
+ * say, with TLS in front if there is a certificate, until SIGINT or SIGTERM.
+ *
+ *   relay [-t THREADS] [--cert FILE --key FILE] [SERVICE] TARGET
+ *
+ *   -t THREADS   event loops (1)
+ *   --cert FILE  TLS with this certificate chain (PEM), and
+ *   --key FILE   its private key (PEM)
+ *   SERVICE      where to listen (5000); 0 takes any free port
+ *   TARGET       127.0.0.1:80, [::1]:80, unix:/path. The loop waits while a name is resolved.
+ *
+ * The two connections of a pair know each other by their ids. The one that connects is made in a
+ * callback, so it joins the loop of the other: no lock is needed. It shows:
+ *   - back-pressure: a side is not read while much is on its way to the other one;
+ *   - half-close: the end of what one side says is passed on, and the other may go on to talk;
+ *   - an error of one side resets the other one, unless that has been told all.
+ */
+#define _POSIX_C_SOURCE 200809L
+#include "serve.h"
+
+#include <getopt.h>
+#include <stdlib.h>
+
+enum { WINDOW = 256 * 1024, BUFFER = 64 * 1024, CONNECT_MS = 10 * 1000 };
+
+static const char usage[] = "usage: relay [-t THREADS] [--cert FILE --key FILE] [SERVICE] TARGET\n";
+
+static const char *target, *cert_file, *key_file;
+
+/* One of the two connections of a pair: its user data. */
+struct side {
+    struct side *other;
+    ns_conn_id id;
+    size_t under_way; /* bytes for this side since its queue was last empty */
+    int paused;       /* it is not read, because of what is under way to the other side */
+    int has_ended;    /* it says nothing more */
+    int is_told;      /* that the other side says nothing more */
+    int is_gone;
+};
+
+/* Frees the pair, which is one block of memory, with the second of its sides. */
+static void leave(void *user_data) {
+    struct side *side = (struct side *)user_data;
+    side->is_gone = 1;
+    if (side->other->is_gone)
+        free(side < side->other ? side : side->other);
+}
+
+static void close_if_over(ns_socket *socket, const struct side *side) {
+    if (side->has_ended && side->is_told)
+        ns_socket_close(socket);
+}
+
+/* Passes on what a side says. */
+static int32_t relay(ns_server *srv, ns_socket *socket, void *user_data) {
+    struct side *side = (struct side *)ns_socket_user_data(socket), *other = side->other;
+    char buffer[BUFFER];
+    (void)user_data;
+    while (other->under_way < WINDOW) {
+        ns_status status;
+        int64_t n = ns_socket_recv(socket, buffer, sizeof buffer);
+        if (n < 0)
+            return (int32_t)n;
+        if (n == 0) {
+            side->has_ended = 1;
+            ns_server_wake(srv, other->id);
+            close_if_over(socket, side);
+            return 0;
+        }
+        status = ns_server_send(srv, other->id, buffer, (size_t)n);
+        if (status < 0) /* NS_ERR_CLOSED: it is ending, and its on_close ends this side too */
+            return status == NS_ERR_CLOSED ? 0 : status;
+        other->under_way += (size_t)n;
+    }
+    side->paused = 1;
+    return ns_socket_pause(socket);
+}
+
+/* The queue of a side is empty: the other one may be read again. */
+static int32_t on_drain(ns_server *srv, ns_socket *socket, void *user_data) {
+    struct side *side = (struct side *)ns_socket_user_data(socket);
+    (void)user_data;
+    side->under_way = 0;
+    if (side->other->paused)
+        ns_server_wake(srv, side->other->id);
+    return 0;
+}
+
+/* The other side has something to say to this one: read on, or the end. */
+static int32_t on_wake(ns_server *srv, ns_socket *socket, void *user_data) {
+    struct side *side = (struct side *)ns_socket_user_data(socket);
+    (void)srv, (void)user_data;
+    if (side->paused && side->other->under_way == 0) {
+        side->paused = 0;
+        ns_socket_resume(socket);
+    }
+    if (side->other->has_ended && !side->is_told) {
+        side->is_told = 1;
+        ns_socket_shutdown(socket, NS_SHUT_WR);
+        close_if_over(socket, side);
+    }
+    return 0;
+}
+
+/* A client gets its pair, and the connection to the target. What the client says before that is
+ * there waits in its queue. */
+static int32_t on_open(ns_server *srv, ns_socket *socket, void *user_data) {
+    struct side *sides;
+    ns_error *error;
+    (void)user_data;
+    if (ns_socket_service(socket) < 0) /* to the target */
+        return 0;
+    sides = (struct side *)calloc(2, sizeof *sides);
+    if (sides == NULL)
+        return NS_ERR_REJECTED;
+    sides[0].other = &sides[1];
+    sides[1].other = &sides[0];
+    sides[0].id = ns_socket_id(socket);
+    ns_socket_set_user_data(socket, &sides[0], leave);
+    sides[1].id = ns_server_connect(srv, target, CONNECT_MS, &sides[1], leave, &error);
+    say_error("relay", error);
+    return sides[1].id != 0 ? 0 : NS_ERR_REJECTED;
+}
+
+/* If all that this side said was passed on, the other one gets it all. */
+static void end_other(ns_server *srv, const struct side *side) {
+    if (side->has_ended)
+        ns_server_close(srv, side->other->id);
+    else
+        ns_server_abort(srv, side->other->id);
+}
+
+static void on_close(ns_server *srv, ns_socket *socket, int32_t reason, void *user_data) {
+    (void)reason, (void)user_data;
+    if (ns_socket_user_data(socket) != NULL)
+        end_other(srv, (const struct side *)ns_socket_user_data(socket));
+}
+
+static int32_t on_exception(ns_server *srv, ns_socket *socket, const ns_error *error,
+                            void *user_data) {
+    (void)user_data;
+    if (ns_error_status(error) != NS_ERR_RESET) /* a peer that goes away is no event */
+        fprintf(stderr, "relay: %s\n", ns_error_message(error));
+    if (ns_error_status(error) == NS_ERR_CONNECT)
+        end_other(srv, (const struct side *)ns_socket_user_data(socket)); /* no on_close comes */
+    else if (socket != NULL)
+        ns_socket_abort(socket);
+    return 0;
+}
+
+/* Returns the service, NULL where the arguments make no sense. */
+static const char *parse(int argc, char **argv, ns_config *config) {
+    static const struct option longs[] = {{"cert", required_argument, NULL, 'c'},
+                                          {"key", required_argument, NULL, 'k'},
+                                          {NULL, 0, NULL, 0}};
+    int c;
+    while ((c = getopt_long(argc, argv, "t:", longs, NULL)) != -1) {
+        switch (c) {
+        case 't': ns_config_set_max_thread(config, (uint32_t)strtoul(optarg, NULL, 10)); break;
+        case 'c': cert_file = optarg; break;
+        case 'k': key_file = optarg; break;
+        default: return NULL;
+        }
+    }
+    if (!cert_file != !key_file || optind >= argc || optind < argc - 2)
+        return NULL;
+    target = argv[argc - 1];
+    return optind == argc - 1 ? "5000" : argv[optind];
+}
+
+int main(int argc, char **argv) {
+    ns_config *config = ns_config_new();
+    const char *service = parse(argc, argv, config);
+    int served = 0;
+    if (service == NULL) {
+        fputs(usage, stderr);
+        ns_config_free(config);
+        return 2;
+    }
+    ns_config_set_non_blocking(config, 1);
+    /* A side is read while the other one takes it, however slowly it reads itself. */
+    ns_config_set_high_water_mark(config, 4 * WINDOW);
+    ns_config_set_on_open(config, on_open, NULL, NULL);
+    ns_config_set_on_close(config, on_close, NULL, NULL);
+    ns_config_set_on_drain(config, on_drain, NULL, NULL);
+    ns_config_set_on_wake(config, on_wake, NULL, NULL);
+    ns_config_set_exception_handler(config, on_exception, NULL, NULL);
+    if (cert_file != NULL) {
+        ns_tls *tls = ns_tls_new();
+        ns_tls_add_cert_file(tls, NULL, cert_file, key_file, NULL);
+        ns_config_set_tls(config, tls);
+        ns_tls_free(tls); /* the config has its share */
+    }
+    if (make_server("relay", service, relay, config)) {
+        served = serve("relay");
+        ns_server_free(server);
+    }
+    return served ? 0 : 1;
+}
