@@ -27,7 +27,7 @@ fn stop_in(callback: &'static str, config: Config) {
     let here = move |server: &Server, name: &str| {
         if name == callback {
             server.stop().unwrap();
-            cut(&server, ms(1));
+            cut(server, ms(1));
             log.add(server.is_stopped());
         }
     };
