@@ -389,7 +389,9 @@ impl Conn {
             self.put_queue(out);
             return Ok(false);
         }
-        self.set(Flags::DRAINED);
+        if !self.has(Flags::UNOPENED) {
+            self.set(Flags::DRAINED);
+        }
         if self.has(Flags::WR_SHUT) && !self.is_upgrading() {
             self.send_fin();
         }

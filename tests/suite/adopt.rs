@@ -223,22 +223,23 @@ fn a_stop_before_on_open() {
         let gate = Gate::new();
         let passed = gate.clone();
         let (log, calls) = events();
-        let closes = log.clone();
+        let (closes, drains) = (log.clone(), log.clone());
         let hooks = Hooks::new(move |_, socket| {
             text(socket)?;
             Ok(passed.wait())
         })
         .on_open(move |_, socket| Ok(log.add(socket.user_data::<Dropped>().is_some())))
+        .on_drain(move |_, _| Ok(drains.add(true)))
         .on_close(move |_, socket, _| closes.add(socket.user_data::<Dropped>().is_some()));
         let server = start(non_blocking(1), hooks);
         let _busy = Client::connect(&server).saying("x");
         gate.reached_by(1);
         let (ours, mut client) = tcp_pair();
         let id = server.adopt(ours, Dropped(drops.clone())).unwrap();
-        server.send(id, b"accepted").unwrap();
+        server.send(id, &pattern(BULK)).unwrap();
         server.request_stop();
         gate.open();
-        client.expect_last("accepted");
+        assert!(client.rest() == pattern(BULK));
         drop(client);
         server.stop().unwrap();
         assert_settled(&server);

@@ -246,6 +246,33 @@ fn a_connect_that_times_out() {
     });
 }
 
+/// AD7: No deadline but its own ends a connect: the others begin when it is connected.
+#[test]
+fn deadlines_of_a_connect() {
+    isolated(|| {
+        let (hooks, seen) = hooks();
+        let config = non_blocking(1).idle_timeout(ms(300)).write_timeout(ms(200));
+        let server = start(config, hooks);
+        let full = Full::new();
+        let drops: Arc<AtomicUsize> = Arc::default();
+        let address = full.address().to_string();
+        let id = server.connect(&address, None, Dropped(drops.clone())).unwrap();
+        server.send(id, b"early").unwrap();
+        let_pass(ms(500));
+        assert_eq!(seen.drain(), []);
+        let mut peer = full.accept();
+        let clock = Stopwatch::start();
+        peer.expect("earlyopen");
+        assert_eq!(seen.next(), Seen::Open(id));
+        assert_eq!(seen.next(), Seen::Drain);
+        peer.expect_end();
+        assert!(clock.elapsed() < ms(300) + LATE);
+        drop(peer);
+        assert_eq!(seen.next(), Seen::Close(CloseReason::Idle));
+        wait_idle(&server);
+    });
+}
+
 /// AD8: The exception handler may connect again.
 #[test]
 fn a_connect_after_a_failure() {
