@@ -1387,7 +1387,8 @@ int64_t ns_socket_recv(ns_socket *socket, void *buf, size_t len);
  * be. The size of that part is not known, so the stream is of use only to a
  * program that can find it out by other means. Non-blocking mode: the call sends
  * all of them or none; it copies what the kernel does not take, and the library
- * writes that later.
+ * writes that later. There, what a callback sends after its first send is gathered,
+ * see `ns_socket_flush`.
  *
  * Returns: 0 or a negative status: NS_ERR_BUFFER_FULL (non-blocking mode: above
  * `send_limit`; nothing was sent), NS_ERR_TIMEOUT, NS_ERR_RESET, NS_ERR_CLOSED,
@@ -1408,6 +1409,45 @@ ns_status ns_socket_sendv(ns_socket *socket,
                           const void *const *bufs,
                           const size_t *lens,
                           size_t count);
+
+/**
+ * Sends immediately what was gathered. In non-blocking mode this is what the
+ * callback has sent after its first send, and where the connection's last callback
+ * has gathered several sends, the first one too: `ns_socket_send` copies it, and it
+ * leaves together when the callback returns, when it is 64 KiB, or by this call; a
+ * failure of that is one of queued bytes. Until it has left it counts in `ns_socket_queued`
+ * and against `send_limit`, but not against `high_water_mark`, and `on_drain` does
+ * not come for it. In blocking mode this is what was sent since `ns_socket_cork`,
+ * and the call waits as `ns_socket_send` does.
+ *
+ * Returns: 0; NS_ERR_CLOSED, NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER or
+ * NS_ERR_INVALID; in blocking mode also the errors of `ns_socket_send`.
+ * [handler] [blocks, in blocking mode]
+ */
+ns_status ns_socket_flush(ns_socket *socket);
+
+/**
+ * Blocking mode, and an owned socket: gathers what is sent from now on, until
+ * `ns_socket_uncork`, so that small sends leave together; over TLS in as few records
+ * as possible. Corks nest. What was gathered also leaves before a `ns_socket_recv`
+ * that waits, when it is 64 KiB, by `ns_socket_flush`, and at every end: when the
+ * handler returns, when the connection is closed, half-closed or attached, before
+ * STARTTLS. In non-blocking mode, where every callback gathers, this does nothing.
+ *
+ * Returns: 0, NS_ERR_CLOSED, NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER or
+ * NS_ERR_INVALID.
+ * [handler]
+ */
+ns_status ns_socket_cork(ns_socket *socket);
+
+/**
+ * Takes one `ns_socket_cork` back. The last one sends what was gathered, and waits
+ * for that as `ns_socket_send` does.
+ *
+ * Returns: 0; NS_ERR_STATE without a cork; else as `ns_socket_send`.
+ * [handler] [blocks, in blocking mode]
+ */
+ns_status ns_socket_uncork(ns_socket *socket);
 
 /** `ns_socket_shutdown`: no more reading. */
 #define NS_SHUT_RD 0
@@ -1514,7 +1554,8 @@ ns_status ns_socket_peer_credentials(ns_socket *socket,
                                      uint32_t *gid);
 
 /**
- * Returns: how many bytes are queued and not yet with the kernel.
+ * Returns: how many bytes are queued and not yet with the kernel, gathered ones
+ * included (`ns_socket_flush`).
  * [handler]
  */
 size_t ns_socket_queued(const ns_socket *socket);

@@ -76,10 +76,22 @@ pub(crate) fn contain_drop<T>(data: T) {
     let _ = contain(|| drop(data));
 }
 
-/// Runs one callback of a connection. Only during it may the program use its
-/// `ns_socket *` of a loop's connection.
+/// Runs one callback of a connection, and sends what it has gathered.
 #[inline]
 pub(crate) fn call<T>(
+    server: &Server,
+    conn: &mut Conn,
+    body: impl FnOnce(&dyn Handler, &Server, &mut Socket<'_>) -> T,
+) -> Result<T, Error> {
+    let result = call_only(server, conn, body);
+    conn.end_gathering();
+    result
+}
+
+/// Runs one callback of a connection. Only during it may the program use its
+/// `ns_socket *` of a loop's connection. The caller sends what was gathered.
+#[inline]
+pub(crate) fn call_only<T>(
     server: &Server,
     conn: &mut Conn,
     body: impl FnOnce(&dyn Handler, &Server, &mut Socket<'_>) -> T,

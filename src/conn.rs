@@ -8,6 +8,7 @@ mod context;
 mod failure;
 mod fast;
 mod flags;
+mod gather;
 mod ids;
 mod inbox;
 mod peer;
@@ -40,7 +41,7 @@ use crate::tls::Session;
 
 use flags::Flags;
 
-pub(crate) use context::{ForcedEnd, Owner, Sending, ThreadContext};
+pub(crate) use context::{ForcedEnd, Owner, Scratch, Sending, ThreadContext};
 #[cfg(feature = "capi")]
 pub(crate) use fast::RawResult;
 pub use ids::ConnId;
@@ -96,6 +97,8 @@ struct Extra {
     wake_pending: bool,
     /// What is left to do for a connect that is in progress.
     connect: Option<Box<Connect>>,
+    /// How many corks of the program hold back what is sent.
+    corks: u32,
     /// The last look at what the peer has acknowledged; with a queue that is there.
     ack_look: Option<AckLook>,
 }
@@ -110,7 +113,8 @@ struct Extra {
 pub(crate) struct Conn {
     pub id: u64,
     pub context: Arc<ThreadContext>,
-    /// The outbound queue; `BACKLOG` mirrors whether there is one.
+    /// The outbound queue, gathered bytes included; `BACKLOG` mirrors whether
+    /// there is one.
     out: Option<Box<OutBuf>>,
     flags: Flags,
     fd: Option<OwnedFd>,
@@ -284,7 +288,13 @@ impl Conn {
         self.fd.as_ref().map_or(-1, AsRawFd::as_raw_fd)
     }
 
+    /// Returns how many bytes were accepted and are not with the kernel.
     pub fn queued(&self) -> usize {
+        self.refused() + self.gathered()
+    }
+
+    /// Returns how many bytes the kernel has refused so far.
+    fn refused(&self) -> usize {
         self.out.as_ref().map_or(0, |out| out.len())
     }
 

@@ -234,6 +234,8 @@ impl LoopGroup {
             return Err(Error::from(Status::Closed));
         }
         conn.collect();
+        // A failure goes along.
+        let _ = conn.flush_gathered();
         if let Err(e) = conn.set_nonblocking(false) {
             ids.open(conn.id, conn.is_sendable());
             return Err(Error::from_os(Status::Io, "cannot detach the socket", &e));
@@ -282,6 +284,7 @@ impl LoopGroup {
             }
             conn.mark_attached();
             handle.context.ids.count_queued(id, conn.queued());
+            conn.end_corks();
             handle.context.ids.open(id, conn.is_sendable());
             handle.context.counters.attached.add(1);
             conn

@@ -51,6 +51,11 @@ pub(crate) struct OutBuf {
     /// How many bytes of the first chunk are written already.
     head: usize,
     len: usize,
+    /// Bytes that the kernel was not asked to take yet, behind all others, and
+    /// before TLS (`conn/gather.rs`).
+    pub gathered: Vec<u8>,
+    /// How many sends they came by.
+    pub gathered_sends: usize,
     /// When bytes were last written, or when the queue began: for
     /// `write_timeout`.
     pub progress_at: u64,
@@ -59,10 +64,7 @@ pub(crate) struct OutBuf {
 }
 
 impl OutBuf {
-    pub fn begun_at(now: u64) -> OutBuf {
-        OutBuf { progress_at: now, ..OutBuf::default() }
-    }
-
+    /// Returns the number of bytes, without the gathered ones.
     pub fn len(&self) -> usize {
         self.len
     }

@@ -104,7 +104,8 @@ impl<'a> Socket<'a> {
     ///
     /// On a loop, the bytes that the kernel does not take are queued and leave
     /// as the peer reads; where the queue would exceed `send_limit` the error
-    /// is [`Status::BufferFull`]. Elsewhere it waits, at most for the
+    /// is [`Status::BufferFull`]. What a callback sends after its first send leaves
+    /// together ([`Socket::flush`]). Elsewhere it waits, at most for the
     /// `io_timeout`; after that timeout an unknown part has been sent.
     pub fn send(&mut self, buf: &[u8]) -> Result<(), Error> {
         self.conn.send(buf).map_err(|status| self.error_of(status))
@@ -113,6 +114,32 @@ impl<'a> Socket<'a> {
     /// Sends several buffers as one [`Socket::send`] would.
     pub fn sendv(&mut self, bufs: &[IoSlice<'_>]) -> Result<(), Error> {
         self.try_call(|conn| conn.sendv(bufs))
+    }
+
+    /// Sends immediately what was gathered. On a loop this is what the callback
+    /// has sent after its first send, and where the callback before it has gathered
+    /// several, the first one too: it leaves together when the callback returns, or
+    /// when it is 64 KiB. Elsewhere it is what was sent since
+    /// [`Socket::cork`]; the call waits as [`Socket::send`] does.
+    pub fn flush(&mut self) -> Result<(), Error> {
+        self.try_call(Conn::flush)
+    }
+
+    /// Gathers what is sent until [`Socket::uncork`], so that small pieces leave
+    /// together; over TLS in few records. Corks nest. What was gathered leaves
+    /// before a `recv` that waits, when it is 64 KiB, and when the connection is
+    /// closed or the handler returns. On a loop, where each callback gathers, it
+    /// does nothing.
+    pub fn cork(&mut self) -> Result<(), Error> {
+        self.try_call(Conn::cork)
+    }
+
+    /// Takes one [`Socket::cork`] back; with the last one what was gathered is
+    /// sent, as [`Socket::send`] does it.
+    ///
+    /// Errors: those of `send`; [`Status::State`] without a cork.
+    pub fn uncork(&mut self) -> Result<(), Error> {
+        self.try_call(Conn::uncork)
     }
 
     /// Shuts one direction or both, as shutdown(2) does; the sending side after
@@ -204,7 +231,7 @@ impl<'a> Socket<'a> {
         self.conn.origin.number()
     }
 
-    /// Returns the number of bytes in the outbound queue.
+    /// Returns the number of bytes in the outbound queue, gathered ones included.
     pub fn queued(&self) -> usize {
         self.conn.queued() + self.conn.tls.as_ref().map_or(0, |tls| tls.held.len())
     }
@@ -291,6 +318,8 @@ impl<'a> Socket<'a> {
         if self.conn.is_over() {
             return Err(Error::from(Status::Closed));
         }
+        // What was sent before leaves before, in the clear.
+        self.conn.flush().map_err(|status| self.error_of(status))?;
         let millis = self.conn.context.limits.handshake_ms;
         self.conn.begin_tls(tls.server_config()?, ahead, millis)?;
         if self.conn.context.owner == Owner::Loop {
@@ -360,7 +389,7 @@ impl Write for Socket<'_> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        Socket::flush(self).map_err(io::Error::from)
     }
 }
 
@@ -459,6 +488,6 @@ impl Write for OwnedSocket {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        self.socket().flush().map_err(io::Error::from)
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use super::{Flags, IdTable, Inbox};
 use crate::config::Limits;
 use crate::stats::Counters;
+use crate::sync::lock;
 
 /// Who owns a connection. The owner decides whether `recv` and `send` wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +35,7 @@ pub(crate) struct ThreadContext {
     /// The ids of a loop's connections, and the bytes that were accepted by id.
     pub ids: IdTable,
     pub inbox: Inbox,
+    pub scratch: Scratch,
     /// The end that another thread has forced on a worker's connection
     /// ([`ForcedEnd`]).
     forced_end: AtomicU8,
@@ -48,6 +50,37 @@ pub(crate) struct ThreadContext {
     /// The shutdown port sets this, because it serves one peer at a time: do
     /// other peers wait? If they do, it does not wait for a silent peer.
     pub rivals: Mutex<Option<Rivals>>,
+}
+
+/// The buffer of a thread: for bytes that leave together, and for input that is
+/// looked at or discarded. It is allocated at its first use.
+#[derive(Default)]
+pub(crate) struct Scratch(Mutex<Vec<u8>>);
+
+impl Scratch {
+    /// In bytes.
+    pub const SIZE: usize = 64 << 10;
+
+    /// Takes the buffer, which is empty then. Its user puts it back.
+    pub fn take(&self) -> Vec<u8> {
+        let mut buffer = std::mem::take(&mut *lock(&self.0));
+        buffer.clear();
+        buffer.reserve_exact(Scratch::SIZE);
+        buffer
+    }
+
+    pub fn put(&self, buffer: Vec<u8>) {
+        *lock(&self.0) = buffer;
+    }
+
+    /// Lends the buffer, with all its room, for input.
+    pub fn lend<T>(&self, body: impl FnOnce(&mut [u8]) -> T) -> T {
+        let mut buffer = std::mem::take(&mut *lock(&self.0));
+        buffer.resize(Scratch::SIZE, 0);
+        let result = body(&mut buffer);
+        self.put(buffer);
+        result
+    }
 }
 
 pub(crate) type Rivals = Box<dyn Fn() -> bool + Send>;
@@ -93,6 +126,7 @@ impl ThreadContext {
             index,
             ids: IdTable::new(limits.send_limit),
             inbox: Inbox::default(),
+            scratch: Scratch::default(),
             limits,
             counters: Counters::default(),
             forced_end: AtomicU8::new(ForcedEnd::None as u8),

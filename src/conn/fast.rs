@@ -93,7 +93,7 @@ impl Conn {
     }
 
     /// Returns whether `send` may take the fast path: on a loop, without TLS,
-    /// and where nothing is queued before it.
+    /// where nothing is queued before it, and the callback has sent nothing else.
     #[inline(always)]
     pub fn can_send_fast(&self, len: usize) -> bool {
         self.flags & Flags::SEND_STATE == Flags::LOOP_CALL
@@ -108,6 +108,7 @@ impl Conn {
         match sys::send_once(fd, buf, SendFlags::empty()) {
             Ok(n) if n == buf.len() => {
                 self.context.counters.bytes_out.add(n as u64);
+                self.set(Flags::SENT);
                 Ok(())
             }
             result => Err(RawResult::of(result)),

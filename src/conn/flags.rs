@@ -95,11 +95,15 @@ bitflags! {
         const TIMED = 1 << 27;
         /// The connection is in another phase than `Open` (`Conn::set_phase`).
         const NOT_OPEN = 1 << 28;
-        /// There is an outbound queue (`Conn::queue`,
-        /// `Conn::put_queue`, `Conn::take_queue`).
+        /// There is an outbound queue, or gathered bytes (`Conn::queue`,
+        /// `Conn::put_queue`, `Conn::take_queue`, `Conn::gather`).
         const BACKLOG = 1 << 29;
         /// The connection goes through TLS (`Conn::begin_tls`).
         const TLS = 1 << 30;
+
+        /// A send of this callback has left, or the callback before it has
+        /// gathered several: what the callback sends now is gathered.
+        const SENT = 1 << 31;
 
         // Masks. A new flag belongs into each mask that it concerns.
 
@@ -157,7 +161,8 @@ bitflags! {
         const SEND_STATE = Self::LOOP_CALL.bits()
             | Self::SLOW_CALL.bits()
             | Self::WR_SHUT.bits()
-            | Self::SEND_FAILED.bits();
+            | Self::SEND_FAILED.bits()
+            | Self::SENT.bits();
         /// Work that a callback leaves for its loop; if any of these is set,
         /// the loop looks at the connection after the callback.
         const UNSETTLED = Self::OVER.bits()

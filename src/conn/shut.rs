@@ -12,6 +12,10 @@ impl Conn {
     pub fn shut_write(&mut self) {
         self.context.ids.shut_sending(self.id);
         self.collect();
+        if self.has(Flags::LOOP) {
+            // A failure is noted in the connection.
+            let _ = self.flush_gathered();
+        }
         // shutdown(2) would end a connect that is in progress.
         let ends_now = !self.is_upgrading() && self.phase() != Phase::Connecting;
         if ends_now {
@@ -28,6 +32,7 @@ impl Conn {
 
     /// Sends the close_notify of TLS, and, where calls wait, what is queued.
     fn send_last(&mut self) {
+        let _ = self.flush_gathered();
         self.send_close_notify();
         if self.has(Flags::BACKLOG) && !self.has(Flags::LOOP) {
             let _ = self.send_wait(&[]);

@@ -224,7 +224,7 @@ impl Conn {
     }
 
     pub fn end_callback(&mut self) {
-        self.clear(Flags::IN_CALLBACK);
+        self.clear(Flags::IN_CALLBACK | Flags::SENT);
     }
 
     pub fn begin_on_close(&mut self) {
@@ -264,7 +264,7 @@ impl Conn {
 
     /// Stops reading above the high-water mark, and goes on below half of it.
     pub fn check_high_water(&mut self) {
-        let (queued, high) = (self.queued(), self.context.limits.high_water);
+        let (queued, high) = (self.refused(), self.context.limits.high_water);
         if queued > high {
             self.set(Flags::THROTTLED);
         } else if self.has(Flags::THROTTLED) && queued * 2 < high {

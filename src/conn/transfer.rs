@@ -78,7 +78,7 @@ impl Conn {
     /// Returns whether this call of the handler may read on: the budget is not
     /// spent, and the outbound queue is not above the high-water mark.
     fn may_read(&self) -> bool {
-        !self.has(Flags::BUDGET_SPENT) && self.queued() <= self.context.limits.high_water
+        !self.has(Flags::BUDGET_SPENT) && self.refused() <= self.context.limits.high_water
     }
 
     /// Notes that the handler has read: the loop calls it again if there is
@@ -176,6 +176,7 @@ impl Conn {
         if !self.has(Flags::LOOP) {
             may_send.and_then(|()| self.may_wait()).inspect_err(|_| self.note_unsent())?;
             return self.with_deadline(self.wait_until(), |conn| match conn.has(Flags::TLS) {
+                _ if conn.gathers() => conn.gather(buf),
                 true => conn.send_tls(buf),
                 false => conn.send_wait(buf),
             });
@@ -183,8 +184,15 @@ impl Conn {
         may_send?;
         self.collect();
         self.admit(buf.len())?;
+        if self.gathers() {
+            // An error is one of queued bytes.
+            let _ = self.gather(buf);
+            return Ok(());
+        }
         if self.has(Flags::TLS) {
-            return self.send_tls(buf);
+            self.send_tls(buf)?;
+            self.note_sent();
+            return Ok(());
         }
         if self.phase().is_handshake() {
             // Nothing leaves unencrypted where TLS must begin.
@@ -195,7 +203,16 @@ impl Conn {
             _ => sys::send(fd, buf, SendFlags::empty()),
         })?;
         self.enqueue(&buf[written..]);
+        self.note_sent();
         Ok(())
+    }
+
+    /// Notes that something has left: what this callback sends after it is
+    /// gathered.
+    fn note_sent(&mut self) {
+        if self.has(Flags::IN_CALLBACK) {
+            self.set(Flags::SENT);
+        }
     }
 
     fn may_send(&self) -> Result<(), Status> {
@@ -214,7 +231,7 @@ impl Conn {
         Ok(())
     }
 
-    fn enqueue(&mut self, rest: &[u8]) {
+    pub(super) fn enqueue(&mut self, rest: &[u8]) {
         if rest.is_empty() {
             return;
         }
@@ -229,7 +246,7 @@ impl Conn {
         }
         let total = bufs.iter().map(|b| b.len()).sum();
         let fits = bufs.len() <= sys::MAX_PIECES;
-        if !self.has(Flags::LOOP) || self.has(Flags::TLS) || total <= GATHER || !fits {
+        if !self.has(Flags::LOOP) || self.has(Flags::TLS) || total <= JOINED || !fits {
             let mut joined = Vec::with_capacity(total);
             bufs.iter().for_each(|buf| joined.extend_from_slice(buf));
             return self.send(&joined);
@@ -237,7 +254,15 @@ impl Conn {
         self.may_send()?;
         self.collect();
         self.admit(total)?;
-        self.send_pieces_now(bufs)
+        if self.gathers() {
+            for buf in bufs {
+                let _ = self.gather(buf);
+            }
+            return Ok(());
+        }
+        self.send_pieces_now(bufs)?;
+        self.note_sent();
+        Ok(())
     }
 
     /// Gives the kernel the bytes that it takes now, and queues the rest.
@@ -251,7 +276,7 @@ impl Conn {
         Ok(())
     }
 
-    /// Sends ciphertext to the kernel. On a loop it queues the bytes that the
+    /// Gives bytes, ciphertext where the connection has TLS, to the kernel. On a loop it queues the bytes that the
     /// kernel does not take. Elsewhere it waits until the connection's own
     /// deadline, and then queues the rest too, because a record that was begun
     /// has to go on.
@@ -295,21 +320,34 @@ impl Conn {
             self.context.ids.sub(self.id, len);
             return;
         }
+        if self.gathers() {
+            self.context.ids.sub(self.id, len);
+            for piece in bytes.pieces() {
+                let _ = self.gather(piece);
+            }
+            self.set(Flags::DRAINED);
+            return;
+        }
         if self.has(Flags::TLS) {
             self.context.ids.sub(self.id, len);
             for piece in bytes.pieces() {
                 let _ = self.send_tls(piece);
             }
             self.set(Flags::DRAINED);
+            self.note_sent();
             return;
         }
         self.queue().append(bytes);
         if self.phase() != Phase::Connecting {
             let _ = self.flush_queue();
         }
+        self.note_sent();
     }
 
-    fn admit(&self, n: usize) -> Result<(), Status> {
+    fn admit(&mut self, n: usize) -> Result<(), Status> {
+        if !self.context.ids.has_room(self.id, n) {
+            let _ = self.flush_gathered();
+        }
         match self.context.ids.has_room(self.id, n) {
             true => Ok(()),
             false => Err(Status::BufferFull),
@@ -322,7 +360,7 @@ impl Conn {
         &mut self,
         write: impl FnOnce(BorrowedFd<'_>) -> io::Result<usize>,
     ) -> Result<usize, Status> {
-        if self.has(Flags::BACKLOG) {
+        if self.refused() > 0 {
             return Ok(0);
         }
         let Some(fd) = self.fd() else { return Err(Status::Closed) };
@@ -343,10 +381,15 @@ impl Conn {
 
     /// Returns the queue, which the caller fills.
     fn queue(&mut self) -> &mut OutBuf {
-        if !self.has(Flags::BACKLOG) {
+        let begins = self.refused() == 0;
+        if begins {
             self.set(Flags::BACKLOG | Flags::ARM);
         }
-        self.out.get_or_insert_with(|| Box::new(OutBuf::begun_at(clock::now())))
+        let out = self.out.get_or_insert_default();
+        if begins {
+            out.progress_at = clock::now();
+        }
+        out
     }
 
     /// Puts a queue back that is not empty.
@@ -364,7 +407,10 @@ impl Conn {
     /// Drops the queue: its bytes are lost.
     pub(super) fn drop_queue(&mut self) {
         if let Some(out) = self.take_queue() {
-            self.context.ids.sub(self.id, out.len());
+            self.context.ids.sub(self.id, out.len() + out.gathered.len());
+            if out.gathered.capacity() > 0 {
+                self.context.scratch.put(out.gathered);
+            }
         }
     }
 
@@ -381,12 +427,15 @@ impl Conn {
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             Err(e) => {
-                self.context.ids.sub(self.id, out.len());
+                self.put_queue(out);
                 return Err(self.fail_send(&e));
             }
         }
-        if out.len() > 0 {
+        let is_empty = out.len() == 0;
+        if !is_empty || !out.gathered.is_empty() {
             self.put_queue(out);
+        }
+        if !is_empty {
             return Ok(false);
         }
         if !self.has(Flags::UNOPENED) {
@@ -425,4 +474,4 @@ impl Conn {
 
 /// Up to this many bytes `sendv` copies its buffers into one and sends that: it
 /// is cheaper than sendmsg(2).
-const GATHER: usize = 16 << 10;
+const JOINED: usize = 16 << 10;

@@ -35,6 +35,7 @@ impl Conn {
                     return Ok(n);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.flush_before_wait()?;
                     self.wait(PollFlags::IN, until)?;
                 }
                 // This is the end of the stream, or of a connection that
@@ -51,6 +52,15 @@ impl Conn {
         }
     }
 
+    /// Sends what was gathered, because the peer may answer to it. After a failure
+    /// of sending the input can still be read.
+    fn flush_before_wait(&mut self) -> Result<(), Status> {
+        match self.flush_gathered() {
+            Err(status) if !self.has(Flags::SEND_FAILED) => Err(status),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn send_wait(&mut self, buf: &[u8]) -> Result<(), Status> {
         self.send_wait_counting(buf, &mut 0)
     }
@@ -64,7 +74,7 @@ impl Conn {
     ) -> Result<(), Status> {
         self.check_own_deadline()?;
         let until = self.own_deadline;
-        while self.has(Flags::BACKLOG) && !self.flush_queue()? {
+        while self.refused() > 0 && !self.flush_queue()? {
             self.wait_to_send(until)?;
         }
         while *sent < buf.len() {
@@ -200,7 +210,7 @@ impl Conn {
         };
         loop {
             let Some(fd) = self.fd() else { return Err(Status::Closed) };
-            let writing = match self.has(Flags::BACKLOG) {
+            let writing = match self.refused() > 0 {
                 true => PollFlags::OUT,
                 false => PollFlags::empty(),
             };
@@ -280,6 +290,7 @@ impl Conn {
         // A rejection has an earlier end of its own.
         let until = self.own_deadline.min(until);
         self.own_deadline = until;
+        let _ = self.flush_gathered();
         self.send_close_notify();
         self.set(Flags::CLOSE_NOTIFY_SENT);
         while self.has(Flags::BACKLOG) {

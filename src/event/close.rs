@@ -96,7 +96,8 @@ impl Driver {
     pub fn discard(&mut self, conn: &mut Conn) {
         for _ in 0..READS {
             let Some(fd) = conn.fd() else { return };
-            match sys::recv(fd, self.scratch.buffer(), RecvFlags::empty()) {
+            let scratch = &conn.context.scratch;
+            match scratch.lend(|buffer| sys::recv(fd, buffer, RecvFlags::empty())) {
                 Ok(n) if n > 0 => conn.active_at = clock::now(),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     conn.note_no_input();

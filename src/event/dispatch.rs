@@ -27,7 +27,7 @@ pub(super) fn handle(server: &Server, conn: &mut Conn) -> Called {
     conn.context.counters.calls.add(1);
     conn.begin_call();
     let result =
-        callback::call(server, conn, |handler, server, socket| handler.handle(server, socket));
+        callback::call_only(server, conn, |handler, server, socket| handler.handle(server, socket));
     match result {
         Ok(Ok(())) if conn.is_settled() => Called::Settled,
         result => finish_call(conn, result),
@@ -37,6 +37,7 @@ pub(super) fn handle(server: &Server, conn: &mut Conn) -> Called {
 #[cold]
 #[inline(never)]
 fn finish_call(conn: &mut Conn, result: Result<Result<(), Error>, Error>) -> Called {
+    conn.end_gathering();
     conn.end_call();
     callback::outcome(result).map_or(Called::Unsettled, Called::Failed)
 }

@@ -30,7 +30,6 @@ pub(super) struct Driver {
     pub handle: Arc<LoopHandle>,
     pub loops: Arc<LoopGroup>,
     pub handshakes: Handshakes,
-    pub scratch: Scratch,
 }
 
 impl Driver {
@@ -47,7 +46,6 @@ impl Driver {
             server,
             loops,
             handshakes: Handshakes::new(max_handshakes),
-            scratch: Scratch::default(),
         }
     }
 
@@ -81,20 +79,5 @@ impl Driver {
             // leave.
             self.finish_conn(conn, CloseReason::Reset);
         }
-    }
-}
-
-/// A buffer for input that is looked at or discarded. Allocated at its first
-/// use.
-#[derive(Default)]
-pub(super) struct Scratch(Vec<u8>);
-
-impl Scratch {
-    /// In bytes.
-    const SIZE: usize = 64 << 10;
-
-    pub fn buffer(&mut self) -> &mut [u8] {
-        self.0.resize(Scratch::SIZE, 0);
-        &mut self.0
     }
 }

@@ -13,7 +13,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io;
 
-use super::driver::{Driver, Scratch};
+use super::driver::Driver;
 use super::run::Loop;
 use super::slab::Slab;
 use crate::callback;
@@ -143,9 +143,13 @@ enum Hello {
     None,
 }
 
-fn look_for_hello(conn: &Conn, scratch: &mut Scratch) -> Hello {
+fn look_for_hello(conn: &Conn) -> Hello {
+    conn.context.scratch.lend(|buffer| look_for_hello_in(conn, buffer))
+}
+
+fn look_for_hello_in(conn: &Conn, buffer: &mut [u8]) -> Hello {
     let Some(fd) = conn.fd() else { return Hello::None };
-    let buffer = &mut scratch.buffer()[..RECORD_HEADER + MAX_RECORD];
+    let buffer = &mut buffer[..RECORD_HEADER + MAX_RECORD];
     let seen = match sys::recv(fd, buffer, RecvFlags::PEEK) {
         Ok(n) => &buffer[..n],
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => &[],
@@ -206,7 +210,7 @@ impl Driver {
             return;
         }
         match conn.phase() {
-            Phase::Hello if conn.is_readable() => match look_for_hello(conn, &mut self.scratch) {
+            Phase::Hello if conn.is_readable() => match look_for_hello(conn) {
                 Hello::Part => {}
                 Hello::Whole => self.wait_for_place(conn),
                 Hello::None => self.fail_without_hello(conn),

@@ -78,6 +78,48 @@ pub unsafe extern "C" fn ns_socket_sendv(
     unsafe { with(socket, call) }
 }
 
+/// Sends immediately what was gathered. In non-blocking mode this is what the
+/// callback has sent after its first send, and where the connection's last callback
+/// has gathered several sends, the first one too: `ns_socket_send` copies it, and it
+/// leaves together when the callback returns, when it is 64 KiB, or by this call; a
+/// failure of that is one of queued bytes. Until it has left it counts in `ns_socket_queued`
+/// and against `send_limit`, but not against `high_water_mark`, and `on_drain` does
+/// not come for it. In blocking mode this is what was sent since `ns_socket_cork`,
+/// and the call waits as `ns_socket_send` does.
+///
+/// Returns: 0; NS_ERR_CLOSED, NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER or
+/// NS_ERR_INVALID; in blocking mode also the errors of `ns_socket_send`.
+/// [handler] [blocks, in blocking mode]
+#[no_mangle]
+pub unsafe extern "C" fn ns_socket_flush(socket: *mut ns_socket) -> ns_status {
+    unsafe { with(socket, |s| s.flush()) }
+}
+
+/// Blocking mode, and an owned socket: gathers what is sent from now on, until
+/// `ns_socket_uncork`, so that small sends leave together; over TLS in as few records
+/// as possible. Corks nest. What was gathered also leaves before a `ns_socket_recv`
+/// that waits, when it is 64 KiB, by `ns_socket_flush`, and at every end: when the
+/// handler returns, when the connection is closed, half-closed or attached, before
+/// STARTTLS. In non-blocking mode, where every callback gathers, this does nothing.
+///
+/// Returns: 0, NS_ERR_CLOSED, NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER or
+/// NS_ERR_INVALID.
+/// [handler]
+#[no_mangle]
+pub unsafe extern "C" fn ns_socket_cork(socket: *mut ns_socket) -> ns_status {
+    unsafe { with(socket, |s| s.cork()) }
+}
+
+/// Takes one `ns_socket_cork` back. The last one sends what was gathered, and waits
+/// for that as `ns_socket_send` does.
+///
+/// Returns: 0; NS_ERR_STATE without a cork; else as `ns_socket_send`.
+/// [handler] [blocks, in blocking mode]
+#[no_mangle]
+pub unsafe extern "C" fn ns_socket_uncork(socket: *mut ns_socket) -> ns_status {
+    unsafe { with(socket, |s| s.uncork()) }
+}
+
 /// `ns_socket_shutdown`: no more reading.
 pub const NS_SHUT_RD: i32 = 0;
 /// `ns_socket_shutdown`: no more writing; the peer sees the end of the stream
@@ -244,7 +286,8 @@ pub unsafe extern "C" fn ns_socket_peer_credentials(
     unsafe { with(socket, call) }
 }
 
-/// Returns: how many bytes are queued and not yet with the kernel.
+/// Returns: how many bytes are queued and not yet with the kernel, gathered ones
+/// included (`ns_socket_flush`).
 /// [handler]
 #[no_mangle]
 pub unsafe extern "C" fn ns_socket_queued(socket: *const ns_socket) -> usize {

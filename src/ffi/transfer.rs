@@ -60,7 +60,8 @@ pub unsafe extern "C" fn ns_socket_recv(
 /// be. The size of that part is not known, so the stream is of use only to a
 /// program that can find it out by other means. Non-blocking mode: the call sends
 /// all of them or none; it copies what the kernel does not take, and the library
-/// writes that later.
+/// writes that later. There, what a callback sends after its first send is gathered,
+/// see `ns_socket_flush`.
 ///
 /// Returns: 0 or a negative status: NS_ERR_BUFFER_FULL (non-blocking mode: above
 /// `send_limit`; nothing was sent), NS_ERR_TIMEOUT, NS_ERR_RESET, NS_ERR_CLOSED,

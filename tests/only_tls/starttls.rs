@@ -256,6 +256,43 @@ fn behind_a_queue() {
     });
 }
 
+/// GS4, U2: Replies that were gathered leave before the upgrade, in the clear and in order, and so
+/// does what the same callback sent by id before it.
+#[test]
+fn behind_gathered_replies() {
+    isolated(|| {
+        for config in both_modes() {
+            let (tls, loops) = (tls(), config.non_blocking);
+            let hooks = Hooks::new(move |server: &Server, socket| {
+                if socket.tls_info().is_some() {
+                    return echo(server, socket);
+                }
+                text(socket)?;
+                socket.cork()?;
+                ["a", "b", "c"].iter().try_for_each(|word| socket.send(word.as_bytes()))?;
+                match loops {
+                    true => server.send(socket.id(), b"d")?,
+                    false => socket.send(b"d")?,
+                }
+                socket.starttls(&tls, b"")?;
+                socket.uncork()?;
+                if loops {
+                    Ok(())
+                } else {
+                    echo(server, socket)
+                }
+            });
+            let server = start_plain(config, hooks);
+            let tcp = raw_saying(&server, b"x");
+            assert_eq!(read(&tcp, 4), b"abcd");
+            let (mut session, hello) = by_hand();
+            (&tcp).write_all(&hello).unwrap();
+            finish_by_hand(&mut session, &tcp, b"secret");
+            assert_eq!(receive_by_hand(&mut session, &tcp, 6), b"secret");
+        }
+    });
+}
+
 /// U8: What the callback that began the handshake sends, and what another thread sends by id, waits
 /// for its end and leaves encrypted and in order.
 #[test]

@@ -343,3 +343,59 @@ fn a_bad_record_after_our_end() {
         }
     });
 }
+
+/// The sizes of the records of application data that come until `len` bytes of it have come.
+fn records(session: &mut ClientConnection, mut tcp: &TcpStream, len: usize) -> Vec<usize> {
+    let (mut raw, mut plain) = (Vec::new(), Vec::new());
+    while plain.len() < len {
+        let mut buffer = [0; 4096];
+        let n = tcp.read(&mut buffer).unwrap();
+        assert!(n > 0, "the stream ended");
+        raw.extend_from_slice(&buffer[..n]);
+        let mut fed = &buffer[..n];
+        while !fed.is_empty() {
+            session.read_tls(&mut fed).unwrap();
+            session.process_new_packets().unwrap();
+            let _ = session.reader().read_to_end(&mut plain);
+        }
+    }
+    let (mut sizes, mut rest) = (Vec::new(), &raw[..]);
+    while let [kind, _, _, high, low, after @ ..] = rest {
+        let size = usize::from(*high) << 8 | usize::from(*low);
+        assert_eq!(*kind, 23, "application data");
+        sizes.push(size);
+        rest = &after[size..];
+    }
+    sizes
+}
+
+/// GS2: What is gathered leaves in as few records as it fits into, in both modes.
+#[test]
+fn gathered_bytes_share_records() {
+    isolated(|| {
+        const PIECE: usize = 100;
+        for config in both_modes() {
+            let hooks = Hooks::new(|_, socket| {
+                let pieces = text(socket)?.parse().unwrap();
+                socket.cork()?;
+                (0..pieces).try_for_each(|_| socket.send(&[7; PIECE]))?;
+                // A worker's connection ends with its handler.
+                socket.flush()?;
+                text(socket).map(drop)
+            });
+            let server = start(config, hooks);
+            // In TLS 1.2 no ticket comes among the data.
+            for (pieces, expected) in [(16, 1), (300, 2)] {
+                let name = ServerName::try_from("localhost").unwrap();
+                let config = Arc::new(client_config_of(true, AUTHORITY, None));
+                let mut session = ClientConnection::new(config, name).unwrap();
+                let tcp = raw(&server);
+                finish_by_hand(&mut session, &tcp, pieces.to_string().as_bytes());
+                let sizes = records(&mut session, &tcp, pieces * PIECE);
+                // On a loop the first send has a record of its own.
+                let first = usize::from(sizes[0] < 2 * PIECE);
+                assert_eq!(sizes.len() - first, expected, "{sizes:?}");
+            }
+        }
+    });
+}

@@ -17,6 +17,7 @@ mod errors;
 mod exception;
 mod fairness;
 mod farewell;
+mod gathering;
 pub mod hosted;
 mod hygiene;
 mod inherited;

@@ -57,6 +57,18 @@ impl Socket<'_> {
         check(unsafe { ns_socket_sendv(self.raw, buffers.as_ptr(), lens.as_ptr(), parts.len()) })
     }
 
+    pub fn flush(&mut self) -> Result<(), Error> {
+        check(unsafe { ns_socket_flush(self.raw) })
+    }
+
+    pub fn cork(&mut self) -> Result<(), Error> {
+        check(unsafe { ns_socket_cork(self.raw) })
+    }
+
+    pub fn uncork(&mut self) -> Result<(), Error> {
+        check(unsafe { ns_socket_uncork(self.raw) })
+    }
+
     pub fn shutdown(&mut self, how: Shutdown) -> Result<(), Error> {
         let how = match how {
             Shutdown::Read => NS_SHUT_RD,
