@@ -32,7 +32,10 @@ COUNTABLE = TARGET / "countable" / "release"  # our library with system calls th
 
 CFLAGS = ["-O2", "-g", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror"]
 COMPILERS = {".c": ("CC", "cc", "-std=c99"), ".cc": ("CXX", "c++", "-std=c++17")}
+OURS_LINKED = [f"-I{ROOT / 'include'}", f"-L{TARGET / 'release'}", "-lnetserver",
+               f"-Wl,-rpath,{TARGET / 'release'}"]  # fmt: skip
 LIBRARIES = {
+    "store": OURS_LINKED,
     "load": ["-lssl", "-lcrypto"],
     "tls_openssl": ["-lssl", "-lcrypto"],
     "count_syscalls": ["-shared", "-fPIC", "-ldl"],
@@ -164,7 +167,19 @@ class Server(Program):
 
     def __init__(self, cores, argv, **environment):
         super().__init__(cores, argv, **environment)
-        self.port = int(re.search(r":(\d+)\b(?!:)", self.line().split("listening on")[1])[1])
+        self.port = self.read_port()
+
+    def read_port(self):
+        """Reads until the server accepts. redis-server says the port before that, in its log."""
+        port = None
+        while True:
+            line = self.line()
+            if "listening on" in line:
+                return int(re.search(r":(\d+)\b(?!:)", line.split("listening on")[1])[1])
+            if found := re.search(r"\bport=(\d+)", line):
+                port = int(found[1])
+            if "Ready to accept connections" in line:
+                return port
 
     def cpu(self):
         """Returns the seconds of processor time of all threads: the process CPU clock."""

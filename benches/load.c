@@ -1,9 +1,10 @@
-/* load: loads an echo server on loopback and checks every byte that comes back.
+/* load: loads an echo server, or a store, on loopback and checks every byte that comes back.
  *
- *   load [OPTIONS] echo|churn PORT
+ *   load [OPTIONS] echo|churn|get PORT
  *
  *   echo   messages over lasting connections
  *   churn  one message per connection: connect, send, receive, end, close
+ *   get    as echo, where a message is redis's GET of a key whose value has 64 bytes
  *
  *   -c N   connections at once (1)
  *   -s N   bytes of a message (64)
@@ -13,7 +14,7 @@
  *   -r     with churn: each connection resumes an earlier session, or it is a failure
  *   -n N   one burst of N operations; without it each line of the standard input is such an N
  *
- * An operation is a message of echo, a connection of churn. Prints "ready" when the lasting
+ * An operation is a message of echo or get, a connection of churn. Prints "ready" when the lasting
  * connections are there, then for each burst one line of JSON: seconds, the quantiles of the time
  * of an operation in microseconds, the cipher suite. Exits at the end of the input: 0, or 1 after
  * a wrong byte, one too many, or a connection that ended early.
@@ -59,11 +60,18 @@ typedef struct {
 } conn;
 
 static struct {
-    int churn, tls, resume;
+    int churn, get, tls, resume;
     unsigned long connections, size, depth, idle, burst, port;
-} opt = {0, 0, 0, 1, 64, 1, 0, 0, 0};
+} opt = {0, 0, 0, 0, 1, 64, 1, 0, 0, 0};
 
-static unsigned char pattern[PERIOD + CHUNK], input[CHUNK];
+#define VALUE "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+#define SET "*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$64\r\n" VALUE "\r\n"
+#define GET "*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n"
+#define ANSWER "$64\r\n" VALUE "\r\n"
+
+/* What is sent, and what comes back; the same but for `get`. */
+static unsigned char pattern[PERIOD + CHUNK], answers[PERIOD + CHUNK], input[CHUNK];
+static unsigned long period = PERIOD, answer_period = PERIOD, answer_size;
 static int poller;
 static SSL_CTX *tls;
 static SSL_SESSION *session;                    /* the latest ticket */
@@ -110,8 +118,26 @@ static void fill_pattern(void) {
         pattern[i] = pattern[i - PERIOD];
 }
 
+static void repeat(unsigned char *place, const char *text) {
+    const size_t len = strlen(text);
+    size_t i;
+    for (i = 0; i < PERIOD + CHUNK; i++)
+        place[i] = (unsigned char)text[i % len];
+}
+
+static void fill_gets(void) {
+    repeat(pattern, GET);
+    repeat(answers, ANSWER);
+    period = opt.size = sizeof GET - 1;
+    answer_period = answer_size = sizeof ANSWER - 1;
+}
+
 static const unsigned char *at(const conn *c, uint64_t position) {
-    return pattern + (c->offset + position) % PERIOD;
+    return pattern + (c->offset + position) % period;
+}
+
+static const unsigned char *answer_at(const conn *c, uint64_t position) {
+    return answers + (c->offset + position) % answer_period;
 }
 
 /* -- one connection -------------------------------------------------------------------------- */
@@ -157,7 +183,7 @@ static void open_conn(conn *c) {
     if (epoll_ctl(poller, EPOLL_CTL_ADD, c->fd, &event) != 0)
         die("epoll_ctl: %s", strerror(errno));
     c->goal = c->sent = c->received = 0;
-    c->offset = connections++ * 7919;
+    c->offset = opt.get ? 0 : connections++ * 7919;
     c->established = !opt.tls;
     c->ending = 0;
     if (opt.tls) {
@@ -244,7 +270,7 @@ static int establish(conn *c) {
 /* -- messages -------------------------------------------------------------------------------- */
 
 static void begin_messages(conn *c, unsigned long burst) {
-    while (issued < burst && (c->goal - c->received + opt.size - 1) / opt.size < opt.depth) {
+    while (issued < burst && c->goal / opt.size - c->received / answer_size < opt.depth) {
         c->begun[c->goal / opt.size % opt.depth] = now();
         c->goal += opt.size;
         issued++;
@@ -253,17 +279,18 @@ static void begin_messages(conn *c, unsigned long burst) {
 
 /* Checks what came and counts the messages that it completes. */
 static void check(conn *c, size_t n) {
-    const uint64_t before = c->received / opt.size;
+    const uint64_t before = c->received / answer_size;
+    const uint64_t due = opt.get ? c->sent / opt.size * answer_size : c->sent;
     const double t = now();
     uint64_t message;
-    if (c->received + n > c->sent)
+    if (c->received + n > due)
         die("more came back than was sent");
-    if (memcmp(input, at(c, c->received), n) != 0)
+    if (memcmp(input, answer_at(c, c->received), n) != 0)
         die("wrong bytes came back");
     c->received += n;
     if (opt.churn)
         return;
-    for (message = before; message < c->received / opt.size; message++)
+    for (message = before; message < c->received / answer_size; message++)
         times[done++] = (float)((t - c->begun[message % opt.depth]) * 1e6);
 }
 
@@ -435,6 +462,25 @@ static void end_lasting(conn *conns, unsigned long count) {
     }
 }
 
+/* Gives the store the value that is asked for. */
+static void set_value(void) {
+    conn c;
+    memset(&c, 0, sizeof c);
+    open_conn(&c);
+    if (give(&c, (const unsigned char *)SET, sizeof SET - 1) != sizeof SET - 1)
+        die("cannot set the value");
+    while (c.received < 5) {
+        struct pollfd answer = {c.fd, POLLIN, 0};
+        ssize_t n;
+        if (poll(&answer, 1, SILENCE) != 1 || (n = take(&c, input + c.received, CHUNK)) <= 0)
+            die("the store does not set the value");
+        c.received += (uint64_t)n;
+    }
+    if (c.received != 5 || memcmp(input, "+OK\r\n", 5) != 0)
+        die("the store does not set the value");
+    close_conn(&c);
+}
+
 static void raise_limit(void) {
     struct rlimit limit;
     getrlimit(RLIMIT_NOFILE, &limit);
@@ -467,8 +513,9 @@ static void parse(int argc, char **argv) {
     if (argc != optind + 2)
         die("see the top of load.c");
     opt.churn = strcmp(argv[optind], "churn") == 0;
-    if (!opt.churn && strcmp(argv[optind], "echo") != 0)
-        die("neither echo nor churn: %s", argv[optind]);
+    opt.get = strcmp(argv[optind], "get") == 0;
+    if (!opt.churn && !opt.get && strcmp(argv[optind], "echo") != 0)
+        die("neither echo nor churn nor get: %s", argv[optind]);
     if (opt.resume && !opt.churn)
         die("echo resumes nothing");
     if (opt.churn && (opt.idle != 0 || opt.depth != 1))
@@ -484,13 +531,21 @@ int main(int argc, char **argv) {
     parse(argc, argv);
     signal(SIGPIPE, SIG_IGN); /* OpenSSL writes without MSG_NOSIGNAL */
     raise_limit();
-    fill_pattern();
+    if (opt.get) {
+        fill_gets();
+    } else {
+        fill_pattern();
+        memcpy(answers, pattern, sizeof answers);
+        answer_size = opt.size;
+    }
     if (opt.tls)
         make_context();
     poller = epoll_create1(EPOLL_CLOEXEC);
     if (poller < 0)
         die("epoll_create1: %s", strerror(errno));
     total = opt.connections + opt.idle;
+    if (opt.get)
+        set_value();
     conns = (conn *)allocate(total, sizeof *conns);
     for (i = 0; i < total; i++) {
         conns[i].fd = -1;

@@ -5,12 +5,13 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import statistics
 import tempfile
 
 from common import (
-    STEP_TIMEOUT_S, Load, Server, calls_per_operation, compare, hosts_congestion, idle_memory,
-    peer,
+    STEP_TIMEOUT_S, Load, Server, build, calls_per_operation, compare, hosts_congestion,
+    idle_memory, peer, per_operation, ratio,
 )  # fmt: skip
 from report import OURS, Goal, Section, Workload, amounts, costs, number, ratio_text
 
@@ -115,6 +116,36 @@ def blocking(workers, connections):
 
     title = f"blocking, a message per connection, {workers} worker{'s' * (workers > 1)}"
     return Workload(title, measure, quick=workers == 8)
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def store(args, title):
+    method = (
+        "An operation is redis's GET of a value of 64 B; 64 connections with 16 requests in flight "
+        "each. Our store sends each reply by itself; by_hand is the same program that collects the "
+        "replies of a call of its handler and sends them at once. redis-server keeps nothing on "
+        "disk."
+    )
+    redis = ["redis-server", "--port", free_port(), "--save", "", "--appendonly", "no"]
+    servers = {
+        OURS: [build("store"), "127.0.0.1:0"],
+        "by_hand": [build("store"), "-b", "127.0.0.1:0"],
+        "redis-server": [*redis, "--bind", "127.0.0.1"],
+    }
+    options = ["-c", "64", "-d", "16", "get"]
+    calls = {name: calls_per_operation(args, argv, options, least=2048)
+             for name, argv in servers.items()}  # fmt: skip
+    results = compare(args, servers, options, least=2048)
+    section = costs(title, method, results, calls, "by_hand", 1.2)
+    cpu = {name: per_operation(bursts) for name, bursts in results.items()}
+    of_redis = ratio(cpu[OURS], cpu["redis-server"])[0]
+    section.goals.append(Goal("CPU time, of redis-server", of_redis, 1.0))
+    return section
 
 
 # -- instructions -----------------------------------------------------------------------------
@@ -225,6 +256,7 @@ WORKLOADS = [
     echo("echo 64 B, 64 connections, 16 deep", ["-c", "64", "-d", "16"], 1.02),
     echo("echo 16 KiB, 64 connections", ["-c", "64", "-s", "16384"], 1.02, quick=True),
     echo("echo 1 MiB, 1 connection", ["-s", "1048576"], 0.68, quick=True),
+    Workload("store, 16 deep, a send per reply", store, quick=True),
     Workload("echo 1 MiB, 1 connection, the host's congestion control", paced_stream, quick=True),
     Workload("echo 64 B, 64 connections, two cores", echo_on_two_cores),
     Workload("echo 64 B, 64 connections, two cores, 2 loops", echo_of_two),
