@@ -21,13 +21,13 @@ mod wire;
 mod workers;
 mod world;
 
-use crate::api::{Config, OwnedSocket, Server, Socket};
+use crate::api::{Config, OwnedSocket, Server, Socket, Status};
 use crate::support::*;
 use net_server::TlsConfig;
 use random::Random;
 use socket2::SockRef;
 use std::io::Read;
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::BorrowedFd;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -143,6 +143,13 @@ fn round(world: &Arc<World>, length: Duration, random: &mut Random) {
         false => workers::hooks(world, &times),
     };
     let server = start(config(world, &times), hooks);
+    // Half of the clients come by a door of the program's, which gives the sockets to the server.
+    let door = TcpListener::bind("127.0.0.1:0").unwrap();
+    let has_door = world.non_blocking && !world.tls;
+    let ports = match door.local_addr().unwrap().port() {
+        door if has_door => [server.port(), door],
+        _ => [server.port(); 2],
+    };
     if random.below(2) == 0 {
         small_buffers();
     }
@@ -150,11 +157,15 @@ fn round(world: &Arc<World>, length: Duration, random: &mut Random) {
     std::thread::scope(|scope| {
         let server = &server;
         let mut fork = || Random::new(random.below(1 << 30) as u64);
+        if has_door {
+            let door = &door;
+            scope.spawn(move || porter(world, server, door));
+        }
         for number in 1..=CLIENTS {
-            let random = fork();
+            let (random, port) = (fork(), ports[number as usize % 2]);
             world.clients.fetch_add(1, Ordering::SeqCst);
             scope.spawn(move || {
-                let visits = || client::client(world, server.port(), number, random);
+                let visits = || client::client(world, port, number, random);
                 let result = std::panic::catch_unwind(AssertUnwindSafe(visits));
                 world.clients.fetch_sub(1, Ordering::SeqCst);
                 assert!(result.is_ok(), "a client failed");
@@ -206,6 +217,28 @@ fn round(world: &Arc<World>, length: Duration, random: &mut Random) {
     if !gone {
         let left = world.unfinished();
         world.found("callbacks once", "user data is never dropped", Some(&left[0].tell()));
+    }
+}
+
+/// Gives what comes by the door to the server. A stop resets what it does not take, as it does with
+/// clients that wait in the backlog.
+fn porter(world: &World, server: &Server, door: &TcpListener) {
+    door.set_nonblocking(true).unwrap();
+    while !world.over.load(Ordering::SeqCst) || world.clients.load(Ordering::SeqCst) > 0 {
+        let Ok((socket, _)) = door.accept() else {
+            let_pass(ms(1));
+            continue;
+        };
+        match server.adopt(socket, ()) {
+            Ok(_) => world.count("adopt"),
+            Err(failed) => {
+                SockRef::from(&failed.fd).set_linger(Some(Duration::ZERO)).unwrap();
+                if failed.error.status() != Status::State {
+                    let kind = format!("adopt returns {}", failed.error.status().name());
+                    world.found("calls answer as promised", &kind, None);
+                }
+            }
+        }
     }
 }
 
@@ -363,5 +396,8 @@ fn expected(non_blocking: bool, tls: bool) -> Vec<&'static str> {
         true => ["client stalls in the handshake"].as_slice(),
         false => ["starttls", "client begins TLS unasked"].as_slice(),
     });
+    if non_blocking && !tls {
+        all.push("adopt");
+    }
     all
 }
