@@ -70,8 +70,19 @@
  * global lock releases it around the call.
  *
  * FORBIDDEN. No C++ exception, longjmp or pthread_exit may pass through this library: what happens
- * then is undefined. After a fork in a program with a running server the child must call exec. Do
- * not use a pointer after you freed it; only connection ids are always safe to keep.
+ * then is undefined. Do not use a pointer after you freed it; only connection ids are always safe to
+ * keep.
+ *
+ * FORK. A server stays with the process that made it. In a child of fork(2) every call for it, and
+ * for the borrowed socket of a callback, returns NS_ERR_STATE; ns_server_state says
+ * NS_STATE_STOPPED. ns_server_free returns 0 there: of a hosted server, outside its callbacks, it
+ * frees everything and calls the drop functions alone; of another one it closes the listeners, and
+ * the memory stays. What ns_detach returned is yours in both processes. The child may make servers,
+ * with TLS objects of its own. If it returns from a callback, then on a thread of the library it
+ * ends as by _exit(0), and elsewhere the call that ran the callback returns NS_ERR_STATE. After
+ * vfork(2), _Fork(3) or a bare system call the child must call exec. A child that a callback makes
+ * inherits a mask that blocks all asynchronous signals on a thread of the library: set another one
+ * before exec, by sigprocmask(2) or posix_spawnattr_setsigmask(3).
  *
  * THE HOST. The library installs no signal handlers, prints nothing, and changes no environment and
  * no limits. Its threads block all asynchronous signals. Its descriptors are close-on-exec. No call

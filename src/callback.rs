@@ -6,19 +6,37 @@
 use std::any::Any;
 use std::cell::RefCell;
 use std::mem::ManuallyDrop;
-use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
+use std::sync::Arc;
 
-use crate::conn::Conn;
+use crate::conn::{Conn, ThreadContext};
 use crate::error::{CloseReason, Error, Status};
+use crate::fork::{self, Process};
 use crate::handler::Handler;
 use crate::server::Server;
 use crate::socket::Socket;
+use crate::sys;
+
+/// A server whose own thread this is, or that has one of its callbacks running
+/// here.
+struct Inside {
+    server: u64,
+    process: Process,
+    /// The library made the thread.
+    is_own_thread: bool,
+    /// The context of the connections that are served here.
+    context: Option<Arc<ThreadContext>>,
+}
+
+/// What unwinds a thread of the program in a child of fork(2), out of the loop
+/// that is the parent's.
+struct LeftToParent;
 
 thread_local! {
     // This is a list, because a callback of one server may run another server.
     // It is never dropped, so that it still exists in a thread's last
     // destructors; when empty it holds no memory.
-    static INSIDE: ManuallyDrop<RefCell<Vec<u64>>> =
+    static INSIDE: ManuallyDrop<RefCell<Vec<Inside>>> =
         const { ManuallyDrop::new(RefCell::new(Vec::new())) };
 }
 
@@ -26,8 +44,28 @@ thread_local! {
 pub(crate) struct CallbackScope(());
 
 impl CallbackScope {
+    /// On a thread of the program.
     pub fn enter(server: u64) -> CallbackScope {
-        INSIDE.with(|list| list.borrow_mut().push(server));
+        CallbackScope::push(server, false, None)
+    }
+
+    /// On a thread of the program, which serves the connections of `context`.
+    pub fn serve(context: &Arc<ThreadContext>) -> CallbackScope {
+        CallbackScope::push(context.server, false, Some(context.clone()))
+    }
+
+    /// On a thread of the library.
+    pub fn own_thread(server: u64) -> CallbackScope {
+        CallbackScope::push(server, true, None)
+    }
+
+    fn push(
+        server: u64,
+        is_own_thread: bool,
+        context: Option<Arc<ThreadContext>>,
+    ) -> CallbackScope {
+        let inside = Inside { server, process: Process::current(), is_own_thread, context };
+        INSIDE.with(|list| list.borrow_mut().push(inside));
         CallbackScope(())
     }
 }
@@ -44,6 +82,63 @@ impl Drop for CallbackScope {
     }
 }
 
+/// Notes whose connections this thread serves from now on.
+pub(crate) fn note_context(context: &Arc<ThreadContext>) {
+    INSIDE.with(|list| {
+        if let Some(inside) = list.borrow_mut().last_mut() {
+            inside.context = Some(context.clone());
+        }
+    });
+}
+
+/// In a child of fork(2): makes the sockets stale whose callbacks are under way
+/// on this thread. They are the parent's.
+pub(crate) fn orphan() {
+    INSIDE.with(|list| {
+        // It is borrowed only where no callback runs.
+        let Ok(list) = list.try_borrow() else { return };
+        for context in list.iter().filter_map(|inside| inside.context.as_ref()) {
+            context.current.change_in_child(Conn::orphan);
+        }
+    });
+}
+
+/// To be called when a callback has returned. In a child of fork(2), which has
+/// returned from a callback of the parent's, it does not return: a thread of the
+/// library has nothing left to do, so the process ends as with its last thread;
+/// on a thread of the program the call that ran the callback fails
+/// ([`or_left_to_parent`]).
+#[inline(always)]
+pub(crate) fn leave_to_parent() {
+    if Process::is_forked() {
+        leave_if_parents();
+    }
+}
+
+#[cold]
+fn leave_if_parents() {
+    let is_own_thread = INSIDE.with(|list| {
+        let list = list.borrow();
+        let parents = list.last().filter(|inside| !inside.process.is_current());
+        parents.map(|inside| inside.is_own_thread)
+    });
+    match is_own_thread {
+        None => {}
+        Some(true) => sys::exit_now(0),
+        Some(false) => resume_unwind(Box::new(LeftToParent)),
+    }
+}
+
+/// Runs a part of the library that runs callbacks, on a thread of the program.
+pub(crate) fn or_left_to_parent<T>(body: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
+        if payload.is::<LeftToParent>() {
+            return Err(fork::error());
+        }
+        resume_unwind(payload)
+    })
+}
+
 /// Returns a number that no other living thread has. The handle of the standard
 /// library would need a destructor on a thread of the program.
 pub(crate) fn this_thread() -> usize {
@@ -52,7 +147,7 @@ pub(crate) fn this_thread() -> usize {
 
 /// Returns whether this thread is the server's own or in one of its callbacks.
 pub(crate) fn is_inside(server: u64) -> bool {
-    INSIDE.with(|list| list.borrow().contains(&server))
+    INSIDE.with(|list| list.borrow().iter().any(|inside| inside.server == server))
 }
 
 /// Runs the program's code and turns a panic in it into an error.
@@ -65,6 +160,9 @@ pub(crate) fn contain<T>(body: impl FnOnce() -> T) -> Result<T, Error> {
 
 #[cold]
 fn panic_error(payload: Box<dyn Any + Send>) -> Error {
+    if payload.is::<LeftToParent>() {
+        resume_unwind(payload);
+    }
     let error = Error::panic(&*payload);
     // The payload's own drop may panic too.
     let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
@@ -77,19 +175,20 @@ pub(crate) fn contain_drop<T>(data: T) {
 }
 
 /// Runs one callback of a connection, and sends what it has gathered.
-#[inline]
 pub(crate) fn call<T>(
     server: &Server,
     conn: &mut Conn,
     body: impl FnOnce(&dyn Handler, &Server, &mut Socket<'_>) -> T,
 ) -> Result<T, Error> {
     let result = call_only(server, conn, body);
+    leave_to_parent();
     conn.end_gathering();
     result
 }
 
 /// Runs one callback of a connection. Only during it may the program use its
-/// `ns_socket *` of a loop's connection. The caller sends what was gathered.
+/// `ns_socket *` of a loop's connection. A caller that finds the connection not
+/// settled calls [`leave_to_parent`] next, and sends what was gathered.
 #[inline]
 pub(crate) fn call_only<T>(
     server: &Server,
@@ -99,6 +198,13 @@ pub(crate) fn call_only<T>(
     conn.begin_callback();
     let result = contain(|| body(server.handler(), server, &mut Socket::of(conn)));
     conn.end_callback();
+    result
+}
+
+/// Runs a callback that belongs to no connection.
+pub(crate) fn call_hook<T>(hook: impl FnOnce() -> T) -> Result<T, Error> {
+    let result = contain(hook);
+    leave_to_parent();
     result
 }
 
@@ -171,7 +277,7 @@ pub(crate) fn report_handshake_failure(server: &Server, conn: &mut Conn, error: 
 /// Reports to the exception handler a failure that belongs to no connection.
 /// Returns the exception handler's own failure, if it failed.
 pub(crate) fn report_without_socket(server: &Server, error: &Error) -> Option<Error> {
-    outcome(contain(|| server.handler().on_exception(server, None, error)))
+    outcome(call_hook(|| server.handler().on_exception(server, None, error)))
 }
 
 /// Runs the last callback of a connection and drops its user data.

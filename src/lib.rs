@@ -41,6 +41,7 @@ mod connect;
 mod descriptor;
 mod error;
 mod event;
+mod fork;
 mod handler;
 mod linger;
 mod listener;

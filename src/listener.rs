@@ -9,8 +9,8 @@ mod unix;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use socket2::{SockAddr, SockRef, Socket};
 
@@ -19,6 +19,7 @@ use crate::clock::{self, Deadline};
 use crate::config::Config;
 use crate::conn::Conn;
 use crate::error::{quoted, Error, Status};
+use crate::fork::Process;
 use crate::service::{Origin, Place, Service};
 use crate::sync::lock;
 use crate::sys::{self, PollFd, PollFlags, Poller, Shutdown};
@@ -27,7 +28,10 @@ use tcp::TcpOptions;
 /// A bound socket that listens. Accepted sockets inherit the options that are
 /// set here (Linux), which saves the calls per connection.
 pub(crate) struct Listener {
-    socket: Socket,
+    /// `None` only in the drop.
+    socket: Option<Socket>,
+    number: Arc<ListenerFd>,
+    process: Process,
     address: SockAddr,
     origin: Origin,
     /// The file of a unix socket, until the listener is shut.
@@ -68,7 +72,9 @@ impl Listener {
     fn new(socket: Socket) -> io::Result<Listener> {
         Ok(Listener {
             address: socket.local_addr()?,
-            socket,
+            number: Arc::new(ListenerFd(AtomicI32::new(socket.as_raw_fd()))),
+            process: Process::current(),
+            socket: Some(socket),
             origin: Origin::NONE,
             file: Mutex::new(None),
             shared: None,
@@ -84,6 +90,14 @@ impl Listener {
         Ok(listener)
     }
 
+    fn socket(&self) -> &Socket {
+        self.socket.as_ref().expect("until the drop")
+    }
+
+    pub fn number(&self) -> Arc<ListenerFd> {
+        self.number.clone()
+    }
+
     /// Returns the port, 0 if it has none.
     pub fn port(&self) -> u16 {
         self.address.as_socket().map_or(0, |address| address.port())
@@ -94,7 +108,7 @@ impl Listener {
         if self.shared.is_some() {
             self.prepare_shared()?;
         }
-        let accepted = sys::accept(self.socket.as_fd(), non_blocking);
+        let accepted = sys::accept(self.socket().as_fd(), non_blocking);
         let complete = |(fd, peer)| {
             if let Some(Shared { options: Some(options), .. }) = &self.shared {
                 options.set(SockRef::from(&fd));
@@ -131,16 +145,20 @@ impl Listener {
     }
 
     pub fn set_nonblocking(&self) -> io::Result<()> {
-        self.socket.set_nonblocking(true)
+        self.socket().set_nonblocking(true)
     }
 
     /// Wakes every thread that waits in accept; no later accept succeeds. The
     /// file of a unix socket is removed first, so that its path is free when
     /// nobody listens there any more.
     pub fn shut(&self) {
+        if !self.process.is_current() {
+            // A child has the same socket as its parent.
+            return;
+        }
         drop(lock(&self.file).take());
         match &self.shared {
-            None => sys::shutdown(self.socket.as_raw_fd(), Shutdown::Both),
+            None => sys::shutdown(self.socket().as_raw_fd(), Shutdown::Both),
             Some(shared) => {
                 self.lost.store(true, Ordering::SeqCst);
                 sys::signal_event(shared.end.as_fd());
@@ -163,6 +181,29 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         self.shut();
+        if self.number.take() < 0 {
+            // Closed already.
+            std::mem::forget(self.socket.take());
+        }
+    }
+}
+
+/// The number of a listener's descriptor, for a child of fork(2), which cannot
+/// use the listener itself: a thread of the parent may own that.
+pub(crate) struct ListenerFd(AtomicI32);
+
+impl ListenerFd {
+    /// Takes the descriptor, to close it; -1 where it was taken before.
+    fn take(&self) -> RawFd {
+        self.0.swap(-1, Ordering::SeqCst)
+    }
+
+    /// Closes the child's copy of the descriptor.
+    pub fn close_in_child(&self) {
+        let fd = self.take();
+        if fd >= 0 {
+            sys::close(fd);
+        }
     }
 }
 
@@ -179,13 +220,13 @@ fn is_transient(error: &io::Error) -> bool {
 
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.socket().as_fd()
     }
 }
 
 impl AsRawFd for Listener {
     fn as_raw_fd(&self) -> RawFd {
-        self.socket.as_raw_fd()
+        self.socket().as_raw_fd()
     }
 }
 

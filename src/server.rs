@@ -4,6 +4,7 @@
 
 mod adopt;
 mod control;
+mod forked;
 mod handover;
 mod hosted;
 mod lifecycle;
@@ -24,7 +25,9 @@ use crate::config::{Config, Limits};
 use crate::conn::{ConnId, ForcedEnd, Owner, ThreadContext};
 use crate::error::{Error, Status};
 use crate::event::LoopGroup;
+use crate::fork::{self, Process};
 use crate::handler::Handler;
+use crate::listener::ListenerFd;
 use crate::service::Service;
 use crate::shutdown::ShutdownPort;
 use crate::socket::{OwnedSocket, Socket};
@@ -56,12 +59,16 @@ struct StopOnDrop(Arc<Inner>);
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
         let server = Server { inner: self.0.clone(), _owner: None };
-        let _ = server.stop_for_good();
+        match server.inner.process.is_current() {
+            true => drop(server.stop_for_good()),
+            false => drop(server.leave_to_parent()),
+        }
     }
 }
 
 pub(crate) struct Inner {
     number: u64,
+    process: Process,
     services: Services,
     shutdown_service: Option<Service>,
     config: Config,
@@ -77,6 +84,8 @@ pub(crate) struct Running {
     port: u16,
     /// The addresses of each service.
     addresses: Vec<String>,
+    /// The descriptors of all listeners, for a child of fork(2).
+    listener_fds: Vec<Arc<ListenerFd>>,
     started: Instant,
     /// Set where the program runs the only loop.
     hosted: OnceCell<Hosted>,
@@ -138,6 +147,8 @@ impl Server {
     ) -> Result<Server, Error> {
         static NUMBERS: AtomicU64 = AtomicU64::new(1);
         config.validate()?;
+        let failed = |e| Error::from_os(Status::Io, "cannot watch for forks", &e);
+        fork::watch().map_err(failed)?;
         let service = Service::parse(service)?;
         let shutdown_service = match &config.shutdown_port {
             Some(text) => Some(Service::parse(text)?.for_shutdown()?),
@@ -146,6 +157,7 @@ impl Server {
         let tls = config.tls.as_ref().map(TlsConfig::server_config).transpose()?;
         let inner = Arc::new(Inner {
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+            process: Process::current(),
             services: Services::new(service, tls),
             shutdown_service,
             config,
@@ -170,7 +182,26 @@ impl Server {
         &*self.inner.handler
     }
 
+    /// Returns whether this is a child of the process that made the server.
+    #[cfg(feature = "capi")]
+    pub(crate) fn is_parents(&self) -> bool {
+        !self.inner.process.is_current()
+    }
+
+    /// Returns an error in a child of the process that made the server. Every
+    /// call asks this before it takes a lock, which a thread of the parent may
+    /// have held.
+    pub(crate) fn check_process(&self) -> Result<(), Error> {
+        match self.inner.process.is_current() {
+            true => Ok(()),
+            false => Err(fork::error()),
+        }
+    }
+
     fn running(&self) -> Option<Arc<Running>> {
+        if !self.inner.process.is_current() {
+            return None;
+        }
         self.inner.running.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -244,6 +275,9 @@ impl Server {
 
     /// Returns the status as text for people.
     pub fn report(&self) -> String {
+        if let Err(error) = self.check_process() {
+            return format!("{error}\n");
+        }
         let running = self.running();
         let contexts = running.iter().flat_map(|running| running.engine.contexts());
         let numbered = contexts.enumerate();
@@ -266,6 +300,7 @@ impl Server {
     /// [`Status::Closed`] after a close or an abort, also after one by id that
     /// the loop has not carried out yet.
     pub fn detach(&self, socket: &mut Socket<'_>) -> Result<OwnedSocket, Error> {
+        self.check_process()?;
         if !self.inner.config.non_blocking {
             return Err(Error::from(Status::NotNonBlocking));
         }
@@ -303,6 +338,9 @@ impl Server {
     /// Errors: [`Status::NotNonBlocking`], [`Status::State`],
     /// [`Status::Closed`]. The error holds the socket.
     pub fn attach(&self, socket: OwnedSocket) -> Result<ConnId, AttachError> {
+        if let Err(error) = self.check_process() {
+            return Err(AttachError { error, socket });
+        }
         let failed = |status, socket| Err(AttachError { error: Error::from(status), socket });
         let Some(running) = self.running() else {
             let text = format!("cannot attach the socket: the server is {}", self.state().name());
@@ -324,12 +362,14 @@ impl Server {
     /// Errors: [`Status::Closed`] for a connection that is gone,
     /// [`Status::BufferFull`], [`Status::NotNonBlocking`].
     pub fn send(&self, id: ConnId, data: &[u8]) -> Result<(), Error> {
+        self.check_process()?;
         Ok(self.loops(|loops| loops.send(id, data))?)
     }
 
     /// Sends to many connections, which share one copy of the bytes, and
     /// returns how many accepted them.
     pub fn broadcast(&self, ids: &[ConnId], data: &[u8]) -> Result<usize, Error> {
+        self.check_process()?;
         if self.state() == State::Stopped {
             return Err(Error::from(Status::Closed));
         }
@@ -339,11 +379,13 @@ impl Server {
     /// Makes the loop call `on_wake` for a connection. Several calls before
     /// `on_wake` runs count as one.
     pub fn wake(&self, id: ConnId) -> Result<(), Error> {
+        self.check_process()?;
         Ok(self.loops(|loops| loops.wake(id))?)
     }
 
     /// Returns the ids of the connections that are open now.
     pub fn connections(&self) -> Result<Vec<ConnId>, Error> {
+        self.check_process()?;
         match self.loops(|loops| Ok(loops.connections())) {
             Err(Status::Closed) => Ok(Vec::new()),
             other => Ok(other?),
@@ -362,6 +404,7 @@ impl Server {
     }
 
     fn force_end(&self, id: ConnId, how: ForcedEnd) -> Result<(), Error> {
+        self.check_process()?;
         let running = self.running().ok_or(Status::Closed)?;
         match (&running.engine, how) {
             (Engine::Pool(pool), how) => pool.force_end(self, id.get(), how)?,

@@ -13,7 +13,7 @@ use crate::clock::Deadline;
 use crate::config::{Config, Limits};
 use crate::conn::{Conn, ConnId, ForcedEnd, Owner, ThreadContext};
 use crate::error::{CloseReason, Error, Status};
-use crate::listener::{self, AcceptError, Accepted, Backoff, Listener};
+use crate::listener::{self, AcceptError, Accepted, Backoff, Listener, ListenerFd};
 use crate::server::Server;
 use crate::service::{Origin, Service};
 use crate::sync::lock;
@@ -53,6 +53,11 @@ impl ShutdownPort {
             seat: Seat::new(ThreadContext::new(Owner::Worker, server, 0, limits)),
             handler_returned: AtomicBool::new(false),
         })
+    }
+
+    /// The listeners' descriptors, for a child of fork(2).
+    pub fn listener_fds(&self) -> Vec<Arc<ListenerFd>> {
+        lock(&self.listeners).iter().map(Listener::number).collect()
     }
 
     pub fn port(&self) -> u16 {
@@ -102,6 +107,7 @@ impl ShutdownPort {
 
     fn serve(&self, server: &Server, id: u64, peer: Accepted) {
         let mut conn = self.seat.conn();
+        callback::note_context(self.seat.context());
         self.seat.publish(id, peer.fd.as_raw_fd());
         if server.is_stopping() {
             self.seat.force_end_any(ForcedEnd::Cut);

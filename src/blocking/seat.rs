@@ -23,6 +23,12 @@ pub(crate) struct Seat {
     published: Mutex<Option<(u64, RawFd)>>,
 }
 
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.context.current.forget();
+    }
+}
+
 impl Seat {
     pub fn new(context: ThreadContext) -> Seat {
         let context = Arc::new(context);

@@ -269,6 +269,7 @@ impl Pool {
         let seat = Arc::new(Seat::new(context));
         lock(&self.rejecting).push(seat.clone());
         let mut conn = seat.conn();
+        callback::note_context(seat.context());
         seat.publish(id, accepted.fd.as_raw_fd());
         if self.cut.load(Ordering::SeqCst) {
             seat.force_end_any(ForcedEnd::Cut);
@@ -319,6 +320,7 @@ impl Pool {
         let Arrival { id, accepted } = arrival;
         let seat = &self.seats[number];
         let mut conn = seat.conn();
+        callback::note_context(seat.context());
         seat.publish(id, accepted.fd.as_raw_fd());
         if self.cut.load(Ordering::SeqCst) {
             seat.force_end_any(ForcedEnd::Cut);

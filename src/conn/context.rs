@@ -6,10 +6,12 @@
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::Mutex;
 
-use super::{Flags, IdTable, Inbox};
+use super::{Conn, Flags, IdTable, Inbox};
 use crate::config::Limits;
+use crate::fork::Process;
 use crate::stats::Counters;
 use crate::sync::lock;
+use crate::sys::Current;
 
 /// Who owns a connection. The owner decides whether `recv` and `send` wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +32,9 @@ pub(crate) struct ThreadContext {
     /// server. They say where a detached socket came from.
     pub server: u64,
     pub index: usize,
+    pub process: Process,
+    /// The connection whose callback runs, or ran last.
+    pub current: Current<Conn>,
     pub limits: Limits,
     pub counters: Counters,
     /// The ids of a loop's connections, and the bytes that were accepted by id.
@@ -124,6 +129,8 @@ impl ThreadContext {
             owner,
             server,
             index,
+            process: Process::current(),
+            current: Current::new(),
             ids: IdTable::new(limits.send_limit),
             inbox: Inbox::default(),
             scratch: Scratch::default(),

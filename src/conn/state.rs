@@ -20,11 +20,15 @@ impl Conn {
     }
 
     /// Returns an error where this object must not be used: a loop's connection
-    /// outside its own callbacks, a detached one through the old object.
+    /// outside its own callbacks or in a child of fork(2), a detached one through
+    /// the old object.
     #[inline]
     pub fn check_usable(&self) -> Result<(), Status> {
         if !self.has(Flags::IN_CALLBACK) && !self.is_owned() {
-            return Err(Status::NotInHandler);
+            return Err(match self.context.process.is_current() {
+                true => Status::NotInHandler,
+                false => Status::State,
+            });
         }
         match self.has(Flags::DETACHED) {
             true => Err(Status::Detached),
@@ -221,10 +225,22 @@ impl Conn {
 
     pub fn begin_callback(&mut self) {
         self.set(Flags::IN_CALLBACK);
+        let place = std::ptr::from_mut(self);
+        self.context.current.note(place);
     }
 
     pub fn end_callback(&mut self) {
         self.clear(Flags::IN_CALLBACK | Flags::SENT);
+    }
+
+    /// Makes the connection stale in a child of fork(2), if a callback of it is
+    /// running: calls fail ([`Conn::check_usable`]), and the loop looks at it
+    /// after the callback.
+    pub fn orphan(&mut self) {
+        if self.has(Flags::IN_CALLBACK) {
+            self.clear(Flags::IN_CALLBACK);
+            self.set(Flags::ABORT);
+        }
     }
 
     pub fn begin_on_close(&mut self) {

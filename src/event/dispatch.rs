@@ -37,6 +37,7 @@ pub(super) fn handle(server: &Server, conn: &mut Conn) -> Called {
 #[cold]
 #[inline(never)]
 fn finish_call(conn: &mut Conn, result: Result<Result<(), Error>, Error>) -> Called {
+    callback::leave_to_parent();
     conn.end_gathering();
     conn.end_call();
     callback::outcome(result).map_or(Called::Unsettled, Called::Failed)

@@ -3,10 +3,13 @@
 
 #![forbid(unsafe_code)]
 
+use std::sync::Arc;
+
 use super::run::{Loop, EVENTS};
 use super::WATCHES;
 use crate::callback;
 use crate::clock::Deadline;
+use crate::conn::ThreadContext;
 use crate::server::Server;
 use crate::sys::{Events, Poller, Timer};
 
@@ -36,6 +39,10 @@ impl HostedLoop {
 
     pub fn poller(&self) -> &Poller {
         &self.poller
+    }
+
+    pub fn context(&self) -> &Arc<ThreadContext> {
+        self.event_loop.context()
     }
 
     /// Runs one turn, and waits for it until `until` at most. Returns whether

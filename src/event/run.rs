@@ -14,7 +14,7 @@ use super::slab::Slab;
 use super::{dispatch, LoopGroup, CONTROL, LISTENERS, PROBE, TIMER, WAKE, WATCHES};
 use crate::callback;
 use crate::clock::Deadline;
-use crate::conn::ConnId;
+use crate::conn::{ConnId, ThreadContext};
 use crate::error::{Error, Status};
 use crate::server::Server;
 use crate::sync::lock;
@@ -72,6 +72,7 @@ impl Loop {
     /// Runs the loop until it ends: the whole life of its thread.
     pub fn run(mut self) {
         self.note_thread();
+        callback::note_context(self.context());
         if let Err(panic) = callback::contain(|| self.take_turns()) {
             self.die(&panic);
         }
@@ -128,6 +129,10 @@ impl Loop {
     /// Notes that the calling thread runs the loop.
     pub(super) fn note_thread(&self) {
         self.driver.handle.thread.store(callback::this_thread(), Ordering::Relaxed);
+    }
+
+    pub(super) fn context(&self) -> &Arc<ThreadContext> {
+        &self.driver.handle.context
     }
 
     pub(super) fn poller(&self) -> &Poller {

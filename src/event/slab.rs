@@ -14,6 +14,12 @@ pub(super) struct Slab {
     chunks: Vec<Box<[Conn; CHUNK]>>,
 }
 
+impl Drop for Slab {
+    fn drop(&mut self) {
+        self.context.current.forget();
+    }
+}
+
 impl Slab {
     pub fn new(context: Arc<ThreadContext>) -> Slab {
         Slab { context, chunks: Vec::new() }

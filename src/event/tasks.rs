@@ -386,7 +386,7 @@ impl Loop {
     /// Runs code of the program that belongs to no connection, and reports its
     /// failure.
     pub(super) fn run_task(&mut self, task: impl FnOnce(&Server) -> Result<(), Error>) {
-        let result = callback::contain(|| task(&self.driver.server));
+        let result = callback::call_hook(|| task(&self.driver.server));
         if let Some(error) = callback::outcome(result) {
             self.driver.counters().handler_errors.add(1);
             self.driver.report(&error);

@@ -39,13 +39,15 @@ pub(super) unsafe fn get<T, V: Copy>(handle: *const T, none: V, read: impl FnOnc
     guard(none, || unsafe { handle.as_ref() }.map_or(none, read))
 }
 
-/// The server behind a handle.
+/// The server behind a handle, if it is this process's own.
 ///
 /// # Safety
 /// `server` is NULL or valid.
 pub(super) unsafe fn server_of<'a>(server: *const ns_server) -> Result<&'a ns_server, Error> {
     // SAFETY: the caller's promise.
-    unsafe { object(server, "server") }
+    let this = unsafe { object(server, "server") }?;
+    this.server.check_process()?;
+    Ok(this)
 }
 
 /// Makes a handle of the program's share of an object.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::config::{ns_config, InUse};
 use super::error::{ns_error, ns_status};
 use super::handler::CHandler;
-use super::handles::{get, ns_socket, server_of, share};
+use super::handles::{get, ns_socket, object, server_of, share};
 use super::support::{
     contain, counted, give_text, guard, null, status, text, with_err, FirstFailure,
 };
@@ -248,6 +248,9 @@ pub unsafe extern "C" fn ns_server_request_stop(server: *mut ns_server) -> ns_st
     guard(Status::Panic.code(), || {
         // SAFETY: the caller's contract: NULL or valid.
         let Some(this) = (unsafe { server.as_ref() }) else { return Status::Invalid.code() };
+        if this.server.is_parents() {
+            return Status::State.code();
+        }
         this.server.request_stop();
         Status::Ok.code()
     })
@@ -320,7 +323,14 @@ pub unsafe extern "C" fn ns_server_free(server: *mut ns_server) -> ns_status {
         return Status::Ok.code();
     }
     status(|| {
-        let this = unsafe { server_of(server) }?;
+        let this = unsafe { object(server, "server") }?;
+        if this.server.is_parents() {
+            if this.server.leave_to_parent() {
+                // SAFETY: as below.
+                drop(unsafe { Box::from_raw(server) });
+            }
+            return Ok(());
+        }
         if this.server.in_callback() {
             return Err(Error::from(Status::Busy));
         }

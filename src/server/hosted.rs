@@ -41,7 +41,7 @@ impl Hosted {
         self.host.load(Ordering::SeqCst) == callback::this_thread()
     }
 
-    fn try_turn(&self) -> Option<MutexGuard<'_, Option<HostedLoop>>> {
+    pub(super) fn try_turn(&self) -> Option<MutexGuard<'_, Option<HostedLoop>>> {
         match self.event_loop.try_lock() {
             Ok(turn) => Some(turn),
             Err(TryLockError::Poisoned(turn)) => Some(PoisonError::into_inner(turn)),
@@ -60,6 +60,7 @@ impl Server {
     /// with one thread, [`Status::Unsupported`] where it has a shutdown port;
     /// those of [`Server::start`].
     pub fn start_hosted(&self) -> Result<(), Error> {
+        self.check_process()?;
         let config = &self.inner.config;
         if !config.non_blocking || config.max_thread != 1 {
             let text = "a hosted server is in non-blocking mode with max_thread 1";
@@ -69,6 +70,10 @@ impl Server {
             let text = "a hosted server has no thread for a shutdown port";
             return Err(Error::new(Status::Unsupported, text));
         }
+        callback::or_left_to_parent(|| self.start_without_thread())
+    }
+
+    fn start_without_thread(&self) -> Result<(), Error> {
         if !self.begin_start()? {
             return Ok(());
         }
@@ -100,6 +105,7 @@ impl Server {
     ///
     /// Errors: [`Status::State`] where the server is not hosted or not started.
     pub fn poll_fd(&self) -> Result<RawFd, Error> {
+        self.check_process()?;
         let running = self.running().ok_or_else(not_hosted)?;
         let hosted = running.hosted.get().ok_or_else(not_hosted)?;
         Ok(hosted.poller.raw_fd())
@@ -118,6 +124,7 @@ impl Server {
     }
 
     fn turn(&self, until: Deadline) -> Result<(), Error> {
+        self.check_process()?;
         if self.in_callback() {
             return Err(Error::from(Status::Busy));
         }
@@ -134,6 +141,17 @@ impl Server {
         &self,
         running: &Running,
         hosted: &Hosted,
+        turn: MutexGuard<'_, Option<HostedLoop>>,
+        until: Deadline,
+        is_enough: impl Fn() -> bool,
+    ) -> Result<(), Error> {
+        callback::or_left_to_parent(|| self.run_here(running, hosted, turn, until, is_enough))
+    }
+
+    fn run_here(
+        &self,
+        running: &Running,
+        hosted: &Hosted,
         mut turn: MutexGuard<'_, Option<HostedLoop>>,
         until: Deadline,
         is_enough: impl Fn() -> bool,
@@ -142,7 +160,7 @@ impl Server {
             return Err(Error::new(Status::State, "the server has stopped"));
         };
         hosted.host.store(callback::this_thread(), Ordering::SeqCst);
-        let inside = CallbackScope::enter(self.number());
+        let inside = CallbackScope::serve(event_loop.context());
         let has_ended = loop {
             match event_loop.turn(until) {
                 false if !is_enough() => {}

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::control::Control;
 use super::handover::handover;
 use super::{Running, Server, State};
+use crate::callback;
 use crate::clock::{self, Deadline};
 use crate::error::{Error, Status};
 use crate::sync::lock;
@@ -66,6 +67,13 @@ impl Life {
         lock(&self.now)
     }
 
+    /// Returns whether the server was not started, or has stopped. For a child
+    /// of fork(2): `false` where a thread of the parent held the lock.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let now = self.now.try_lock();
+        now.is_ok_and(|now| matches!(now.state, State::New | State::Stopped))
+    }
+
     pub(super) fn set(&self, state: State) {
         self.now().state = state;
         self.changed.notify_all();
@@ -83,6 +91,10 @@ impl Server {
     /// these the call has undone everything and may be tried again.
     /// [`Status::State`] for a server that runs or has run.
     pub fn start(&self) -> Result<(), Error> {
+        callback::or_left_to_parent(|| self.start_here())
+    }
+
+    fn start_here(&self) -> Result<(), Error> {
         if !self.begin_start()? {
             return Ok(());
         }
@@ -97,6 +109,10 @@ impl Server {
     /// Starts the server and returns when it accepts; its ports are final
     /// then. Errors as with [`Server::start`].
     pub fn start_background(&self) -> Result<(), Error> {
+        callback::or_left_to_parent(|| self.start_elsewhere())
+    }
+
+    fn start_elsewhere(&self) -> Result<(), Error> {
         if !self.begin_start()? {
             return Ok(());
         }
@@ -127,6 +143,7 @@ impl Server {
     /// Makes the state Starting and returns `true`; if a stop was requested
     /// before, makes it Stopped and returns `false`.
     pub(super) fn begin_start(&self) -> Result<bool, Error> {
+        self.check_process()?;
         let life = &self.inner.life;
         let mut now = life.now();
         if now.state != State::New {
@@ -175,6 +192,7 @@ impl Server {
     }
 
     fn stop_in(&self, drain: Option<Duration>, for_good: bool) -> Result<(), Error> {
+        self.check_process()?;
         let life = &self.inner.life;
         let until = {
             let mut now = life.now();
@@ -202,6 +220,7 @@ impl Server {
             self.take_over();
         }
         if !self.run_turns(Deadline::NEVER) {
+            self.check_process()?;
             self.wait_for_stop(until).map_err(|_| {
                 let text = "a handler does not return; the server is still stopping";
                 Error::new(Status::Timeout, text)
@@ -256,6 +275,9 @@ impl Server {
     /// write(2), and it keeps `errno`). The server remembers a request before
     /// `start`, which then returns immediately.
     pub fn request_stop(&self) {
+        if !self.inner.process.is_current() {
+            return;
+        }
         let life = &self.inner.life;
         life.requested.store(true, Ordering::SeqCst);
         life.wake.signal();
@@ -272,11 +294,13 @@ impl Server {
     /// Errors: [`Status::Timeout`]; [`Status::Deadlock`] in a callback or on
     /// a thread of this server.
     pub fn wait(&self, timeout: Option<Duration>) -> Result<(), Error> {
+        self.check_process()?;
         if self.in_callback() {
             return Err(Error::from(Status::Deadlock));
         }
         let until = timeout.map_or(Deadline::NEVER, Deadline::after);
         let left = if self.run_turns(until) { Some(Duration::ZERO) } else { timeout };
+        self.check_process()?;
         self.wait_while(left, |state| !matches!(state, State::New | State::Stopped))?;
         self.join_stopped();
         Ok(())
@@ -327,8 +351,12 @@ impl Server {
         matches!(self.state(), State::New | State::Stopped)
     }
 
-    /// Returns the state of the server.
+    /// Returns the state of the server. In a child of the process that made it,
+    /// it has stopped.
     pub fn state(&self) -> State {
+        if !self.inner.process.is_current() {
+            return State::Stopped;
+        }
         self.inner.life.now().state
     }
 

@@ -66,6 +66,7 @@ impl Server {
     }
 
     fn add(&self, service: &str, tls: Option<Arc<rustls::ServerConfig>>) -> Result<usize, Error> {
+        self.check_process()?;
         let entry = Entry { service: Service::parse(service)?, tls };
         let mut list = self.inner.services.write();
         // The start changes the state first and reads the list then.
@@ -106,6 +107,7 @@ impl Server {
     /// Errors: those of [`Server::reload_tls`], and [`Status::Invalid`] for a
     /// number that no service has.
     pub fn reload_service_tls(&self, service: usize, tls: &TlsConfig) -> Result<(), Error> {
+        self.check_process()?;
         let no_service = || Error::new(Status::Invalid, format!("there is no service {service}"));
         match self.inner.services.read().get(service) {
             None => return Err(no_service()),

@@ -75,6 +75,8 @@ impl Server {
         }
         let port = listeners.first().map_or(0, Listener::port);
         let max = self.max_connections();
+        let mut listener_fds: Vec<_> = listeners.iter().map(Listener::number).collect();
+        listener_fds.extend(shutdown.iter().flat_map(ShutdownPort::listener_fds));
         let mut pollers = Vec::new();
         let engine = if config.non_blocking {
             for listener in &listeners {
@@ -95,6 +97,7 @@ impl Server {
             shutdown,
             port,
             addresses,
+            listener_fds,
             started: Instant::now(),
             hosted: OnceCell::new(),
             uptime: OnceCell::new(),
@@ -182,13 +185,13 @@ impl Server {
     pub(super) fn run_stop_hook(&self) {
         let _inside = CallbackScope::enter(self.inner.number);
         let view = self.view();
-        let _ = callback::contain(|| view.handler().on_stop(&view));
+        let _ = callback::call_hook(|| view.handler().on_stop(&view));
     }
 
     fn run_start_hook(&self) -> Result<(), Error> {
         let _inside = CallbackScope::enter(self.inner.number);
         let view = self.view();
-        match callback::contain(|| view.handler().on_start(&view)) {
+        match callback::call_hook(|| view.handler().on_start(&view)) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(error.into_hook("on_start")),
             Err(panic) => Err(panic),

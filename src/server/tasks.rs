@@ -141,6 +141,7 @@ impl Server {
         index: usize,
         body: impl FnOnce(&LoopHandle) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        self.check_process()?;
         if !self.inner.config.non_blocking {
             return Err(Error::from(Status::NotNonBlocking));
         }
@@ -160,6 +161,7 @@ impl Server {
         kind: TaskKind,
         body: impl FnOnce(&LoopHandle) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        self.check_process()?;
         let handle = self.loop_handle(ConnId::loop_index(id.0));
         let handle = handle.filter(|_| ConnId::slot(id.0) == kind as u32);
         let handle = handle.ok_or(Status::Closed)?;

@@ -107,10 +107,10 @@ impl Server {
         let server = self.view();
         let thread = sys::spawn(name, config.stack_size, move || {
             let result = {
-                let _inside = CallbackScope::enter(server.number());
+                let _inside = CallbackScope::own_thread(server.number());
                 let result = server.run_thread(kind, number, report, body);
                 let _ =
-                    callback::contain(|| server.handler().on_thread_stop(&server, kind, number));
+                    callback::call_hook(|| server.handler().on_thread_stop(&server, kind, number));
                 result
             };
             end(result);
@@ -126,7 +126,7 @@ impl Server {
         body: impl FnOnce() -> T,
     ) -> Option<T> {
         let hook = || self.handler().on_thread_start(self, kind, number);
-        let started = callback::contain(hook).and_then(|result| result);
+        let started = callback::call_hook(hook).and_then(|result| result);
         let has_started = started.is_ok();
         report.failure = started.err().map(|error| error.into_hook("on_thread_start"));
         drop(report);

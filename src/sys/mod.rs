@@ -9,6 +9,7 @@
 
 #[cfg(feature = "capi")]
 mod cancel;
+mod current;
 mod poller;
 mod resolve;
 mod thread;
@@ -17,6 +18,7 @@ mod waker;
 
 #[cfg(feature = "capi")]
 pub(crate) use cancel::Uncancelled;
+pub(crate) use current::Current;
 pub(crate) use poller::{Bits, Events, Poller, INPUT, OUTPUT, SPECIAL};
 pub(crate) use resolve::resolve;
 pub(crate) use rustix::event::{PollFd, PollFlags};
@@ -33,6 +35,29 @@ use std::time::Duration;
 use rustix::io::retry_on_intr;
 use rustix::net::SendAncillaryBuffer;
 use socket2::SockAddr;
+
+/// pthread_atfork(3): `in_child` runs in each child of fork(3), on its only
+/// thread.
+pub(crate) fn at_fork(in_child: extern "C" fn()) -> io::Result<()> {
+    // SAFETY: the function stays as long as the library, whose unloading the C
+    // library notes.
+    match unsafe { libc::pthread_atfork(None, None, Some(in_child)) } {
+        0 => Ok(()),
+        code => Err(io::Error::from_raw_os_error(code)),
+    }
+}
+
+/// _exit(2): no function of atexit(3) runs.
+pub(crate) fn exit_now(status: i32) -> ! {
+    // SAFETY: it takes a number.
+    unsafe { libc::_exit(status) }
+}
+
+/// close(2) of a descriptor that no object owns.
+pub(crate) fn close(fd: RawFd) {
+    // SAFETY: the caller's, which uses the number no more.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+}
 
 /// recv(2), repeated after `EINTR`.
 pub(crate) fn recv(fd: BorrowedFd<'_>, buf: &mut [u8], flags: RecvFlags) -> io::Result<usize> {

@@ -5,6 +5,7 @@ use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 
 use super::{Poller, INPUT};
+use crate::fork::Process;
 
 /// An eventfd(2) that can be closed while other threads may still signal it.
 /// Its poller is edge-triggered: each signal makes an event, and nobody reads
@@ -12,6 +13,7 @@ use super::{Poller, INPUT};
 pub(crate) struct Waker {
     fd: AtomicI32,
     closed: AtomicBool,
+    process: Process,
     /// How many threads are inside `watch` or `signal`. `close` waits for them
     /// before it closes the descriptor, so that its number cannot be reused
     /// under them.
@@ -28,6 +30,7 @@ impl Waker {
         Ok(Waker {
             fd: AtomicI32::new(fd),
             closed: AtomicBool::new(false),
+            process: Process::current(),
             users: AtomicUsize::new(0),
         })
     }
@@ -52,6 +55,10 @@ impl Waker {
     /// write(2) past the C library, which is no cancellation point, and keeps
     /// `errno`.
     pub fn signal(&self) {
+        if !self.process.is_current() {
+            // A child has the same event as its parent.
+            return;
+        }
         self.users.fetch_add(1, Ordering::SeqCst);
         if !self.closed.load(Ordering::SeqCst) {
             let one = 1u64.to_ne_bytes();
@@ -74,7 +81,8 @@ impl Waker {
         if self.closed.swap(true, Ordering::SeqCst) {
             return;
         }
-        while self.users.load(Ordering::SeqCst) != 0 {
+        // In a child the other users are gone.
+        while self.process.is_current() && self.users.load(Ordering::SeqCst) != 0 {
             std::thread::yield_now();
         }
         let fd = self.fd.swap(-1, Ordering::SeqCst);

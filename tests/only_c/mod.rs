@@ -280,3 +280,38 @@ fn raise_is_always_negative() {
         assert_eq!(unsafe { ns_raise(null_mut(), code, null()) }, expected);
     }
 }
+
+/// FK1: In a child of fork(2) the statistics and the request of a stop fail too.
+#[test]
+fn calls_in_a_child() {
+    isolated(|| {
+        for config in both_modes() {
+            let server = start(config, Hooks::new(echo));
+            // SAFETY: the child makes these calls alone.
+            let child = unsafe { libc::fork() };
+            if child == 0 {
+                let (mut stats, mut error) = ([0u8; size_of::<ns_stats>()], null_mut());
+                let stats = stats.as_mut_ptr().cast();
+                let tls = ns_tls_new();
+                let results = unsafe {
+                    [
+                        ns_server_request_stop(server.raw()),
+                        ns_server_stats(server.raw(), stats, size_of::<ns_stats>()),
+                        ns_server_reload_tls(server.raw(), tls, &mut error),
+                        ns_server_unwatch(server.raw(), 1),
+                        ns_server_timer_cancel(server.raw(), 1),
+                    ]
+                };
+                let failed = results == [NS_ERR_STATE; 5];
+                // SAFETY: it takes a number.
+                unsafe { libc::_exit((!failed).into()) };
+            }
+            let mut status = 0;
+            // SAFETY: our own child, which was not waited for.
+            assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+            assert_eq!(status, 0);
+            Client::connect(&server).echo("hello");
+            server.stop().unwrap();
+        }
+    });
+}

@@ -17,6 +17,7 @@ mod errors;
 mod exception;
 mod fairness;
 mod farewell;
+mod forks;
 mod gathering;
 pub mod hosted;
 mod hygiene;
