@@ -99,6 +99,7 @@ impl Server {
 
     /// Returns the loops, if they take connections of the program now.
     fn entrance(&self) -> Result<Arc<LoopGroup>, Error> {
+        self.check_process()?;
         if !self.inner.config.non_blocking {
             return Err(Error::from(Status::NotNonBlocking));
         }

@@ -113,6 +113,7 @@ fn calls_in_a_child() {
                 is_parents(server.abort(id));
                 is_parents(server.connections());
                 is_parents(server.add_service("0"));
+                is_parents(server.connect("127.0.0.1:9", None, ()));
                 is_parents(server.post(0, |_| Ok(())));
                 assert!(server.is_stopped());
                 assert_eq!((server.port(), server.address()), (0, String::new()));
