@@ -51,6 +51,8 @@ impl Conn {
     /// Goes on with the next address, in a new socket. `error` is the failure of
     /// the former one. The error is the last failure, when no address is left.
     pub fn connect_next(&mut self, error: io::Error) -> Result<(), Error> {
+        // Its descriptor may be the last one.
+        self.fd = None;
         let connect = self
             .extra
             .get_or_insert_default()

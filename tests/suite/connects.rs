@@ -496,6 +496,25 @@ fn several_addresses() {
     });
 }
 
+/// AD11: The next address needs no second descriptor.
+#[test]
+fn an_address_after_the_last_descriptor() {
+    isolated(|| {
+        faults::give_localhost_two_addresses();
+        let caller = Caller::new();
+        let four = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = four.local_addr().unwrap().port();
+        let _six = Full::at(SocketAddr::new("::1".parse().unwrap(), port));
+        let service = format!("localhost:{port}");
+        let id = caller.server.connect(&service, Some(ms(1000)), caller.data()).unwrap();
+        let fillers = fill_descriptors(0);
+        assert_eq!(caller.seen.next(), Seen::Open(id));
+        drop(fillers);
+        drop(four);
+        wait_idle(&caller.server);
+    });
+}
+
 /// AD12: What fails immediately is the error of the call, which drops its user data.
 #[test]
 fn connects_that_fail_immediately() {
