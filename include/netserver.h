@@ -1523,25 +1523,6 @@ ns_conn_id ns_socket_id(const ns_socket *socket);
 int ns_socket_fd(const ns_socket *socket);
 
 /**
- * Writes the peer's address as text: "127.0.0.1:4711", "[::1]:4711"; for a unix
- * socket "unix:" and the peer's own path or "@" and abstract name, which few have;
- * "" where it is not known. It writes as `snprintf` does: at most `len` bytes with the final
- * NUL.
- *
- * Returns: the length of the whole text without the NUL.
- * [handler]
- */
-size_t ns_socket_peer(const ns_socket *socket, char *buf, size_t len);
-
-/**
- * Writes the address of this side, as `ns_socket_peer` does.
- *
- * Returns: the length of the whole text without the NUL.
- * [handler]
- */
-size_t ns_socket_local(const ns_socket *socket, char *buf, size_t len);
-
-/**
  * Returns: the number of the service that the connection came by: 0 for that of
  * `ns_server_new`, else what `ns_server_add_service` returned; -1 on the shutdown
  * port, after an attach to another server, and where the connection cannot be used
@@ -1633,6 +1614,43 @@ void *ns_socket_user_data(const ns_socket *socket);
  * [handler] [blocks]
  */
 ns_status ns_socket_set_user_data(ns_socket *socket, void *user_data, ns_drop_fn drop);
+
+/**
+ * Writes the peer's address as text: "127.0.0.1:4711", "[::1]:4711"; for a unix
+ * socket "unix:" and the peer's own path or "@" and abstract name, which few have;
+ * "" where it is not known. It writes as `snprintf` does: at most `len` bytes with the final
+ * NUL.
+ *
+ * Returns: the length of the whole text without the NUL.
+ * [handler]
+ */
+size_t ns_socket_peer(const ns_socket *socket, char *buf, size_t len);
+
+/**
+ * Writes the address of this side, as `ns_socket_peer` does.
+ *
+ * Returns: the length of the whole text without the NUL.
+ * [handler]
+ */
+size_t ns_socket_local(const ns_socket *socket, char *buf, size_t len);
+
+/**
+ * Writes the peer's address as getpeername(2) does: a `struct sockaddr_in`, `_in6`
+ * or `_un` of the system, at most `len` bytes of it (NULL: none). An IPv4-mapped
+ * address is written as IPv4. A `struct sockaddr_storage` holds each of them.
+ *
+ * Returns: the length of the whole address; 0 where it is not known, and for NULL.
+ * [handler]
+ */
+size_t ns_socket_peer_addr(const ns_socket *socket, void *addr, size_t len);
+
+/**
+ * Writes the address of this side, as `ns_socket_peer_addr` does.
+ *
+ * Returns: the length of the whole address; 0 where it is not known, and for NULL.
+ * [handler]
+ */
+size_t ns_socket_local_addr(const ns_socket *socket, void *addr, size_t len);
 
 /**
  * Takes a connection out of a non-blocking server, in any of its callbacks but

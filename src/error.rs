@@ -114,6 +114,21 @@ impl Status {
         Status::ALL.iter().copied().find(|s| s.code() == code)
     }
 
+    /// Returns the status that has a sentence, if there is one.
+    fn from_message(message: &str) -> Option<Status> {
+        Status::ALL.iter().copied().find(|s| s.message() == message)
+    }
+
+    fn of_io(error: &io::Error) -> Status {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => Status::WouldBlock,
+            io::ErrorKind::TimedOut => Status::Timeout,
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Status::Reset,
+            io::ErrorKind::NotConnected => Status::Closed,
+            _ => Status::Io,
+        }
+    }
+
     /// Returns the status for a failed transfer on an open connection.
     pub(crate) fn of_transfer(error: &io::Error) -> Status {
         match error.raw_os_error() {
@@ -132,6 +147,8 @@ impl fmt::Display for Status {
         f.write_str(self.message())
     }
 }
+
+impl std::error::Error for Status {}
 
 /// Why a connection ended. `on_close` gets it, and
 /// [`Stats::closed`](crate::Stats::closed) counts by it.
@@ -313,6 +330,20 @@ impl Error {
         self.detail.as_ref()?.payload.as_deref()
     }
 
+    /// Makes an error of any other. One of our own costs no allocation: nearly
+    /// all say that nothing can be read now.
+    pub(crate) fn of_any<E>(error: E) -> Error
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+    {
+        let mut error = Some(error);
+        let ours = (&mut error as &mut dyn Any).downcast_mut::<Option<Error>>();
+        match ours.and_then(Option::take) {
+            Some(ours) => ours,
+            None => error.map_or(Error::from(Status::Handler), |error| Error::from(error.into())),
+        }
+    }
+
     /// Makes an error of a status and a code of the operating system; 0 is no
     /// code.
     pub(crate) fn with_os_code(status: Status, os_code: i32) -> Error {
@@ -398,13 +429,7 @@ impl From<Status> for Error {
 
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Error {
-        let status = match error.kind() {
-            io::ErrorKind::WouldBlock => Status::WouldBlock,
-            io::ErrorKind::TimedOut => Status::Timeout,
-            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Status::Reset,
-            io::ErrorKind::NotConnected => Status::Closed,
-            _ => Status::Io,
-        };
+        let status = Status::of_io(&error);
         match error.downcast::<Error>() {
             Ok(ours) => ours,
             Err(error) => Error::new(status, reason(&error)).edit(|d| {
@@ -441,13 +466,46 @@ impl From<&str> for Error {
     }
 }
 
+/// The status and the code of the operating system are those of the first
+/// [`Error`], [`Status`] or [`io::Error`] behind it ([`std::error::Error::source`]).
+/// An error whose text is the sentence of a status has that status: `anyhow` hides
+/// the type of what it holds.
 impl From<Box<dyn std::error::Error + Send + Sync>> for Error {
     fn from(source: Box<dyn std::error::Error + Send + Sync>) -> Error {
-        match source.downcast::<Error>() {
-            Ok(ours) => *ours,
-            Err(source) => {
-                Error::new(Status::Handler, source.to_string()).edit(|d| d.source = Some(source))
-            }
-        }
+        let source = match source.downcast::<Error>() {
+            Ok(ours) => return *ours,
+            Err(source) => source,
+        };
+        let source = match source.downcast::<io::Error>() {
+            Ok(error) => return Error::from(*error),
+            Err(source) => source,
+        };
+        let message = source.to_string();
+        let (status, os_code) = status_behind(&*source)
+            .or_else(|| Status::from_message(&message).map(|status| (status, 0)))
+            .unwrap_or((Status::Handler, 0));
+        Error::new(status, message).edit(|d| {
+            d.os_code = os_code;
+            d.source = Some(source);
+        })
     }
+}
+
+/// Returns the status and the operating system's code of the first error in the
+/// chain that has some.
+fn status_behind(error: &(dyn std::error::Error + 'static)) -> Option<(Status, i32)> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(ours) = error.downcast_ref::<Error>() {
+            return Some((ours.status, ours.os_code()));
+        }
+        if let Some(status) = error.downcast_ref::<Status>() {
+            return Some((*status, 0));
+        }
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return Some((Status::of_io(error), error.raw_os_error().unwrap_or(0)));
+        }
+        next = error.source();
+    }
+    None
 }

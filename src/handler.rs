@@ -131,9 +131,9 @@ pub trait Handler: Send + Sync + 'static {
 impl<F, E> Handler for F
 where
     F: Fn(&Server, &mut Socket<'_>) -> Result<(), E> + Send + Sync + 'static,
-    E: Into<Error>,
+    E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
 {
     fn handle(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
-        self(server, socket).map_err(Into::into)
+        self(server, socket).map_err(Error::of_any)
     }
 }

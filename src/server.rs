@@ -30,7 +30,7 @@ use crate::handler::Handler;
 use crate::listener::ListenerFd;
 use crate::service::Service;
 use crate::shutdown::ShutdownPort;
-use crate::socket::{OwnedSocket, Socket};
+use crate::socket::{is_lent, OwnedSocket, Socket};
 use crate::state::State;
 use crate::stats::{self, Stats, ThreadStats};
 use crate::tls::TlsConfig;
@@ -296,7 +296,8 @@ impl Server {
     /// timer and a pause do not go along.
     ///
     /// Errors: [`Status::NotNonBlocking`], [`Status::NotInHandler`],
-    /// [`Status::Detached`], [`Status::State`] during a TLS handshake,
+    /// [`Status::Detached`], [`Status::Busy`] in [`Socket::with_user_data`],
+    /// [`Status::State`] during a TLS handshake,
     /// [`Status::Closed`] after a close or an abort, also after one by id that
     /// the loop has not carried out yet.
     pub fn detach(&self, socket: &mut Socket<'_>) -> Result<OwnedSocket, Error> {
@@ -311,6 +312,9 @@ impl Server {
         conn.check_usable()?;
         if conn.is_in_on_close() {
             return Err(Error::from(Status::NotInHandler));
+        }
+        if is_lent(conn) {
+            return Err(Error::new(Status::Busy, "the user data is lent"));
         }
         if conn.is_upgrading() {
             return Err(Error::new(Status::State, "a TLS handshake is in progress"));

@@ -21,7 +21,10 @@ const GROUPS: [(&str, &[&str]); 10] = [
     ),
     ("CONFIG: settings and callbacks, each with a default", &["config", "settings", "callbacks"]),
     ("SERVER: make, start, stop, free", &["server", "services"]),
-    ("SOCKET: in the callbacks of a connection, or detached", &["transfer", "socket", "owned"]),
+    (
+        "SOCKET: in the callbacks of a connection, or detached",
+        &["transfer", "socket", "addresses", "owned"],
+    ),
     ("BY ID: calls for a connection from any thread", &["calls"]),
     ("LOOPS: the program's own descriptors, timers, tasks, sockets", &["tasks", "adopt"]),
     ("TLS: certificates, and TLS on one connection", &["tls", "tls_socket"]),

@@ -4,6 +4,8 @@
 
 use std::net::SocketAddr;
 
+#[cfg(feature = "capi")]
+use socket2::SockAddr;
 use socket2::SockRef;
 
 use super::Conn;
@@ -52,6 +54,26 @@ impl Conn {
     pub fn local_name(&self) -> String {
         let address = self.fd().map(|fd| SockRef::from(&fd).local_addr());
         address.and_then(Result::ok).map_or(String::new(), |address| address::name(&address))
+    }
+
+    /// Returns the peer's address as the operating system has it, an
+    /// IPv4-mapped one as IPv4.
+    #[cfg(feature = "capi")]
+    pub fn peer_structure(&self) -> Option<SockAddr> {
+        match self.peer() {
+            Some(address) => Some(address.into()),
+            None if self.peer.is_unix() => SockRef::from(&self.fd()?).peer_addr().ok(),
+            None => None,
+        }
+    }
+
+    /// Returns the address of this side, as [`Conn::peer_structure`] does.
+    #[cfg(feature = "capi")]
+    pub fn local_structure(&self) -> Option<SockAddr> {
+        match self.local() {
+            Some(address) => Some(address.into()),
+            None => SockRef::from(&self.fd()?).local_addr().ok(),
+        }
     }
 
     pub fn peer_credentials(&self) -> Result<PeerCredentials, Error> {

@@ -57,6 +57,7 @@
 // The comments are the header's: their [tags] are no links.
 #![allow(rustdoc::broken_intra_doc_links)]
 
+mod addresses;
 mod adopt;
 mod callbacks;
 mod calls;
@@ -80,6 +81,7 @@ mod transfer;
 mod user_data;
 mod version;
 
+pub use addresses::*;
 pub use adopt::*;
 pub use callbacks::*;
 pub use calls::*;

@@ -4,14 +4,14 @@
 // SAFETY of the blocks without a comment: the caller's contract, see `mod.rs`.
 #![allow(clippy::undocumented_unsafe_blocks)]
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{c_int, c_void};
 use std::io::IoSlice;
 use std::net::Shutdown;
 use std::ptr;
 
 use super::error::ns_status;
 use super::handles::{ns_conn_id, ns_socket, reachable_conn, usable_conn};
-use super::support::{array, bytes, contain, give_text, guard, optional_ms, status, MAX_LEN};
+use super::support::{array, bytes, contain, optional_ms, status, MAX_LEN};
 use super::user_data::{ns_drop_fn, UserData};
 use crate::{Error, Socket, Status};
 
@@ -201,52 +201,6 @@ pub unsafe extern "C" fn ns_socket_id(socket: *const ns_socket) -> ns_conn_id {
 #[no_mangle]
 pub unsafe extern "C" fn ns_socket_fd(socket: *const ns_socket) -> c_int {
     unsafe { get(socket, -1, |s| s.raw_fd()) }
-}
-
-/// Gives an address as text, "" where it is not known.
-///
-/// # Safety
-/// The caller's contract.
-unsafe fn give_address(
-    socket: *const ns_socket,
-    buf: *mut c_char,
-    len: usize,
-    address: impl FnOnce(&Socket<'_>) -> String,
-) -> usize {
-    guard(0, || {
-        let conn = unsafe { reachable_conn(socket) };
-        let text = conn.map_or(String::new(), |conn| address(&Socket::of(conn)));
-        unsafe { give_text(&text, buf, len) }
-    })
-}
-
-/// Writes the peer's address as text: "127.0.0.1:4711", "[::1]:4711"; for a unix
-/// socket "unix:" and the peer's own path or "@" and abstract name, which few have;
-/// "" where it is not known. It writes as `snprintf` does: at most `len` bytes with the final
-/// NUL.
-///
-/// Returns: the length of the whole text without the NUL.
-/// [handler]
-#[no_mangle]
-pub unsafe extern "C" fn ns_socket_peer(
-    socket: *const ns_socket,
-    buf: *mut c_char,
-    len: usize,
-) -> usize {
-    unsafe { give_address(socket, buf, len, |s| s.peer_name()) }
-}
-
-/// Writes the address of this side, as `ns_socket_peer` does.
-///
-/// Returns: the length of the whole text without the NUL.
-/// [handler]
-#[no_mangle]
-pub unsafe extern "C" fn ns_socket_local(
-    socket: *const ns_socket,
-    buf: *mut c_char,
-    len: usize,
-) -> usize {
-    unsafe { give_address(socket, buf, len, |s| s.local_name()) }
 }
 
 /// Returns: the number of the service that the connection came by: 0 for that of

@@ -308,6 +308,8 @@ static void null_socket(void)
     CHECK_IS(ns_socket_peer(NULL, text, sizeof text), 0);
     CHECK_TEXT(text, "");
     CHECK_IS(ns_socket_local(NULL, NULL, 0), 0);
+    CHECK_IS(ns_socket_peer_addr(NULL, text, sizeof text), 0);
+    CHECK_IS(ns_socket_local_addr(NULL, NULL, 0), 0);
     CHECK_IS(ns_socket_queued(NULL), 0);
     CHECK_IS(ns_socket_os_error(NULL), 0);
     CHECK_IS(ns_socket_set_timer_ms(NULL, 1), NS_ERR_INVALID);
@@ -332,6 +334,25 @@ static void null_socket(void)
     CHECK_IS(ns_raise(NULL, INT32_MAX, BAD_UTF8), -1);
     CHECK_IS(ns_raise_with(NULL, -5, NULL, text, drop), -5);
     CHECK_IS(event_count(&dropped), before + 2);
+}
+
+/* F5: Addresses as getpeername(2) has them. */
+static void structures(ns_socket *socket, int port)
+{
+    struct sockaddr_in of_kernel, peer, local;
+    socklen_t size = sizeof of_kernel;
+    CHECK_IS(getpeername(ns_socket_fd(socket), (struct sockaddr *)&of_kernel, &size), 0);
+    CHECK_IS(ns_socket_peer_addr(socket, NULL, 0), sizeof peer);
+    CHECK_IS(ns_socket_peer_addr(socket, &peer, sizeof peer), sizeof peer);
+    CHECK_IS(peer.sin_family, AF_INET);
+    CHECK_IS(peer.sin_port, of_kernel.sin_port);
+    CHECK_IS(memcmp(&peer.sin_addr, &of_kernel.sin_addr, sizeof peer.sin_addr), 0);
+    memset(&peer, 0xff, sizeof peer);
+    CHECK_IS(ns_socket_peer_addr(socket, &peer, sizeof peer.sin_family), sizeof peer);
+    CHECK_IS(peer.sin_family, AF_INET);
+    CHECK_IS(peer.sin_port, 0xffff);
+    CHECK_IS(ns_socket_local_addr(socket, &local, sizeof local), sizeof local);
+    CHECK_IS(ntohs(local.sin_port), port);
 }
 
 /* Called in a handler: what is wrong with the arguments alone. */
@@ -382,6 +403,8 @@ static int32_t nonsense(ns_server *server, ns_socket *socket, void *user_data)
     CHECK_IS(strncmp(text, "127.0.0.1:", 10), 0);
     ns_socket_local(socket, text, sizeof text);
     CHECK_IS(atoi(text + 10), ns_server_port(server));
+
+    structures(socket, ns_server_port(server));
 
     event_add(user_data);
     while (ns_socket_recv(socket, &byte, 1) > 0)

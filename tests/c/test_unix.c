@@ -24,9 +24,11 @@ static int local_client(void)
 static int32_t tell_peer(ns_server *server, ns_socket *socket, void *user_data)
 {
     char text[256], peer[64];
+    struct sockaddr_un address;
     int32_t pid = -1;
     uint32_t uid = UINT32_MAX, gid = UINT32_MAX;
     (void)server, (void)user_data;
+    memset(&address, 0, sizeof address);
     CHECK_IS(ns_socket_peer_credentials(socket, NULL, NULL, NULL), NS_OK);
     CHECK_IS(ns_socket_peer_credentials(socket, &pid, NULL, NULL), NS_OK);
     CHECK_IS(ns_socket_peer_credentials(socket, &pid, &uid, &gid), NS_OK);
@@ -34,6 +36,10 @@ static int32_t tell_peer(ns_server *server, ns_socket *socket, void *user_data)
     CHECK_IS(uid, getuid());
     CHECK_IS(gid, getgid());
     CHECK_IS(ns_socket_peer(socket, peer, sizeof peer), 5);
+    CHECK_IS(ns_socket_peer_addr(socket, &address, sizeof address), sizeof address.sun_family);
+    CHECK_IS(address.sun_family, AF_UNIX);
+    CHECK(ns_socket_local_addr(socket, &address, sizeof address) > sizeof address.sun_family);
+    CHECK_TEXT(address.sun_path, service + strlen("unix:"));
     snprintf(text, sizeof text, "%s ", peer);
     CHECK_IS(ns_socket_local(socket, text + strlen(text), sizeof text - strlen(text)),
              strlen(service));

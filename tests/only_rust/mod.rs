@@ -1,5 +1,6 @@
 //! Tests of those parts of the API that only Rust programs have.
 
+use crate::api::Hooks;
 use crate::support::*;
 use net_server::{CloseReason, Config, Error, Handler, OwnedSocket, Server, Socket, State, Status};
 use std::io::{Read, Write};
@@ -23,10 +24,129 @@ fn closures_are_handlers() {
                 socket.send(b"own")
             })
             .unwrap(),
+            Server::new("0", |_: &Server, socket: &mut Socket<'_>| -> Result<(), Status> {
+                socket.send(b"status").map_err(|error| error.status())
+            })
+            .unwrap(),
         ];
-        for (server, expected) in handlers.iter().zip(["io", "text", "own"]) {
+        for (server, expected) in handlers.iter().zip(["io", "text", "own", "status"]) {
             server.start_background().unwrap();
             Client::connect(server).expect_last(expected);
+        }
+    });
+}
+
+/// An error of a library that hides what it holds.
+#[derive(Debug)]
+struct Around(Box<dyn std::error::Error + Send + Sync>);
+
+impl std::fmt::Display for Around {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "around: {}", self.0)
+    }
+}
+
+impl std::error::Error for Around {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.0)
+    }
+}
+
+/// R1: A closure may fail with any error that a box of errors can be made of. "Would block" is no
+/// failure whatever is around it, and an error of the library's keeps its status and its codes.
+#[test]
+fn any_error_will_do() {
+    isolated(|| {
+        let (log, told) = events();
+        let handler = |_: &Server, socket: &mut Socket<'_>| -> anyhow::Result<()> {
+            let mut buffer = [0; 64];
+            loop {
+                // At the end it fails, and that is "would block".
+                let n = socket.recv(&mut buffer)?;
+                match &buffer[..n] {
+                    b"" => return Ok(socket.close()),
+                    b"anyhow" => anyhow::bail!("in words"),
+                    b"own" => Err(Error::raise(-7, "its own"))?,
+                    b"io" => Err(Around(std::io::Error::from_raw_os_error(libc::EACCES).into()))?,
+                    b"around" => Err(Around(Status::Busy.into()))?,
+                    other => socket.send(other)?,
+                }
+            }
+        };
+        let hooks = Hooks::new(move |server, socket| Ok(handler(server, socket).map_err(boxed)?))
+            .on_exception(move |_, socket, error| {
+                log.add((error.status(), error.os_code(), error.to_string()));
+                socket.map_or(Ok(()), |socket| socket.send(b"failed"))
+            });
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::connect(&server);
+        client.echo("hello");
+        for (word, status, os_code, text) in [
+            ("anyhow", Status::Handler, 0, "in words"),
+            ("io", Status::Io, libc::EACCES, "around: "),
+            ("around", Status::Busy, 0, "around: "),
+        ] {
+            client.send(word);
+            client.expect("failed");
+            let failure = told.next();
+            assert_eq!((failure.0, failure.1), (status, os_code), "{failure:?}");
+            assert!(failure.2.to_lowercase().contains(text), "{failure:?}");
+        }
+        assert_eq!(server.stats().handler_errors, 3);
+        // The closure itself.
+        let server = Server::with_config("127.0.0.1:0", handler, non_blocking(1)).unwrap();
+        server.start_background().unwrap();
+        let mut client = Client::connect(&server);
+        client.echo("hello");
+        client.echo("again");
+        assert_eq!(server.stats().handler_errors, 0);
+        client.send("own");
+        client.expect_gone();
+        assert_eq!(server.stats().handler_errors, 1);
+    });
+}
+
+fn boxed(error: anyhow::Error) -> Box<dyn std::error::Error + Send + Sync> {
+    error.into()
+}
+
+/// R7: The user data can be held while sending; a detach must wait, and what panics loses it.
+#[test]
+fn user_data_in_hand() {
+    isolated(|| {
+        for config in both_modes() {
+            let (log, results) = events();
+            let hooks = Hooks::new(move |server, socket| {
+                let said = text(socket)?;
+                let counted = socket.with_user_data(|socket, counts: &mut Vec<usize>| {
+                    counts.push(said.len());
+                    if said == "panic" {
+                        panic!("with the data in hand");
+                    }
+                    let detached = server.detach(socket).map(drop).map_err(|e| e.status());
+                    log.add((detached, socket.user_data::<Vec<usize>>().is_none()));
+                    if said == "replace" {
+                        socket.set_user_data(vec![0_usize; 3]);
+                    }
+                    socket.send(format!("{};", counts.len()).as_bytes())
+                });
+                assert!(socket.with_user_data(|_, _: &mut u8| ()).is_none());
+                counted.expect("a vector")
+            })
+            .on_open(|_, socket| Ok(socket.set_user_data(Vec::<usize>::new())));
+            let server = start(config.clone(), hooks);
+            if config.non_blocking {
+                let mut client = Client::connect(&server);
+                for (said, answer) in [("a", "1;"), ("b", "2;"), ("replace", "3;"), ("c", "4;")] {
+                    client.send(said);
+                    client.expect(answer);
+                    assert_eq!(results.next(), (Err(Status::Busy), true));
+                }
+                client.send("panic");
+                client.expect_gone();
+            } else {
+                Client::connect(&server).saying("a").expect("1;");
+            }
         }
     });
 }
