@@ -871,10 +871,13 @@ ns_status ns_config_set_exception_handler(ns_config *config,
                                           ns_drop_fn drop);
 
 /**
- * Serves a connection of the shutdown port, in blocking mode.
+ * Serves a connection of the shutdown port, in blocking mode. A hosted server
+ * calls it when bytes or the end have come, and once more after 5 s; there
+ * `ns_socket_recv` does not wait.
  *
  * Returns: 0 to go on. Any other number stops the server, a negative one too:
- * here it is not a failure.
+ * here it is not a failure. On a hosted server NS_ERR_WOULD_BLOCK lets the library
+ * call it again, with the next bytes.
  */
 typedef int32_t (*ns_shutdown_fn)(ns_server *server, ns_socket *socket, void *user_data);
 

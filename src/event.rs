@@ -57,6 +57,8 @@ const TIMER: u64 = u64::MAX - 2;
 const WATCHES: u64 = u64::MAX - 3;
 /// A descriptor that is in the poller for a moment: it has no events.
 const PROBE: u64 = u64::MAX - 4;
+/// The shutdown port of a hosted loop.
+const GUEST: u64 = u64::MAX - 5;
 const LISTENERS: u64 = u64::MAX - (1 << 16);
 
 /// The events that a loop's connections are registered for. Urgent data is
@@ -76,13 +78,15 @@ impl LoopGroup {
     pub fn new(
         config: &Config,
         server: u64,
+        first_loop: usize,
         max_connections: usize,
     ) -> std::io::Result<(LoopGroup, Vec<Poller>)> {
         let mut loops = Vec::new();
         let mut pollers = Vec::new();
         for index in 0..config.max_thread as usize {
             let poller = Poller::new()?;
-            let context = ThreadContext::new(Owner::Loop, server, index, Limits::of(config));
+            let context =
+                ThreadContext::new(Owner::Loop, server, first_loop + index, Limits::of(config));
             loops.push(Arc::new(LoopHandle::new(context, &poller)?));
             pollers.push(poller);
         }
@@ -117,6 +121,9 @@ impl LoopGroup {
 
     /// The loop with the fewest connections. `first` wins a tie.
     fn least_busy(&self, first: usize) -> usize {
+        if self.loops.len() == 1 {
+            return first;
+        }
         let open = |i: usize| self.loops[i].context.counters.open.get();
         let mut best = (first, open(first));
         for i in 0..self.loops.len() {

@@ -5,6 +5,7 @@
 mod adopt;
 mod control;
 mod forked;
+mod guest;
 mod handover;
 mod hosted;
 mod lifecycle;
@@ -35,6 +36,8 @@ use crate::state::State;
 use crate::stats::{self, Stats, ThreadStats};
 use crate::tls::TlsConfig;
 
+pub(crate) use guest::Guest;
+use guest::Seen;
 use hosted::Hosted;
 use lifecycle::Life;
 use services::Services;
@@ -71,6 +74,8 @@ pub(crate) struct Inner {
     process: Process,
     services: Services,
     shutdown_service: Option<Service>,
+    /// The number of the first loop.
+    first_loop: usize,
     config: Config,
     handler: Box<dyn Handler>,
     life: Life,
@@ -81,6 +86,8 @@ pub(crate) struct Inner {
 pub(crate) struct Running {
     engine: Engine,
     shutdown: Option<ShutdownPort>,
+    /// The shutdown port of a hosted server.
+    guest: OnceCell<Seen>,
     port: u16,
     /// The addresses of each service.
     addresses: Vec<String>,
@@ -145,21 +152,34 @@ impl Server {
         handler: impl Handler,
         config: Config,
     ) -> Result<Server, Error> {
-        static NUMBERS: AtomicU64 = AtomicU64::new(1);
         config.validate()?;
-        let failed = |e| Error::from_os(Status::Io, "cannot watch for forks", &e);
-        fork::watch().map_err(failed)?;
         let service = Service::parse(service)?;
         let shutdown_service = match &config.shutdown_port {
             Some(text) => Some(Service::parse(text)?.for_shutdown()?),
             None => None,
         };
+        Server::make(service, shutdown_service, handler, config, 0)
+    }
+
+    /// Makes a server of valid settings, whose first loop has the number
+    /// `first_loop`.
+    fn make(
+        service: Service,
+        shutdown_service: Option<Service>,
+        handler: impl Handler,
+        config: Config,
+        first_loop: usize,
+    ) -> Result<Server, Error> {
+        static NUMBERS: AtomicU64 = AtomicU64::new(1);
+        let failed = |e| Error::from_os(Status::Io, "cannot watch for forks", &e);
+        fork::watch().map_err(failed)?;
         let tls = config.tls.as_ref().map(TlsConfig::server_config).transpose()?;
         let inner = Arc::new(Inner {
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             process: Process::current(),
             services: Services::new(service, tls),
             shutdown_service,
+            first_loop,
             config,
             handler: Box::new(handler),
             life: Life::new()
@@ -225,7 +245,7 @@ impl Server {
 
     /// Returns the shutdown port, 0 before `start` and where there is none.
     pub fn shutdown_port(&self) -> u16 {
-        self.running().and_then(|r| r.shutdown.as_ref().map(ShutdownPort::port)).unwrap_or(0)
+        self.running().map_or(0, |running| running.shutdown_port())
     }
 
     /// Returns the addresses that the first service listens on, each in the
@@ -245,7 +265,7 @@ impl Server {
         };
         let Some(running) = self.running() else { return stats };
         stats.port = running.port;
-        stats.shutdown_port = running.shutdown.as_ref().map_or(0, ShutdownPort::port);
+        stats.shutdown_port = running.shutdown_port();
         stats.uptime = *running.uptime.get().unwrap_or(&running.started.elapsed());
         for context in running.engine.contexts() {
             stats.add(&context.counters);
@@ -260,8 +280,8 @@ impl Server {
                 stats.accepted = context.counters.accepted.get();
             });
         }
-        let shutdown_errors = running.shutdown.as_ref().map_or(0, ShutdownPort::handler_errors);
-        stats.handler_errors += shutdown_errors;
+        stats.handler_errors += running.shutdown.as_ref().map_or(0, ShutdownPort::handler_errors);
+        stats.handler_errors += running.guest.get().map_or(0, Seen::handler_errors);
         stats
     }
 
@@ -434,6 +454,13 @@ impl Server {
             Some(Running { engine: Engine::Loops(loops), .. }) => call(loops),
             _ => Err(Status::Closed),
         }
+    }
+}
+
+impl Running {
+    fn shutdown_port(&self) -> u16 {
+        let guest = self.guest.get().map(|guest| guest.port);
+        self.shutdown.as_ref().map(ShutdownPort::port).or(guest).unwrap_or(0)
     }
 }
 

@@ -20,7 +20,7 @@ use crate::sync::lock;
 use crate::sys::{self, PollFlags};
 
 /// How long one peer may take, whatever it sends.
-const MAX_SERVE_MS: u64 = 5000;
+pub(crate) const MAX_SERVE_MS: u64 = 5000;
 /// How long the unread input of a served peer is discarded while others wait.
 const MAX_LINGER_MS: u64 = 100;
 /// How many peers may wait for their turn. Beyond it the port drops the silent

@@ -37,6 +37,12 @@ impl<'a> Socket<'a> {
         self.conn
     }
 
+    /// Returns whether calls never wait.
+    #[cfg(feature = "capi")]
+    pub(crate) fn is_on_loop(&self) -> bool {
+        self.conn.context.owner == Owner::Loop
+    }
+
     /// Returns the address of the connection, which is the C layer's `ns_socket
     /// *`.
     #[cfg(feature = "capi")]

@@ -11,12 +11,12 @@ use super::accept::Acceptor;
 use super::driver::Driver;
 use super::schedule::Due;
 use super::slab::Slab;
-use super::{dispatch, LoopGroup, CONTROL, LISTENERS, PROBE, TIMER, WAKE, WATCHES};
+use super::{dispatch, LoopGroup, CONTROL, GUEST, LISTENERS, PROBE, TIMER, WAKE, WATCHES};
 use crate::callback;
 use crate::clock::Deadline;
 use crate::conn::{ConnId, ThreadContext};
 use crate::error::{Error, Status};
-use crate::server::Server;
+use crate::server::{Guest, Server};
 use crate::sync::lock;
 use crate::sys::{Bits, Events, Poller, Timer, Waker, OUTPUT};
 
@@ -40,6 +40,8 @@ pub(crate) struct Loop {
     /// The control thread's reaction to a wake-up, if this loop runs on the
     /// control thread.
     on_control: Option<Box<dyn FnMut() + Send>>,
+    /// The shutdown port of a hosted server.
+    pub(super) guest: Option<Guest>,
 }
 
 impl Loop {
@@ -53,6 +55,7 @@ impl Loop {
             opening: VecDeque::new(),
             watch_events: None,
             on_control: None,
+            guest: None,
         }
     }
 
@@ -139,6 +142,17 @@ impl Loop {
         self.driver.schedule.poller()
     }
 
+    /// Takes in the shutdown port, whose turns are a part of this loop's.
+    pub fn take_in(&mut self, guest: Guest) -> Result<(), Error> {
+        guest.watch(self.poller(), GUEST)?;
+        self.guest = Some(guest);
+        Ok(())
+    }
+
+    pub fn drop_guest(&mut self) {
+        self.guest = None;
+    }
+
     /// Makes the timer that a hosted loop needs.
     pub fn make_timer(&self) -> Result<Timer, Error> {
         let failed = |e| Error::from_os(Status::Io, "cannot make a timer", &e);
@@ -165,7 +179,10 @@ impl Loop {
 
     pub(super) fn has_finished(&self) -> bool {
         let driver = &self.driver;
-        driver.drain.is_begun() && driver.open_connections() == 0 && !driver.handle.has_arrivals()
+        driver.drain.is_begun()
+            && driver.open_connections() == 0
+            && !driver.handle.has_arrivals()
+            && self.guest.as_ref().is_none_or(Guest::has_stopped)
     }
 
     /// Returns when the next turn must begin without an event:
@@ -251,6 +268,7 @@ impl Loop {
             // The deadlines are looked at in any case.
             TIMER => {}
             WATCHES => self.run_watches(),
+            GUEST => self.guest.iter().for_each(Guest::turn),
             PROBE => {}
             LISTENERS.. => self.acceptor.note_event((token - LISTENERS) as usize),
             id => self.on_conn_event(id, bits),

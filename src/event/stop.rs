@@ -10,6 +10,7 @@ use crate::clock::Deadline;
 use crate::conn::{Conn, Phase};
 use crate::error::{CloseReason, Error, Status};
 use crate::linger;
+use crate::server::Guest;
 use crate::sync::lock;
 
 /// How often a stop looks whether peers have acknowledged all bytes.
@@ -71,6 +72,10 @@ impl Loop {
             return;
         }
         self.stop_accepting();
+        if let Some(guest) = &self.guest {
+            guest.begin_stop(self.driver.drain.deadline());
+            guest.turn();
+        }
         for conn in self.slab.iter_mut() {
             self.driver.drain_one(conn);
         }
@@ -94,6 +99,7 @@ impl Loop {
             }
         }
         if self.driver.drain.is_over() {
+            self.guest.iter().for_each(Guest::cut);
             for conn in self.slab.iter_mut() {
                 self.driver.cut(conn);
             }

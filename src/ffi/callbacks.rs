@@ -94,10 +94,13 @@ pub unsafe extern "C" fn ns_config_set_exception_handler(
     unsafe { set(config, |c| &mut c.exception, function, user_data, drop) }
 }
 
-/// Serves a connection of the shutdown port, in blocking mode.
+/// Serves a connection of the shutdown port, in blocking mode. A hosted server
+/// calls it when bytes or the end have come, and once more after 5 s; there
+/// `ns_socket_recv` does not wait.
 ///
 /// Returns: 0 to go on. Any other number stops the server, a negative one too:
-/// here it is not a failure.
+/// here it is not a failure. On a hosted server NS_ERR_WOULD_BLOCK lets the library
+/// call it again, with the next bytes.
 pub type ns_shutdown_fn = Option<
     unsafe extern "C-unwind" fn(
         server: *mut ns_server,

@@ -12,7 +12,7 @@ use super::handles::{borrowed_handle, ns_socket};
 use super::raise::without_socket;
 use super::server::{ns_handler_fn, ns_server};
 use super::user_data::Callback;
-use crate::{CloseReason, Error, Handler, Server, Socket, ThreadKind};
+use crate::{CloseReason, Error, Handler, Server, Socket, Status, ThreadKind};
 
 type HandlerFn = unsafe extern "C-unwind" fn(*mut ns_server, *mut ns_socket, *mut c_void) -> i32;
 
@@ -180,6 +180,9 @@ impl Handler for CHandler {
             Callback { function: Some(call), user_data, .. } => {
                 let code = unsafe { call(self.server, borrowed_handle(socket), user_data) };
                 drop_raised(socket);
+                if code == Status::WouldBlock.code() && socket.is_on_loop() {
+                    return Err(Status::WouldBlock.into());
+                }
                 Ok(code != 0)
             }
             _ => defaults().on_shutdown(server, socket),

@@ -15,7 +15,7 @@ use crossbeam_channel::{Receiver, Sender};
 use super::handover::{handover, Giver, Taker};
 use super::hosted::Hosted;
 use super::threads::{StartReport, Starts, ThreadKind};
-use super::{Engine, Running, Server};
+use super::{Engine, Guest, Running, Server};
 use crate::callback::{self, CallbackScope};
 use crate::clock::Deadline;
 use crate::error::{Error, Status};
@@ -123,6 +123,11 @@ impl Control {
         }
     }
 
+    /// Gives the shutdown port to the only loop.
+    pub fn take_in(&mut self, guest: Guest) -> Result<(), Error> {
+        self.event_loop.as_mut().map_or(Ok(()), |event_loop| event_loop.take_in(guest))
+    }
+
     /// Makes the timer that the only loop needs where the program runs it.
     pub fn make_timer(&self) -> Result<Option<Timer>, Error> {
         self.event_loop.as_ref().map(Loop::make_timer).transpose()
@@ -130,6 +135,10 @@ impl Control {
 
     /// Ends everything that a failed start has begun.
     pub fn undo(mut self, running: &Running) {
+        if let Some(event_loop) = &mut self.event_loop {
+            // No peer is served.
+            event_loop.drop_guest();
+        }
         begin_drain(running, Deadline::NOW);
         self.shutdown_gate = None;
         self.run_loop();

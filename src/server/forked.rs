@@ -33,7 +33,8 @@ impl Server {
                 }
             },
         };
-        running.listener_fds.iter().for_each(|fd| fd.close_in_child());
+        let guests = running.guest.get().into_iter().flat_map(|guest| &guest.listener_fds);
+        running.listener_fds.iter().chain(guests).for_each(|fd| fd.close_in_child());
         is_unused
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
-use super::{Running, Server, State};
+use super::{Guest, Running, Server, State};
 use crate::callback::{self, CallbackScope};
 use crate::clock::Deadline;
 use crate::error::{Error, Status};
@@ -41,6 +41,10 @@ impl Hosted {
         self.host.load(Ordering::SeqCst) == callback::this_thread()
     }
 
+    pub fn poller(&self) -> &Poller {
+        &self.poller
+    }
+
     pub(super) fn try_turn(&self) -> Option<MutexGuard<'_, Option<HostedLoop>>> {
         match self.event_loop.try_lock() {
             Ok(turn) => Some(turn),
@@ -57,18 +61,13 @@ impl Server {
     /// and inside [`Server::stop`] and [`Server::wait`] on the same thread.
     ///
     /// Errors: [`Status::Invalid`] where the server is not in non-blocking mode
-    /// with one thread, [`Status::Unsupported`] where it has a shutdown port;
-    /// those of [`Server::start`].
+    /// with one thread; those of [`Server::start`].
     pub fn start_hosted(&self) -> Result<(), Error> {
         self.check_process()?;
         let config = &self.inner.config;
         if !config.non_blocking || config.max_thread != 1 {
             let text = "a hosted server is in non-blocking mode with max_thread 1";
             return Err(Error::new(Status::Invalid, text));
-        }
-        if self.inner.shutdown_service.is_some() {
-            let text = "a hosted server has no thread for a shutdown port";
-            return Err(Error::new(Status::Unsupported, text));
         }
         callback::or_left_to_parent(|| self.start_without_thread())
     }
@@ -78,8 +77,13 @@ impl Server {
             return Ok(());
         }
         let mut timer = None;
-        let prepared = self.prepare(|control| {
+        let prepared = self.prepare(true, |control, running| {
             timer = control.make_timer()?;
+            if let Some(service) = &self.inner.shutdown_service {
+                let (guest, seen) = Guest::start(self.view(), service)?;
+                let _ = running.guest.set(seen);
+                control.take_in(guest)?;
+            }
             Ok(())
         });
         match (prepared, timer) {

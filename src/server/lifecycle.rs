@@ -98,7 +98,7 @@ impl Server {
         if !self.begin_start()? {
             return Ok(());
         }
-        let prepared = self.prepare(|_| Ok(()));
+        let prepared = self.prepare(false, |_, _| Ok(()));
         self.inner.life.set(if prepared.is_ok() { State::Running } else { State::New });
         if let Some(running) = prepared?.run() {
             self.set_stopped(&running);
@@ -118,7 +118,7 @@ impl Server {
         }
         let life = &self.inner.life;
         let (giver, taker) = handover::<Control>();
-        let prepared = self.prepare(|control| {
+        let prepared = self.prepare(false, |control, _| {
             let body = move || taker.take().and_then(Control::run);
             let handle = self.spawn_control(control.report(), body)?;
             *lock(&life.control) = Some(handle);
@@ -191,28 +191,9 @@ impl Server {
         self.stop_in(Some(drain), false)
     }
 
-    fn stop_in(&self, drain: Option<Duration>, for_good: bool) -> Result<(), Error> {
+    pub(super) fn stop_in(&self, drain: Option<Duration>, for_good: bool) -> Result<(), Error> {
         self.check_process()?;
-        let life = &self.inner.life;
-        let until = {
-            let mut now = life.now();
-            if now.state == State::New {
-                return Ok(());
-            }
-            if let Some(drain) = drain {
-                now.drain = Some(now.drain.map_or(drain, |earlier| earlier.min(drain)));
-                if now.state == State::Stopping {
-                    now.deadline = now.deadline.min(Deadline::after(drain));
-                }
-            }
-            let drain = drain.or(now.drain).unwrap_or(self.inner.config.drain_timeout);
-            let until = Deadline::after(drain).min(now.deadline);
-            if now.state == State::Starting {
-                now.latest = now.latest.min(until);
-            }
-            until
-        };
-        self.request_stop();
+        let Some(until) = self.ask_to_stop(drain) else { return Ok(()) };
         if self.in_callback() {
             return Ok(());
         }
@@ -228,6 +209,31 @@ impl Server {
         }
         self.join_stopped();
         Ok(())
+    }
+
+    /// Requests a stop with a drain time. Returns its deadline; `None` for a
+    /// server that was never started.
+    pub(super) fn ask_to_stop(&self, drain: Option<Duration>) -> Option<Deadline> {
+        let until = {
+            let mut now = self.inner.life.now();
+            if now.state == State::New {
+                return None;
+            }
+            if let Some(drain) = drain {
+                now.drain = Some(now.drain.map_or(drain, |earlier| earlier.min(drain)));
+                if now.state == State::Stopping {
+                    now.deadline = now.deadline.min(Deadline::after(drain));
+                }
+            }
+            let drain = drain.or(now.drain).unwrap_or(self.inner.config.drain_timeout);
+            let until = Deadline::after(drain).min(now.deadline);
+            if now.state == State::Starting {
+                now.latest = now.latest.min(until);
+            }
+            until
+        };
+        self.request_stop();
+        Some(until)
     }
 
     /// Waits until the server has stopped: to the given time, and then for as

@@ -32,13 +32,14 @@ impl Server {
     /// thread's part. On failure this undoes the steps that it has done.
     pub(super) fn prepare(
         &self,
-        make_host: impl FnOnce(&Control) -> Result<(), Error>,
+        is_hosted: bool,
+        make_host: impl FnOnce(&mut Control, &Running) -> Result<(), Error>,
     ) -> Result<Control, Error> {
         let mut control = Control::new(self.view(), self.max_connections())?;
-        let (running, parts) = self.bind(&control)?;
+        let (running, parts) = self.bind(&control, is_hosted)?;
         let started = self
             .spawn_all(&mut control, &running, parts.pollers)
-            .and_then(|()| make_host(&control))
+            .and_then(|()| make_host(&mut control, &running))
             .and_then(|()| control.wait_for_threads())
             .and_then(|()| {
                 // Only now: nothing can be attached to a loop whose thread does
@@ -60,12 +61,13 @@ impl Server {
     }
 
     /// Makes the listeners: from now on clients wait in the backlog.
-    fn bind(&self, control: &Control) -> Result<(Arc<Running>, Parts), Error> {
+    fn bind(&self, control: &Control, is_hosted: bool) -> Result<(Arc<Running>, Parts), Error> {
         let inner = &self.inner;
         let config = &inner.config;
         let shutdown = match &inner.shutdown_service {
-            Some(service) => Some(ShutdownPort::bind(service, config, inner.number)?),
-            None => None,
+            // A hosted server has a guest for it.
+            Some(service) if !is_hosted => Some(ShutdownPort::bind(service, config, inner.number)?),
+            _ => None,
         };
         let (mut listeners, mut addresses) = (Vec::new(), Vec::new());
         for (number, (service, has_tls)) in inner.services.list().into_iter().enumerate() {
@@ -82,8 +84,8 @@ impl Server {
             for listener in &listeners {
                 listener.set_nonblocking().map_err(|e| cannot_watch(&e))?;
             }
-            let (loops, made) =
-                LoopGroup::new(config, inner.number, max).map_err(|e| cannot_watch(&e))?;
+            let (loops, made) = LoopGroup::new(config, inner.number, inner.first_loop, max)
+                .map_err(|e| cannot_watch(&e))?;
             crate::event::watch(&made[0], &listeners)?;
             pollers = made;
             Engine::Loops(Arc::new(loops))
@@ -95,6 +97,7 @@ impl Server {
         let running = Running {
             engine,
             shutdown,
+            guest: OnceCell::new(),
             port,
             addresses,
             listener_fds,

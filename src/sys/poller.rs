@@ -37,6 +37,11 @@ impl Poller {
         Ok(epoll::add(self.0.as_fd(), fd, data, bits | Bits::ET)?)
     }
 
+    /// Reports when another poller has events.
+    pub fn add_poller(&self, other: &Poller, token: u64) -> io::Result<()> {
+        self.add(other.0.as_fd(), token, Bits::IN)
+    }
+
     /// epoll_ctl(2), EPOLL_CTL_MOD.
     pub fn change(&self, fd: BorrowedFd<'_>, token: u64, bits: Bits) -> io::Result<()> {
         let data = epoll::EventData::new_u64(token);

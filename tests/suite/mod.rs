@@ -20,6 +20,7 @@ mod farewell;
 mod forks;
 mod gathering;
 pub mod hosted;
+mod hosted_shutdown;
 mod hygiene;
 mod inherited;
 mod ipv6;

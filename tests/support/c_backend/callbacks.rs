@@ -126,7 +126,11 @@ unsafe extern "C-unwind" fn on_shutdown(
     user_data: *mut c_void,
 ) -> i32 {
     // Every number but 0 is a yes: a failure must be said to be none.
-    call!(on_shutdown, user_data, server, socket).unwrap_or(false).into()
+    match call!(on_shutdown, user_data, server, socket) {
+        Ok(stops) => stops.into(),
+        Err(error) if error.status().code() == NS_ERR_WOULD_BLOCK => NS_ERR_WOULD_BLOCK,
+        Err(_) => 0,
+    }
 }
 
 unsafe extern "C-unwind" fn on_exception(
