@@ -437,8 +437,8 @@ impl Write for Socket<'_> {
     }
 }
 
-/// A detached socket. The program owns it; it is in blocking mode and for one
-/// thread at a time. A drop closes the connection: queued bytes leave, and
+/// A detached socket, or one of a descriptor. The program owns it; it is in
+/// blocking mode and for one thread at a time. A drop closes the connection: queued bytes leave, and
 /// unread input is discarded, both bounded by the server's `linger_timeout`.
 pub struct OwnedSocket {
     conn: Box<Conn>,

@@ -100,7 +100,7 @@ static void test_connect(void)
     CHECK(ns_server_connect(server, service, 0, data, drop, &err) != 0 && err == NULL);
     EVENT_WAIT(&failed, failures + 1);
     EVENT_WAIT(&dropped, drops + 1);
-    CHECK_IS(closed(server, NS_CLOSE_CONNECT), 1);
+    WAIT_UNTIL(closed(server, NS_CLOSE_CONNECT) == 1);
     CHECK_TEXT(ns_close_reason_name(NS_CLOSE_CONNECT), "connect");
     CHECK_IS(ns_server_connect(server, NULL, 0, data, drop, &err), 0);
     ERROR_IS(err, NS_ERR_INVALID, "NULL", "");

@@ -105,7 +105,8 @@ fn the_report_has_the_known_lines() {
     });
 }
 
-/// J5: At rest accepted + attached = open + waiting + closed + detached, whatever happened.
+/// J5: At rest accepted + attached + adopted = open + waiting + closed + detached, whatever
+/// happened.
 #[test]
 fn the_accounts_balance() {
     isolated(|| {
