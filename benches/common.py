@@ -36,11 +36,15 @@ OURS_LINKED = [f"-I{ROOT / 'include'}", f"-L{TARGET / 'release'}", "-lnetserver"
                f"-Wl,-rpath,{TARGET / 'release'}"]  # fmt: skip
 LIBRARIES = {
     "store": OURS_LINKED,
+    "hosted": OURS_LINKED,
+    "fan": OURS_LINKED,
+    "subscribers": [],
     "load": ["-lssl", "-lcrypto"],
     "tls_openssl": ["-lssl", "-lcrypto"],
     "count_syscalls": ["-shared", "-fPIC", "-ldl"],
     "peers/raw_epoll": ["-pthread"],
     "peers/raw_pool": ["-pthread"],
+    "peers/raw_fan": [],
     "peers/libuv": ["-luv"],
     "peers/libev": ["-lev"],
     "peers/libevent": ["-levent_core"],
@@ -195,7 +199,8 @@ class Load(Program):
     """The load generator with its connections to a server."""
 
     def __init__(self, cores, server, *options):
-        super().__init__(cores, [build("load"), *options, server.port])
+        program = build("subscribers" if options[-1] == "publish" else "load")
+        super().__init__(cores, [program, *options, server.port])
         self.server = server
         if self.line() != "ready\n":
             raise RuntimeError("load is not ready")

@@ -148,6 +148,33 @@ def store(args, title):
     return section
 
 
+def hosted(args, title):
+    method = (
+        "An operation is a message there and back; 64 lasting connections. The program runs the "
+        "turns of the library itself, by poll(2) on its one descriptor; own_loop is the same "
+        "program with the library's loop."
+    )
+    servers = {
+        OURS: [build("hosted"), "127.0.0.1:0"],
+        "own_loop": [build("hosted"), "-o", "127.0.0.1:0"],
+    }
+    return cost(args, title, method, servers, ["-c", "64", "echo"], 1.15, least=128)
+
+
+def broadcast(members):
+    def measure(args, title):
+        method = (
+            f"An operation is a message of 64 B that one of {members:,} subscribers gets; the next "
+            "is published when all have it. Our server calls ns_server_broadcast in its handler; "
+            "raw_fan is a loop of send(2)."
+        )
+        servers = {OURS: [build("fan"), "127.0.0.1:0"], "raw_fan": [peer("raw_fan")]}
+        options = ["-c", members, "publish"]
+        return cost(args, title, method, servers, options, 1.05, least=4 * members)
+
+    return Workload(f"broadcast to {members:,}", measure, quick=members == 1000)
+
+
 # -- instructions -----------------------------------------------------------------------------
 
 
@@ -257,6 +284,9 @@ WORKLOADS = [
     echo("echo 16 KiB, 64 connections", ["-c", "64", "-s", "16384"], 1.02, quick=True),
     echo("echo 1 MiB, 1 connection", ["-s", "1048576"], 0.68, quick=True),
     Workload("store, 16 deep, a send per reply", store, quick=True),
+    Workload("hosted, by poll(2), 64 connections", hosted, quick=True),
+    broadcast(1000),
+    broadcast(10_000),
     Workload("echo 1 MiB, 1 connection, the host's congestion control", paced_stream, quick=True),
     Workload("echo 64 B, 64 connections, two cores", echo_on_two_cores),
     Workload("echo 64 B, 64 connections, two cores, 2 loops", echo_of_two),
