@@ -784,6 +784,21 @@ ns_status ns_config_set_high_water_mark(ns_config *config, size_t bytes);
 size_t ns_config_high_water_mark(const ns_config *config);
 
 /**
+ * Non-blocking mode: sets the number of queued outbound bytes to which a queue has
+ * shrunk when `on_drain` reports it: 0 (when it is empty) to `send_limit`, default 0.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_low_water_mark(ns_config *config, size_t bytes);
+
+/**
+ * Returns: the setting `low_water_mark`, in bytes.
+ * [any]
+ */
+size_t ns_config_low_water_mark(const ns_config *config);
+
+/**
  * Non-blocking mode: sets how many bytes may be queued; a `send` that would pass
  * this returns NS_ERR_BUFFER_FULL: 1 to 2^31 - 1, default 16777216.
  *
@@ -1714,7 +1729,8 @@ int ns_socket_release_fd(ns_socket *owned);
 
 /**
  * Queues `len` bytes for a connection of a non-blocking server; the bytes are
- * copied. What one thread sends stays in order.
+ * copied. What one thread sends stays in order. What a callback sends to connections
+ * of its own loop leaves in the loop's next turn.
  *
  * Returns: 0 when the bytes are accepted, which is not yet delivered; or
  * NS_ERR_CLOSED (the id is gone, or 0), NS_ERR_BUFFER_FULL (nothing is queued),
@@ -1762,6 +1778,42 @@ int64_t ns_server_broadcast(ns_server *server,
                             size_t n,
                             const void *buf,
                             size_t len);
+
+/**
+ * `ns_server_broadcast` that tells how it went with each connection:
+ * `statuses[i]`, of `n`, becomes what `ns_server_send` to `ids[i]` would have
+ * returned. Where this call fails nothing is written.
+ *
+ * Returns: as `ns_server_broadcast`.
+ * [any]
+ */
+int64_t ns_server_broadcast_each(ns_server *server,
+                                 const ns_conn_id *ids,
+                                 size_t n,
+                                 const void *buf,
+                                 size_t len,
+                                 ns_status *statuses);
+
+/**
+ * Counts what was accepted for a connection of a non-blocking server, by id or
+ * directly, and is not with the kernel.
+ *
+ * Returns: the number of bytes; or a negative status: NS_ERR_CLOSED,
+ * NS_ERR_NOT_NON_BLOCKING, NS_ERR_INVALID.
+ * [any]
+ */
+int64_t ns_server_queued(ns_server *server, ns_conn_id id);
+
+/**
+ * Ends one direction of a connection of a non-blocking server, or both, as
+ * `ns_socket_shutdown` does: NS_SHUT_RD, NS_SHUT_WR, NS_SHUT_RDWR. What was accepted
+ * before this call leaves first; from now on `ns_server_send` returns NS_ERR_CLOSED
+ * where the sending side ends.
+ *
+ * Returns: 0, NS_ERR_CLOSED, NS_ERR_NOT_NON_BLOCKING or NS_ERR_INVALID.
+ * [any]
+ */
+ns_status ns_server_shutdown(ns_server *server, ns_conn_id id, int32_t how);
 
 /**
  * Called by `ns_server_foreach` for each id.

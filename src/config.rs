@@ -109,6 +109,10 @@ pub struct Config {
     /// The number of queued bytes above which the server does not read a
     /// connection: 1 to `send_limit`; default 256 KiB.
     pub high_water_mark: usize,
+    /// The number of queued bytes to which a queue has shrunk when
+    /// [`on_drain`](crate::Handler::on_drain) reports it: 0, which is an empty
+    /// queue, to `send_limit`; default 0.
+    pub low_water_mark: usize,
     /// The largest number of queued bytes of a connection: 1 to 2 GiB − 1;
     /// default 16 MiB.
     pub send_limit: usize,
@@ -141,6 +145,7 @@ impl Default for Config {
             keep_alive: Some(Duration::from_secs(60)),
             no_delay: true,
             high_water_mark: 256 << 10,
+            low_water_mark: 0,
             send_limit: 16 << 20,
         }
     }
@@ -189,6 +194,7 @@ impl Config {
         keep_alive: impl Into<Option<Duration>>;
         no_delay: bool;
         high_water_mark: usize;
+        low_water_mark: usize;
         send_limit: usize;
     }
 
@@ -209,6 +215,7 @@ impl Config {
             ("send_limit", self.send_limit as u64, 1, i32::MAX as u64),
             ("stack_size", self.stack_size as u64, 128 << 10, 1 << 30),
             ("high_water_mark", self.high_water_mark as u64, 1, self.send_limit as u64),
+            ("low_water_mark", self.low_water_mark as u64, 0, self.send_limit as u64),
         ];
         for (name, value, least, most) in counts {
             if value < least || value > most {
@@ -257,6 +264,7 @@ fn invalid(message: String) -> Error {
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
     pub high_water: usize,
+    pub low_water: usize,
     pub send_limit: usize,
     pub idle_ms: u64,
     pub io_ms: u64,
@@ -270,6 +278,7 @@ impl Limits {
         let millis = |time: Option<Duration>| time.map_or(0, |t| t.as_millis().max(1) as u64);
         Limits {
             high_water: config.high_water_mark,
+            low_water: config.low_water_mark,
             send_limit: config.send_limit,
             idle_ms: millis(config.idle_timeout),
             io_ms: millis(config.io_timeout),
@@ -304,6 +313,7 @@ mod tests {
             ("backlog", Config::new().backlog(0)),
             ("send_limit", Config::new().send_limit(0)),
             ("high_water_mark", Config::new().high_water_mark(2).send_limit(1)),
+            ("low_water_mark", Config::new().low_water_mark(2).high_water_mark(1).send_limit(1)),
             ("idle_timeout", Config::new().idle_timeout(MAX_TIME + Duration::from_millis(1))),
             ("keep_alive", Config::new().keep_alive(Duration::from_secs(32_768))),
         ];

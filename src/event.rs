@@ -33,6 +33,7 @@ pub(crate) use run::Loop;
 pub use tasks::Interest;
 pub(crate) use tasks::{TaskFn, TimerFn, WatchFn};
 
+use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -187,16 +188,33 @@ impl LoopGroup {
         sent.map_err(send_status)
     }
 
-    /// Sends one copy of the bytes to all connections. Returns how many
-    /// accepted it.
-    pub fn broadcast(&self, ids: &[ConnId], bytes: &[u8]) -> usize {
+    /// Sends one copy of the bytes to each connection, as the iterator goes on.
+    pub fn broadcast<'a>(
+        &'a self,
+        ids: &'a [ConnId],
+        bytes: &[u8],
+    ) -> impl Iterator<Item = Result<(), Status>> + 'a {
         let pieces = OutBuf::shared(bytes);
-        let bytes = Bytes::Shared(&pieces);
-        let accepts = |id: &&ConnId| {
-            let handle = self.of(**id);
-            handle.is_ok_and(|handle| handle.send(id.get(), &bytes).is_ok())
-        };
-        ids.iter().filter(accepts).count()
+        ids.iter().map(move |id| {
+            let handle = self.of(*id)?;
+            handle.send(id.get(), &Bytes::Shared(&pieces)).map_err(send_status)
+        })
+    }
+
+    pub fn queued(&self, id: ConnId) -> Result<usize, Status> {
+        self.of(id)?.context.ids.queued(id.get()).map_err(send_status)
+    }
+
+    pub fn shutdown(&self, id: ConnId, how: Shutdown) -> Result<(), Status> {
+        let handle = self.of(id)?;
+        // From now on the id refuses bytes. A second half-close is on its way
+        // or done.
+        let ends_sending = how != Shutdown::Read;
+        let is_new = handle.context.ids.end_sending(id.get(), ends_sending).map_err(send_status)?;
+        if is_new || how != Shutdown::Write {
+            handle.post(Mail::Shutdown(id.get(), how));
+        }
+        Ok(())
     }
 
     pub fn close(&self, id: ConnId) -> Result<(), Status> {

@@ -59,6 +59,8 @@ pub(crate) struct OutBuf {
     /// When bytes were last written, or when the queue began: for
     /// `write_timeout`.
     pub progress_at: u64,
+    /// `on_drain` has been asked to report what is queued.
+    pub is_reported: bool,
     /// The last look at what the peer has acknowledged.
     pub ack_look: Option<AckLook>,
 }

@@ -156,12 +156,7 @@ impl<'a> Socket<'a> {
             if conn.is_over() {
                 return Err(Status::Closed);
             }
-            if how != Shutdown::Read {
-                conn.shut_write();
-            }
-            if how != Shutdown::Write {
-                conn.shut_read();
-            }
+            conn.shutdown(how);
             Ok(())
         })
     }

@@ -243,6 +243,26 @@ impl IdTable {
         before.is_ok_and(|before| before & CALLABLE != 0)
     }
 
+    /// Returns the number of pending bytes of a connection that takes calls.
+    pub fn queued(&self, id: u64) -> Result<usize, SendError> {
+        let word = self.update(id, |word| match word & CALLABLE {
+            0 => Err(SendError::Gone),
+            _ => Ok(word),
+        })?;
+        Ok((word & PENDING) as usize)
+    }
+
+    /// Makes the connection, which takes calls, take no more bytes, if it is
+    /// to. Returns whether it took them before and does not from now on.
+    pub fn end_sending(&self, id: u64, ends: bool) -> Result<bool, SendError> {
+        let before = self.update(id, |word| match word & CALLABLE {
+            0 => Err(SendError::Gone),
+            _ if ends && word & SENDABLE != 0 => Ok(word & !SENDABLE | OPEN),
+            _ => Ok(word),
+        })?;
+        Ok(ends && before & SENDABLE != 0)
+    }
+
     /// Makes the connection take no more bytes.
     pub fn shut_sending(&self, id: u64) {
         let _ = self.update(id, |word| match word & SENDABLE {

@@ -82,6 +82,11 @@ impl Inbox {
         state.queues.get_mut(&id).map(std::mem::take).filter(|queue| queue.len() > 0)
     }
 
+    /// Returns how many connections the loop must look at.
+    pub fn waiting(&self) -> usize {
+        lock(&self.state).order.len()
+    }
+
     /// Returns whether no bytes are on their way.
     pub fn is_empty(&self, ids: &IdTable) -> bool {
         ids.direct() != 0

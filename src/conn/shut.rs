@@ -3,11 +3,25 @@
 
 #![forbid(unsafe_code)]
 
+use std::net::Shutdown;
 use std::sync::atomic::Ordering;
 
 use super::{Conn, Flags, ForcedEnd, Owner, Phase};
 
 impl Conn {
+    /// Ends one direction, or both.
+    pub fn shutdown(&mut self, how: Shutdown) {
+        if self.is_over() {
+            return;
+        }
+        if how != Shutdown::Read {
+            self.shut_write();
+        }
+        if how != Shutdown::Write {
+            self.shut_read();
+        }
+    }
+
     /// Shuts the sending side once the queue is empty.
     pub fn shut_write(&mut self) {
         self.context.ids.shut_sending(self.id);
@@ -59,7 +73,7 @@ impl Conn {
         }
         self.set(Flags::FIN_SENT);
         if let Some(fd) = self.fd() {
-            let _ = socket2::SockRef::from(&fd).shutdown(std::net::Shutdown::Write);
+            let _ = socket2::SockRef::from(&fd).shutdown(Shutdown::Write);
         }
     }
 

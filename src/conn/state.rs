@@ -36,10 +36,13 @@ impl Conn {
         }
     }
 
-    /// Returns whether a queue has left and `on_drain` must still report it.
+    /// Returns whether a queue has left, down to the low-water mark, and
+    /// `on_drain` must still report it.
     #[inline]
     pub fn is_drain_due(&self) -> bool {
-        self.flags & (Flags::DRAINED | Flags::BACKLOG) == Flags::DRAINED && self.may_report_drain()
+        self.has(Flags::DRAINED)
+            && self.refused() <= self.context.limits.low_water
+            && self.may_report_drain()
     }
 
     /// In a TLS handshake in mid-stream only what waits for its end is left.
@@ -304,6 +307,9 @@ impl Conn {
     /// Notes that `on_drain` reports the empty queue now.
     pub fn clear_drained(&mut self) {
         self.clear(Flags::DRAINED);
+        if let Some(out) = &mut self.out {
+            out.is_reported = true;
+        }
     }
 
     /// Sets whether the connection is in the ready queue, and returns the

@@ -320,21 +320,21 @@ impl Conn {
             self.context.ids.sub(self.id, len);
             return;
         }
-        if self.gathers() {
-            self.context.ids.sub(self.id, len);
-            for piece in bytes.pieces() {
-                let _ = self.gather(piece);
-            }
+        let gathers = self.gathers();
+        if gathers || self.has(Flags::TLS) {
+            // A send that fails takes this back.
             self.set(Flags::DRAINED);
-            return;
-        }
-        if self.has(Flags::TLS) {
-            self.context.ids.sub(self.id, len);
             for piece in bytes.pieces() {
-                let _ = self.send_tls(piece);
+                self.context.ids.sub(self.id, piece.len());
+                let _ = match self.is_upgrading() {
+                    true => self.send_tls(piece),
+                    false => self.gather(piece),
+                };
             }
-            self.set(Flags::DRAINED);
-            self.note_sent();
+            if !gathers {
+                let _ = self.flush_gathered();
+                self.note_sent();
+            }
             return;
         }
         self.queue().append(bytes);
@@ -389,6 +389,7 @@ impl Conn {
         if begins {
             out.progress_at = clock::now();
         }
+        out.is_reported = false;
         out
     }
 
@@ -432,14 +433,17 @@ impl Conn {
             }
         }
         let is_empty = out.len() == 0;
+        if out.len() <= self.context.limits.low_water && !out.is_reported {
+            out.is_reported = true;
+            if !self.has(Flags::UNOPENED) {
+                self.set(Flags::DRAINED);
+            }
+        }
         if !is_empty || !out.gathered.is_empty() {
             self.put_queue(out);
         }
         if !is_empty {
             return Ok(false);
-        }
-        if !self.has(Flags::UNOPENED) {
-            self.set(Flags::DRAINED);
         }
         if self.has(Flags::WR_SHUT) && !self.is_upgrading() {
             self.send_fin();

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::net::Shutdown;
 use std::sync::atomic::Ordering;
 
 use super::run::Loop;
@@ -17,6 +18,8 @@ pub(crate) enum Mail {
     Close(u64),
     Abort(u64),
     Wake(u64),
+    /// End one direction, or both.
+    Shutdown(u64, Shutdown),
     /// Begin to accept from these listeners.
     Listen(Vec<Listener>),
     /// There may be room for connections again.
@@ -54,11 +57,29 @@ impl Loop {
         self.mail_left = true;
     }
 
+    /// Delivers all bytes by id that wait now, before the next handler runs: a
+    /// burst does not pile up behind the handlers that send it. What comes
+    /// meanwhile is delivered later.
+    pub(super) fn deliver_waiting(&mut self) {
+        let context = &self.driver.handle.context;
+        if context.inbox.is_empty(&context.ids) {
+            return;
+        }
+        for _ in 0..context.inbox.waiting() {
+            self.deliver_next();
+        }
+    }
+
     fn handle(&mut self, mail: Mail) {
         match mail {
             Mail::Close(id) => self.with_conn(id, |conn| conn.close_because(CloseReason::Handler)),
             Mail::Abort(id) => self.with_conn(id, Conn::abort),
             Mail::Wake(id) => self.on_wake_mail(id),
+            Mail::Shutdown(id, how) => self.with_conn(id, |conn| {
+                if !matches!(conn.phase(), Phase::Flushing | Phase::Lingering) {
+                    conn.shutdown(how);
+                }
+            }),
             Mail::Listen(_) if self.driver.is_stopping() => {}
             Mail::Listen(listeners) => self.acceptor.listen(listeners),
             Mail::Accept => self.acceptor.note_room(),

@@ -201,6 +201,7 @@ impl Loop {
     #[inline(never)]
     fn chores(&mut self, turns: usize) {
         for _ in 0..turns {
+            self.deliver_waiting();
             let next = self.driver.schedule.next_turn();
             if let Some(conn) = next.and_then(|id| self.slab.of(id)) {
                 self.driver.run_turn(conn);
@@ -259,7 +260,10 @@ impl Loop {
     #[inline(never)]
     fn on_event(&mut self, token: u64, bits: Bits) {
         match token {
-            WAKE => self.mail_left = true,
+            WAKE => {
+                self.mail_left = true;
+                self.deliver_waiting();
+            }
             CONTROL => {
                 if let Some(on_control) = &mut self.on_control {
                     on_control();
@@ -276,6 +280,7 @@ impl Loop {
     }
 
     fn on_conn_event(&mut self, id: u64, bits: Bits) {
+        self.deliver_waiting();
         if self.slab.of(id).is_none() {
             self.take_in_arrivals();
         }

@@ -8,6 +8,7 @@ use std::ffi::c_void;
 use super::error::ns_status;
 use super::handles::{ns_conn_id, server_of};
 use super::server::ns_server;
+use super::socket::directions;
 use super::support::{array, bytes, counted, status, MAX_LEN};
 use crate::{ConnId, Error, Server, Status};
 
@@ -29,7 +30,8 @@ unsafe fn with_id(
 }
 
 /// Queues `len` bytes for a connection of a non-blocking server; the bytes are
-/// copied. What one thread sends stays in order.
+/// copied. What one thread sends stays in order. What a callback sends to connections
+/// of its own loop leaves in the loop's next turn.
 ///
 /// Returns: 0 when the bytes are accepted, which is not yet delivered; or
 /// NS_ERR_CLOSED (the id is gone, or 0), NS_ERR_BUFFER_FULL (nothing is queued),
@@ -94,6 +96,71 @@ pub unsafe extern "C" fn ns_server_broadcast(
         let ids: Vec<ConnId> = ids.iter().filter_map(|id| ConnId::from_u64(*id)).collect();
         server.server.broadcast(&ids, data)
     })
+}
+
+/// `ns_server_broadcast` that tells how it went with each connection:
+/// `statuses[i]`, of `n`, becomes what `ns_server_send` to `ids[i]` would have
+/// returned. Where this call fails nothing is written.
+///
+/// Returns: as `ns_server_broadcast`.
+/// [any]
+#[no_mangle]
+pub unsafe extern "C" fn ns_server_broadcast_each(
+    server: *mut ns_server,
+    ids: *const ns_conn_id,
+    n: usize,
+    buf: *const c_void,
+    len: usize,
+    statuses: *mut ns_status,
+) -> i64 {
+    counted(|| {
+        let (server, data, ids) =
+            unsafe { (server_of(server)?, bytes(buf, len)?, array(ids, n, MAX_LEN, "ids")?) };
+        if statuses.is_null() && n > 0 {
+            return Err(Error::new(Status::Invalid, "the statuses are NULL"));
+        }
+        // 0 names no connection.
+        let named: Vec<ConnId> = ids.iter().filter_map(|id| ConnId::from_u64(*id)).collect();
+        let mut results = server.server.broadcast_each(&named, data)?.into_iter();
+        let mut accepted = 0;
+        for (i, id) in ids.iter().enumerate() {
+            let result = match id {
+                0 => Err(Status::Closed),
+                _ => results.next().unwrap_or(Err(Status::Closed)),
+            };
+            accepted += usize::from(result.is_ok());
+            // SAFETY: there are `n` of them, the caller says; not NULL, see above.
+            unsafe { *statuses.add(i) = result.map_or_else(Status::code, |()| 0) };
+        }
+        Ok::<_, Error>(accepted)
+    })
+}
+
+/// Counts what was accepted for a connection of a non-blocking server, by id or
+/// directly, and is not with the kernel.
+///
+/// Returns: the number of bytes; or a negative status: NS_ERR_CLOSED,
+/// NS_ERR_NOT_NON_BLOCKING, NS_ERR_INVALID.
+/// [any]
+#[no_mangle]
+pub unsafe extern "C" fn ns_server_queued(server: *mut ns_server, id: ns_conn_id) -> i64 {
+    counted(|| unsafe { server_of(server) }?.server.queued(conn_id(id)?))
+}
+
+/// Ends one direction of a connection of a non-blocking server, or both, as
+/// `ns_socket_shutdown` does: NS_SHUT_RD, NS_SHUT_WR, NS_SHUT_RDWR. What was accepted
+/// before this call leaves first; from now on `ns_server_send` returns NS_ERR_CLOSED
+/// where the sending side ends.
+///
+/// Returns: 0, NS_ERR_CLOSED, NS_ERR_NOT_NON_BLOCKING or NS_ERR_INVALID.
+/// [any]
+#[no_mangle]
+pub unsafe extern "C" fn ns_server_shutdown(
+    server: *mut ns_server,
+    id: ns_conn_id,
+    how: i32,
+) -> ns_status {
+    unsafe { with_id(server, id, |s, id| s.shutdown(id, directions(how)?)) }
 }
 
 /// Called by `ns_server_foreach` for each id.

@@ -34,7 +34,7 @@ unsafe fn set(
 ) -> ns_status {
     status(|| {
         unsafe { object(config, "config") }?.change(|inner| {
-            // The widest bounds for the two that depend on each other.
+            // The widest bounds for those that depend on each other.
             let others = Config::new().high_water_mark(1).send_limit(i32::MAX as usize);
             change(others)?.validate()?;
             inner.settings = change(inner.settings.clone())?;
@@ -509,6 +509,26 @@ pub unsafe extern "C" fn ns_config_set_high_water_mark(
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_high_water_mark(config: *const ns_config) -> usize {
     unsafe { setting(config, |c| c.high_water_mark) }
+}
+
+/// Non-blocking mode: sets the number of queued outbound bytes to which a queue has
+/// shrunk when `on_drain` reports it: 0 (when it is empty) to `send_limit`, default 0.
+///
+/// Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+/// [setup]
+#[no_mangle]
+pub unsafe extern "C" fn ns_config_set_low_water_mark(
+    config: *mut ns_config,
+    bytes: usize,
+) -> ns_status {
+    unsafe { set(config, |c| Ok(c.low_water_mark(bytes))) }
+}
+
+/// Returns: the setting `low_water_mark`, in bytes.
+/// [any]
+#[no_mangle]
+pub unsafe extern "C" fn ns_config_low_water_mark(config: *const ns_config) -> usize {
+    unsafe { setting(config, |c| c.low_water_mark) }
 }
 
 /// Non-blocking mode: sets how many bytes may be queued; a `send` that would pass

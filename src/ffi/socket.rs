@@ -136,16 +136,17 @@ pub const NS_SHUT_RDWR: i32 = 2;
 /// [handler] [blocks, in blocking mode]
 #[no_mangle]
 pub unsafe extern "C" fn ns_socket_shutdown(socket: *mut ns_socket, how: i32) -> ns_status {
-    let call = |socket: &mut Socket<'_>| {
-        let how = match how {
-            NS_SHUT_RD => Shutdown::Read,
-            NS_SHUT_WR => Shutdown::Write,
-            NS_SHUT_RDWR => Shutdown::Both,
-            _ => return Err(Error::from(Status::Invalid)),
-        };
-        socket.shutdown(how)
-    };
-    unsafe { with(socket, call) }
+    unsafe { with(socket, |s| s.shutdown(directions(how)?)) }
+}
+
+/// The directions that a number of the program names.
+pub(super) fn directions(how: i32) -> Result<Shutdown, Error> {
+    match how {
+        NS_SHUT_RD => Ok(Shutdown::Read),
+        NS_SHUT_WR => Ok(Shutdown::Write),
+        NS_SHUT_RDWR => Ok(Shutdown::Both),
+        _ => Err(Error::from(Status::Invalid)),
+    }
 }
 
 /// Closes the connection. What is queued leaves first: in blocking mode this waits

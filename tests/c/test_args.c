@@ -92,6 +92,7 @@ static void settings(void)
     SETTING(no_delay, 1, INT32_MIN);
     SETTING(high_water_mark, 1, 0);
     SETTING(high_water_mark, 1, SIZE_MAX);
+    SETTING(low_water_mark, 0, SIZE_MAX);
     SETTING(send_limit, 1, 0);
     SETTING(send_limit, 1, SIZE_MAX);
 
@@ -152,6 +153,7 @@ static void defaults(void)
     CHECK_IS(ns_config_keep_alive_ms(config), 60000);
     CHECK_IS(ns_config_no_delay(config), 1);
     CHECK_IS(ns_config_high_water_mark(config), 256 << 10);
+    CHECK_IS(ns_config_low_water_mark(config), 0);
     CHECK_IS(ns_config_send_limit(config), 16 << 20);
     CHECK(ns_config_shutdown_port(config) == NULL);
     CHECK_IS(ns_server_free(server), NS_OK);

@@ -6,6 +6,7 @@ mod adopt;
 mod attach;
 mod blocking;
 mod by_id;
+mod by_id_on_loop;
 mod bytes;
 mod closed_watches;
 mod closing;

@@ -7,6 +7,7 @@ use super::{c_text, check, text_of, Config, ConnId, Error, Hooks, Socket};
 use super::{CloseReason, State, Stats, Status, ThreadStats};
 use net_server::ffi::*;
 use std::ffi::c_void;
+use std::net::Shutdown;
 use std::os::fd::RawFd;
 use std::ptr::null_mut;
 use std::sync::Arc;
@@ -89,6 +90,7 @@ fn configure(config: &Config, hooks: &Arc<Hooks>) -> Result<*mut ns_config, Erro
         // The order matters where a mark is above the limit of the moment.
         ns_config_set_send_limit(raw, config.send_limit);
         ns_config_set_high_water_mark(raw, config.high_water_mark);
+        ns_config_set_low_water_mark(raw, config.low_water_mark);
         if config.tls.is_some() {
             with_tls(|tls| assert_eq!(ns_config_set_tls(raw, tls), 0));
         }
@@ -312,6 +314,38 @@ impl Server {
             let buf = bytes.as_ptr().cast();
             ns_server_broadcast(self.raw(), ids.as_ptr(), ids.len(), buf, bytes.len())
         })
+    }
+
+    pub fn broadcast_each(
+        &self,
+        ids: &[ConnId],
+        bytes: &[u8],
+    ) -> Result<Vec<Result<(), Status>>, Error> {
+        let ids: Vec<u64> = ids.iter().map(|id| id.get()).collect();
+        let mut statuses = vec![1; ids.len()];
+        let accepted = count(unsafe {
+            let (buf, out) = (bytes.as_ptr().cast(), statuses.as_mut_ptr());
+            ns_server_broadcast_each(self.raw(), ids.as_ptr(), ids.len(), buf, bytes.len(), out)
+        })?;
+        assert_eq!(accepted, statuses.iter().filter(|status| **status == 0).count());
+        let result = |code| match code {
+            0 => Ok(()),
+            code => Err(Status::from_code(code).expect("a status")),
+        };
+        Ok(statuses.into_iter().map(result).collect())
+    }
+
+    pub fn queued(&self, id: ConnId) -> Result<usize, Error> {
+        count(unsafe { ns_server_queued(self.raw(), id.get()) })
+    }
+
+    pub fn shutdown(&self, id: ConnId, how: Shutdown) -> Result<(), Error> {
+        let how = match how {
+            Shutdown::Read => NS_SHUT_RD,
+            Shutdown::Write => NS_SHUT_WR,
+            Shutdown::Both => NS_SHUT_RDWR,
+        };
+        check(unsafe { ns_server_shutdown(self.raw(), id.get(), how) })
     }
 
     pub fn close(&self, id: ConnId) -> Result<(), Error> {
