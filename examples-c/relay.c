@@ -31,10 +31,8 @@ static const char *target, *cert_file, *key_file;
 struct side {
     struct side *other;
     ns_conn_id id;
-    size_t under_way; /* bytes for this side since its queue was last empty */
-    int paused;       /* it is not read, because of what is under way to the other side */
-    int has_ended;    /* it says nothing more */
-    int is_told;      /* that the other side says nothing more */
+    int paused;    /* it is not read, because of what waits for the other side */
+    int has_ended; /* it says nothing more */
     int is_gone;
 };
 
@@ -46,31 +44,32 @@ static void leave(void *user_data) {
         free(side < side->other ? side : side->other);
 }
 
-static void close_if_over(ns_socket *socket, const struct side *side) {
-    if (side->has_ended && side->is_told)
+/* A side has said all. */
+static void pass_end_on(ns_server *srv, ns_socket *socket, struct side *side) {
+    side->has_ended = 1;
+    if (side->other->has_ended) {
+        ns_server_close(srv, side->other->id);
         ns_socket_close(socket);
+    } else {
+        ns_server_shutdown(srv, side->other->id, NS_SHUT_WR);
+    }
 }
 
-/* Passes on what a side says. */
+/* Passes on what a side says. If the other one is gone, its on_close ends this one. */
 static int32_t relay(ns_server *srv, ns_socket *socket, void *user_data) {
     struct side *side = (struct side *)ns_socket_user_data(socket), *other = side->other;
     char buffer[BUFFER];
+    int64_t queued;
     (void)user_data;
-    while (other->under_way < WINDOW) {
-        ns_status status;
-        int64_t n = ns_socket_recv(socket, buffer, sizeof buffer);
+    while ((queued = ns_server_queued(srv, other->id)) < WINDOW) {
+        int64_t n = queued < 0 ? NS_ERR_WOULD_BLOCK : ns_socket_recv(socket, buffer, sizeof buffer);
         if (n < 0)
             return (int32_t)n;
         if (n == 0) {
-            side->has_ended = 1;
-            ns_server_wake(srv, other->id);
-            close_if_over(socket, side);
+            pass_end_on(srv, socket, side);
             return 0;
         }
-        status = ns_server_send(srv, other->id, buffer, (size_t)n);
-        if (status < 0) /* NS_ERR_CLOSED: it is ending, and its on_close ends this side too */
-            return status == NS_ERR_CLOSED ? 0 : status;
-        other->under_way += (size_t)n;
+        ns_server_send(srv, other->id, buffer, (size_t)n);
     }
     side->paused = 1;
     return ns_socket_pause(socket);
@@ -80,26 +79,15 @@ static int32_t relay(ns_server *srv, ns_socket *socket, void *user_data) {
 static int32_t on_drain(ns_server *srv, ns_socket *socket, void *user_data) {
     struct side *side = (struct side *)ns_socket_user_data(socket);
     (void)user_data;
-    side->under_way = 0;
     if (side->other->paused)
         ns_server_wake(srv, side->other->id);
     return 0;
 }
 
-/* The other side has something to say to this one: read on, or the end. */
 static int32_t on_wake(ns_server *srv, ns_socket *socket, void *user_data) {
-    struct side *side = (struct side *)ns_socket_user_data(socket);
     (void)srv, (void)user_data;
-    if (side->paused && side->other->under_way == 0) {
-        side->paused = 0;
-        ns_socket_resume(socket);
-    }
-    if (side->other->has_ended && !side->is_told) {
-        side->is_told = 1;
-        ns_socket_shutdown(socket, NS_SHUT_WR);
-        close_if_over(socket, side);
-    }
-    return 0;
+    ((struct side *)ns_socket_user_data(socket))->paused = 0;
+    return ns_socket_resume(socket);
 }
 
 /* A client gets its pair, and the connection to the target. What the client says before that is

@@ -6,7 +6,7 @@ use super::unix::Folder;
 use crate::api::{plain_stream, CloseReason, ConnId, Hooks, Server, Status};
 use crate::support::*;
 use socket2::{Domain, SockAddr, Socket, Type};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -343,6 +343,38 @@ fn bytes_and_a_close() {
         drop(full);
         assert_eq!(caller.seen.next(), Seen::Failed(Status::Connect, libc::ECONNREFUSED));
         caller.ended(2);
+    });
+}
+
+/// AD9: A half-close by id before it is connected follows the bytes that were accepted.
+#[test]
+fn a_half_close_of_a_connect() {
+    isolated(|| {
+        let (log, seen) = events();
+        let opens = log.clone();
+        let (hooks, reasons) = Hooks::new(move |_, socket| {
+            let text = text(socket)?;
+            if text.is_empty() {
+                socket.close();
+            }
+            Ok(log.add(text))
+        })
+        .telling_reasons();
+        let server =
+            start(non_blocking(1), hooks.on_open(move |_, _| Ok(opens.add("open".into()))));
+        let full = Full::new();
+        let id = server.connect(&full.address().to_string(), None, ()).unwrap();
+        server.send(id, b"all that it says").unwrap();
+        assert_eq!(server.queued(id).unwrap(), 16);
+        server.shutdown(id, Shutdown::Write).unwrap();
+        assert_eq!(status(server.send(id, b"x")), Status::Closed);
+        let mut peer = full.accept();
+        peer.expect_last("all that it says");
+        peer.send("an answer");
+        assert_eq!(seen.take(2), ["open", "an answer"]);
+        drop(peer);
+        assert_eq!((seen.next().as_str(), reasons.next()), ("", CloseReason::Peer));
+        wait_idle(&server);
     });
 }
 
