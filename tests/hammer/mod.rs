@@ -2,7 +2,7 @@
 //! In the end no connection, descriptor, thread or piece of user data may be left, and the accounts
 //! must balance.
 //!
-//! `NS_HAMMER_SECONDS` (5 by default) is how long the four rounds take in all, `NS_HAMMER_SEED`
+//! `NS_HAMMER_SECONDS` (5 by default) is how long the six rounds take in all, `NS_HAMMER_SEED`
 //! makes other choices.
 
 // `Ok(socket.close())` is how a handler ends.
@@ -11,6 +11,7 @@
 mod clients;
 mod handlers;
 mod random;
+mod tasks;
 
 use crate::api::{CloseReason, ConnId, OwnedSocket, Server, Status};
 use crate::support::*;
@@ -24,6 +25,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tasks::tasker;
 
 /// How a round ends.
 #[derive(Clone, Copy, PartialEq)]
@@ -34,6 +36,16 @@ enum End {
     Stop,
 }
 
+/// Who runs the server.
+#[derive(Clone, Copy, PartialEq)]
+enum Mode {
+    Blocking,
+    NonBlocking,
+    /// A thread of the test.
+    Hosted,
+}
+
+const LOOPS: usize = 3;
 const CLIENTS: usize = 8;
 const CALLERS: usize = 2;
 const OWNERS: usize = 2;
@@ -43,31 +55,43 @@ const KNOWN: usize = 100;
 /// J5, AD5: Non-blocking, until all clients have gone.
 #[test]
 fn non_blocking_to_the_end() {
-    isolated_for(limit(), || round(true, End::Quiet));
+    isolated_for(limit(), || round(Mode::NonBlocking, End::Quiet));
 }
 
 /// J5, S15: Non-blocking, stopped in the middle of it.
 #[test]
 fn non_blocking_stopped_midway() {
-    isolated_for(limit(), || round(true, End::Stop));
+    isolated_for(limit(), || round(Mode::NonBlocking, End::Stop));
 }
 
 /// J5: Blocking, until all clients have gone.
 #[test]
 fn blocking_to_the_end() {
-    isolated_for(limit(), || round(false, End::Quiet));
+    isolated_for(limit(), || round(Mode::Blocking, End::Quiet));
 }
 
 /// J5, S15: Blocking, stopped in the middle of it.
 #[test]
 fn blocking_stopped_midway() {
-    isolated_for(limit(), || round(false, End::Stop));
+    isolated_for(limit(), || round(Mode::Blocking, End::Stop));
+}
+
+/// J5, WT1, HS9: Hosted, until all clients have gone.
+#[test]
+fn hosted_to_the_end() {
+    isolated_for(limit(), || round(Mode::Hosted, End::Quiet));
+}
+
+/// J5, S15, WT1, HS11: Hosted, stopped in the middle of it.
+#[test]
+fn hosted_stopped_midway() {
+    isolated_for(limit(), || round(Mode::Hosted, End::Stop));
 }
 
 /// How long a round runs.
 fn time() -> Duration {
     let seconds = std::env::var("NS_HAMMER_SECONDS").ok().and_then(|text| text.parse().ok());
-    Duration::from_secs_f64(seconds.unwrap_or(5.0) / 4.0)
+    Duration::from_secs_f64(seconds.unwrap_or(5.0) / 6.0)
 }
 
 /// When a round must have ended, in seconds.
@@ -81,6 +105,8 @@ pub struct Shared {
     pub ids: Mutex<Vec<ConnId>>,
     pub opened: AtomicU64,
     pub closed: AtomicU64,
+    /// Calls of watches, timers and posted tasks.
+    pub tasks: AtomicU64,
     /// Every connection has one as its user data, which must be dropped once.
     pub data: Arc<()>,
     /// Events that should not have happened. A failed assertion in a callback would only close one
@@ -105,13 +131,14 @@ impl Shared {
         }
     }
 
-    fn any_id(&self, random: &mut Random) -> Option<ConnId> {
+    pub fn any_id(&self, random: &mut Random) -> Option<ConnId> {
         let ids = self.ids.lock().unwrap();
         (!ids.is_empty()).then(|| ids[random.below(ids.len())])
     }
 }
 
-fn round(non_blocking: bool, end: End) {
+fn round(mode: Mode, end: End) {
+    let non_blocking = mode != Mode::Blocking;
     // Handlers panic on purpose.
     std::panic::set_hook(Box::new(|info| {
         if !info.to_string().contains("on purpose") {
@@ -124,48 +151,77 @@ fn round(non_blocking: bool, end: End) {
         ids: Mutex::default(),
         opened: AtomicU64::new(0),
         closed: AtomicU64::new(0),
+        tasks: AtomicU64::new(0),
         data: Arc::new(()),
         wrong: Mutex::default(),
     });
     let (sender, owned) = std::sync::mpsc::channel();
     let owned = Mutex::new(owned);
-    let server = start(config(non_blocking), hooks(non_blocking, &shared, sender, seed));
-    std::thread::scope(|scope| {
-        for i in 0..CLIENTS as u64 {
-            let (shared, server) = (&shared, &server);
-            scope.spawn(move || client(server.port(), shared, Random::new(seed ^ (i + 1) << 32)));
-        }
-        for i in 0..CALLERS as u64 {
-            let (shared, server) = (&shared, &server);
-            let random = Random::new(seed ^ (i + 101) << 32);
-            scope.spawn(move || caller(server, non_blocking, shared, random));
-        }
-        for i in 0..OWNERS as u64 {
-            let (shared, server, owned) = (&shared, &server, &owned);
-            scope.spawn(move || owner(server, shared, owned, Random::new(seed ^ (i + 201) << 32)));
-        }
-        if non_blocking {
-            let (shared, server) = (&shared, &server);
-            scope.spawn(move || bringer(server, shared, Random::new(seed ^ 301 << 32)));
-        }
-        let_pass(time());
-        if end == End::Stop {
-            server.stop_within(ms(300)).unwrap();
-        }
-        shared.done.store(true, Ordering::SeqCst);
-    });
-    if end == End::Quiet {
-        wait_idle(&server);
+    let loops = if mode == Mode::NonBlocking { LOOPS } else { 1 };
+    let threads = if mode == Mode::Hosted { 1 } else { LOOPS };
+    let server =
+        unstarted(config(non_blocking, threads), hooks(non_blocking, &shared, sender, seed));
+    match mode {
+        Mode::Hosted => server.start_hosted().unwrap(),
+        _ => server.start_background().unwrap(),
     }
+    let is_idle = AtomicBool::new(false);
+    std::thread::scope(|host| {
+        if mode == Mode::Hosted {
+            host.spawn(|| {
+                while !is_idle.load(Ordering::SeqCst) && server.run_once(Some(ms(5))).is_ok() {}
+            });
+        }
+        run(&server, mode, end, loops, &shared, &owned, seed);
+        if end == End::Quiet {
+            wait_idle(&server);
+        }
+        is_idle.store(true, Ordering::SeqCst);
+    });
     check(&server, &shared, end, seed);
+    assert!(!non_blocking || shared.tasks.load(Ordering::SeqCst) > 20, "hardly a task ran");
     drop(server);
     // Detached sockets that nobody took. Until now handlers may have made more.
     drop(owned);
     assert_eq!(Arc::strong_count(&shared.data), 1, "user data is left");
 }
 
-fn config(non_blocking: bool) -> crate::api::Config {
-    let config = blocking(3).non_blocking(non_blocking);
+/// Everything at the same time.
+fn run(
+    server: &Server,
+    mode: Mode,
+    end: End,
+    loops: usize,
+    shared: &Arc<Shared>,
+    owned: &Mutex<Receiver<OwnedSocket>>,
+    seed: u64,
+) {
+    let non_blocking = mode != Mode::Blocking;
+    std::thread::scope(|scope| {
+        for i in 0..CLIENTS as u64 {
+            scope.spawn(move || client(server.port(), shared, Random::new(seed ^ (i + 1) << 32)));
+        }
+        for i in 0..CALLERS as u64 {
+            let random = Random::new(seed ^ (i + 101) << 32);
+            scope.spawn(move || caller(server, non_blocking, shared, random));
+        }
+        for i in 0..OWNERS as u64 {
+            scope.spawn(move || owner(server, shared, owned, Random::new(seed ^ (i + 201) << 32)));
+        }
+        if non_blocking {
+            scope.spawn(move || bringer(server, shared, Random::new(seed ^ 301 << 32)));
+            scope.spawn(move || tasker(server, loops, shared, Random::new(seed ^ 401 << 32)));
+        }
+        let_pass(time());
+        if end == End::Stop {
+            cut(server, ms(300));
+        }
+        shared.done.store(true, Ordering::SeqCst);
+    });
+}
+
+fn config(non_blocking: bool, threads: usize) -> crate::api::Config {
+    let config = blocking(threads as u32).non_blocking(non_blocking);
     config
         .max_retry(2)
         .retry_interval(ms(10))
