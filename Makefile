@@ -46,7 +46,7 @@ LINK = -L$(OUT) -lnetserver -pthread -Wl,-rpath,'$$ORIGIN/$(1)release'
 
 .DELETE_ON_ERROR:
 .PHONY: build help run test lint oracle campaign-oracle install uninstall clean deps \
-	c-tests hosts examples-rust asan-programs campaign-server asan memcheck audit bench bench-deps bench-quick bench-tls campaigns $(CAMPAIGNS:%=campaign-%)
+	c-tests hosts examples-rust asan-programs campaign-server asan hammer-asan memcheck audit bench bench-deps bench-quick bench-tls campaigns $(CAMPAIGNS:%=campaign-%)
 
 build: $(SO) $(ARCHIVE) $(EXAMPLE_PROGRAMS) ## build the shared and the static library and the C examples (default)
 
@@ -173,6 +173,13 @@ campaign-oracle: ## run the oracle for 20 minutes of each mode
 memcheck: deps build c-tests ## run the C examples and C tests under valgrind
 	$(PYTHON) tests/c/run.py --under valgrind
 	$(PYTHON) tests/examples/run.py --under valgrind
+
+# The hammer in Rust and through the C ABI, plain and TLS; the standard library is not instrumented.
+hammer-asan: ## run the hammer with AddressSanitizer [SECONDS=40 of each of three programs] [SEED=1]
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address --cfg under_asan" CARGO_PROFILE_TEST_OPT_LEVEL=1 \
+		NS_HAMMER_SECONDS=$(SECONDS) NS_HAMMER_SEED=$(SEED) \
+		$(CARGO) test --features $(FEATURES) --test hammer --test c_hammer --test tls_hammer \
+		--target $(HOST) --target-dir $(TARGET)/asan/rust
 
 asan: asan-programs ## run the C examples and C tests with AddressSanitizer
 	$(PYTHON) tests/c/run.py --under asan

@@ -184,7 +184,8 @@ type Create = unsafe extern "C" fn(
 ) -> c_int;
 
 /// # Safety
-/// As pthread_create(3).
+/// As pthread_create(3). AddressSanitizer has its own.
+#[cfg(not(under_asan))]
 #[no_mangle]
 unsafe extern "C" fn pthread_create(
     thread: *mut libc::pthread_t,
