@@ -169,7 +169,11 @@ fn round(mode: Mode, end: End) {
     std::thread::scope(|host| {
         if mode == Mode::Hosted {
             host.spawn(|| {
-                while !is_idle.load(Ordering::SeqCst) && server.run_once(Some(ms(5))).is_ok() {}
+                while !is_idle.load(Ordering::SeqCst) {
+                    if server.run_once(Some(ms(5))).is_err() {
+                        return;
+                    }
+                }
             });
         }
         run(&server, mode, end, loops, &shared, &owned, seed);
