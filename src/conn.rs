@@ -33,6 +33,7 @@ use crate::connect::Connect;
 use crate::error::CloseReason;
 #[cfg(feature = "capi")]
 use crate::error::Status;
+use crate::fork;
 use crate::listener::Accepted;
 use crate::outbuf::{AckLook, OutBuf};
 use crate::service::Origin;
@@ -190,7 +191,7 @@ impl Conn {
     /// Turns the connection into a free place again. This drops all that it had
     /// and closes the descriptor.
     pub fn vacate(&mut self) {
-        self.fd = None;
+        self.close_fd();
         self.out = None;
         self.tls = None;
         self.extra = None;
@@ -278,6 +279,22 @@ impl Conn {
 
     pub fn set_nonblocking(&self, nonblocking: bool) -> std::io::Result<()> {
         self.fd.as_ref().map_or(Ok(()), |fd| SockRef::from(fd).set_nonblocking(nonblocking))
+    }
+
+    /// Closes the descriptor. The peer sees the end although a child made by
+    /// fork(2) may still have the descriptor; a child ends nothing that is its
+    /// parent's.
+    pub fn close_fd(&mut self) {
+        if let Some(fd) = self.fd.take().filter(|_| fork::has_children()) {
+            if self.context.process.is_current() {
+                sys::shutdown(fd.as_raw_fd(), sys::Shutdown::Both);
+            }
+        }
+    }
+
+    /// Puts back what [`Conn::take_fd`] took.
+    pub fn put_fd(&mut self, fd: OwnedFd) {
+        self.fd = Some(fd);
     }
 
     pub fn take_fd(&mut self) -> Option<OwnedFd> {

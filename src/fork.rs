@@ -15,6 +15,10 @@ use crate::sys;
 /// How many forks lie between the process that loaded the library and this one.
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 
+/// Whether this process may have children, which have its descriptors until they
+/// call execve(2).
+static HAS_CHILDREN: AtomicBool = AtomicBool::new(false);
+
 /// The process in which something was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Process(u32);
@@ -46,15 +50,28 @@ pub(crate) fn watch() -> io::Result<()> {
     if !WATCHED.load(Ordering::Acquire) {
         // A second thread that comes here too does no harm: each fork counts
         // twice then.
-        sys::at_fork(in_child)?;
+        sys::at_fork(before, in_child)?;
         WATCHED.store(true, Ordering::Release);
     }
     Ok(())
 }
 
+/// Returns whether a child may have copies of this process's descriptors: to
+/// close one then ends nothing for the peer.
+#[inline]
+pub(crate) fn has_children() -> bool {
+    HAS_CHILDREN.load(Ordering::Relaxed)
+}
+
+/// Runs before each fork.
+extern "C" fn before() {
+    HAS_CHILDREN.store(true, Ordering::Relaxed);
+}
+
 /// Runs in each child, on its only thread, before fork(3) returns.
 extern "C" fn in_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
+    HAS_CHILDREN.store(false, Ordering::Relaxed);
     callback::orphan();
 }
 

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::clock::{self, Deadline};
+use crate::fork;
 use crate::sys::{self, PollFlags, Poller, RecvFlags};
 
 const BUFFER: usize = 16 << 10;
@@ -108,6 +109,16 @@ impl Remains {
 struct Entry {
     fd: OwnedFd,
     heard_at: u64,
+}
+
+/// The peer sees the end although a child made by fork(2) may still have the
+/// descriptor.
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if fork::has_children() {
+            sys::shutdown(self.fd.as_raw_fd(), sys::Shutdown::Both);
+        }
+    }
 }
 
 /// The lingering connections of a blocking server. Its control thread owns

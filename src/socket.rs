@@ -510,7 +510,9 @@ impl Drop for OwnedSocket {
         }
         let until = self.conn.linger_until();
         if let Some(remains) = self.conn.close_waiting(until) {
-            remains.discard(until, |_, _| true);
+            let (fd, _) = remains.discard(until, |_, _| true);
+            self.conn.put_fd(fd);
+            self.conn.close_fd();
         }
     }
 }

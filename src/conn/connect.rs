@@ -52,7 +52,7 @@ impl Conn {
     /// the former one. The error is the last failure, when no address is left.
     pub fn connect_next(&mut self, error: io::Error) -> Result<(), Error> {
         // Its descriptor may be the last one.
-        self.fd = None;
+        self.close_fd();
         let connect = self
             .extra
             .get_or_insert_default()

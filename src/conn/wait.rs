@@ -327,7 +327,7 @@ impl Conn {
         match self.must_linger() {
             true => self.half_close(),
             false => {
-                drop(self.take_fd());
+                self.close_fd();
                 None
             }
         }

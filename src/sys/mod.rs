@@ -36,12 +36,12 @@ use rustix::io::retry_on_intr;
 use rustix::net::SendAncillaryBuffer;
 use socket2::SockAddr;
 
-/// pthread_atfork(3): `in_child` runs in each child of fork(3), on its only
-/// thread.
-pub(crate) fn at_fork(in_child: extern "C" fn()) -> io::Result<()> {
-    // SAFETY: the function stays as long as the library, whose unloading the C
+/// pthread_atfork(3): `before` runs before each fork(3), `in_child` in the child,
+/// on its only thread.
+pub(crate) fn at_fork(before: extern "C" fn(), in_child: extern "C" fn()) -> io::Result<()> {
+    // SAFETY: the functions stay as long as the library, whose unloading the C
     // library notes.
-    match unsafe { libc::pthread_atfork(None, None, Some(in_child)) } {
+    match unsafe { libc::pthread_atfork(Some(before), None, Some(in_child)) } {
         0 => Ok(()),
         code => Err(io::Error::from_raw_os_error(code)),
     }

@@ -1,6 +1,6 @@
 //! The library leaves its host alone.
 
-use crate::api::{Hooks, State};
+use crate::api::{CloseReason, Hooks, Server, State};
 use crate::support::*;
 use std::io::Seek;
 use std::os::fd::{AsRawFd, FromRawFd};
@@ -274,6 +274,60 @@ fn a_child_before_its_exec_keeps_nothing_alive() {
                 let refused = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap_err();
                 assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
             }
+        }
+    });
+}
+
+/// H7: The same where nothing but close(2) would end the connection: after the peer's end, at a
+/// deadline, in a stop, and where a detached socket is freed.
+#[test]
+fn every_end_comes_beside_a_child() {
+    isolated(|| {
+        let (log, owned) = events();
+        let hooks = Hooks::new(move |server: &Server, socket| match text(socket)?.as_str() {
+            "detach" => Ok(log.add(server.detach(socket)?)),
+            "timer" => socket.set_timer(Some(ms(1))),
+            "" => Ok(socket.close()),
+            other => socket.send(other.as_bytes()),
+        });
+        let server = start(non_blocking(1), hooks);
+        let mut clients = ["ended", "timer", "detach", "stopped"].map(|says| {
+            let mut client = Client::connect(&server);
+            client.echo(&says.to_uppercase());
+            client
+        });
+        clients[2].send("detach");
+        let detached: crate::api::OwnedSocket = owned.next();
+        let _child = Child::fork();
+        clients[0].finish_sending();
+        clients[1].send("timer");
+        clients[0].expect_end();
+        clients[1].expect_gone();
+        drop(detached);
+        clients[2].expect_gone();
+        server.stop().unwrap();
+        clients[3].expect_gone();
+    });
+}
+
+/// H7, S15: A worker's connections end for the peers too, at a stop and by its idle timeout.
+#[test]
+fn a_workers_ends_come_beside_a_child() {
+    isolated(|| {
+        for (config, reason) in [
+            (blocking(1), CloseReason::Stop),
+            (blocking(1).idle_timeout(ms(50)), CloseReason::Idle),
+        ] {
+            let (hooks, reasons) = Hooks::new(echo).telling_reasons();
+            let server = start(config.drain_timeout(ms(100)), hooks);
+            let mut client = Client::connect(&server);
+            client.echo("hello");
+            let _child = Child::fork();
+            if reason == CloseReason::Stop {
+                let _ = server.stop();
+            }
+            client.expect_gone();
+            reasons.next();
         }
     });
 }
