@@ -82,7 +82,8 @@
  * ends as by _exit(0), and elsewhere the call that ran the callback returns NS_ERR_STATE. After
  * vfork(2), _Fork(3) or a bare system call the child must call exec. A child that a callback makes
  * inherits a mask that blocks all asynchronous signals on a thread of the library: set another one
- * before exec, by sigprocmask(2) or posix_spawnattr_setsigmask(3).
+ * before exec, by sigprocmask(2) or posix_spawnattr_setsigmask(3). While a child lives that has not
+ * called exec, it keeps a `unix:@name` taken.
  *
  * THE HOST. The library installs no signal handlers, prints nothing, and changes no environment and
  * no limits. Its threads block all asynchronous signals. Its descriptors are close-on-exec. No call
@@ -1162,11 +1163,10 @@ ns_server *ns_server_new(const char *service,
  *
  * With NS_START_HOSTED the server makes no thread at all; the calling thread is
  * the host's (see `ns_server_run_once`). It needs non-blocking mode with
- * `max_thread` 1 (else NS_ERR_INVALID) and no shutdown port (else
- * NS_ERR_UNSUPPORTED). `err`: see RESULTS.
+ * `max_thread` 1, else NS_ERR_INVALID. `err`: see RESULTS.
  *
  * Returns: 0, or NS_ERR_INVALID, NS_ERR_STATE (started before), NS_ERR_ADDRESS,
- * NS_ERR_LISTEN, NS_ERR_THREAD, NS_ERR_HOOK, NS_ERR_IO, NS_ERR_UNSUPPORTED. A
+ * NS_ERR_LISTEN, NS_ERR_THREAD, NS_ERR_HOOK, NS_ERR_IO. A
  * failed start leaves nothing behind and may be tried again.
  * [any] [blocks]
  */

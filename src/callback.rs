@@ -174,6 +174,13 @@ pub(crate) fn contain_drop<T>(data: T) {
     let _ = contain(|| drop(data));
 }
 
+/// Drops the program's data on a thread that serves connections, where a drop
+/// function is a callback too.
+pub(crate) fn drop_on_loop<T>(data: T) {
+    contain_drop(data);
+    leave_to_parent();
+}
+
 /// Runs one callback of a connection, and sends what it has gathered.
 pub(crate) fn call<T>(
     server: &Server,
@@ -225,7 +232,7 @@ pub(crate) fn run_on_open(server: &Server, conn: &mut Conn) -> Result<bool, Erro
     match outcome(result) {
         None => Ok(true),
         Some(error) if error.status() == Status::Rejected => {
-            contain_drop(error);
+            drop_on_loop(error);
             if !conn.is_detached() {
                 conn.close_because(CloseReason::Rejected);
             }
@@ -251,7 +258,7 @@ pub(crate) fn report_failure(server: &Server, conn: &mut Conn, error: Error) {
         handler.on_exception(server, socket, &error)
     });
     let has_panicked = error.status() == Status::Panic;
-    contain_drop(error);
+    drop_on_loop(error);
     let failure = outcome(result);
     if failure.is_some() {
         count_error(conn);
@@ -259,7 +266,7 @@ pub(crate) fn report_failure(server: &Server, conn: &mut Conn, error: Error) {
     if failure.is_some() || has_panicked {
         conn.close_because(CloseReason::Error);
     }
-    contain_drop(failure);
+    drop_on_loop(failure);
 }
 
 /// Reports to the exception handler that a connection failed before its handler
@@ -271,7 +278,7 @@ pub(crate) fn report_handshake_failure(server: &Server, conn: &mut Conn, error: 
     });
     let failure = outcome(result);
     conn.context.counters.handler_errors.add(u64::from(failure.is_some()));
-    contain_drop((failure, error));
+    drop_on_loop((failure, error));
 }
 
 /// Reports to the exception handler a failure that belongs to no connection.
@@ -289,5 +296,5 @@ pub(crate) fn run_on_close(server: &Server, conn: &mut Conn, reason: CloseReason
     if result.is_err() {
         conn.context.counters.handler_errors.add(1);
     }
-    contain_drop(conn.replace_user_data(None));
+    drop_on_loop(conn.replace_user_data(None));
 }

@@ -122,7 +122,7 @@ impl ShutdownPort {
             callback::report_failure(server, &mut conn, error);
             false
         });
-        callback::contain_drop(conn.replace_user_data(None));
+        callback::drop_on_loop(conn.replace_user_data(None));
         self.handler_returned.store(true, Ordering::SeqCst);
         if stop {
             server.request_stop();

@@ -303,8 +303,8 @@ impl Pool {
             counters.bytes_in.add(seat_counters.bytes_in.get());
             counters.bytes_out.add(seat_counters.bytes_out.get());
         }
-        callback::contain_drop(failure);
-        callback::contain_drop(conn.replace_user_data(None));
+        callback::drop_on_loop(failure);
+        callback::drop_on_loop(conn.replace_user_data(None));
         if let Some(remains) = conn.close_waiting(until) {
             self.linger(server, remains);
         }
@@ -343,7 +343,7 @@ impl Pool {
             conn.reason = reason;
         }
         if conn.is_unopened() {
-            callback::contain_drop(conn.replace_user_data(None));
+            callback::drop_on_loop(conn.replace_user_data(None));
         } else {
             callback::run_on_close(server, &mut conn, reason);
         }

@@ -302,7 +302,7 @@ impl Loop {
             Some(watch) => watch.call = Some(call),
             None => {
                 drop(state);
-                callback::contain_drop(call);
+                callback::drop_on_loop(call);
             }
         }
         true
@@ -378,7 +378,7 @@ impl Loop {
             _ => {
                 let timer = state.timers.remove(&id);
                 drop(state);
-                callback::contain_drop((timer, call));
+                callback::drop_on_loop((timer, call));
             }
         }
     }
@@ -390,7 +390,7 @@ impl Loop {
         if let Some(error) = callback::outcome(result) {
             self.driver.counters().handler_errors.add(1);
             self.driver.report(&error);
-            callback::contain_drop(error);
+            callback::drop_on_loop(error);
         }
     }
 
@@ -406,10 +406,10 @@ impl Loop {
             handle.tasks.note_next(&state);
             (std::mem::take(&mut state.watches), std::mem::take(&mut state.timers))
         };
-        watches.into_values().for_each(callback::contain_drop);
-        timers.into_values().for_each(callback::contain_drop);
+        watches.into_values().for_each(callback::drop_on_loop);
+        timers.into_values().for_each(callback::drop_on_loop);
         while let Ok(mail) = handle.mail.1.try_recv() {
-            callback::contain_drop(mail);
+            callback::drop_on_loop(mail);
         }
     }
 }

@@ -162,11 +162,10 @@ pub const NS_START_HOSTED: u32 = 2;
 ///
 /// With NS_START_HOSTED the server makes no thread at all; the calling thread is
 /// the host's (see `ns_server_run_once`). It needs non-blocking mode with
-/// `max_thread` 1 (else NS_ERR_INVALID) and no shutdown port (else
-/// NS_ERR_UNSUPPORTED). `err`: see RESULTS.
+/// `max_thread` 1, else NS_ERR_INVALID. `err`: see RESULTS.
 ///
 /// Returns: 0, or NS_ERR_INVALID, NS_ERR_STATE (started before), NS_ERR_ADDRESS,
-/// NS_ERR_LISTEN, NS_ERR_THREAD, NS_ERR_HOOK, NS_ERR_IO, NS_ERR_UNSUPPORTED. A
+/// NS_ERR_LISTEN, NS_ERR_THREAD, NS_ERR_HOOK, NS_ERR_IO. A
 /// failed start leaves nothing behind and may be tried again.
 /// [any] [blocks]
 #[no_mangle]

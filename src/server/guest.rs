@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Engine, Server};
+use crate::callback;
 use crate::clock::Deadline;
 use crate::config::Config;
 use crate::conn::ThreadContext;
@@ -69,8 +70,9 @@ impl Guest {
     }
 
     pub fn turn(&self) {
-        // An error: it has stopped.
+        // An error: it has stopped, or this is a child that a callback made.
         let _ = self.0.run_once(Some(Duration::ZERO));
+        callback::leave_to_parent();
     }
 
     /// Begins the stop, which ends the peers that nothing is sent to.
@@ -82,6 +84,7 @@ impl Guest {
     pub fn cut(&self) {
         // On this thread, whichever ran the last turn.
         let _ = self.0.stop_in(Some(Duration::ZERO), true);
+        callback::leave_to_parent();
     }
 
     pub fn has_stopped(&self) -> bool {
@@ -91,7 +94,7 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        self.cut();
+        let _ = self.0.stop_in(Some(Duration::ZERO), true);
     }
 }
 

@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
+use super::lifecycle::GRACE_MS;
 use super::{Guest, Running, Server, State};
 use crate::callback::{self, CallbackScope};
 use crate::clock::Deadline;
 use crate::error::{Error, Status};
 use crate::event::HostedLoop;
-use crate::sync::lock;
 use crate::sys::Poller;
 
 pub(crate) struct Hosted {
@@ -204,15 +204,25 @@ impl Server {
     }
 
     /// Makes the calling thread the host's and runs the turns of a requested
-    /// stop on it, after those that another thread may be in.
-    pub(super) fn take_over(&self) {
+    /// stop on it, after those that another thread may be in: it waits for them
+    /// as long as a stop until `until` may.
+    pub(super) fn take_over(&self, until: Deadline) {
         let Some(running) = self.running() else { return };
         let Some(hosted) = running.hosted.get() else { return };
         if self.is_stopped() {
             return;
         }
-        // An error: another thread does the last steps of the stop.
-        let _ = self.run(&running, hosted, lock(&hosted.event_loop), Deadline::NEVER, || false);
+        let give_up_at = until.later_by(GRACE_MS);
+        loop {
+            if let Some(turn) = hosted.try_turn() {
+                // An error: another thread does the last steps of the stop.
+                let _ = self.run(&running, hosted, turn, Deadline::NEVER, || false);
+                return;
+            }
+            if self.has_stopped_soon() || give_up_at.is_due() {
+                return;
+            }
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use crate::sys::Waker;
 
 /// How long `stop` waits beyond the deadline for the next connection to end: as
 /// long as the cut ends connections, no handler hangs.
-const GRACE_MS: u64 = 80;
+pub(super) const GRACE_MS: u64 = 80;
 /// How often `stop` checks for that.
 const PROGRESS_CHECK_MS: u64 = 10;
 
@@ -198,7 +198,7 @@ impl Server {
             return Ok(());
         }
         if for_good && self.wait_for_start(until).is_ok() {
-            self.take_over();
+            self.take_over(until);
         }
         if !self.run_turns(Deadline::NEVER) {
             self.check_process()?;
@@ -310,6 +310,12 @@ impl Server {
         self.wait_while(left, |state| !matches!(state, State::New | State::Stopped))?;
         self.join_stopped();
         Ok(())
+    }
+
+    /// Waits a moment, or until the server has stopped. Returns whether it has.
+    pub(super) fn has_stopped_soon(&self) -> bool {
+        let time = Duration::from_millis(PROGRESS_CHECK_MS);
+        self.wait_while(Some(time), |state| state != State::Stopped).is_ok()
     }
 
     fn wait_while(

@@ -315,3 +315,31 @@ fn calls_in_a_child() {
         }
     });
 }
+
+/// HS12, A10.1: Where a handler of a hosted server does not return, `ns_server_free` on another
+/// thread reports that in time, and succeeds later.
+#[test]
+fn a_free_beside_a_handler_that_hangs() {
+    isolated(|| {
+        let gate = Gate::new();
+        let inside = gate.clone();
+        let hooks = Hooks::new(move |_, _| {
+            inside.wait();
+            Ok(())
+        });
+        let server = unstarted(non_blocking(1).drain_timeout(ms(50)), hooks);
+        server.start_hosted().unwrap();
+        let _client = Client::connect(&server).saying("x");
+        std::thread::scope(|scope| {
+            let host = scope.spawn(|| while server.run_once(Some(ms(5))).is_ok() {});
+            gate.reached_by(1);
+            let clock = Stopwatch::start();
+            assert_eq!(unsafe { ns_server_free(server.raw()) }, NS_ERR_TIMEOUT);
+            assert!(clock.elapsed() < ms(50) + LATE, "{:?}", clock.elapsed());
+            gate.open();
+            host.join().unwrap();
+        });
+        // Dropped, it is freed.
+        assert!(server.is_stopped());
+    });
+}

@@ -427,6 +427,64 @@ fn returning_to_a_start_in_the_foreground() {
     });
 }
 
+/// FK5: A drop function is a callback too.
+#[test]
+fn returning_from_a_drop_function() {
+    struct Forks;
+    impl Drop for Forks {
+        fn drop(&mut self) {
+            if let Some(child) = Child::forked() {
+                child.succeeds();
+            }
+        }
+    }
+    isolated(|| {
+        for config in [blocking(1), non_blocking(1), non_blocking(2)] {
+            let (hooks, reasons) = Hooks::new(echo)
+                .on_open(|_, socket| {
+                    socket.set_user_data(Forks);
+                    Ok(())
+                })
+                .telling_reasons();
+            let server = start(config, hooks);
+            for _ in 0..3 {
+                Client::connect(&server).echo("hello");
+                reasons.next();
+            }
+            server.stop().unwrap();
+        }
+    });
+}
+
+/// FK5: Through the shutdown port of a hosted server too.
+#[test]
+fn returning_from_the_shutdown_handler() {
+    isolated(|| {
+        let parent = std::process::id();
+        let hooks = Hooks::new(echo).on_shutdown(|_, socket| match Child::forked() {
+            None => Ok(false),
+            Some(child) => {
+                child.succeeds();
+                Ok(text(socket)? == "stop")
+            }
+        });
+        let server = hosted_with(non_blocking(1).shutdown_port("0"), hooks);
+        let _peer = Client::plain(("127.0.0.1", server.shutdown_port())).saying("stop");
+        let clock = Stopwatch::start();
+        let failed = loop {
+            match server.run_once(Some(ms(100))) {
+                Err(error) => break error.status() == Status::State,
+                Ok(()) => assert!(clock.elapsed() < SOON, "no stop"),
+            }
+        };
+        if std::process::id() != parent {
+            free(&server);
+            exit_now((!failed).into());
+        }
+        assert_eq!(server.state(), State::Stopped);
+    });
+}
+
 /// FK6: A detached socket is the program's, in a child too.
 #[test]
 fn a_detached_socket() {
