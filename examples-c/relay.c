@@ -3,17 +3,15 @@
  *
  *   relay [-t THREADS] [--cert FILE --key FILE] [SERVICE] TARGET
  *
- *   -t THREADS   event loops (1)
- *   --cert FILE  TLS with this certificate chain (PEM), and
- *   --key FILE   its private key (PEM)
- *   SERVICE      where to listen (5000); 0 takes any free port
- *   TARGET       127.0.0.1:80, [::1]:80, unix:/path. The loop waits while a name is resolved.
+ *   -t THREADS     event loops (1)
+ *   --cert, --key  TLS with this certificate chain and its private key (PEM)
+ *   SERVICE        where to listen (5000); 0 takes any free port
+ *   TARGET         127.0.0.1:80, [::1]:80, unix:/path. The loop waits while a name is resolved.
  *
  * The two connections of a pair know each other by their ids. The one that connects is made in a
- * callback, so it joins the loop of the other: no lock is needed. It shows:
- *   - back-pressure: a side is not read while much is on its way to the other one;
- *   - half-close: the end of what one side says is passed on, and the other may go on to talk;
- *   - an error of one side resets the other one, unless that has been told all.
+ * callback, so it joins the loop of the other: no lock is needed. A side is not read while much is
+ * on its way to the other one. An end is passed on, and the other side may go on to talk. An error
+ * of one side, and a stop, reset the other one, unless that has been told all.
  */
 #define _POSIX_C_SOURCE 200809L
 #include "serve.h"
@@ -23,17 +21,14 @@
 
 enum { WINDOW = 256 * 1024, BUFFER = 64 * 1024, CONNECT_MS = 10 * 1000 };
 
-static const char usage[] = "usage: relay [-t THREADS] [--cert FILE --key FILE] [SERVICE] TARGET\n";
-
 static const char *target, *cert_file, *key_file;
 
 /* One of the two connections of a pair: its user data. */
 struct side {
     struct side *other;
     ns_conn_id id;
-    int paused;    /* it is not read, because of what waits for the other side */
-    int has_ended; /* it says nothing more */
-    int is_gone;
+    /* It is not read, because of what waits for the other side; it says nothing more; it is freed. */
+    int paused, has_ended, is_gone;
 };
 
 /* Frees the pair, which is one block of memory, with the second of its sides. */
@@ -77,10 +72,10 @@ static int32_t relay(ns_server *srv, ns_socket *socket, void *user_data) {
 
 /* The queue of a side is empty: the other one may be read again. */
 static int32_t on_drain(ns_server *srv, ns_socket *socket, void *user_data) {
-    struct side *side = (struct side *)ns_socket_user_data(socket);
+    const struct side *other = ((struct side *)ns_socket_user_data(socket))->other;
     (void)user_data;
-    if (side->other->paused)
-        ns_server_wake(srv, side->other->id);
+    if (other->paused)
+        ns_server_wake(srv, other->id);
     return 0;
 }
 
@@ -112,10 +107,7 @@ static int32_t on_open(ns_server *srv, ns_socket *socket, void *user_data) {
 
 /* If all that this side said was passed on, the other one gets it all. */
 static void end_other(ns_server *srv, const struct side *side) {
-    if (side->has_ended)
-        ns_server_close(srv, side->other->id);
-    else
-        ns_server_abort(srv, side->other->id);
+    (side->has_ended ? ns_server_close : ns_server_abort)(srv, side->other->id);
 }
 
 static void on_close(ns_server *srv, ns_socket *socket, int32_t reason, void *user_data) {
@@ -156,13 +148,35 @@ static const char *parse(int argc, char **argv, ns_config *config) {
     return optind == argc - 1 ? "5000" : argv[optind];
 }
 
+static int32_t abort_one(ns_conn_id id, void *user_data) {
+    (void)user_data;
+    ns_server_abort(server, id);
+    return 0;
+}
+
+/* A stop ends in order what has nothing queued, and cannot know that the target had more to say:
+ * the unfinished pairs are reset before it. */
+static int serve_until_signal(void) {
+    ns_error *error;
+    sigset_t signals;
+    int number;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGINT), sigaddset(&signals, SIGTERM);
+    sigprocmask(SIG_BLOCK, &signals, NULL);
+    if (ns_server_start(server, NS_START_BACKGROUND, &error) != NS_OK)
+        return say_error("relay", error), 0;
+    sigwait(&signals, &number);
+    ns_server_foreach(server, abort_one, NULL);
+    return ns_server_stop(server) == NS_OK;
+}
+
 int main(int argc, char **argv) {
     ns_config *config = ns_config_new();
     const char *service = parse(argc, argv, config);
-    int served = 0;
+    int served;
     if (service == NULL) {
-        fputs(usage, stderr);
         ns_config_free(config);
+        fputs("usage: relay [-t THREADS] [--cert FILE --key FILE] [SERVICE] TARGET\n", stderr);
         return 2;
     }
     ns_config_set_non_blocking(config, 1);
@@ -179,9 +193,7 @@ int main(int argc, char **argv) {
         ns_config_set_tls(config, tls);
         ns_tls_free(tls); /* the config has its share */
     }
-    if (make_server("relay", service, relay, config)) {
-        served = serve("relay");
-        ns_server_free(server);
-    }
+    served = make_server("relay", service, relay, config) && serve_until_signal();
+    ns_server_free(server);
     return served ? 0 : 1;
 }

@@ -24,6 +24,8 @@ impl Origin {
     const TLS: u16 = 1 << 15;
     /// Of a connection that came by no service of its server.
     pub const NONE: Origin = Origin(Origin::TLS - 1);
+    /// Of a peer of a hosted server's shutdown port.
+    pub const SHUTDOWN: Origin = Origin(Origin::TLS - 2);
 
     /// `number` is below [`MAX_SERVICES`](crate::MAX_SERVICES).
     pub fn new(number: usize, tls: bool) -> Origin {
@@ -31,7 +33,8 @@ impl Origin {
     }
 
     pub fn number(self) -> Option<usize> {
-        (self != Origin::NONE).then_some((self.0 & !Origin::TLS).into())
+        let has_service = self != Origin::NONE && self != Origin::SHUTDOWN;
+        has_service.then_some((self.0 & !Origin::TLS).into())
     }
 
     pub fn has_tls(self) -> bool {

@@ -71,7 +71,12 @@ impl Server {
         };
         let (mut listeners, mut addresses) = (Vec::new(), Vec::new());
         for (number, (service, has_tls)) in inner.services.list().into_iter().enumerate() {
-            let bound = listener::bind(&service, Origin::new(number, has_tls), config)?;
+            let origin = match inner.first_loop {
+                0 => Origin::new(number, has_tls),
+                // A guest: it has the one service.
+                _ => Origin::SHUTDOWN,
+            };
+            let bound = listener::bind(&service, origin, config)?;
             addresses.push(listener::describe(&bound));
             listeners.extend(bound);
         }

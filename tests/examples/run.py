@@ -439,6 +439,27 @@ def relay_resets():
             server.stop()
 
 
+def relay_stop(options, context):
+    """AD15: A stop in the middle of an answer resets the client, which must not take it for
+    whole."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        with relay_to(listener.getsockname()[1], *options()) as server:
+            client, target = relayed(server.port(), listener, context())
+            client.sendall(b"?")
+            equal(target.recv(1), b"?")
+            target.sendall(b"the beginning")
+            equal(client.recv(13), b"the beginning")
+            server.stop()
+            # Of TLS the module hides an end without close_notify, and a reset as one.
+            if isinstance(client, ssl.SSLSocket):
+                client.suppress_ragged_eofs = False
+            try:
+                equal(client.recv(1), "a reset")
+            except OSError:
+                client.close()
+            target.close()
+
+
 def reset_is_seen(sock):
     try:
         equal(sock.recv(1), "a reset")
@@ -629,6 +650,8 @@ def checks():
     add("relay --cert", relay, pair, tls_context)
     add("relay half-close", relay_half_close)
     add("relay resets", relay_resets)
+    add("relay stop", relay_stop, list, lambda: None)
+    add("relay --cert stop", relay_stop, pair, tls_context)
     add("relay bad arguments", relay_bad_arguments)
     if harness.under == "native":
         add("relay before HTTP", relay_http)

@@ -147,6 +147,7 @@ fn a_stop_ends_the_peers() {
             let hooks = Hooks::new(echo)
                 .on_open(move |_, socket| Ok(opened.add(socket.id())))
                 .on_shutdown(move |_, socket| {
+                    assert_eq!(socket.service(), None);
                     log.add(socket.id());
                     socket.send(&pattern(BULK))?;
                     text(socket).map(|_| false)
