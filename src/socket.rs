@@ -126,7 +126,9 @@ impl<'a> Socket<'a> {
     /// has sent after its first send, and where the callback before it has gathered
     /// several, the first one too: it leaves together when the callback returns, or
     /// when it is 64 KiB. Elsewhere it is what was sent since
-    /// [`Socket::cork`]; the call waits as [`Socket::send`] does.
+    /// [`Socket::cork`]; the call waits as [`Socket::send`] does, also for what
+    /// was queued before it. After [`Status::Timeout`] the rest stays queued, and
+    /// leaves before what is sent next.
     pub fn flush(&mut self) -> Result<(), Error> {
         self.try_call(Conn::flush)
     }
@@ -134,8 +136,8 @@ impl<'a> Socket<'a> {
     /// Gathers what is sent until [`Socket::uncork`], so that small pieces leave
     /// together; over TLS in few records. Corks nest. What was gathered leaves
     /// before a `recv` that waits, when it is 64 KiB, and when the connection is
-    /// closed or the handler returns. On a loop, where each callback gathers, it
-    /// does nothing.
+    /// closed or the handler returns; these two wait for it as [`Socket::send`]
+    /// does. On a loop, where each callback gathers, it does nothing.
     pub fn cork(&mut self) -> Result<(), Error> {
         self.try_call(Conn::cork)
     }

@@ -331,6 +331,7 @@ impl Pool {
         counters.open.add(1);
 
         let failed = run_handler(server, &mut conn);
+        let _ = conn.end_cork();
         let until = conn.linger_until();
         conn.say_goodbye(until);
         // From now on the id is stale, in `on_close` too.
@@ -440,7 +441,12 @@ fn run_handler(server: &Server, conn: &mut Conn) -> bool {
     conn.context.counters.calls.add(1);
     let result =
         callback::call(server, conn, |handler, server, socket| handler.handle(server, socket));
-    match callback::outcome(result) {
+    // What is under a cork leaves as if the handler had sent it last.
+    let failure = callback::outcome(result).or_else(|| match conn.end_cork() {
+        Err(status) if !conn.is_over() => Some(Error::with_os_code(status, conn.os_error())),
+        _ => None,
+    });
+    match failure {
         None => false,
         Some(error) => {
             report_failure(server, conn, error);

@@ -15,7 +15,9 @@
 use std::io::IoSlice;
 
 use super::{Conn, Flags, Scratch};
+use crate::clock::Deadline;
 use crate::error::Status;
+use crate::sync::lock;
 
 impl Conn {
     /// Returns whether what is sent now is gathered.
@@ -32,15 +34,21 @@ impl Conn {
     pub(super) fn gather(&mut self, bytes: &[u8]) -> Result<(), Status> {
         if self.gathered() + bytes.len() > Scratch::SIZE {
             self.flush_gathered()?;
+            if !self.has(Flags::LOOP) {
+                self.send_wait(&[])?;
+            }
         }
-        if self.refused() > 0 && !self.has(Flags::TLS) {
+        if self.refused() > 0 && !self.has(Flags::TLS) && self.has(Flags::LOOP) {
             // The kernel takes no more: the bytes go behind those that it has
             // refused.
             self.enqueue(bytes);
             return Ok(());
         }
         if bytes.len() >= Scratch::SIZE {
-            return self.send_through(bytes);
+            return match self.has(Flags::LOOP | Flags::TLS) {
+                true => self.send_through(bytes),
+                false => self.send_wait(bytes),
+            };
         }
         if bytes.is_empty() {
             return Ok(());
@@ -62,8 +70,31 @@ impl Conn {
     }
 
     /// Sends the gathered bytes. What the kernel does not take now, or, where
-    /// calls wait, until the connection's own deadline, is queued.
+    /// calls wait, until the connection's own deadline, is queued. They stay
+    /// gathered where bytes that were queued before them do not leave until then:
+    /// each call that fails would make the queue longer.
     pub fn flush_gathered(&mut self) -> Result<(), Status> {
+        if self.gathered() == 0 {
+            return Ok(());
+        }
+        if !self.has(Flags::LOOP) && self.refused() > 0 {
+            self.send_wait(&[])?;
+        }
+        self.send_gathered()
+    }
+
+    /// Puts the gathered bytes, and close_notify if it comes behind them, into the
+    /// queue, without a wait: the caller sends the queue. Only where calls wait.
+    pub(super) fn queue_gathered(&mut self, close_notify: bool) {
+        let outer = std::mem::replace(&mut self.own_deadline, Deadline::NOW);
+        let _ = self.send_gathered();
+        if close_notify {
+            self.send_close_notify();
+        }
+        self.own_deadline = outer;
+    }
+
+    fn send_gathered(&mut self) -> Result<(), Status> {
         if self.gathered() == 0 {
             return Ok(());
         }
@@ -113,7 +144,34 @@ impl Conn {
             return Ok(());
         }
         self.may_wait()?;
-        self.with_deadline(self.wait_until(), Conn::flush_gathered)
+        if self.has(Flags::SEND_FAILED) {
+            return Err(self.send_failure());
+        }
+        self.with_deadline(self.wait_until(), |conn| {
+            conn.flush_gathered()?;
+            conn.send_wait(&[])
+        })
+    }
+
+    /// Sends what is under a cork that no uncork has ended, and waits for that as a
+    /// send does: the handler returns, or the program ends the connection. But
+    /// another thread that closes the connection meanwhile finds all of it
+    /// accepted: the goodbye then sends the rest.
+    pub fn end_cork(&mut self) -> Result<(), Status> {
+        if self.has(Flags::LOOP) || self.gathered() == 0 {
+            return Ok(());
+        }
+        if lock(&self.context.rivals).is_some() {
+            // Other peers of the shutdown port may wait: the goodbye is enough.
+            return Ok(());
+        }
+        self.may_wait()?;
+        let until = self.wait_until();
+        self.queue_gathered(false);
+        match self.has(Flags::SEND_FAILED) {
+            true => Err(self.send_failure()),
+            false => self.send_last_queue(until),
+        }
     }
 
     /// Gathers what is sent until [`Conn::uncork`]. Corks nest. On a loop, where

@@ -30,6 +30,7 @@ impl Conn {
             // A failure is noted in the connection.
             let _ = self.flush_gathered();
         }
+        let _ = self.end_cork();
         // shutdown(2) would end a connect that is in progress.
         let ends_now = !self.is_upgrading() && self.phase() != Phase::Connecting;
         if ends_now {
@@ -104,6 +105,7 @@ impl Conn {
 
     /// Does a close where no loop does the rest: the peer sees the end now.
     pub fn shut_now(&mut self) {
+        let _ = self.end_cork();
         self.say_goodbye(self.linger_until());
         if !self.has(Flags::ABORT) {
             self.send_fin();

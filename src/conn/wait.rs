@@ -185,7 +185,27 @@ impl Conn {
     /// end; the other thread sets the forced end and then reads `sending`.
     fn wait_to_send(&mut self, until: Deadline) -> Result<(), Status> {
         let goodbye = self.has(Flags::CLOSE_NOTIFY_SENT);
-        let sending = if goodbye { Sending::Goodbye } else { Sending::Message };
+        self.wait_sending(if goodbye { Sending::Goodbye } else { Sending::Message }, until)
+    }
+
+    /// Waits until the queue is empty, or until another thread ends the
+    /// connection. A close of another thread wakes no wait for room: this looks
+    /// for it.
+    pub(super) fn send_last_queue(&mut self, until: Deadline) -> Result<(), Status> {
+        while !self.flush_queue()? {
+            let step = until.min(Deadline::after_ms(END_CHECK_MS));
+            match self.wait_sending(Sending::Goodbye, step) {
+                Err(Status::Timeout)
+                    if !self.has(Flags::ABORT) && !until.min(self.own_deadline).is_due() => {}
+                waited => waited?,
+            }
+            self.check_forced_end()?;
+        }
+        Ok(())
+    }
+
+    fn wait_sending(&mut self, sending: Sending, until: Deadline) -> Result<(), Status> {
+        let goodbye = sending == Sending::Goodbye;
         self.context.sending.store(sending as u8, Ordering::SeqCst);
         let forced_end = self.context.forced_end();
         let goes_on = forced_end == ForcedEnd::None || (goodbye && forced_end == ForcedEnd::Close);
@@ -290,8 +310,8 @@ impl Conn {
         // A rejection has an earlier end of its own.
         let until = self.own_deadline.min(until);
         self.own_deadline = until;
-        let _ = self.flush_gathered();
-        self.send_close_notify();
+        // A close of another thread lets the queue leave from here on.
+        self.queue_gathered(true);
         self.set(Flags::CLOSE_NOTIFY_SENT);
         while self.has(Flags::BACKLOG) {
             match self.flush_queue() {

@@ -85,7 +85,9 @@ pub unsafe extern "C" fn ns_socket_sendv(
 /// failure of that is one of queued bytes. Until it has left it counts in `ns_socket_queued`
 /// and against `send_limit`, but not against `high_water_mark`, and `on_drain` does
 /// not come for it. In blocking mode this is what was sent since `ns_socket_cork`,
-/// and the call waits as `ns_socket_send` does.
+/// and the call waits as `ns_socket_send` does, also for what was queued before it:
+/// after 0 nothing is queued. After NS_ERR_TIMEOUT the rest stays queued, and leaves
+/// before what is sent next.
 ///
 /// Returns: 0; NS_ERR_CLOSED, NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER or
 /// NS_ERR_INVALID; in blocking mode also the errors of `ns_socket_send`.
@@ -100,7 +102,10 @@ pub unsafe extern "C" fn ns_socket_flush(socket: *mut ns_socket) -> ns_status {
 /// as possible. Corks nest. What was gathered also leaves before a `ns_socket_recv`
 /// that waits, when it is 64 KiB, by `ns_socket_flush`, and at every end: when the
 /// handler returns, when the connection is closed, half-closed or attached, before
-/// STARTTLS. In non-blocking mode, where every callback gathers, this does nothing.
+/// STARTTLS. A return, a close and a half-close wait for it as `ns_socket_send` does;
+/// an error that a return meets goes to the exception handler. `ns_socket_free` waits
+/// for `linger_timeout`. In non-blocking mode, where every callback gathers, this does
+/// nothing.
 ///
 /// Returns: 0, NS_ERR_CLOSED, NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER or
 /// NS_ERR_INVALID.

@@ -11,6 +11,7 @@ mod bytes;
 mod closed_watches;
 mod closing;
 mod connects;
+mod corks;
 mod deadline_races;
 mod deadlines;
 mod detach;

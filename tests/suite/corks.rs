@@ -1,0 +1,254 @@
+//! Corks that meet an end, a queue, a time limit or another thread.
+
+use crate::api::{CloseReason, Error, Hooks, Server, Socket, Status};
+use crate::support::*;
+use std::net::Shutdown;
+use std::os::fd::BorrowedFd;
+
+/// More than the kernel takes of a narrow connection, less than what a cork gathers.
+const SOME: usize = 60_000;
+
+/// Lets the kernel take little of what is sent; the client is small too.
+fn narrow(socket: &Socket<'_>) {
+    // SAFETY: the connection keeps the descriptor open.
+    let fd = unsafe { BorrowedFd::borrow_raw(socket.raw_fd()) };
+    socket2::SockRef::from(&fd).set_send_buffer_size(4096).unwrap();
+}
+
+/// Gathers `SOME` bytes, small ones.
+fn gather(socket: &mut Socket<'_>) -> Result<(), Error> {
+    narrow(socket);
+    socket.cork()?;
+    pattern(SOME).chunks(1000).try_for_each(|piece| socket.send(piece))?;
+    assert_eq!(socket.queued(), SOME);
+    Ok(())
+}
+
+type End = fn(&mut Socket<'_>) -> Result<(), Error>;
+
+/// GS7: What is under a cork leaves at an end as a send does: after `linger_timeout` too.
+#[test]
+fn an_end_waits_for_a_cork() {
+    isolated(|| {
+        let ends: [(End, CloseReason); 4] = [
+            (|_| Ok(()), CloseReason::Handler),
+            (|_| Err(Error::from(Status::State)), CloseReason::Error),
+            (|socket| Ok(socket.close()), CloseReason::Handler),
+            (|socket| socket.shutdown(Shutdown::Write), CloseReason::Handler),
+        ];
+        for (end, reason) in ends {
+            let (log, gathered) = events();
+            let (hooks, reasons) = Hooks::new(move |_, socket| {
+                text(socket)?;
+                gather(socket)?;
+                log.add(());
+                end(socket)
+            })
+            .telling_reasons();
+            let server = start(blocking(1).linger_timeout(ms(50)), hooks);
+            let mut client = Client::small(&server).saying("x");
+            gathered.next();
+            let_pass(ms(200));
+            assert!(client.rest() == pattern(SOME));
+            drop(client);
+            assert_eq!(reasons.next(), reason);
+        }
+    });
+}
+
+/// GS7: `io_timeout` bounds that; the exception handler gets what a send would have returned, and
+/// the peer sees a reset.
+#[test]
+fn an_end_waits_for_a_cork_until_the_io_timeout() {
+    isolated(|| {
+        let (log, errors) = events();
+        let (hooks, reasons) = Hooks::new(|_, socket| {
+            text(socket)?;
+            socket.set_io_timeout(Some(ms(100)))?;
+            gather(socket)
+        })
+        .on_exception(move |_, _, error| Ok(log.add(error.status())))
+        .telling_reasons();
+        let server = start(blocking(1).linger_timeout(ms(50)), hooks);
+        let mut client = Client::small(&server).saying("x");
+        assert_eq!(errors.next(), Status::Timeout);
+        assert_eq!(reasons.next(), CloseReason::WriteTimeout);
+        client.expect_gone();
+        wait_idle(&server);
+    });
+}
+
+/// GS7, A1.1: The peer has gone: a reset is told as one.
+#[test]
+fn a_cork_for_nobody() {
+    isolated(|| {
+        let (log, errors) = events();
+        let gate = Gate::new();
+        let inside = gate.clone();
+        let (hooks, reasons) = Hooks::new(move |_, socket| {
+            text(socket)?;
+            gather(socket)?;
+            inside.wait();
+            Ok(())
+        })
+        .on_exception(move |_, _, error| Ok(log.add(error.status())))
+        .telling_reasons();
+        let server = start(blocking(1), hooks);
+        let client = Client::small(&server).settled().saying("x");
+        gate.reached_by(1);
+        client.reset();
+        gate.open();
+        assert_eq!(errors.next(), Status::Reset);
+        assert_eq!(reasons.next(), CloseReason::Reset);
+        assert_eq!(server.stats().handler_errors, 0);
+    });
+}
+
+/// GS7, A3.2: A close by id, before the handler returns and after it, finds all of it accepted.
+#[test]
+fn a_close_by_id_and_a_cork() {
+    isolated(|| {
+        for returns_first in [false, true] {
+            let gate = Gate::new();
+            let inside = gate.clone();
+            let (hooks, ids) = Hooks::new(move |_, socket| {
+                text(socket)?;
+                gather(socket)?;
+                inside.wait();
+                Ok(())
+            })
+            .telling_ids();
+            let (hooks, reasons) = hooks.telling_reasons();
+            let server = start(blocking(1).linger_timeout(SOON), hooks);
+            let mut client = Client::small(&server).saying("x");
+            let id = ids.next();
+            gate.reached_by(1);
+            if returns_first {
+                gate.open();
+                let_pass(ms(100));
+            }
+            server.close(id).unwrap();
+            gate.open();
+            let_pass(ms(100));
+            assert!(client.rest() == pattern(SOME));
+            drop(client);
+            assert_eq!(reasons.next(), CloseReason::Handler);
+            wait_idle(&server);
+        }
+    });
+}
+
+/// GS7, A2.4: A close by id has only `linger_timeout`, also while an end waits for a cork.
+#[test]
+fn a_close_by_id_ends_the_wait_for_a_cork() {
+    isolated(|| {
+        let (log, gathered) = events();
+        let (hooks, ids) = Hooks::new(move |_, socket| {
+            text(socket)?;
+            gather(socket)?;
+            Ok(log.add(()))
+        })
+        .on_exception(|_, _, error| panic!("{error}"))
+        .telling_ids();
+        let (hooks, reasons) = hooks.telling_reasons();
+        let server = start(blocking(1).linger_timeout(ms(50)), hooks);
+        let mut client = Client::small(&server).saying("x");
+        gathered.next();
+        let_pass(ms(100));
+        server.close(ids.next()).unwrap();
+        assert_eq!(reasons.next(), CloseReason::WriteTimeout);
+        client.expect_gone();
+    });
+}
+
+/// GS7: A stop that cuts the connection ends the wait.
+#[test]
+fn a_cut_and_a_cork() {
+    isolated(|| {
+        let (log, gathered) = events();
+        let (hooks, reasons) = Hooks::new(move |_, socket| {
+            text(socket)?;
+            gather(socket)?;
+            Ok(log.add(()))
+        })
+        .telling_reasons();
+        let server = start(blocking(1), hooks);
+        let mut client = Client::small(&server).saying("x");
+        gathered.next();
+        let_pass(ms(50));
+        server.stop_within(ms(100)).unwrap();
+        assert_eq!(reasons.next(), CloseReason::Cut);
+        client.expect_gone();
+    });
+}
+
+/// GS9: A flush that has timed out says so again while its bytes are queued; one that returns 0
+/// leaves nothing queued.
+#[test]
+fn a_flush_that_times_out() {
+    isolated(|| {
+        let (log, seen) = events();
+        let gate = Gate::new();
+        let inside = gate.clone();
+        let hooks = Hooks::new(move |_, socket| {
+            text(socket)?;
+            gather(socket)?;
+            socket.set_io_timeout(Some(ms(50)))?;
+            assert_eq!(status(socket.flush()), Status::Timeout);
+            assert_eq!(status(socket.flush()), Status::Timeout);
+            assert_eq!(status(socket.uncork()), Status::Timeout);
+            assert!(socket.queued() > 0);
+            inside.wait();
+            socket.set_io_timeout(None)?;
+            socket.flush()?;
+            Ok(log.add(socket.queued()))
+        });
+        let server = start(blocking(1), hooks);
+        let mut client = Client::small(&server).saying("x");
+        gate.reached_by(1);
+        gate.open();
+        assert!(client.rest() == pattern(SOME));
+        assert_eq!(seen.next(), 0);
+    });
+}
+
+/// GS9, D1: Behind a queue no more than 64 KiB is gathered: a send waits, and times out.
+#[test]
+fn a_cork_behind_a_queue() {
+    isolated(|| {
+        const PIECE: usize = 20_000;
+        let (log, owned) = events();
+        let hooks = Hooks::new(move |server: &Server, socket| {
+            bulk(server, socket)?;
+            Ok(log.add(server.detach(socket)?))
+        });
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::small(&server).saying("x");
+        let mut owned = owned.next();
+        let mut socket = owned.socket();
+        let queued = socket.queued();
+        socket.set_io_timeout(Some(ms(30))).unwrap();
+        socket.cork().unwrap();
+        for number in 0..6 {
+            let expected = if number < 3 { Status::Ok } else { Status::Timeout };
+            assert_eq!(status(socket.send(&pattern(PIECE))), expected, "{number}");
+        }
+        assert_eq!(status(socket.send(&pattern(100_000))), Status::Timeout);
+        assert!(socket.queued() <= queued + 3 * PIECE);
+        socket.set_io_timeout(None).unwrap();
+        std::thread::scope(|scope| {
+            let sender = scope.spawn(|| {
+                let mut socket = owned.socket();
+                socket.send(&pattern(100_000)).unwrap();
+                socket.uncork().unwrap();
+                assert_eq!(socket.queued(), 0);
+            });
+            assert!(client.receive(BULK) == pattern(BULK));
+            for _ in 0..3 {
+                assert!(client.receive(PIECE) == pattern(PIECE));
+            }
+            assert!(client.receive(100_000) == pattern(100_000));
+            sender.join().unwrap();
+        });
+    });
+}
