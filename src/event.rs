@@ -209,9 +209,7 @@ impl LoopGroup {
         let handle = self.of(id)?;
         // From now on the id refuses bytes. A second half-close is on its way
         // or done.
-        let ends_sending = how != Shutdown::Read;
-        let is_new = handle.context.ids.end_sending(id.get(), ends_sending).map_err(send_status)?;
-        if is_new || how != Shutdown::Write {
+        if handle.context.ids.half_close(id.get(), how).map_err(send_status)? {
             handle.post(Mail::Shutdown(id.get(), how));
         }
         Ok(())
@@ -254,15 +252,22 @@ impl LoopGroup {
     pub fn detach(&self, conn: &mut Conn, owner: Arc<ThreadContext>) -> Result<Conn, Error> {
         let handle = &self.loops[conn.context.index];
         let ids = &handle.context.ids;
-        if !ids.shut(conn.id) {
+        let Some(asked) = ids.suspend(conn.id) else {
             // A call by id has ended it; the loop does that after the callback.
             return Err(Error::from(Status::Closed));
-        }
+        };
         conn.collect();
         // A failure goes along.
         let _ = conn.flush_gathered();
+        // A half-close by id may still be on its way to the loop.
+        if asked.ends_sending() && conn.is_sendable() {
+            conn.shut_write();
+        }
+        if asked.ends_receiving() {
+            conn.shut_read();
+        }
         if let Err(e) = conn.set_nonblocking(false) {
-            ids.open(conn.id, conn.is_sendable());
+            ids.resume(conn.id, &asked, conn.is_sendable());
             return Err(Error::from_os(Status::Io, "cannot detach the socket", &e));
         }
         if let (Some(poller), Some(fd)) = (&lock(&handle.intake).poller, conn.fd()) {

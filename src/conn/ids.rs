@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::net::Shutdown;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use once_cell::sync::OnceCell;
@@ -12,7 +13,7 @@ use once_cell::sync::OnceCell;
 pub struct ConnId(u64);
 
 const SLOT_BITS: u32 = 24;
-const GENERATION_BITS: u32 = 28;
+const GENERATION_BITS: u32 = 26;
 const GENERATION_MAX: u64 = (1 << GENERATION_BITS) - 1;
 
 /// What an id without a connection belongs to; the slot says which it is.
@@ -79,23 +80,27 @@ impl ConnId {
     }
 }
 
-// An entry: generation (28 bits), state (5 bits), pending bytes (31 bits, as
+// An entry: generation (26 bits), state (7 bits), pending bytes (31 bits, as
 // many as `send_limit` may be).
 const ALIVE: u64 = 1 << 31;
-/// The connection takes calls by id, and is among the open connections.
-const OPEN: u64 = 1 << 32;
-/// The connection takes bytes. Without `OPEN` its first callback runs, in which
-/// the program may give the id away: the connection takes all calls, but the
-/// list of open connections does not have it yet.
+/// The connection takes calls by id.
+const CALLABLE: u64 = 1 << 32;
+/// The connection takes bytes too: neither it nor a call by id has ended sending.
 const SENDABLE: u64 = 1 << 33;
-const CALLABLE: u64 = OPEN | SENDABLE;
+/// The connection is among the open ones. It is not while its connect is in
+/// progress, nor in its first callback, in which the program may give the id
+/// away.
+const LISTED: u64 = 1 << 34;
+/// A call by id has ended receiving.
+const RECEIVING_ENDED: u64 = 1 << 35;
 /// A wake is on its way to the loop.
-const WAKE_PENDING: u64 = 1 << 34;
+const WAKE_PENDING: u64 = 1 << 36;
 /// An abort is on its way to the loop.
-const ABORT_PENDING: u64 = 1 << 35;
-const STATE: u64 = 0x1f << 31;
+const ABORT_PENDING: u64 = 1 << 37;
+const OPEN: u64 = CALLABLE | SENDABLE | LISTED;
+const STATE: u64 = 0x7f << 31;
 const PENDING: u64 = i32::MAX as u64;
-const GENERATION_SHIFT: u32 = 36;
+const GENERATION_SHIFT: u32 = 38;
 
 const FIRST_CHUNK: usize = 64;
 /// Slot numbers end where the chunks do, just below 2^24.
@@ -106,6 +111,22 @@ const CHUNKS: usize = 18;
 pub(crate) enum SendError {
     Gone,
     Full,
+}
+
+/// What the id of a connection took, and what calls by id had asked for, when it
+/// was suspended.
+pub(crate) struct Suspended(u64);
+
+impl Suspended {
+    /// Returns whether the connection, or a call by id, has ended sending.
+    pub fn ends_sending(&self) -> bool {
+        self.0 & SENDABLE == 0
+    }
+
+    /// Returns whether a call by id has ended receiving.
+    pub fn ends_receiving(&self) -> bool {
+        self.0 & RECEIVING_ENDED != 0
+    }
 }
 
 /// One atomic word for each slot of a loop. It says which connection has the
@@ -239,8 +260,21 @@ impl IdTable {
     /// Makes the connection take no more bytes, wakes and closes. Returns
     /// whether it took them before.
     pub fn shut(&self, id: u64) -> bool {
-        let before = self.update(id, |word| Ok(word & !CALLABLE));
-        before.is_ok_and(|before| before & CALLABLE != 0)
+        self.suspend(id).is_some()
+    }
+
+    /// Does as [`IdTable::shut`], for a detach: it must do what calls by id have
+    /// asked for. Returns `None` if the connection took no calls before.
+    pub fn suspend(&self, id: u64) -> Option<Suspended> {
+        let before = self.update(id, |word| Ok(word & !OPEN)).unwrap_or(0);
+        (before & CALLABLE != 0).then_some(Suspended(before))
+    }
+
+    /// Makes the connection take again what it took before, bytes only if it is
+    /// `sendable`.
+    pub fn resume(&self, id: u64, before: &Suspended, sendable: bool) {
+        let mask = if sendable { OPEN } else { OPEN & !SENDABLE };
+        let _ = self.update(id, |word| Ok(word | before.0 & mask));
     }
 
     /// Returns the number of pending bytes of a connection that takes calls.
@@ -252,48 +286,51 @@ impl IdTable {
         Ok((word & PENDING) as usize)
     }
 
-    /// Makes the connection, which takes calls, take no more bytes, if it is
-    /// to. Returns whether it took them before and does not from now on.
-    pub fn end_sending(&self, id: u64, ends: bool) -> Result<bool, SendError> {
+    /// Notes a half-close of a connection that takes calls: it takes no more
+    /// bytes where sending ends. Returns whether it ends something that had not
+    /// ended.
+    pub fn half_close(&self, id: u64, how: Shutdown) -> Result<bool, SendError> {
+        let change = |word| match how {
+            Shutdown::Write => word & !SENDABLE,
+            Shutdown::Read => word | RECEIVING_ENDED,
+            Shutdown::Both => word & !SENDABLE | RECEIVING_ENDED,
+        };
         let before = self.update(id, |word| match word & CALLABLE {
             0 => Err(SendError::Gone),
-            _ if ends && word & SENDABLE != 0 => Ok(word & !SENDABLE | OPEN),
-            _ => Ok(word),
+            _ => Ok(change(word)),
         })?;
-        Ok(ends && before & SENDABLE != 0)
+        Ok(change(before) != before)
     }
 
     /// Makes the connection take no more bytes.
     pub fn shut_sending(&self, id: u64) {
-        let _ = self.update(id, |word| match word & SENDABLE {
-            0 => Ok(word),
-            _ => Ok(word & !SENDABLE | OPEN),
-        });
+        let _ = self.update(id, |word| Ok(word & !SENDABLE));
     }
 
-    /// Makes the connection take calls: its first callback begins.
+    /// Makes the connection take calls: its first callback begins, or its
+    /// connect.
     pub fn begin(&self, id: u64) {
-        let _ = self.update(id, |word| Ok(word | SENDABLE));
+        let _ = self.update(id, |word| Ok(word | CALLABLE | SENDABLE));
     }
 
     /// Puts the connection among the open ones after its first callback, unless
     /// the connection was ended.
     pub fn list(&self, id: u64) {
-        let _ = self.update(id, |word| match word & SENDABLE {
+        let _ = self.update(id, |word| match word & CALLABLE {
             0 => Ok(word),
-            _ => Ok(word | OPEN),
+            _ => Ok(word | LISTED),
         });
     }
 
     /// Makes the connection take calls, and bytes if it is `sendable`.
     pub fn open(&self, id: u64, sendable: bool) {
-        let state = if sendable { OPEN | SENDABLE } else { OPEN };
+        let state = if sendable { OPEN } else { OPEN & !SENDABLE };
         let _ = self.update(id, |word| Ok(word | state));
     }
 
     /// Asks for an abort. Returns `true` where none was on its way.
     pub fn abort(&self, id: u64) -> Result<bool, SendError> {
-        let before = self.update(id, |word| Ok(word & !CALLABLE | ABORT_PENDING))?;
+        let before = self.update(id, |word| Ok(word & !OPEN | ABORT_PENDING))?;
         Ok(before & ABORT_PENDING == 0)
     }
 
@@ -334,7 +371,7 @@ impl IdTable {
         for entries in self.chunks.iter().map_while(OnceCell::get) {
             for entry in entries.iter() {
                 let word = entry.load(Ordering::Acquire);
-                if word & OPEN != 0 {
+                if word & LISTED != 0 {
                     ids.push(ConnId(ConnId::of_slot(index, slot, word >> GENERATION_SHIFT)));
                 }
                 slot += 1;
@@ -450,6 +487,24 @@ mod tests {
         assert_eq!(table.wake(id), Ok(false));
         table.clear_wake(id);
         assert_eq!(table.wake(id), Ok(true));
+    }
+
+    #[test]
+    fn a_suspended_id_says_what_was_asked_for() {
+        let table = IdTable::new(10);
+        let id = table.give(0, 0).unwrap();
+        table.begin(id);
+        assert_eq!(table.half_close(id, Shutdown::Read), Ok(true));
+        assert_eq!(table.half_close(id, Shutdown::Both), Ok(true));
+        assert_eq!(table.half_close(id, Shutdown::Write), Ok(false));
+        assert!(table.open_ids(0).is_empty());
+        let asked = table.suspend(id).unwrap();
+        assert!(asked.ends_sending() && asked.ends_receiving());
+        assert!(table.suspend(id).is_none());
+        assert_eq!(table.half_close(id, Shutdown::Both), Err(SendError::Gone));
+        table.resume(id, &asked, true);
+        assert_eq!((table.add(id, 1), table.wake(id)), (Err(SendError::Gone), Ok(true)));
+        assert!(table.open_ids(0).is_empty());
     }
 
     #[test]

@@ -197,6 +197,29 @@ fn sends_of_a_callback_to_another_connection() {
     });
 }
 
+/// A17: A half-close by id in the first callback does not list the connection before that callback
+/// has accepted it.
+#[test]
+fn a_half_close_in_the_first_callback() {
+    isolated(|| {
+        let (log, listed) = events();
+        let hooks = Hooks::new(|_, socket| {
+            text(socket)?;
+            Ok(())
+        })
+        .on_open(move |server, socket| {
+            server.shutdown(socket.id(), Shutdown::Write)?;
+            Ok(log.add((socket.id(), server.connections()?)))
+        });
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::connect(&server);
+        client.expect_end();
+        let (id, before) = listed.next();
+        assert_eq!(before, []);
+        eventually("it is listed", || server.connections().unwrap() == [id]);
+    });
+}
+
 /// A11.2: `on_drain` comes for bytes by id also where the kernel takes them immediately, so that a
 /// producer may wait for it before it goes on.
 #[test]

@@ -346,7 +346,8 @@ fn bytes_and_a_close() {
     });
 }
 
-/// AD9: A half-close by id before it is connected follows the bytes that were accepted.
+/// AD7, AD9: A half-close by id before it is connected follows the bytes that were accepted, and
+/// lists nothing.
 #[test]
 fn a_half_close_of_a_connect() {
     isolated(|| {
@@ -368,10 +369,13 @@ fn a_half_close_of_a_connect() {
         assert_eq!(server.queued(id).unwrap(), 16);
         server.shutdown(id, Shutdown::Write).unwrap();
         assert_eq!(status(server.send(id, b"x")), Status::Closed);
+        server.shutdown(id, Shutdown::Write).unwrap();
+        assert_eq!(server.connections().unwrap(), []);
         let mut peer = full.accept();
         peer.expect_last("all that it says");
         peer.send("an answer");
         assert_eq!(seen.take(2), ["open", "an answer"]);
+        assert_eq!(server.connections().unwrap(), [id]);
         drop(peer);
         assert_eq!((seen.next().as_str(), reasons.next()), ("", CloseReason::Peer));
         wait_idle(&server);

@@ -3,7 +3,7 @@
 use crate::api::{CloseReason, Config, Error, Hooks, OwnedSocket, Server, Socket, Status, TLS};
 use crate::support::*;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 
 /// A server that detaches a connection when its client says so, and gives the socket to the test.
@@ -383,6 +383,66 @@ fn no_detach_after_a_close_by_id() {
     });
 }
 
+/// A3.2, A3.5: A half-close by id that returned 0 goes along with a detach, behind what was accepted
+/// before it.
+#[test]
+fn a_half_close_by_id_is_included() {
+    isolated(|| {
+        for how in [Shutdown::Write, Shutdown::Read, Shutdown::Both] {
+            let (server, owned) = detaching_after(move |server, socket| {
+                text(socket)?;
+                server.send(socket.id(), b"accepted")?;
+                server.shutdown(socket.id(), how)?;
+                let sends = status(server.send(socket.id(), b"!"));
+                assert_eq!(sends == Status::Closed, how != Shutdown::Read);
+                Ok(())
+            });
+            let (mut client, mut socket) = detached(&server, &owned);
+            let mut view = socket.socket();
+            if how == Shutdown::Read {
+                client.expect("accepted!");
+                view.send(b" and more").unwrap();
+                client.expect(" and more");
+            } else {
+                client.expect_last("accepted");
+                assert_eq!(status(view.send(b"late")), Status::Closed);
+            }
+            client.send("answer");
+            let heard = if how == Shutdown::Write { "answer" } else { "" };
+            assert_eq!(text(&mut view).unwrap(), heard);
+            let id = server.attach(socket).unwrap();
+            let sends = status(server.send(id, b"by id"));
+            assert_eq!(sends == Status::Closed, how != Shutdown::Read);
+            client.finish_sending();
+            drop(client);
+        }
+    });
+}
+
+/// A3.2: So it does behind a queue that the owner sends on.
+#[test]
+fn a_half_close_by_id_and_a_queue_are_included() {
+    isolated(|| {
+        let (server, owned) = detaching_after(|server, socket| {
+            bulk(server, socket)?;
+            server.shutdown(socket.id(), Shutdown::Write)
+        });
+        let mut client = Client::small(&server).saying("go");
+        let mut socket = owned.next();
+        assert!(socket.socket().queued() > 0);
+        assert_eq!(status(socket.socket().send(b"late")), Status::Closed);
+        std::thread::scope(|scope| {
+            let flush = scope.spawn(move || {
+                socket.socket().flush().unwrap();
+                assert_eq!(socket.socket().queued(), 0);
+                socket
+            });
+            assert!(client.rest() == pattern(BULK));
+            drop(flush.join().unwrap());
+        });
+    });
+}
+
 /// D10: A half-close of a detached socket sends what is queued, and then the end.
 #[test]
 fn a_half_close_behind_the_queue() {
@@ -392,7 +452,7 @@ fn a_half_close_behind_the_queue() {
         let mut socket = owned.next();
         std::thread::scope(|scope| {
             let half_close = scope.spawn(move || {
-                socket.socket().shutdown(std::net::Shutdown::Write).unwrap();
+                socket.socket().shutdown(Shutdown::Write).unwrap();
                 socket
             });
             assert!(client.rest() == pattern(BULK));
