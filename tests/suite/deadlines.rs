@@ -392,11 +392,11 @@ fn no_write_timeout_without_queued_bytes() {
     isolated(|| {
         let (log, drained) = events();
         let hooks = Hooks::new(bulk_or_echo).on_drain(move |_, _| log.add(()));
-        let server = start(non_blocking(1).write_timeout(ms(150)), hooks);
+        let server = start(non_blocking(1).write_timeout(ms(1500)), hooks);
         let mut client = Client::small(&server).saying("much");
         client.receive(BULK);
         drained.next();
-        let_pass(ms(300));
+        let_pass(ms(2500));
         client.echo("still there");
     });
 }
