@@ -1059,8 +1059,9 @@ typedef int32_t (*ns_event_fn)(ns_server *server, ns_socket *socket, void *user_
 
 /**
  * Non-blocking mode: sets the callback that runs when all queued bytes of a
- * connection have left. It runs during a stop too: what it then sends is the
- * rest of a reply, and the library closes the connection when it sends no more.
+ * connection have left, or when no more than `low_water_mark` of them are left
+ * (`ns_config_set_low_water_mark`). It runs during a stop too: what it then sends is
+ * the rest of a reply, and the library closes the connection when it sends no more.
  *
  * Returns: as `ns_config_set_exception_handler`.
  * [setup] [blocks]
@@ -1547,9 +1548,10 @@ int ns_socket_fd(const ns_socket *socket);
 
 /**
  * Returns: the number of the service that the connection came by: 0 for that of
- * `ns_server_new`, else what `ns_server_add_service` returned; -1 on the shutdown
- * port, after an attach to another server, and where the connection cannot be used
- * here.
+ * `ns_server_new`, else what `ns_server_add_service` returned; -1 where it came by
+ * none: on the shutdown port, for a connection of `ns_server_adopt` or
+ * `ns_server_connect`, for a socket of `ns_socket_from_fd`, after an attach to
+ * another server; and where the connection cannot be used here.
  * [handler]
  */
 int32_t ns_socket_service(const ns_socket *socket);
@@ -1974,7 +1976,9 @@ ns_status ns_server_post(ns_server *server,
  * `on_open` runs when it is connected. If it fails, the exception handler gets
  * NS_ERR_CONNECT, with the socket for its user data; neither `on_open` nor `on_close`
  * runs, and it counts under NS_CLOSE_CONNECT. An end that you ask for, and a stop,
- * before it is connected calls nothing; bytes that were accepted for it leave first.
+ * before it is connected calls nothing; bytes that were accepted for it before a
+ * close or a stop leave when it is connected, and if the connect fails, so that they
+ * are lost, the exception handler gets that NS_ERR_CONNECT too.
  *
  * `drop` (NULL: none) frees `user_data` with the connection, or immediately if this
  * fails. `err`: see RESULTS.

@@ -77,8 +77,9 @@ pub trait Handler: Send + Sync + 'static {
         let _ = (server, socket, reason);
     }
 
-    /// Runs when the outbound queue has become empty, in non-blocking mode. It
-    /// runs during a stop too, so that it can send the rest of a reply; when
+    /// Runs when the outbound queue has become empty, or has shrunk to
+    /// [`Config::low_water_mark`](crate::Config::low_water_mark), in non-blocking
+    /// mode. It runs during a stop too, so that it can send the rest of a reply; when
     /// it sends nothing more, the connection is closed. It fails as
     /// [`Handler::handle`] does.
     fn on_drain(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {

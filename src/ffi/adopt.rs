@@ -38,7 +38,9 @@ fn give<T>(fd: c_int, take: impl FnOnce(OwnedFd) -> Result<T, AdoptError>) -> Re
 /// `on_open` runs when it is connected. If it fails, the exception handler gets
 /// NS_ERR_CONNECT, with the socket for its user data; neither `on_open` nor `on_close`
 /// runs, and it counts under NS_CLOSE_CONNECT. An end that you ask for, and a stop,
-/// before it is connected calls nothing; bytes that were accepted for it leave first.
+/// before it is connected calls nothing; bytes that were accepted for it before a
+/// close or a stop leave when it is connected, and if the connect fails, so that they
+/// are lost, the exception handler gets that NS_ERR_CONNECT too.
 ///
 /// `drop` (NULL: none) frees `user_data` with the connection, or immediately if this
 /// fails. `err`: see RESULTS.

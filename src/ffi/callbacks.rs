@@ -308,8 +308,9 @@ pub type ns_event_fn = Option<
 >;
 
 /// Non-blocking mode: sets the callback that runs when all queued bytes of a
-/// connection have left. It runs during a stop too: what it then sends is the
-/// rest of a reply, and the library closes the connection when it sends no more.
+/// connection have left, or when no more than `low_water_mark` of them are left
+/// (`ns_config_set_low_water_mark`). It runs during a stop too: what it then sends is
+/// the rest of a reply, and the library closes the connection when it sends no more.
 ///
 /// Returns: as `ns_config_set_exception_handler`.
 /// [setup] [blocks]

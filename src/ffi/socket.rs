@@ -210,9 +210,10 @@ pub unsafe extern "C" fn ns_socket_fd(socket: *const ns_socket) -> c_int {
 }
 
 /// Returns: the number of the service that the connection came by: 0 for that of
-/// `ns_server_new`, else what `ns_server_add_service` returned; -1 on the shutdown
-/// port, after an attach to another server, and where the connection cannot be used
-/// here.
+/// `ns_server_new`, else what `ns_server_add_service` returned; -1 where it came by
+/// none: on the shutdown port, for a connection of `ns_server_adopt` or
+/// `ns_server_connect`, for a socket of `ns_socket_from_fd`, after an attach to
+/// another server; and where the connection cannot be used here.
 /// [handler]
 #[no_mangle]
 pub unsafe extern "C" fn ns_socket_service(socket: *const ns_socket) -> i32 {
