@@ -900,7 +900,7 @@ typedef int32_t (*ns_shutdown_fn)(ns_server *server, ns_socket *socket, void *us
 /**
  * Sets the handler of the shutdown port. It serves one peer after another; peers
  * that have sent something come first. Each has 5 s, or 500 ms if it is silent
- * and another one waits. Without a handler every connection to the port stops
+ * and another one waits. A hosted server serves 64 at a time, 5 s each. Without a handler every connection to the port stops
  * the server.
  *
  * Returns: as `ns_config_set_exception_handler`.

@@ -119,8 +119,10 @@ pub(crate) fn leave_to_parent() {
 fn leave_if_parents() {
     let is_own_thread = INSIDE.with(|list| {
         let list = list.borrow();
-        let parents = list.last().filter(|inside| !inside.process.is_current());
-        parents.map(|inside| inside.is_own_thread)
+        let parents = list.last().filter(|inside| !inside.process.is_current())?;
+        // A loop that the library's thread runs has an entry of its own.
+        let of_server = |inside: &&Inside| inside.server == parents.server;
+        Some(list.iter().filter(of_server).any(|inside| inside.is_own_thread))
     });
     match is_own_thread {
         None => {}

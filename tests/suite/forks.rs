@@ -5,7 +5,7 @@ use crate::support::*;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::Arc;
 
 use super::hosted::{host, hosted_with, turns_until};
@@ -311,10 +311,23 @@ fn a_server_of_the_child() {
     });
 }
 
-/// FK5: A child that returns from a callback on one of the library's threads ends, with status 0.
+/// A function of atexit(3), which makes the status of a child that runs it another one.
+extern "C" fn at_exit() {
+    if std::process::id() != PARENT.load(Ordering::SeqCst) {
+        exit_now(7);
+    }
+}
+
+static PARENT: AtomicU32 = AtomicU32::new(0);
+
+/// FK5: A child that returns from a callback on one of the library's threads ends, with status 0 and
+/// without functions of atexit(3).
 #[test]
 fn returning_on_a_thread_of_the_library() {
     isolated(|| {
+        PARENT.store(std::process::id(), Ordering::SeqCst);
+        // SAFETY: the function stays.
+        assert_eq!(unsafe { libc::atexit(at_exit) }, 0);
         for config in [blocking(1), non_blocking(1), non_blocking(2)] {
             let hooks = Hooks::new(|server, socket| match Child::forked() {
                 // Whatever it returns.
@@ -324,6 +337,7 @@ fn returning_on_a_thread_of_the_library() {
                     echo(server, socket)
                 }
             });
+            let hooks = hooks.on_stop(|_| Child::forked().into_iter().for_each(Child::succeeds));
             let server = start(config, hooks);
             Client::connect(&server).echo("hello");
             server.stop().unwrap();
