@@ -12,8 +12,10 @@ use crate::sys::{self, SendFlags};
 
 /// The most buffers that one sendmsg(2) gets.
 const BATCH: usize = 16;
-/// The smallest capacity of a chunk, so that many small sends share one.
+/// The smallest capacity of a chunk, so that many small sends share one. The
+/// first chunks of a queue are smaller: most queues hold one small message.
 const CHUNK: usize = 4096;
+const FIRST_CHUNK: usize = 256;
 /// The largest size of a chunk. Its memory is freed when all of it has left.
 const PIECE: usize = 256 << 10;
 /// The smallest number of bytes of which the receivers of a broadcast share one
@@ -81,8 +83,9 @@ impl OutBuf {
             last.extend_from_slice(&rest[..room]);
             rest = &rest[room..];
         }
+        let least = self.len.clamp(FIRST_CHUNK, CHUNK);
         for rest in rest.chunks(PIECE) {
-            let mut chunk = Vec::with_capacity(rest.len().max(CHUNK));
+            let mut chunk = Vec::with_capacity(rest.len().max(least));
             chunk.extend_from_slice(rest);
             self.chunks.push_back(Chunk::Own(chunk));
         }
@@ -107,6 +110,11 @@ impl OutBuf {
     /// Appends all of another queue, from which nothing was written yet.
     pub fn append(&mut self, other: OutBuf) {
         debug_assert!(other.head == 0);
+        if self.chunks.is_empty() {
+            self.chunks = other.chunks;
+            self.len = other.len;
+            return;
+        }
         for chunk in other.chunks {
             match chunk {
                 Chunk::Own(bytes) if bytes.len() < SHARED => self.push(&bytes),

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Mutex};
 
 use super::{IdTable, SendError};
@@ -30,7 +31,27 @@ struct State {
     order: VecDeque<u64>,
     /// An entry for each of these connections. It is empty where the connection
     /// took its bytes before the loop came to it.
-    queues: HashMap<u64, OutBuf>,
+    queues: HashMap<u64, OutBuf, BuildHasherDefault<IdHasher>>,
+}
+
+/// Ids are numbers of the library's own, which nobody can choose: they need no
+/// keyed hash. The multiplication (Fibonacci hashing) spreads the slot, in the low
+/// bits, over all.
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        self.0 = id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(self.0 ^ u64::from(*byte)));
+    }
 }
 
 /// Bytes for one connection, or for many.
