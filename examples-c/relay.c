@@ -102,7 +102,7 @@ static int32_t on_open(ns_server *srv, ns_socket *socket, void *user_data) {
     ns_socket_set_user_data(socket, &sides[0], leave);
     sides[1].id = ns_server_connect(srv, target, CONNECT_MS, &sides[1], leave, &error);
     say_error("relay", error);
-    return sides[1].id != 0 ? 0 : NS_ERR_REJECTED;
+    return sides[1].id != 0 ? 0 : ns_socket_abort(socket);
 }
 
 /* If all that this side said was passed on, the other one gets it all. */

@@ -659,15 +659,16 @@ ns_status ns_config_set_max_handshakes(ns_config *config, uint32_t count);
 uint32_t ns_config_max_handshakes(const ns_config *config);
 
 /**
- * Sets how long a connection may be without a byte in either direction before the
- * library closes it: milliseconds, 1 to 2^31 - 1; 0 (default) is off. A worker
+ * Sets how long a connection may be without a byte, or an acknowledgement, in
+ * either direction before the library closes it: milliseconds, 1 to 2^31 - 1; 0 (default) is off. A worker
  * checks it while its handler waits in a call: the call returns NS_ERR_TIMEOUT,
  * and the library closes the connection.
  *
  * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
  * [setup]
  */
-ns_status ns_config_set_idle_timeout_ms(ns_config *config, uint32_t time);
+ns_status ns_config_set_idle_timeout_ms(ns_config *config,
+                                        uint32_t time);
 
 /**
  * Returns: the setting `idle_timeout`, in milliseconds; 0 is off.
@@ -1179,8 +1180,10 @@ ns_status ns_server_start(ns_server *server, uint32_t flags, ns_error **err);
  * No handler starts any more. Running ones may finish and queued bytes may leave
  * until the config's `drain_timeout`. Then the stop cuts what is left, for as
  * long as that ends connections. `on_drain` is still called, and may send more;
- * `on_wake` and `on_timeout` are not. In a callback this only requests the stop,
- * and returns 0 immediately.
+ * `on_wake` and `on_timeout` are not. A connection with nothing queued looks
+ * finished: where another thread or connection still has a part of its answer
+ * (`ns_server_send`), abort it before, or its peer takes the beginning for all. In
+ * a callback this only requests the stop, and returns 0 immediately.
  *
  * Returns: 0, also if it was never started or has stopped; NS_ERR_TIMEOUT if a
  * handler or `on_start` does not return within 80 ms of the cut (the server goes

@@ -193,8 +193,10 @@ pub unsafe extern "C" fn ns_server_start(
 /// No handler starts any more. Running ones may finish and queued bytes may leave
 /// until the config's `drain_timeout`. Then the stop cuts what is left, for as
 /// long as that ends connections. `on_drain` is still called, and may send more;
-/// `on_wake` and `on_timeout` are not. In a callback this only requests the stop,
-/// and returns 0 immediately.
+/// `on_wake` and `on_timeout` are not. A connection with nothing queued looks
+/// finished: where another thread or connection still has a part of its answer
+/// (`ns_server_send`), abort it before, or its peer takes the beginning for all. In
+/// a callback this only requests the stop, and returns 0 immediately.
 ///
 /// Returns: 0, also if it was never started or has stopped; NS_ERR_TIMEOUT if a
 /// handler or `on_start` does not return within 80 ms of the cut (the server goes

@@ -348,8 +348,8 @@ pub unsafe extern "C" fn ns_config_max_handshakes(config: *const ns_config) -> u
     unsafe { setting(config, |c| c.max_handshakes) }
 }
 
-/// Sets how long a connection may be without a byte in either direction before the
-/// library closes it: milliseconds, 1 to 2^31 - 1; 0 (default) is off. A worker
+/// Sets how long a connection may be without a byte, or an acknowledgement, in
+/// either direction before the library closes it: milliseconds, 1 to 2^31 - 1; 0 (default) is off. A worker
 /// checks it while its handler waits in a call: the call returns NS_ERR_TIMEOUT,
 /// and the library closes the connection.
 ///
