@@ -237,7 +237,11 @@ impl<'a> Socket<'a> {
     }
 
     /// Returns the number of bytes in the outbound queue, gathered ones included.
+    /// On a loop [`on_drain`](crate::Handler::on_drain) comes for what this shows.
     pub fn queued(&self) -> usize {
+        if self.conn.has_backlog() {
+            self.conn.context.ids.note_seen(self.conn.id);
+        }
         self.conn.queued() + self.conn.tls.as_ref().map_or(0, |tls| tls.held.len())
     }
 

@@ -108,7 +108,10 @@ impl Conn {
         if out.len() == 0 {
             self.take_queue();
         }
-        self.context.ids.sub(self.id, gathered.len());
+        if self.context.ids.sub(self.id, gathered.len()) {
+            // A send that fails takes this back.
+            self.set(Flags::DRAINED);
+        }
         let result = self.send_through(&gathered);
         self.context.scratch.put(gathered);
         result

@@ -13,7 +13,7 @@ use once_cell::sync::OnceCell;
 pub struct ConnId(u64);
 
 const SLOT_BITS: u32 = 24;
-const GENERATION_BITS: u32 = 26;
+const GENERATION_BITS: u32 = 25;
 const GENERATION_MAX: u64 = (1 << GENERATION_BITS) - 1;
 
 /// What an id without a connection belongs to; the slot says which it is.
@@ -80,7 +80,7 @@ impl ConnId {
     }
 }
 
-// An entry: generation (26 bits), state (7 bits), pending bytes (31 bits, as
+// An entry: generation (25 bits), state (8 bits), pending bytes (31 bits, as
 // many as `send_limit` may be).
 const ALIVE: u64 = 1 << 31;
 /// The connection takes calls by id.
@@ -97,10 +97,20 @@ const RECEIVING_ENDED: u64 = 1 << 35;
 const WAKE_PENDING: u64 = 1 << 36;
 /// An abort is on its way to the loop.
 const ABORT_PENDING: u64 = 1 << 37;
+/// The program has seen that bytes are pending: it may wait for `on_drain`.
+const SEEN: u64 = 1 << 38;
 const OPEN: u64 = CALLABLE | SENDABLE | LISTED;
-const STATE: u64 = 0x7f << 31;
+const STATE: u64 = 0xff << 31;
 const PENDING: u64 = i32::MAX as u64;
-const GENERATION_SHIFT: u32 = 38;
+const GENERATION_SHIFT: u32 = 39;
+
+/// Notes in an entry that the program sees what is pending.
+fn see(word: u64) -> u64 {
+    match word & PENDING {
+        0 => word,
+        _ => word | SEEN,
+    }
+}
 
 const FIRST_CHUNK: usize = 64;
 /// Slot numbers end where the chunks do, just below 2^24.
@@ -202,16 +212,16 @@ impl IdTable {
 
     /// Counts `n` more pending bytes if the connection takes them.
     pub(super) fn add(&self, id: u64, n: usize) -> Result<(), SendError> {
-        let result = self.update(id, |word| {
-            if word & SENDABLE == 0 {
-                return Err(SendError::Gone);
-            }
-            match (word & PENDING).saturating_add(n as u64) <= self.limit as u64 {
-                true => Ok(word + n as u64),
-                false => Err(SendError::Full),
-            }
-        });
-        result.map(drop)
+        let fits = |word: u64| (word & PENDING).saturating_add(n as u64) <= self.limit as u64;
+        let before = self.update(id, |word| match () {
+            () if word & SENDABLE == 0 => Err(SendError::Gone),
+            () if fits(word) => Ok(word + n as u64),
+            () => Ok(see(word)),
+        })?;
+        match fits(before) {
+            true => Ok(()),
+            false => Err(SendError::Full),
+        }
     }
 
     /// Counts `n` bytes that the owning loop has queued itself, also for a
@@ -224,10 +234,17 @@ impl IdTable {
         });
     }
 
-    /// Counts `n` pending bytes as written or given up. Only the owning loop
+    /// Counts `n` pending bytes as written or given up. Returns whether the
+    /// program has seen pending bytes since the last time. Only the owning loop
     /// calls it.
-    pub fn sub(&self, id: u64, n: usize) {
-        let _ = self.update(id, |word| Ok(word - (word & PENDING).min(n as u64)));
+    pub fn sub(&self, id: u64, n: usize) -> bool {
+        let before = self.update(id, |word| Ok((word & !SEEN) - (word & PENDING).min(n as u64)));
+        before.is_ok_and(|word| word & SEEN != 0)
+    }
+
+    /// Notes that the program sees what is pending.
+    pub fn note_seen(&self, id: u64) {
+        let _ = self.update(id, |word| Ok(see(word)));
     }
 
     /// Returns the number of bytes that were accepted and not yet written. Only
@@ -277,11 +294,12 @@ impl IdTable {
         let _ = self.update(id, |word| Ok(word | before.0 & mask));
     }
 
-    /// Returns the number of pending bytes of a connection that takes calls.
+    /// Returns the number of pending bytes of a connection that takes calls, for
+    /// the program.
     pub fn queued(&self, id: u64) -> Result<usize, SendError> {
         let word = self.update(id, |word| match word & CALLABLE {
             0 => Err(SendError::Gone),
-            _ => Ok(word),
+            _ => Ok(see(word)),
         })?;
         Ok((word & PENDING) as usize)
     }
@@ -487,6 +505,21 @@ mod tests {
         assert_eq!(table.wake(id), Ok(false));
         table.clear_wake(id);
         assert_eq!(table.wake(id), Ok(true));
+    }
+
+    #[test]
+    fn an_entry_notes_that_pending_bytes_were_seen() {
+        let table = IdTable::new(10);
+        let id = give_open(&table, 0, 0);
+        assert_eq!((table.queued(id), table.add(id, 11)), (Ok(0), Err(SendError::Full)));
+        table.note_seen(id);
+        table.add(id, 6).unwrap();
+        assert!(!table.sub(id, 1));
+        assert_eq!(table.queued(id), Ok(5));
+        assert!(table.sub(id, 1) && !table.sub(id, 1));
+        assert_eq!(table.add(id, 8), Err(SendError::Full));
+        assert!(table.sub(id, 3) && !table.sub(id, 0));
+        assert_eq!((table.queued(id), table.add(id, 10)), (Ok(0), Ok(())));
     }
 
     #[test]

@@ -84,7 +84,8 @@ pub unsafe extern "C" fn ns_socket_sendv(
 /// leaves together when the callback returns, when it is 64 KiB, or by this call; a
 /// failure of that is one of queued bytes. Until it has left it counts in `ns_socket_queued`
 /// and against `send_limit`, but not against `high_water_mark`, and `on_drain` does
-/// not come for it. In blocking mode this is what was sent since `ns_socket_cork`,
+/// not come for it, unless the program has seen it: in `ns_socket_queued` or
+/// `ns_server_queued`, or by NS_ERR_BUFFER_FULL. In blocking mode this is what was sent since `ns_socket_cork`,
 /// and the call waits as `ns_socket_send` does, also for what was queued before it:
 /// after 0 nothing is queued. After NS_ERR_TIMEOUT the rest stays queued, and leaves
 /// before what is sent next.
@@ -248,7 +249,8 @@ pub unsafe extern "C" fn ns_socket_peer_credentials(
 }
 
 /// Returns: how many bytes are queued and not yet with the kernel, gathered ones
-/// included (`ns_socket_flush`).
+/// included (`ns_socket_flush`). In non-blocking mode `on_drain` comes for what this
+/// shows.
 /// [handler]
 #[no_mangle]
 pub unsafe extern "C" fn ns_socket_queued(socket: *const ns_socket) -> usize {

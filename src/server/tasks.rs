@@ -13,7 +13,7 @@ use crate::error::{Error, Status};
 use crate::event::{Interest, LoopHandle, TaskFn, TimerFn, WatchFn};
 
 /// The number of a watch or a timer: never 0, never that of a connection.
-/// It is given again after 2^26 others at the earliest.
+/// It is given again after 2^25 others at the earliest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TaskId(u64);
 

@@ -1,9 +1,11 @@
 //! Small sends that leave together: those of a callback on a loop, and those under a cork.
 
 use super::hosted::{host, hosted_with};
-use crate::api::{CloseReason, Error, Hooks, Server, Socket, Status};
+use crate::api::{CloseReason, ConnId, Error, Hooks, Server, Socket, Status};
 use crate::support::*;
 use std::net::Shutdown;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::Arc;
 
 /// A server whose handler sends these one by one, tells what is queued, and waits at the gate.
 fn sending(pieces: &'static [&'static str]) -> (Server, Events<usize>, Gate) {
@@ -39,20 +41,22 @@ fn what_comes_after_the_first_send_waits_for_the_return() {
 #[test]
 fn a_callback_expects_what_the_last_one_did() {
     isolated(|| {
-        let (log, queued) = events();
-        let hooks = Hooks::new(move |_, socket| {
-            let words = text(socket)?;
-            for word in words.chars() {
+        let (log, gathered) = events();
+        let hooks = Hooks::new(move |server: &Server, socket| {
+            let mut count = 0;
+            for word in text(socket)?.chars() {
+                // To ask for the queue would make an `on_drain`.
+                let before = server.stats().bytes_out;
                 socket.send(word.to_string().as_bytes())?;
+                count += usize::from(server.stats().bytes_out == before);
             }
-            log.add(socket.queued());
-            Ok(())
+            Ok(log.add(count))
         });
         let server = start(non_blocking(1), hooks);
-        let mut client = Client::connect(&server);
+        let mut client = Client::connect(&server).settled();
         for (words, expected) in [("a", 0), ("abc", 2), ("abc", 3), ("a", 1), ("a", 0), ("ab", 1)] {
             client.echo(words);
-            assert_eq!(queued.next(), expected, "{words}");
+            assert_eq!(gathered.next(), expected, "{words}");
         }
     });
 }
@@ -325,6 +329,66 @@ fn gathered_bytes_are_no_queue() {
         let server = start(non_blocking(1), hooks);
         Client::connect(&server).saying("x").expect("reply".repeat(16));
         drained.none();
+    });
+}
+
+/// GS6, Q2: A sender that fills a window by what is queued, and goes on in `on_drain`, ends.
+#[test]
+fn a_window_of_queued_bytes() {
+    isolated(|| {
+        const PIECE: usize = 4096;
+        let left = Arc::new(AtomicUsize::new(BULK));
+        let fill = move |socket: &mut Socket<'_>| {
+            while left.load(SeqCst) > 0 && socket.queued() < 8 * PIECE {
+                socket.send(&[b'.'; PIECE])?;
+                left.fetch_sub(PIECE, SeqCst);
+            }
+            if left.load(SeqCst) == 0 {
+                socket.close();
+            }
+            Ok(())
+        };
+        let on_drain = fill.clone();
+        let hooks = Hooks::new(|_, _| Ok(()))
+            .on_open(move |_, socket| fill(socket))
+            .on_drain(move |_, socket| on_drain(socket));
+        let server = start(non_blocking(1), hooks);
+        assert_eq!(Client::connect(&server).rest().len(), BULK);
+    });
+}
+
+/// GS6: `on_drain` also comes where a send by id was refused for them, or `ns_server_queued` has
+/// shown them, to another thread too; once.
+#[test]
+fn gathered_bytes_that_were_seen_drain() {
+    type Look = fn(&Server, ConnId);
+    isolated(|| {
+        let looks: [Look; 3] = [
+            |server, id| assert_eq!(status(server.send(id, &[0; 40_000])), Status::BufferFull),
+            |server, id| assert!(server.queued(id).unwrap() >= 40_000),
+            |server, id| {
+                std::thread::scope(|scope| {
+                    scope.spawn(|| assert!(server.queued(id).unwrap() >= 40_000));
+                });
+            },
+        ];
+        for look in looks {
+            let (log, drained) = events();
+            let hooks = Hooks::new(move |server: &Server, socket| {
+                text(socket)?;
+                socket.send(b"x")?;
+                socket.send(&[b'x'; 40_000])?;
+                look(server, socket.id());
+                Ok(())
+            })
+            .on_drain(move |_, socket| log.add(socket.queued()));
+            let config = non_blocking(1).send_limit(64 << 10).high_water_mark(32 << 10);
+            let server = start(config, hooks);
+            let mut client = Client::connect(&server).saying("x");
+            client.receive(40_001);
+            assert_eq!(drained.next(), 0);
+            drained.none();
+        }
     });
 }
 
