@@ -1450,7 +1450,8 @@ ns_status ns_socket_sendv(ns_socket *socket,
  * leaves together when the callback returns, when it is 64 KiB, or by this call; a
  * failure of that is one of queued bytes. Until it has left it counts in `ns_socket_queued`
  * and against `send_limit`, but not against `high_water_mark`, and `on_drain` does
- * not come for it. In blocking mode this is what was sent since `ns_socket_cork`,
+ * not come for it, unless the program has seen it: in `ns_socket_queued` or
+ * `ns_server_queued`, or by NS_ERR_BUFFER_FULL. In blocking mode this is what was sent since `ns_socket_cork`,
  * and the call waits as `ns_socket_send` does, also for what was queued before it:
  * after 0 nothing is queued. After NS_ERR_TIMEOUT the rest stays queued, and leaves
  * before what is sent next.
@@ -1575,7 +1576,8 @@ ns_status ns_socket_peer_credentials(ns_socket *socket,
 
 /**
  * Returns: how many bytes are queued and not yet with the kernel, gathered ones
- * included (`ns_socket_flush`).
+ * included (`ns_socket_flush`). In non-blocking mode `on_drain` comes for what this
+ * shows.
  * [handler]
  */
 size_t ns_socket_queued(const ns_socket *socket);
@@ -1971,7 +1973,7 @@ ns_status ns_server_post(ns_server *server,
  * server's handler, `on_open`, limits and deadlines, and `user_data` as
  * `ns_socket_user_data`. In a callback it joins the loop of that callback, else the
  * loop with the fewest connections. It goes without TLS (`ns_socket_starttls` begins
- * it), and its `ns_socket_service` is -1. It counts among `max_connections`, which
+ * it, as its server), and its `ns_socket_service` is -1. It counts among `max_connections`, which
  * does not refuse it. `fd` is the server's from then on: unwatch it before. It gets
  * the server's `no_delay` and `keep_alive`, O_NONBLOCK and FD_CLOEXEC.
  *
@@ -1988,7 +1990,7 @@ ns_status ns_server_post(ns_server *server,
  *
  * Returns: the connection's id; 0 on failure, and `fd` stays yours, as it was:
  * NS_ERR_INVALID (no connected or connecting stream socket), NS_ERR_BUSY (it is in
- * the loop already), NS_ERR_NOT_NON_BLOCKING, NS_ERR_STATE (before `on_start`, or a
+ * that loop already; another loop does not notice it), NS_ERR_NOT_NON_BLOCKING, NS_ERR_STATE (before `on_start`, or a
  * stop has begun), NS_ERR_IO or NS_ERR_NO_MEMORY (the system has no room).
  * [any] [blocks]
  */
@@ -2202,7 +2204,8 @@ ns_status ns_server_reload_tls(ns_server *server,
 
 /**
  * Upgrades a plain connection to TLS (STARTTLS). Call it after you have sent your
- * own go-ahead.
+ * own go-ahead. This side is the server of the handshake, on an outgoing connection
+ * too: the library is never a TLS client.
  *
  * The `n` bytes at `ahead` are what `ns_socket_recv` returned beyond the client's
  * request. They go to TLS, and so do all unread bytes: so the handler never gets

@@ -308,7 +308,8 @@ impl<'a> Socket<'a> {
         self.conn.tls_info()
     }
 
-    /// Changes over to TLS in mid-stream. `ahead` holds the bytes that the
+    /// Changes over to TLS in mid-stream, as the server of the handshake, on an
+    /// outgoing connection too. `ahead` holds the bytes that the
     /// handler has already read after the plain-text dialogue: these bytes and
     /// all unread ones go to TLS and never to the handler.
     ///

@@ -132,9 +132,11 @@ impl LoopHandle {
         if let Err(e) = registered {
             self.context.ids.release(id);
             intake.free.push(ConnId::slot(id));
-            let is_there = e.raw_os_error() == Some(libc::EEXIST);
-            let status = if is_there { Status::Busy } else { Status::Io };
-            return Err((Error::from_os(status, "cannot watch the socket", &e), source));
+            let error = match e.raw_os_error() {
+                Some(libc::EEXIST) => Error::from_os(Status::Busy, "the loop has it already", &e),
+                _ => Error::from_os(Status::Io, "cannot watch the socket", &e),
+            };
+            return Err((error, source));
         }
         let mut conn = make(source, id);
         conn.note_writable_watched();

@@ -30,7 +30,7 @@ fn give<T>(fd: c_int, take: impl FnOnce(OwnedFd) -> Result<T, AdoptError>) -> Re
 /// server's handler, `on_open`, limits and deadlines, and `user_data` as
 /// `ns_socket_user_data`. In a callback it joins the loop of that callback, else the
 /// loop with the fewest connections. It goes without TLS (`ns_socket_starttls` begins
-/// it), and its `ns_socket_service` is -1. It counts among `max_connections`, which
+/// it, as its server), and its `ns_socket_service` is -1. It counts among `max_connections`, which
 /// does not refuse it. `fd` is the server's from then on: unwatch it before. It gets
 /// the server's `no_delay` and `keep_alive`, O_NONBLOCK and FD_CLOEXEC.
 ///
@@ -47,7 +47,7 @@ fn give<T>(fd: c_int, take: impl FnOnce(OwnedFd) -> Result<T, AdoptError>) -> Re
 ///
 /// Returns: the connection's id; 0 on failure, and `fd` stays yours, as it was:
 /// NS_ERR_INVALID (no connected or connecting stream socket), NS_ERR_BUSY (it is in
-/// the loop already), NS_ERR_NOT_NON_BLOCKING, NS_ERR_STATE (before `on_start`, or a
+/// that loop already; another loop does not notice it), NS_ERR_NOT_NON_BLOCKING, NS_ERR_STATE (before `on_start`, or a
 /// stop has begun), NS_ERR_IO or NS_ERR_NO_MEMORY (the system has no room).
 /// [any] [blocks]
 #[no_mangle]

@@ -12,7 +12,8 @@ use super::tls::{ns_tls, NS_TLS_1_2, NS_TLS_1_3};
 use crate::{Error, Socket, Status, TlsInfo, TlsVersion};
 
 /// Upgrades a plain connection to TLS (STARTTLS). Call it after you have sent your
-/// own go-ahead.
+/// own go-ahead. This side is the server of the handshake, on an outgoing connection
+/// too: the library is never a TLS client.
 ///
 /// The `n` bytes at `ahead` are what `ns_socket_recv` returned beyond the client's
 /// request. They go to TLS, and so do all unread bytes: so the handler never gets

@@ -177,6 +177,8 @@ fn a_socket_that_is_there() {
         let fd = unsafe { OwnedFd::from_raw_fd(sockets.next()) };
         let failed = server.adopt(fd, ()).unwrap_err();
         assert_eq!(failed.error.status(), Status::Busy);
+        let sentence = failed.error.to_string();
+        assert!(sentence.contains("the loop has it already"), "{sentence}");
         let _ = failed.fd.into_raw_fd();
         client.echo("still served");
     });
