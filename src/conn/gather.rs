@@ -34,9 +34,6 @@ impl Conn {
     pub(super) fn gather(&mut self, bytes: &[u8]) -> Result<(), Status> {
         if self.gathered() + bytes.len() > Scratch::SIZE {
             self.flush_gathered()?;
-            if !self.has(Flags::LOOP) {
-                self.send_wait(&[])?;
-            }
         }
         if self.refused() > 0 && !self.has(Flags::TLS) && self.has(Flags::LOOP) {
             // The kernel takes no more: the bytes go behind those that it has
@@ -69,18 +66,25 @@ impl Conn {
         self.out.as_ref().map_or(0, |out| out.gathered.len())
     }
 
-    /// Sends the gathered bytes. What the kernel does not take now, or, where
-    /// calls wait, until the connection's own deadline, is queued. They stay
-    /// gathered where bytes that were queued before them do not leave until then:
-    /// each call that fails would make the queue longer.
+    /// Sends the gathered bytes. On a loop what the kernel does not take now is
+    /// queued. Where calls wait, this waits for all that is queued, until the
+    /// connection's own deadline. The gathered bytes stay where they are until
+    /// what was queued before them has left: each call that fails would make the
+    /// queue longer.
+    ///
+    /// All of it was accepted. So another thread that closes the connection
+    /// meanwhile makes no reset: this returns, and the goodbye sends the rest.
     pub fn flush_gathered(&mut self) -> Result<(), Status> {
-        if self.gathered() == 0 {
-            return Ok(());
+        if self.has(Flags::LOOP) {
+            return self.send_gathered();
         }
-        if !self.has(Flags::LOOP) && self.refused() > 0 {
-            self.send_wait(&[])?;
+        self.check_own_deadline()?;
+        self.send_queue()?;
+        self.queue_gathered(false);
+        match self.has(Flags::SEND_FAILED) {
+            true => Err(self.send_failure()),
+            false => self.send_queue(),
         }
-        self.send_gathered()
     }
 
     /// Puts the gathered bytes, and close_notify if it comes behind them, into the
@@ -147,19 +151,11 @@ impl Conn {
             return Ok(());
         }
         self.may_wait()?;
-        if self.has(Flags::SEND_FAILED) {
-            return Err(self.send_failure());
-        }
-        self.with_deadline(self.wait_until(), |conn| {
-            conn.flush_gathered()?;
-            conn.send_wait(&[])
-        })
+        self.with_deadline(self.wait_until(), Conn::flush_gathered)
     }
 
     /// Sends what is under a cork that no uncork has ended, and waits for that as a
-    /// send does: the handler returns, or the program ends the connection. But
-    /// another thread that closes the connection meanwhile finds all of it
-    /// accepted: the goodbye then sends the rest.
+    /// send does: the handler returns, or the program ends the connection.
     pub fn end_cork(&mut self) -> Result<(), Status> {
         if self.has(Flags::LOOP) || self.gathered() == 0 {
             return Ok(());
@@ -169,12 +165,7 @@ impl Conn {
             return Ok(());
         }
         self.may_wait()?;
-        let until = self.wait_until();
-        self.queue_gathered(false);
-        match self.has(Flags::SEND_FAILED) {
-            true => Err(self.send_failure()),
-            false => self.send_last_queue(until),
-        }
+        self.with_deadline(self.wait_until(), Conn::flush_gathered)
     }
 
     /// Gathers what is sent until [`Conn::uncork`]. Corks nest. On a loop, where

@@ -49,8 +49,8 @@ impl Conn {
     fn send_last(&mut self) {
         let _ = self.flush_gathered();
         self.send_close_notify();
-        if self.has(Flags::BACKLOG) && !self.has(Flags::LOOP) {
-            let _ = self.send_wait(&[]);
+        if !self.has(Flags::LOOP) {
+            let _ = self.send_queue();
         }
     }
 

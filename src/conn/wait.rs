@@ -55,6 +55,9 @@ impl Conn {
     /// Sends what was gathered, because the peer may answer to it. After a failure
     /// of sending the input can still be read.
     fn flush_before_wait(&mut self) -> Result<(), Status> {
+        if self.gathered() == 0 {
+            return Ok(());
+        }
         match self.flush_gathered() {
             Err(status) if !self.has(Flags::SEND_FAILED) => Err(status),
             _ => Ok(()),
@@ -159,7 +162,7 @@ impl Conn {
 
     /// Returns an error after the end of all waiting: nothing goes on then, not
     /// even an act that needs no waiting.
-    fn check_own_deadline(&self) -> Result<(), Status> {
+    pub(super) fn check_own_deadline(&self) -> Result<(), Status> {
         match self.own_deadline.is_due() {
             true => Err(Status::Timeout),
             false => Ok(()),
@@ -188,20 +191,29 @@ impl Conn {
         self.wait_sending(if goodbye { Sending::Goodbye } else { Sending::Message }, until)
     }
 
-    /// Waits until the queue is empty, or until another thread ends the
-    /// connection. A close of another thread wakes no wait for room: this looks
-    /// for it.
-    pub(super) fn send_last_queue(&mut self, until: Deadline) -> Result<(), Status> {
-        while !self.flush_queue()? {
-            let step = until.min(Deadline::after_ms(END_CHECK_MS));
-            match self.wait_sending(Sending::Goodbye, step) {
-                Err(Status::Timeout)
-                    if !self.has(Flags::ABORT) && !until.min(self.own_deadline).is_due() => {}
-                waited => waited?,
+    /// Waits until the queue is empty, until the connection's own deadline, or
+    /// until another thread ends the connection. A close of another thread wakes
+    /// no wait for room: this looks for it.
+    pub(super) fn send_queue(&mut self) -> Result<(), Status> {
+        loop {
+            match self.flush_queue() {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                // A cut and an abort are failures of the socket too.
+                Err(status) => return self.check_forced_end().and(Err(status)),
             }
+            // No other thread ends a peer of the shutdown port.
+            let step = match lock(&self.context.rivals).is_some() {
+                true => Deadline::NEVER,
+                false => Deadline::after_ms(END_CHECK_MS),
+            };
+            let waited = self.wait_sending(Sending::Goodbye, self.own_deadline.min(step));
             self.check_forced_end()?;
+            let is_over = self.has(Flags::ABORT) || self.own_deadline.is_due();
+            if waited.is_err() && (waited != Err(Status::Timeout) || is_over) {
+                return waited;
+            }
         }
-        Ok(())
     }
 
     fn wait_sending(&mut self, sending: Sending, until: Deadline) -> Result<(), Status> {

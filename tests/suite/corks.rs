@@ -104,18 +104,26 @@ fn a_cork_for_nobody() {
     });
 }
 
-/// GS7, A3.2: A close by id, before the handler returns and after it, finds all of it accepted.
+/// GS7, A3.2: A close by id, before what was gathered leaves and while it does, finds all of it
+/// accepted.
 #[test]
 fn a_close_by_id_and_a_cork() {
     isolated(|| {
-        for returns_first in [false, true] {
+        let leaves: [End; 5] = [
+            |_| Ok(()),
+            |socket| Ok(drop(socket.uncork())),
+            |socket| Ok(drop(socket.flush())),
+            |socket| Ok(drop(socket.send(&[0; 10_000]))),
+            |socket| Ok(drop(socket.shutdown(Shutdown::Write))),
+        ];
+        for (leave, begins) in leaves.into_iter().flat_map(|l| [(l, false), (l, true)]) {
             let gate = Gate::new();
             let inside = gate.clone();
             let (hooks, ids) = Hooks::new(move |_, socket| {
                 text(socket)?;
                 gather(socket)?;
                 inside.wait();
-                Ok(())
+                leave(socket)
             })
             .telling_ids();
             let (hooks, reasons) = hooks.telling_reasons();
@@ -123,7 +131,7 @@ fn a_close_by_id_and_a_cork() {
             let mut client = Client::small(&server).saying("x");
             let id = ids.next();
             gate.reached_by(1);
-            if returns_first {
+            if begins {
                 gate.open();
                 let_pass(ms(100));
             }
@@ -142,13 +150,13 @@ fn a_close_by_id_and_a_cork() {
 #[test]
 fn a_close_by_id_ends_the_wait_for_a_cork() {
     isolated(|| {
-        let (log, gathered) = events();
+        let ((log, gathered), (error_log, errors)) = (events(), events());
         let (hooks, ids) = Hooks::new(move |_, socket| {
             text(socket)?;
             gather(socket)?;
             Ok(log.add(()))
         })
-        .on_exception(|_, _, error| panic!("{error}"))
+        .on_exception(move |_, _, error| Ok(error_log.add(error.to_string())))
         .telling_ids();
         let (hooks, reasons) = hooks.telling_reasons();
         let server = start(blocking(1).linger_timeout(ms(50)), hooks);
@@ -158,27 +166,43 @@ fn a_close_by_id_ends_the_wait_for_a_cork() {
         server.close(ids.next()).unwrap();
         assert_eq!(reasons.next(), CloseReason::WriteTimeout);
         client.expect_gone();
+        assert!(errors.drain().is_empty());
     });
 }
 
-/// GS7: A stop that cuts the connection ends the wait.
+/// GS7: A stop that cuts the connection, and an abort by id, end the wait, and are no failure of the
+/// handler.
 #[test]
 fn a_cut_and_a_cork() {
     isolated(|| {
-        let (log, gathered) = events();
-        let (hooks, reasons) = Hooks::new(move |_, socket| {
-            text(socket)?;
-            gather(socket)?;
-            Ok(log.add(()))
-        })
-        .telling_reasons();
-        let server = start(blocking(1), hooks);
-        let mut client = Client::small(&server).saying("x");
-        gathered.next();
-        let_pass(ms(50));
-        server.stop_within(ms(100)).unwrap();
-        assert_eq!(reasons.next(), CloseReason::Cut);
-        client.expect_gone();
+        for aborts in [true, false] {
+            let ((log, gathered), (error_log, errors)) = (events(), events());
+            let (hooks, ids) = Hooks::new(move |_, socket| {
+                text(socket)?;
+                gather(socket)?;
+                Ok(log.add(()))
+            })
+            .on_exception(move |_, _, error| Ok(error_log.add(error.to_string())))
+            .telling_ids();
+            let (hooks, reasons) = hooks.telling_reasons();
+            let server = start(blocking(1), hooks);
+            let mut client = Client::small(&server).saying("x");
+            gathered.next();
+            let_pass(ms(50));
+            let expected = match aborts {
+                true => {
+                    server.abort(ids.next()).unwrap();
+                    CloseReason::Abort
+                }
+                false => {
+                    cut(&server, ms(100));
+                    CloseReason::Cut
+                }
+            };
+            assert_eq!(reasons.next(), expected);
+            client.expect_gone();
+            assert!(errors.drain().is_empty());
+        }
     });
 }
 
