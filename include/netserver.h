@@ -1251,8 +1251,8 @@ ns_status ns_server_run_once(ns_server *server, int64_t timeout_ms);
 /**
  * Stops as `ns_server_stop` does, then frees: the connections' data, the
  * callbacks, the context, in this order, with their drop functions. Other threads
- * may be in `ns_server_start`, `_stop` and `_wait` meanwhile, which return first;
- * they must be in no other call.
+ * may be in `ns_server_start`, `_stop`, `_wait` and `_run_once` meanwhile, which
+ * return first; they must be in no other call.
  *
  * Returns: 0, also for NULL; NS_ERR_BUSY in a callback; NS_ERR_TIMEOUT if a
  * handler does not return. After a failure nothing is freed, and you may call it
