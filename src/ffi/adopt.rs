@@ -29,8 +29,9 @@ fn give<T>(fd: c_int, take: impl FnOnce(OwnedFd) -> Result<T, AdoptError>) -> Re
 /// Makes a connection of a connected stream socket, in non-blocking mode: it has the
 /// server's handler, `on_open`, limits and deadlines, and `user_data` as
 /// `ns_socket_user_data`. In a callback it joins the loop of that callback, else the
-/// loop with the fewest connections. It goes without TLS (`ns_socket_starttls` begins
-/// it, as its server), and its `ns_socket_service` is -1. It counts among `max_connections`, which
+/// loop with the fewest connections. It goes without TLS: `ns_socket_starttls` makes
+/// this side the TLS server, and the library is no TLS client. Its
+/// `ns_socket_service` is -1. It counts among `max_connections`, which
 /// does not refuse it. `fd` is the server's from then on: unwatch it before. It gets
 /// the server's `no_delay` and `keep_alive`, O_NONBLOCK and FD_CLOEXEC.
 ///
