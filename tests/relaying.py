@@ -34,6 +34,7 @@ class End:
         if self.said == self.size and not self.is_tls:
             self.sock.shutdown(socket.SHUT_WR)
             self.has_ended = True
+        self.end_tls()
         return True
 
     def hear(self):
@@ -45,11 +46,15 @@ class End:
         assert data == pattern_at(self.heard, len(data)), f"wrong bytes from {self.heard} on"
         self.heard += len(data)
         self.is_over = not data
+        self.end_tls()
+        return True
+
+    def end_tls(self):
+        """The module ssl cannot end one direction alone: this is close_notify and the end, when all
+        is said and heard, whichever comes first."""
         if self.is_tls and self.said == self.size and self.is_over:
-            # The module ssl cannot end one direction alone: this is close_notify and the end.
             self.sock.unwrap().close()
             self.has_ended = True
-        return True
 
 
 def drive(ends, is_done, patience=PATIENCE):
