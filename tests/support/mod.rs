@@ -193,10 +193,14 @@ pub fn assert_bytes(counted: u64, count: u64, connections: u64) {
     assert!((count..=most).contains(&counted), "{counted} bytes counted for {count}");
 }
 
-/// Waits until no connection is open.
+/// Waits until no connection is open, and none is on its way from accept to its worker.
 #[track_caller]
 pub fn wait_idle(server: &Server) {
-    let idle = comes_true(SOON, || server.stats().open + server.stats().waiting == 0);
+    let idle = comes_true(SOON, || {
+        let stats = server.stats();
+        let came = stats.accepted + stats.attached + stats.adopted;
+        stats.open + stats.waiting == 0 && came == stats.closed_total() + stats.detached
+    });
     assert!(idle, "connections are left open: {:?}", server.stats());
     assert_balanced(server);
 }
