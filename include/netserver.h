@@ -116,7 +116,8 @@ typedef struct ns_server ns_server;
 /**
  * A connection. Borrowed in callbacks: valid only there, and only for the
  * connection that the callback is about. Owned when `ns_detach` or
- * `ns_socket_from_fd` returned it: valid until `ns_socket_free`, `ns_socket_release_fd` or `ns_attach`.
+ * `ns_socket_from_fd` returned it: valid until `ns_socket_free`,
+ * `ns_socket_release_fd` or `ns_attach`.
  */
 typedef struct ns_socket ns_socket;
 
@@ -660,15 +661,14 @@ uint32_t ns_config_max_handshakes(const ns_config *config);
 
 /**
  * Sets how long a connection may be without a byte, or an acknowledgement, in
- * either direction before the library closes it: milliseconds, 1 to 2^31 - 1; 0 (default) is off. A worker
- * checks it while its handler waits in a call: the call returns NS_ERR_TIMEOUT,
- * and the library closes the connection.
+ * either direction before the library closes it: milliseconds, 1 to 2^31 - 1; 0
+ * (default) is off. A worker checks it while its handler waits in a call: the call
+ * returns NS_ERR_TIMEOUT, and the library closes the connection.
  *
  * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
  * [setup]
  */
-ns_status ns_config_set_idle_timeout_ms(ns_config *config,
-                                        uint32_t time);
+ns_status ns_config_set_idle_timeout_ms(ns_config *config, uint32_t time);
 
 /**
  * Returns: the setting `idle_timeout`, in milliseconds; 0 is off.
@@ -787,7 +787,8 @@ size_t ns_config_high_water_mark(const ns_config *config);
 
 /**
  * Non-blocking mode: sets the number of queued outbound bytes to which a queue has
- * shrunk when `on_drain` reports it: 0 (when it is empty) to `send_limit`, default 0.
+ * shrunk when `on_drain` reports it: 0 (when it is empty) to `send_limit`, default
+ * 0.
  *
  * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
  * [setup]
@@ -900,9 +901,9 @@ typedef int32_t (*ns_shutdown_fn)(ns_server *server, ns_socket *socket, void *us
 
 /**
  * Sets the handler of the shutdown port. It serves one peer after another; peers
- * that have sent something come first. Each has 5 s, or 500 ms if it is silent
- * and another one waits. A hosted server serves 64 at a time, 5 s each. Without a handler every connection to the port stops
- * the server.
+ * that have sent something come first. Each has 5 s, or 500 ms if it is silent and
+ * another one waits. A hosted server serves 64 at a time, 5 s each. Without a
+ * handler every connection to the port stops the server.
  *
  * Returns: as `ns_config_set_exception_handler`.
  * [setup] [blocks]
@@ -1118,16 +1119,17 @@ typedef int32_t (*ns_handler_fn)(ns_server *server, ns_socket *socket, void *use
 /**
  * Makes a server, which does not listen yet.
  *
- * `service` is where it will listen (`ns_server_add_service` adds further places): "5000", "http", "0" or NULL (any free port),
- * "127.0.0.1:5000", "[::1]:5000"; "unix:/path", "unix:@name" (unix(7); a path or
- * name has at most 107 bytes); "fd:3", a descriptor of yours that listens, of which
- * the server takes a duplicate; "systemd" or "systemd:NAME", the sockets that
- * systemd passed to this process (sd_listen_fds(3)). The start looks at a
- * descriptor; it sets O_NONBLOCK on the socket, and the stop does not end it. A port is digits alone, at most 65535, or a
- * name of services(5), which has a letter. `handler` serves the connections;
- * `drop` (NULL: none) frees its `user_data` with the server, or immediately if
- * this fails. `config` is NULL for the defaults; the server takes its own share
- * of it. `err`: see RESULTS.
+ * `service` is where it will listen (`ns_server_add_service` adds further places):
+ * "5000", "http", "0" or NULL (any free port), "127.0.0.1:5000", "[::1]:5000";
+ * "unix:/path", "unix:@name" (unix(7); a path or name has at most 107 bytes);
+ * "fd:3", a descriptor of yours that listens, of which the server takes a
+ * duplicate; "systemd" or "systemd:NAME", the sockets that systemd passed to this
+ * process (sd_listen_fds(3)). The start looks at a descriptor; it sets O_NONBLOCK
+ * on the socket, and the stop does not end it. A port is digits alone, at most
+ * 65535, or a name of services(5), which has a letter. `handler` serves the
+ * connections; `drop` (NULL: none) frees its `user_data` with the server, or
+ * immediately if this fails. `config` is NULL for the defaults; the server takes
+ * its own share of it. `err`: see RESULTS.
  *
  * Returns: the server, yours to free with `ns_server_free`; NULL on failure:
  * NS_ERR_INVALID (an argument, or what a setter of the config refused),
@@ -1307,8 +1309,8 @@ uint16_t ns_server_shutdown_port(const ns_server *server);
 
 /**
  * Writes the address that its first service listens on as text, "0.0.0.0:5000" or
- * "unix:/path", several joined by ", "; "" before the start. It writes as `snprintf` does: at
- * most `len` bytes with the final NUL.
+ * "unix:/path", several joined by ", "; "" before the start. It writes as
+ * `snprintf` does: at most `len` bytes with the final NUL.
  *
  * Returns: the length of the whole text without the NUL.
  * [any]
@@ -1341,18 +1343,16 @@ ns_status ns_server_set_context(ns_server *server, void *context, ns_drop_fn dro
 /**
  * Adds a service without TLS: the server listens there too when it starts.
  * `service` is as for `ns_server_new`, but NULL is an error. The service of
- * `ns_server_new` has the number 0, and the config's TLS is for that one alone. All services share the server's
- * handler, callbacks, threads and limits; accepting takes turns. If one of them
- * cannot listen, the start fails. A server has at most 4096 services. `err`: see
- * RESULTS.
+ * `ns_server_new` has the number 0, and the config's TLS is for that one alone.
+ * All services share the server's handler, callbacks, threads and limits;
+ * accepting takes turns. If one of them cannot listen, the start fails. A server
+ * has at most 4096 services. `err`: see RESULTS.
  *
  * Returns: the service's number, 1 or more; or NS_ERR_INVALID, NS_ERR_STATE (the
  * server has been started).
  * [setup]
  */
-int32_t ns_server_add_service(ns_server *server,
-                              const char *service,
-                              ns_error **err);
+int32_t ns_server_add_service(ns_server *server, const char *service, ns_error **err);
 
 /**
  * Adds a service as `ns_server_add_service` does, one whose connections go through
@@ -1446,15 +1446,16 @@ ns_status ns_socket_sendv(ns_socket *socket,
 /**
  * Sends immediately what was gathered. In non-blocking mode this is what the
  * callback has sent after its first send, and where the connection's last callback
- * has gathered several sends, the first one too: `ns_socket_send` copies it, and it
- * leaves together when the callback returns, when it is 64 KiB, or by this call; a
- * failure of that is one of queued bytes. Until it has left it counts in `ns_socket_queued`
- * and against `send_limit`, but not against `high_water_mark`, and `on_drain` does
- * not come for it, unless the program has seen it: in `ns_socket_queued` or
- * `ns_server_queued`, or by NS_ERR_BUFFER_FULL. In blocking mode this is what was sent since `ns_socket_cork`,
- * and the call waits as `ns_socket_send` does, also for what was queued before it:
- * after 0 nothing is queued. After NS_ERR_TIMEOUT the rest stays queued, and leaves
- * before what is sent next.
+ * has gathered several sends, the first one too: `ns_socket_send` copies it, and
+ * it leaves together when the callback returns, when it is 64 KiB, or by this
+ * call; a failure of that is one of queued bytes. Until it has left it counts in
+ * `ns_socket_queued` and against `send_limit`, but not against `high_water_mark`,
+ * and `on_drain` does not come for it, unless the program has seen it: in
+ * `ns_socket_queued` or `ns_server_queued`, or by NS_ERR_BUFFER_FULL. In blocking
+ * mode this is what was sent since `ns_socket_cork`, and the call waits as
+ * `ns_socket_send` does, also for what was queued before it: after 0 nothing is
+ * queued. After NS_ERR_TIMEOUT the rest stays queued, and leaves before what is
+ * sent next.
  *
  * Returns: 0; NS_ERR_CLOSED, NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER or
  * NS_ERR_INVALID; in blocking mode also the errors of `ns_socket_send`.
@@ -1464,14 +1465,14 @@ ns_status ns_socket_flush(ns_socket *socket);
 
 /**
  * Blocking mode, and an owned socket: gathers what is sent from now on, until
- * `ns_socket_uncork`, so that small sends leave together; over TLS in as few records
- * as possible. Corks nest. What was gathered also leaves before a `ns_socket_recv`
- * that waits, when it is 64 KiB, by `ns_socket_flush`, and at every end: when the
- * handler returns, when the connection is closed, half-closed or attached, before
- * STARTTLS. A return, a close and a half-close wait for it as `ns_socket_send` does;
- * an error that a return meets goes to the exception handler. `ns_socket_free` waits
- * for `linger_timeout`. In non-blocking mode, where every callback gathers, this does
- * nothing.
+ * `ns_socket_uncork`, so that small sends leave together; over TLS in as few
+ * records as possible. Corks nest. What was gathered also leaves before a
+ * `ns_socket_recv` that waits, when it is 64 KiB, by `ns_socket_flush`, and at
+ * every end: when the handler returns, when the connection is closed, half-closed
+ * or attached, before STARTTLS. A return, a close and a half-close wait for it as
+ * `ns_socket_send` does; an error that a return meets goes to the exception
+ * handler. `ns_socket_free` waits for `linger_timeout`. In non-blocking mode,
+ * where every callback gathers, this does nothing.
  *
  * Returns: 0, NS_ERR_CLOSED, NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER or
  * NS_ERR_INVALID.
@@ -1648,8 +1649,8 @@ ns_status ns_socket_set_user_data(ns_socket *socket, void *user_data, ns_drop_fn
 /**
  * Writes the peer's address as text: "127.0.0.1:4711", "[::1]:4711"; for a unix
  * socket "unix:" and the peer's own path or "@" and abstract name, which few have;
- * "" where it is not known. It writes as `snprintf` does: at most `len` bytes with the final
- * NUL.
+ * "" where it is not known. It writes as `snprintf` does: at most `len` bytes with
+ * the final NUL.
  *
  * Returns: the length of the whole text without the NUL.
  * [handler]
@@ -1980,19 +1981,21 @@ ns_status ns_server_post(ns_server *server,
  *
  * The connect of the socket may be in progress: what is sent by id waits, and
  * `on_open` runs when it is connected. If it fails, the exception handler gets
- * NS_ERR_CONNECT, with the socket for its user data; neither `on_open` nor `on_close`
- * runs, and it counts under NS_CLOSE_CONNECT. An end that you ask for, and a stop,
- * before it is connected calls nothing; bytes that were accepted for it before a
- * close or a stop leave when it is connected, and if the connect fails, so that they
- * are lost, the exception handler gets that NS_ERR_CONNECT too.
+ * NS_ERR_CONNECT, with the socket for its user data; neither `on_open` nor
+ * `on_close` runs, and it counts under NS_CLOSE_CONNECT. An end that you ask for,
+ * and a stop, before it is connected calls nothing; bytes that were accepted for
+ * it before a close or a stop leave when it is connected, and if the connect
+ * fails, so that they are lost, the exception handler gets that NS_ERR_CONNECT
+ * too.
  *
  * `drop` (NULL: none) frees `user_data` with the connection, or immediately if this
  * fails. `err`: see RESULTS.
  *
  * Returns: the connection's id; 0 on failure, and `fd` stays yours, as it was:
  * NS_ERR_INVALID (no connected or connecting stream socket), NS_ERR_BUSY (it is in
- * that loop already; another loop does not notice it), NS_ERR_NOT_NON_BLOCKING, NS_ERR_STATE (before `on_start`, or a
- * stop has begun), NS_ERR_IO or NS_ERR_NO_MEMORY (the system has no room).
+ * that loop already; another loop does not notice it), NS_ERR_NOT_NON_BLOCKING,
+ * NS_ERR_STATE (before `on_start`, or a stop has begun), NS_ERR_IO or
+ * NS_ERR_NO_MEMORY (the system has no room).
  * [any] [blocks]
  */
 ns_conn_id ns_server_adopt(ns_server *server,
@@ -2190,18 +2193,16 @@ ns_status ns_tls_set_tickets(ns_tls *tls, int32_t tickets);
 ns_status ns_tls_set_session_cache(ns_tls *tls, size_t sessions);
 
 /**
- * Has the handshakes of the first service that begin from now on use `tls`, which must be another
- * object than the one in use: that one is frozen. Open sessions go on. After a
- * failure the one in use stays. `err`: see RESULTS.
+ * Has the handshakes of the first service that begin from now on use `tls`, which
+ * must be another object than the one in use: that one is frozen. Open sessions go
+ * on. After a failure the one in use stays. `err`: see RESULTS.
  *
  * Returns: 0, NS_ERR_CERTIFICATE (no certificate), NS_ERR_STATE (the service was
  * made without TLS), NS_ERR_TLS, NS_ERR_INVALID, or the remembered failure of a
  * setter of `tls`.
  * [any]
  */
-ns_status ns_server_reload_tls(ns_server *server,
-                               const ns_tls *tls,
-                               ns_error **err);
+ns_status ns_server_reload_tls(ns_server *server, const ns_tls *tls, ns_error **err);
 
 /**
  * Upgrades a plain connection to TLS (STARTTLS). Call it after you have sent your
@@ -2221,15 +2222,12 @@ ns_status ns_server_reload_tls(ns_server *server,
  *
  * Returns: 0; in blocking mode also NS_ERR_HANDSHAKE, NS_ERR_TIMEOUT
  * (`handshake_timeout`); in both modes NS_ERR_CERTIFICATE (no certificate),
- * NS_ERR_TLS (`tls` cannot be used), NS_ERR_STATE (TLS already), NS_ERR_CLOSED, NS_ERR_DETACHED,
- * NS_ERR_NOT_IN_HANDLER, NS_ERR_INVALID, or the remembered failure of a setter of
- * `tls`.
+ * NS_ERR_TLS (`tls` cannot be used), NS_ERR_STATE (TLS already), NS_ERR_CLOSED,
+ * NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_INVALID, or the remembered
+ * failure of a setter of `tls`.
  * [handler] [blocks, in blocking mode]
  */
-ns_status ns_socket_starttls(ns_socket *socket,
-                             const ns_tls *tls,
-                             const void *ahead,
-                             size_t n);
+ns_status ns_socket_starttls(ns_socket *socket, const ns_tls *tls, const void *ahead, size_t n);
 
 /** What a TLS handshake agreed. Texts end with a NUL. */
 typedef struct ns_tls_info {

@@ -104,9 +104,10 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Runs after a failed handler (the socket is still open), for a refused
     /// connection ([`Status::Rejected`](crate::Status::Rejected)), a failed TLS
-    /// handshake or connect ([`Status::Connect`](crate::Status::Connect)), which
-    /// end the connection, and a failure to accept (no socket). In non-blocking mode the
-    /// socket stays open unless this method closes it. The default closes it.
+    /// handshake or connect ([`Status::Connect`](crate::Status::Connect)),
+    /// which end the connection, and a failure to accept (no socket). In
+    /// non-blocking mode the socket stays open unless this method closes it.
+    /// The default closes it.
     fn on_exception(
         &self,
         server: &Server,

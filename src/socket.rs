@@ -229,8 +229,9 @@ impl<'a> Socket<'a> {
     /// that of [`Server::new`](crate::Server::new), otherwise what
     /// [`Server::add_service`](crate::Server::add_service) returned. `None`
     /// where it came by none: on the shutdown port, for an adopted or outgoing
-    /// connection, for a socket of [`OwnedSocket::from_fd`](crate::OwnedSocket::from_fd),
-    /// and after an attach to another server.
+    /// connection, for a socket of
+    /// [`OwnedSocket::from_fd`](crate::OwnedSocket::from_fd), and after an
+    /// attach to another server.
     pub fn service(&self) -> Option<usize> {
         self.conn.origin.number()
     }

@@ -276,10 +276,10 @@ impl Conn {
         Ok(())
     }
 
-    /// Gives bytes, ciphertext where the connection has TLS, to the kernel. On a loop it queues the bytes that the
-    /// kernel does not take. Elsewhere it waits until the connection's own
-    /// deadline, and then queues the rest too, because a record that was begun
-    /// has to go on.
+    /// Gives bytes, ciphertext where the connection has TLS, to the kernel. On
+    /// a loop it queues the bytes that the kernel does not take. Elsewhere it
+    /// waits until the connection's own deadline, and then queues the rest too,
+    /// because a record that was begun has to go on.
     pub(super) fn transmit(&mut self, bufs: &[IoSlice<'_>]) -> Result<(), Status> {
         if self.has(Flags::SEND_FAILED) {
             return Err(self.send_failure());

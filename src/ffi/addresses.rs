@@ -32,8 +32,8 @@ unsafe fn give_address(
 
 /// Writes the peer's address as text: "127.0.0.1:4711", "[::1]:4711"; for a unix
 /// socket "unix:" and the peer's own path or "@" and abstract name, which few have;
-/// "" where it is not known. It writes as `snprintf` does: at most `len` bytes with the final
-/// NUL.
+/// "" where it is not known. It writes as `snprintf` does: at most `len` bytes with
+/// the final NUL.
 ///
 /// Returns: the length of the whole text without the NUL.
 /// [handler]

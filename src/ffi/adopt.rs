@@ -37,19 +37,21 @@ fn give<T>(fd: c_int, take: impl FnOnce(OwnedFd) -> Result<T, AdoptError>) -> Re
 ///
 /// The connect of the socket may be in progress: what is sent by id waits, and
 /// `on_open` runs when it is connected. If it fails, the exception handler gets
-/// NS_ERR_CONNECT, with the socket for its user data; neither `on_open` nor `on_close`
-/// runs, and it counts under NS_CLOSE_CONNECT. An end that you ask for, and a stop,
-/// before it is connected calls nothing; bytes that were accepted for it before a
-/// close or a stop leave when it is connected, and if the connect fails, so that they
-/// are lost, the exception handler gets that NS_ERR_CONNECT too.
+/// NS_ERR_CONNECT, with the socket for its user data; neither `on_open` nor
+/// `on_close` runs, and it counts under NS_CLOSE_CONNECT. An end that you ask for,
+/// and a stop, before it is connected calls nothing; bytes that were accepted for
+/// it before a close or a stop leave when it is connected, and if the connect
+/// fails, so that they are lost, the exception handler gets that NS_ERR_CONNECT
+/// too.
 ///
 /// `drop` (NULL: none) frees `user_data` with the connection, or immediately if this
 /// fails. `err`: see RESULTS.
 ///
 /// Returns: the connection's id; 0 on failure, and `fd` stays yours, as it was:
 /// NS_ERR_INVALID (no connected or connecting stream socket), NS_ERR_BUSY (it is in
-/// that loop already; another loop does not notice it), NS_ERR_NOT_NON_BLOCKING, NS_ERR_STATE (before `on_start`, or a
-/// stop has begun), NS_ERR_IO or NS_ERR_NO_MEMORY (the system has no room).
+/// that loop already; another loop does not notice it), NS_ERR_NOT_NON_BLOCKING,
+/// NS_ERR_STATE (before `on_start`, or a stop has begun), NS_ERR_IO or
+/// NS_ERR_NO_MEMORY (the system has no room).
 /// [any] [blocks]
 #[no_mangle]
 pub unsafe extern "C" fn ns_server_adopt(

@@ -110,9 +110,9 @@ pub type ns_shutdown_fn = Option<
 >;
 
 /// Sets the handler of the shutdown port. It serves one peer after another; peers
-/// that have sent something come first. Each has 5 s, or 500 ms if it is silent
-/// and another one waits. A hosted server serves 64 at a time, 5 s each. Without a handler every connection to the port stops
-/// the server.
+/// that have sent something come first. Each has 5 s, or 500 ms if it is silent and
+/// another one waits. A hosted server serves 64 at a time, 5 s each. Without a
+/// handler every connection to the port stops the server.
 ///
 /// Returns: as `ns_config_set_exception_handler`.
 /// [setup] [blocks]

@@ -10,7 +10,8 @@ use crate::{Error, OwnedSocket, Socket, Status};
 
 /// A connection. Borrowed in callbacks: valid only there, and only for the
 /// connection that the callback is about. Owned when `ns_detach` or
-/// `ns_socket_from_fd` returned it: valid until `ns_socket_free`, `ns_socket_release_fd` or `ns_attach`.
+/// `ns_socket_from_fd` returned it: valid until `ns_socket_free`,
+/// `ns_socket_release_fd` or `ns_attach`.
 pub struct ns_socket {
     _opaque: [u8; 0],
 }

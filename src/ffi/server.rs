@@ -91,16 +91,17 @@ pub type ns_handler_fn = Option<
 
 /// Makes a server, which does not listen yet.
 ///
-/// `service` is where it will listen (`ns_server_add_service` adds further places): "5000", "http", "0" or NULL (any free port),
-/// "127.0.0.1:5000", "[::1]:5000"; "unix:/path", "unix:@name" (unix(7); a path or
-/// name has at most 107 bytes); "fd:3", a descriptor of yours that listens, of which
-/// the server takes a duplicate; "systemd" or "systemd:NAME", the sockets that
-/// systemd passed to this process (sd_listen_fds(3)). The start looks at a
-/// descriptor; it sets O_NONBLOCK on the socket, and the stop does not end it. A port is digits alone, at most 65535, or a
-/// name of services(5), which has a letter. `handler` serves the connections;
-/// `drop` (NULL: none) frees its `user_data` with the server, or immediately if
-/// this fails. `config` is NULL for the defaults; the server takes its own share
-/// of it. `err`: see RESULTS.
+/// `service` is where it will listen (`ns_server_add_service` adds further places):
+/// "5000", "http", "0" or NULL (any free port), "127.0.0.1:5000", "[::1]:5000";
+/// "unix:/path", "unix:@name" (unix(7); a path or name has at most 107 bytes);
+/// "fd:3", a descriptor of yours that listens, of which the server takes a
+/// duplicate; "systemd" or "systemd:NAME", the sockets that systemd passed to this
+/// process (sd_listen_fds(3)). The start looks at a descriptor; it sets O_NONBLOCK
+/// on the socket, and the stop does not end it. A port is digits alone, at most
+/// 65535, or a name of services(5), which has a letter. `handler` serves the
+/// connections; `drop` (NULL: none) frees its `user_data` with the server, or
+/// immediately if this fails. `config` is NULL for the defaults; the server takes
+/// its own share of it. `err`: see RESULTS.
 ///
 /// Returns: the server, yours to free with `ns_server_free`; NULL on failure:
 /// NS_ERR_INVALID (an argument, or what a setter of the config refused),
@@ -395,8 +396,8 @@ pub unsafe extern "C" fn ns_server_shutdown_port(server: *const ns_server) -> u1
 }
 
 /// Writes the address that its first service listens on as text, "0.0.0.0:5000" or
-/// "unix:/path", several joined by ", "; "" before the start. It writes as `snprintf` does: at
-/// most `len` bytes with the final NUL.
+/// "unix:/path", several joined by ", "; "" before the start. It writes as
+/// `snprintf` does: at most `len` bytes with the final NUL.
 ///
 /// Returns: the length of the whole text without the NUL.
 /// [any]

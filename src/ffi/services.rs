@@ -14,10 +14,10 @@ use crate::Status;
 
 /// Adds a service without TLS: the server listens there too when it starts.
 /// `service` is as for `ns_server_new`, but NULL is an error. The service of
-/// `ns_server_new` has the number 0, and the config's TLS is for that one alone. All services share the server's
-/// handler, callbacks, threads and limits; accepting takes turns. If one of them
-/// cannot listen, the start fails. A server has at most 4096 services. `err`: see
-/// RESULTS.
+/// `ns_server_new` has the number 0, and the config's TLS is for that one alone.
+/// All services share the server's handler, callbacks, threads and limits;
+/// accepting takes turns. If one of them cannot listen, the start fails. A server
+/// has at most 4096 services. `err`: see RESULTS.
 ///
 /// Returns: the service's number, 1 or more; or NS_ERR_INVALID, NS_ERR_STATE (the
 /// server has been started).

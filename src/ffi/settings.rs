@@ -349,9 +349,9 @@ pub unsafe extern "C" fn ns_config_max_handshakes(config: *const ns_config) -> u
 }
 
 /// Sets how long a connection may be without a byte, or an acknowledgement, in
-/// either direction before the library closes it: milliseconds, 1 to 2^31 - 1; 0 (default) is off. A worker
-/// checks it while its handler waits in a call: the call returns NS_ERR_TIMEOUT,
-/// and the library closes the connection.
+/// either direction before the library closes it: milliseconds, 1 to 2^31 - 1; 0
+/// (default) is off. A worker checks it while its handler waits in a call: the call
+/// returns NS_ERR_TIMEOUT, and the library closes the connection.
 ///
 /// Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
 /// [setup]
@@ -512,7 +512,8 @@ pub unsafe extern "C" fn ns_config_high_water_mark(config: *const ns_config) -> 
 }
 
 /// Non-blocking mode: sets the number of queued outbound bytes to which a queue has
-/// shrunk when `on_drain` reports it: 0 (when it is empty) to `send_limit`, default 0.
+/// shrunk when `on_drain` reports it: 0 (when it is empty) to `send_limit`, default
+/// 0.
 ///
 /// Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
 /// [setup]

@@ -80,15 +80,16 @@ pub unsafe extern "C" fn ns_socket_sendv(
 
 /// Sends immediately what was gathered. In non-blocking mode this is what the
 /// callback has sent after its first send, and where the connection's last callback
-/// has gathered several sends, the first one too: `ns_socket_send` copies it, and it
-/// leaves together when the callback returns, when it is 64 KiB, or by this call; a
-/// failure of that is one of queued bytes. Until it has left it counts in `ns_socket_queued`
-/// and against `send_limit`, but not against `high_water_mark`, and `on_drain` does
-/// not come for it, unless the program has seen it: in `ns_socket_queued` or
-/// `ns_server_queued`, or by NS_ERR_BUFFER_FULL. In blocking mode this is what was sent since `ns_socket_cork`,
-/// and the call waits as `ns_socket_send` does, also for what was queued before it:
-/// after 0 nothing is queued. After NS_ERR_TIMEOUT the rest stays queued, and leaves
-/// before what is sent next.
+/// has gathered several sends, the first one too: `ns_socket_send` copies it, and
+/// it leaves together when the callback returns, when it is 64 KiB, or by this
+/// call; a failure of that is one of queued bytes. Until it has left it counts in
+/// `ns_socket_queued` and against `send_limit`, but not against `high_water_mark`,
+/// and `on_drain` does not come for it, unless the program has seen it: in
+/// `ns_socket_queued` or `ns_server_queued`, or by NS_ERR_BUFFER_FULL. In blocking
+/// mode this is what was sent since `ns_socket_cork`, and the call waits as
+/// `ns_socket_send` does, also for what was queued before it: after 0 nothing is
+/// queued. After NS_ERR_TIMEOUT the rest stays queued, and leaves before what is
+/// sent next.
 ///
 /// Returns: 0; NS_ERR_CLOSED, NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER or
 /// NS_ERR_INVALID; in blocking mode also the errors of `ns_socket_send`.
@@ -99,14 +100,14 @@ pub unsafe extern "C" fn ns_socket_flush(socket: *mut ns_socket) -> ns_status {
 }
 
 /// Blocking mode, and an owned socket: gathers what is sent from now on, until
-/// `ns_socket_uncork`, so that small sends leave together; over TLS in as few records
-/// as possible. Corks nest. What was gathered also leaves before a `ns_socket_recv`
-/// that waits, when it is 64 KiB, by `ns_socket_flush`, and at every end: when the
-/// handler returns, when the connection is closed, half-closed or attached, before
-/// STARTTLS. A return, a close and a half-close wait for it as `ns_socket_send` does;
-/// an error that a return meets goes to the exception handler. `ns_socket_free` waits
-/// for `linger_timeout`. In non-blocking mode, where every callback gathers, this does
-/// nothing.
+/// `ns_socket_uncork`, so that small sends leave together; over TLS in as few
+/// records as possible. Corks nest. What was gathered also leaves before a
+/// `ns_socket_recv` that waits, when it is 64 KiB, by `ns_socket_flush`, and at
+/// every end: when the handler returns, when the connection is closed, half-closed
+/// or attached, before STARTTLS. A return, a close and a half-close wait for it as
+/// `ns_socket_send` does; an error that a return meets goes to the exception
+/// handler. `ns_socket_free` waits for `linger_timeout`. In non-blocking mode,
+/// where every callback gathers, this does nothing.
 ///
 /// Returns: 0, NS_ERR_CLOSED, NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER or
 /// NS_ERR_INVALID.

@@ -349,9 +349,9 @@ pub unsafe extern "C" fn ns_tls_set_session_cache(tls: *mut ns_tls, sessions: us
     unsafe { set(tls, |config| config.set_session_cache(sessions)) }
 }
 
-/// Has the handshakes of the first service that begin from now on use `tls`, which must be another
-/// object than the one in use: that one is frozen. Open sessions go on. After a
-/// failure the one in use stays. `err`: see RESULTS.
+/// Has the handshakes of the first service that begin from now on use `tls`, which
+/// must be another object than the one in use: that one is frozen. Open sessions go
+/// on. After a failure the one in use stays. `err`: see RESULTS.
 ///
 /// Returns: 0, NS_ERR_CERTIFICATE (no certificate), NS_ERR_STATE (the service was
 /// made without TLS), NS_ERR_TLS, NS_ERR_INVALID, or the remembered failure of a

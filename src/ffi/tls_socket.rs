@@ -28,9 +28,9 @@ use crate::{Error, Socket, Status, TlsInfo, TlsVersion};
 ///
 /// Returns: 0; in blocking mode also NS_ERR_HANDSHAKE, NS_ERR_TIMEOUT
 /// (`handshake_timeout`); in both modes NS_ERR_CERTIFICATE (no certificate),
-/// NS_ERR_TLS (`tls` cannot be used), NS_ERR_STATE (TLS already), NS_ERR_CLOSED, NS_ERR_DETACHED,
-/// NS_ERR_NOT_IN_HANDLER, NS_ERR_INVALID, or the remembered failure of a setter of
-/// `tls`.
+/// NS_ERR_TLS (`tls` cannot be used), NS_ERR_STATE (TLS already), NS_ERR_CLOSED,
+/// NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER, NS_ERR_INVALID, or the remembered
+/// failure of a setter of `tls`.
 /// [handler] [blocks, in blocking mode]
 #[no_mangle]
 pub unsafe extern "C" fn ns_socket_starttls(

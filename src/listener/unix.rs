@@ -18,6 +18,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::{listen_error, Listener};
 use crate::config::Config;
 use crate::error::Error;
+use crate::fork::Process;
 use crate::service::Service;
 use crate::sync::lock;
 
@@ -27,13 +28,13 @@ pub(super) struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),
     /// A child of fork(2) has a copy of this, and removes nothing.
-    process: u32,
+    process: Process,
 }
 
 impl SocketFile {
     fn new(path: &Path) -> io::Result<SocketFile> {
         let identity = identity(&fs::symlink_metadata(path)?);
-        Ok(SocketFile { path: path.into(), identity, process: std::process::id() })
+        Ok(SocketFile { path: path.into(), identity, process: Process::current() })
     }
 
     /// The kernel gives the number of the file to no other one while the socket
@@ -45,7 +46,7 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.process == std::process::id() && self.is_there() {
+        if self.process.is_current() && self.is_there() {
             let _ = fs::remove_file(&self.path);
         }
     }

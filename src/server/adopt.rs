@@ -22,10 +22,10 @@ impl Server {
     /// data. In a callback it joins the loop of that callback, else the loop
     /// with the fewest connections. It goes without TLS
     /// ([`Socket::starttls`](crate::Socket::starttls) makes this side the TLS
-    /// server; the library is no TLS client) and came by no service. It counts among `max_connections`, which does not refuse it.
-    /// The socket gets the server's `no_delay` and `keep_alive`, `O_NONBLOCK`
-    /// and `FD_CLOEXEC`. Any thread may call this, from `on_start` on and until
-    /// a stop begins.
+    /// server; the library is no TLS client) and came by no service. It counts
+    /// among `max_connections`, which does not refuse it. The socket gets the
+    /// server's `no_delay` and `keep_alive`, `O_NONBLOCK` and `FD_CLOEXEC`. Any
+    /// thread may call this, from `on_start` on and until a stop begins.
     ///
     /// The connect of the socket may be in progress: bytes sent by id wait, and
     /// `on_open` runs when it is connected. If it fails, the exception handler

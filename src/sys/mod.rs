@@ -197,9 +197,9 @@ pub(crate) fn has_ended(fd: BorrowedFd<'_>) -> bool {
 }
 
 /// Whether the peer has closed its sending side, or the connection is gone, no
-/// matter which directions this side has shut (`TCP_INFO`, tcp(7)). A unix socket does not
-/// know the latter, and there it does not matter: what it received is not
-/// destroyed by an end.
+/// matter which directions this side has shut (`TCP_INFO`, tcp(7)). A unix
+/// socket does not know the latter, and there it does not matter: what it
+/// received is not destroyed by an end.
 pub(crate) fn has_peer_ended(fd: BorrowedFd<'_>) -> bool {
     // The first byte of tcp_info is the state of RFC 9293. ESTABLISHED (1),
     // FIN_WAIT1 (4) and FIN_WAIT2 (5) are the states without the peer's end.

@@ -68,6 +68,7 @@ static inline long long now_ms(void)
     return (long long)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
+/* Between two looks of WAIT_UNTIL, and while time is to pass. */
 static inline void nap(void)
 {
     struct timespec ms = {0, 1000000};

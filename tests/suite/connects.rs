@@ -2,18 +2,16 @@
 
 use super::adopt::Dropped;
 use super::hosted::{hosted_with, turns_until};
-use super::unix::Folder;
 use crate::api::{plain_stream, CloseReason, ConnId, Hooks, Server, Status};
 use crate::support::*;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
 /// What a server reports of its connections.
 #[derive(Debug, PartialEq)]
-enum Seen {
+pub(super) enum Seen {
     Open(ConnId),
     Wake,
     Drain,
@@ -23,13 +21,13 @@ enum Seen {
 }
 
 /// A server that reports all callbacks, and counts the user data that is dropped.
-struct Caller {
-    server: Server,
-    seen: Events<Seen>,
-    drops: Arc<AtomicUsize>,
+pub(super) struct Caller {
+    pub(super) server: Server,
+    pub(super) seen: Events<Seen>,
+    pub(super) drops: Arc<AtomicUsize>,
 }
 
-fn hooks() -> (Hooks, Events<Seen>) {
+pub(super) fn hooks() -> (Hooks, Events<Seen>) {
     let (log, seen) = events();
     let [opens, wakes, drains, closes, errors] = [(); 5].map(|()| log.clone());
     let hooks = Hooks::new(|_, socket| match text(socket)?.as_str() {
@@ -55,47 +53,47 @@ fn hooks() -> (Hooks, Events<Seen>) {
 }
 
 impl Caller {
-    fn new() -> Caller {
+    pub(super) fn new() -> Caller {
         let (hooks, seen) = hooks();
         Caller { server: start(non_blocking(2), hooks), seen, drops: Arc::default() }
     }
 
-    fn data(&self) -> Dropped {
+    pub(super) fn data(&self) -> Dropped {
         Dropped(self.drops.clone())
     }
 
-    fn connect(&self, address: SocketAddr, millis: u64) -> ConnId {
+    pub(super) fn connect(&self, address: SocketAddr, millis: u64) -> ConnId {
         let timeout = (millis > 0).then(|| ms(millis));
         self.server.connect(&address.to_string(), timeout, self.data()).expect("connect")
     }
 
     /// All is over, and nothing else was called.
     #[track_caller]
-    fn ended(&self, count: usize) {
+    pub(super) fn ended(&self, count: usize) {
         wait_idle(&self.server);
         eventually("all data is dropped", || self.drops.load(Ordering::SeqCst) == count);
         assert_eq!(self.seen.drain(), []);
         assert_eq!(self.server.stats().adopted, count as u64);
     }
 
-    fn closed(&self, reason: CloseReason) -> u64 {
+    pub(super) fn closed(&self, reason: CloseReason) -> u64 {
         self.server.stats().closed[reason as usize]
     }
 }
 
 /// A listener whose backlog is full: a connect is in progress until one is accepted, and then until
 /// the next SYN, which the kernel sends after a second.
-struct Full {
+pub(super) struct Full {
     listener: TcpListener,
     first: TcpStream,
 }
 
 impl Full {
-    fn new() -> Full {
+    pub(super) fn new() -> Full {
         Full::at(([127, 0, 0, 1], 0).into())
     }
 
-    fn at(address: SocketAddr) -> Full {
+    pub(super) fn at(address: SocketAddr) -> Full {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
         socket.set_reuse_address(true).unwrap();
         socket.bind(&address.into()).unwrap();
@@ -105,12 +103,12 @@ impl Full {
         Full { listener, first }
     }
 
-    fn address(&self) -> SocketAddr {
+    pub(super) fn address(&self) -> SocketAddr {
         self.listener.local_addr().unwrap()
     }
 
     /// Accepts the next connection after the one that filled the backlog.
-    fn accept(&self) -> Client {
+    pub(super) fn accept(&self) -> Client {
         let local = self.first.local_addr().unwrap();
         loop {
             let (stream, peer) = within(SOON, || self.listener.accept()).unwrap();
@@ -122,12 +120,12 @@ impl Full {
 }
 
 /// A port that nobody listens on.
-fn nowhere() -> SocketAddr {
+pub(super) fn nowhere() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// A socket whose connect has begun.
-fn connecting(address: SocketAddr) -> Socket {
+pub(super) fn connecting(address: SocketAddr) -> Socket {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
     socket.set_nonblocking(true).unwrap();
     let begun = socket.connect(&SockAddr::from(address)).map_err(|e| e.raw_os_error());
@@ -466,146 +464,5 @@ fn a_connect_of_a_hosted_server() {
         let address = listener.local_addr().unwrap().to_string();
         let id = server.connect(&address, None, Dropped(drops.clone())).unwrap();
         assert_eq!(next(), Seen::Open(id));
-    });
-}
-
-/// AD11: Unix sockets, by a path and by a name, and IPv6.
-#[test]
-fn places_to_connect_to() {
-    isolated(|| {
-        let folder = Folder::new();
-        let path = folder.path("there");
-        let caller = Caller::new();
-        let listener = UnixListener::bind(&path).unwrap();
-        let service = format!("unix:{}", path.display());
-        let id = caller.server.connect(&service, None, caller.data()).unwrap();
-        assert_eq!(caller.seen.next(), Seen::Open(id));
-        let name = format!("ns-connects-{}", std::process::id());
-        let address = SockAddr::unix(format!("\0{name}")).unwrap();
-        let abstracted = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
-        abstracted.bind(&address).unwrap();
-        abstracted.listen(4).unwrap();
-        let service = format!("unix:@{name}");
-        let id = caller.server.connect(&service, Some(SOON), caller.data()).unwrap();
-        assert_eq!(caller.seen.next(), Seen::Open(id));
-        let six = TcpListener::bind("[::1]:0").unwrap();
-        let id = caller.connect(six.local_addr().unwrap(), 0);
-        assert_eq!(caller.seen.next(), Seen::Open(id));
-        drop((listener, abstracted, six));
-        std::fs::remove_file(path).unwrap();
-        wait_idle(&caller.server);
-    });
-}
-
-/// AD11: The addresses of a name are tried in turn, each for its share of the time.
-#[test]
-fn several_addresses() {
-    isolated(|| {
-        faults::give_localhost_two_addresses();
-        let caller = Caller::new();
-        let four = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = four.local_addr().unwrap().port();
-        // The first one refuses.
-        let service = format!("localhost:{port}");
-        let id = caller.server.connect(&service, None, caller.data()).unwrap();
-        assert_eq!(caller.seen.next(), Seen::Open(id));
-        let mut peer = Client::set_up(plain_stream(four.accept().unwrap().0)).unwrap();
-        peer.expect("open");
-        peer.finish_sending();
-        peer.expect_end();
-        // The first one does not answer.
-        let six = Full::at(SocketAddr::new("::1".parse().unwrap(), port));
-        let clock = Stopwatch::start();
-        let id = caller.server.connect(&service, Some(ms(800)), caller.data()).unwrap();
-        while caller.seen.next() != Seen::Open(id) {}
-        clock.kept(ms(400));
-        let mut peer = Client::set_up(plain_stream(four.accept().unwrap().0)).unwrap();
-        peer.expect("open");
-        drop(peer);
-        // None of them does.
-        drop((four, six));
-        caller.server.connect(&service, Some(ms(800)), caller.data()).unwrap();
-        let failed = Seen::Failed(Status::Connect, libc::ECONNREFUSED);
-        while caller.seen.next() != failed {}
-        wait_idle(&caller.server);
-        assert_eq!(caller.closed(CloseReason::Connect), 1);
-    });
-}
-
-/// AD11: The next address needs no second descriptor.
-#[test]
-fn an_address_after_the_last_descriptor() {
-    isolated(|| {
-        faults::give_localhost_two_addresses();
-        let caller = Caller::new();
-        let four = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = four.local_addr().unwrap().port();
-        let _six = Full::at(SocketAddr::new("::1".parse().unwrap(), port));
-        let service = format!("localhost:{port}");
-        let id = caller.server.connect(&service, Some(ms(1000)), caller.data()).unwrap();
-        let fillers = fill_descriptors(0);
-        assert_eq!(caller.seen.next(), Seen::Open(id));
-        drop(fillers);
-        drop(four);
-        wait_idle(&caller.server);
-    });
-}
-
-/// AD12: What fails immediately is the error of the call, which drops its user data.
-#[test]
-fn connects_that_fail_immediately() {
-    isolated(|| {
-        let folder = Folder::new();
-        let caller = Caller::new();
-        let missing = format!("unix:{}", folder.path("missing").display());
-        let cases = [
-            (missing.as_str(), Status::Connect, libc::ENOENT),
-            ("5000", Status::Invalid, 0),
-            ("", Status::Invalid, 0),
-            ("fd:3", Status::Invalid, 0),
-            ("systemd", Status::Invalid, 0),
-            ("127.0.0.1:70000", Status::Invalid, 0),
-            ("::1:80", Status::Invalid, 0),
-            ("127.0.0.1:no-such-service", Status::Address, 0),
-        ];
-        for (count, (service, expected, code)) in (1..).zip(cases) {
-            let error = caller.server.connect(service, None, caller.data()).unwrap_err();
-            assert_eq!((error.status(), error.os_code()), (expected, code), "{error:?}");
-            assert_eq!(caller.drops.load(Ordering::SeqCst), count);
-        }
-        let too_long = Some(net_server::MAX_TIME + ms(1));
-        let result = caller.server.connect("127.0.0.1:80", too_long, caller.data());
-        assert_eq!(status(result), Status::Invalid);
-        assert_eq!((caller.server.stats().adopted, caller.server.stats().open), (0, 0));
-        let server = start(blocking(1), Hooks::new(echo));
-        assert_eq!(status(server.connect("127.0.0.1:80", None, ())), Status::NotNonBlocking);
-        let server = unstarted(non_blocking(1), Hooks::new(echo));
-        assert_eq!(status(server.connect("127.0.0.1:80", None, ())), Status::State);
-    });
-}
-
-/// AD12: No descriptor is left, and the backlog of a unix socket is full.
-#[test]
-fn connects_without_room() {
-    isolated(|| {
-        let folder = Folder::new();
-        let path = folder.path("full");
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
-        socket.bind(&SockAddr::unix(&path).unwrap()).unwrap();
-        socket.listen(0).unwrap();
-        let caller = Caller::new();
-        let service = format!("unix:{}", path.display());
-        let error = (0..4)
-            .find_map(|_| caller.server.connect(&service, None, caller.data()).err())
-            .expect("the backlog is full");
-        assert_eq!((error.status(), error.os_code()), (Status::Connect, libc::EAGAIN));
-        let fillers = fill_descriptors(0);
-        let result = caller.server.connect("127.0.0.1:9", None, caller.data());
-        drop(fillers);
-        let error = result.unwrap_err();
-        assert_eq!((error.status(), error.os_code()), (Status::Connect, libc::EMFILE));
-        drop(socket);
-        std::fs::remove_file(path).unwrap();
-        wait_idle(&caller.server);
     });
 }

@@ -1,6 +1,6 @@
-//! Corks that meet an end, a queue, a time limit or another thread.
+//! Corks: what they gather, and how they meet an end, a queue, a time limit or another thread.
 
-use crate::api::{CloseReason, Error, Hooks, Server, Socket, Status};
+use crate::api::{CloseReason, Config, ConnId, Error, Hooks, Server, Socket, Status};
 use crate::support::*;
 use std::net::Shutdown;
 use std::os::fd::BorrowedFd;
@@ -22,6 +22,32 @@ fn gather(socket: &mut Socket<'_>) -> Result<(), Error> {
     pattern(SOME).chunks(1000).try_for_each(|piece| socket.send(piece))?;
     assert_eq!(socket.queued(), SOME);
     Ok(())
+}
+
+/// A connection whose handler has returned under a cork, and a client that does not read.
+struct Waiting {
+    server: Server,
+    client: Client,
+    id: ConnId,
+    reasons: Events<CloseReason>,
+    /// What the exception handler got.
+    errors: Events<String>,
+}
+
+fn waiting_for_a_cork(config: Config) -> Waiting {
+    let ((log, gathered), (error_log, errors)) = (events(), events());
+    let (hooks, ids) = Hooks::new(move |_, socket| {
+        text(socket)?;
+        gather(socket)?;
+        Ok(log.add(()))
+    })
+    .on_exception(move |_, _, error| Ok(error_log.add(error.to_string())))
+    .telling_ids();
+    let (hooks, reasons) = hooks.telling_reasons();
+    let server = start(config, hooks);
+    let client = Client::small(&server).saying("x");
+    gathered.next();
+    Waiting { server, client, id: ids.next(), reasons, errors }
 }
 
 type End = fn(&mut Socket<'_>) -> Result<(), Error>;
@@ -150,20 +176,10 @@ fn a_close_by_id_and_a_cork() {
 #[test]
 fn a_close_by_id_ends_the_wait_for_a_cork() {
     isolated(|| {
-        let ((log, gathered), (error_log, errors)) = (events(), events());
-        let (hooks, ids) = Hooks::new(move |_, socket| {
-            text(socket)?;
-            gather(socket)?;
-            Ok(log.add(()))
-        })
-        .on_exception(move |_, _, error| Ok(error_log.add(error.to_string())))
-        .telling_ids();
-        let (hooks, reasons) = hooks.telling_reasons();
-        let server = start(blocking(1).linger_timeout(ms(50)), hooks);
-        let mut client = Client::small(&server).saying("x");
-        gathered.next();
+        let Waiting { server, mut client, id, reasons, errors } =
+            waiting_for_a_cork(blocking(1).linger_timeout(ms(50)));
         let_pass(ms(100));
-        server.close(ids.next()).unwrap();
+        server.close(id).unwrap();
         assert_eq!(reasons.next(), CloseReason::WriteTimeout);
         client.expect_gone();
         assert!(errors.drain().is_empty());
@@ -176,22 +192,12 @@ fn a_close_by_id_ends_the_wait_for_a_cork() {
 fn a_cut_and_a_cork() {
     isolated(|| {
         for aborts in [true, false] {
-            let ((log, gathered), (error_log, errors)) = (events(), events());
-            let (hooks, ids) = Hooks::new(move |_, socket| {
-                text(socket)?;
-                gather(socket)?;
-                Ok(log.add(()))
-            })
-            .on_exception(move |_, _, error| Ok(error_log.add(error.to_string())))
-            .telling_ids();
-            let (hooks, reasons) = hooks.telling_reasons();
-            let server = start(blocking(1), hooks);
-            let mut client = Client::small(&server).saying("x");
-            gathered.next();
+            let Waiting { server, mut client, id, reasons, errors } =
+                waiting_for_a_cork(blocking(1));
             let_pass(ms(50));
             let expected = match aborts {
                 true => {
-                    server.abort(ids.next()).unwrap();
+                    server.abort(id).unwrap();
                     CloseReason::Abort
                 }
                 false => {
@@ -274,5 +280,145 @@ fn a_cork_behind_a_queue() {
             assert!(client.receive(100_000) == pattern(100_000));
             sender.join().unwrap();
         });
+    });
+}
+
+/// A blocking server whose handler reads a word first.
+fn corking(act: impl Fn(&mut Socket<'_>) -> Result<(), Error> + Send + Sync + 'static) -> Server {
+    let hooks = Hooks::new(move |_, socket| {
+        text(socket)?;
+        act(socket)
+    });
+    start(blocking(1), hooks)
+}
+
+/// GS7: In blocking mode what is sent after a cork leaves with the last uncork.
+#[test]
+fn an_uncork_sends_what_is_gathered() {
+    isolated(|| {
+        let (first, second) = (Gate::new(), Gate::new());
+        let (inside, held) = (first.clone(), second.clone());
+        let server = corking(move |socket| {
+            socket.cork()?;
+            socket.cork()?;
+            socket.send(b"a")?;
+            socket.sendv(&[b"b", b"c"].map(|word| std::io::IoSlice::new(word)))?;
+            socket.uncork()?;
+            assert_eq!(socket.queued(), 3);
+            inside.wait();
+            socket.uncork()?;
+            assert_eq!(socket.queued(), 0);
+            held.wait();
+            Ok(())
+        });
+        let mut client = Client::connect(&server).saying("x");
+        client.expect_silence();
+        first.open();
+        client.expect("abc");
+        second.open();
+        client.expect_end();
+    });
+}
+
+/// GS7: It also leaves by a flush, at 64 KiB, and before a `recv` that waits.
+#[test]
+fn a_cork_holds_back_no_question() {
+    isolated(|| {
+        let server = corking(|socket| {
+            socket.cork()?;
+            socket.send(b"one ")?;
+            socket.send(b"question")?;
+            assert_eq!(text(socket)?, "answer");
+            socket.send(b"more")?;
+            socket.flush()?;
+            assert_eq!(text(socket)?, "yes");
+            let bulk = pattern(100 << 10);
+            for piece in bulk.chunks(1000) {
+                socket.send(piece)?;
+                assert!(socket.queued() <= 64 << 10);
+            }
+            Ok(())
+        });
+        let mut client = Client::connect(&server).saying("x");
+        client.expect("one question");
+        client.send("answer");
+        client.expect("more");
+        client.send("yes");
+        assert!(client.rest() == pattern(100 << 10));
+    });
+}
+
+/// GS7: It leaves at every end: a return, a failure, a close, a half-close.
+#[test]
+fn a_cork_ends_with_its_connection() {
+    isolated(|| {
+        let ends: [End; 4] = [
+            |_| Ok(()),
+            |_| Err(Error::from(Status::State)),
+            |socket| Ok(socket.close()),
+            |socket| {
+                socket.shutdown(Shutdown::Write)?;
+                assert_eq!(socket.queued(), 0);
+                Ok(())
+            },
+        ];
+        for end in ends {
+            let hooks = Hooks::new(move |_, socket| {
+                text(socket)?;
+                socket.cork()?;
+                socket.send(b"a")?;
+                socket.send(b"b")?;
+                end(socket)
+            });
+            let server = start(blocking(1), hooks);
+            Client::connect(&server).saying("x").expect_last("ab");
+        }
+    });
+}
+
+/// GS7: A cork of a detached socket ends with an attach, and with its end.
+#[test]
+fn a_cork_of_a_detached_socket() {
+    isolated(|| {
+        let (server, owned) = super::detach::detaching(non_blocking(1));
+        for attaches in [false, true] {
+            let (mut client, mut owned) = super::detach::detached(&server, &owned);
+            let mut socket = owned.socket();
+            socket.cork().unwrap();
+            socket.send(b"a").unwrap();
+            socket.send(b"b").unwrap();
+            assert_eq!(socket.queued(), 2);
+            if attaches {
+                server.attach(owned).unwrap();
+                client.expect("ab");
+                client.echo("and on");
+            } else {
+                drop(owned);
+                client.expect_last("ab");
+            }
+        }
+    });
+}
+
+/// GS8: On a loop a cork does nothing. Without a cork an uncork is NS_ERR_STATE.
+#[test]
+fn corks_by_mode() {
+    isolated(|| {
+        for (config, without) in [(blocking(1), Status::State), (non_blocking(1), Status::Ok)] {
+            let (log, seen) = events();
+            let hooks = Hooks::new(move |_, socket| {
+                text(socket)?;
+                log.add(status(socket.uncork()));
+                log.add(status(socket.cork()));
+                log.add(status(socket.uncork()));
+                socket.close();
+                let closed = [socket.cork(), socket.uncork(), socket.flush()];
+                assert_eq!(closed.map(status), [Status::Closed; 3]);
+                Ok(())
+            });
+            let server = start(config, hooks);
+            Client::connect(&server).saying("x").expect_end();
+            assert_eq!(seen.take(3), [without, Status::Ok, Status::Ok]);
+        }
     });
 }

@@ -10,6 +10,7 @@ mod by_id_on_loop;
 mod bytes;
 mod closed_watches;
 mod closing;
+mod connect_places;
 mod connects;
 mod corks;
 mod deadline_races;
