@@ -46,7 +46,7 @@ LINK = -L$(OUT) -lnetserver -pthread -Wl,-rpath,'$$ORIGIN/$(1)release'
 
 .DELETE_ON_ERROR:
 .PHONY: build help run test lint oracle campaign-oracle install uninstall clean deps \
-	c-tests hosts examples-rust asan-programs campaign-server asan hammer-asan memcheck audit bench bench-deps bench-quick bench-tls campaigns $(CAMPAIGNS:%=campaign-%)
+	c-tests hosts examples-rust asan-programs campaign-server asan hammer-asan memcheck audit bench bench-deps bench-quick bench-tls bench-bindings campaigns $(CAMPAIGNS:%=campaign-%)
 
 build: $(SO) $(ARCHIVE) $(EXAMPLE_PROGRAMS) ## build the shared and the static library and the C examples (default)
 
@@ -221,6 +221,11 @@ bench-quick: bench-deps ## measure the main workloads beside few peers; only pri
 
 bench-tls: bench-deps ## measure the workloads over TLS; only prints; fails where a goal is missed
 	$(PYTHON) benches/bench.py --only TLS --strict
+
+bench-bindings: build ## measure the bindings beside the usual servers of their languages; only prints
+	@scripts/deps unshare util-linux /usr/include/openssl/ssl.h libssl-dev
+	@for setup in bindings/*/setup; do "$$setup" || exit 1; done
+	$(PYTHON) benches/bindings.py
 
 campaigns: $(CAMPAIGNS:%=campaign-%) ## run the long load and fault campaigns, some minutes
 
