@@ -1,0 +1,45 @@
+;;; Keywords: `:name` is a variable whose value is the symbol `:name`, so that a program can write
+;;; (make-server-config :max-thread 5).
+(library (netserver keywords)
+  (export
+    :max-thread :max-retry :retry-interval :max-waiting :non-blocking? :use-ipv6? :reuse-port?
+    :thread-name :stack-size :unix-mode :max-connections :backlog :handshake-timeout
+    :max-handshakes :idle-timeout :io-timeout :write-timeout :linger-timeout :drain-timeout
+    :keep-alive :no-delay? :high-water-mark :low-water-mark :send-limit :shutdown-port :tls
+    :exception-handler :shutdown-handler :on-start :on-stop :on-thread-start :on-thread-stop
+    :on-open :on-close :on-drain :on-timeout :on-wake
+    :secure? :certificates :private-key
+    :config :context :hooks :background :hosted :within
+    :server-name :client-ca :client-required? :alpn :min-version :tickets? :session-cache
+    keywords->alist keyword-value)
+  (import (chezscheme))
+
+  (define-syntax define-keywords
+    (syntax-rules ()
+      [(_ name ...) (begin (define name 'name) ...)]))
+
+  (define-keywords
+    :max-thread :max-retry :retry-interval :max-waiting :non-blocking? :use-ipv6? :reuse-port?
+    :thread-name :stack-size :unix-mode :max-connections :backlog :handshake-timeout
+    :max-handshakes :idle-timeout :io-timeout :write-timeout :linger-timeout :drain-timeout
+    :keep-alive :no-delay? :high-water-mark :low-water-mark :send-limit :shutdown-port :tls
+    :exception-handler :shutdown-handler :on-start :on-stop :on-thread-start :on-thread-stop
+    :on-open :on-close :on-drain :on-timeout :on-wake
+    :secure? :certificates :private-key
+    :config :context :hooks :background :hosted :within
+    :server-name :client-ca :client-required? :alpn :min-version :tickets? :session-cache)
+
+  ;; (:a 1 :b 2) -> ((:a . 1) (:b . 2)). `known` lists the keywords that `who` takes; #f: all.
+  (define (keywords->alist who known arguments)
+    (let loop ([rest arguments])
+      (cond
+        [(null? rest) '()]
+        [(not (symbol? (car rest))) (assertion-violation who "not a keyword" (car rest))]
+        [(and known (not (memq (car rest) known)))
+         (assertion-violation who "unknown keyword" (car rest))]
+        [(null? (cdr rest)) (assertion-violation who "no value for the keyword" (car rest))]
+        [else (cons (cons (car rest) (cadr rest)) (loop (cddr rest)))])))
+
+  (define (keyword-value alist keyword default)
+    (let ([entry (assq keyword alist)])
+      (if entry (cdr entry) default))))

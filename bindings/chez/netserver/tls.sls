@@ -1,0 +1,133 @@
+;;; Certificates and what belongs to them.
+(library (netserver tls)
+  (export make-tls tls? tls-pointer tls-add-certificate!)
+  (import (chezscheme) (netserver condition) (netserver foreign) (netserver keywords))
+
+  (define-record-type (tls make-tls-record tls?)
+    (fields pointer)
+    (nongenerative)
+    (opaque #t))
+
+  ;; Those that nothing refers to are freed when another one is made; a server has its own share.
+  (define unreachable (make-guardian))
+
+  (define (free-unreachable!)
+    (let ([tls (unreachable)])
+      (when tls
+        (ns_tls_free (tls-pointer tls))
+        (free-unreachable!))))
+
+  (define keywords
+    '(:certificates :private-key :server-name :client-ca :client-required? :alpn :min-version
+      :tickets? :session-cache))
+
+  ;; (make-tls :certificates '("chain.pem") :private-key "key.pem"). `:client-ca` is a file or PEM
+  ;; text, `:alpn` a list of names, `:min-version` "1.2" or "1.3".
+  (define (make-tls . arguments)
+    (let* ([options (keywords->alist 'make-tls keywords arguments)]
+           [tls (make-tls-record (ns_tls_new))]
+           [pointer (tls-pointer tls)])
+      (define-syntax when-given
+        (syntax-rules ()
+          [(_ keyword (value) body ...)
+           (let ([entry (assq keyword options)])
+             (when entry (let ([value (cdr entry)]) body ...)))]))
+      (free-unreachable!)
+      (unreachable tls)
+      (when-given :certificates (certificates)
+        (tls-add-certificate! tls certificates
+                              (keyword-value options :private-key #f)
+                              (keyword-value options :server-name #f)))
+      (when-given :client-ca (authorities)
+        (add-authorities! pointer authorities (keyword-value options :client-required? #t)))
+      (when-given :alpn (protocols) (set-alpn! pointer protocols))
+      (when-given :min-version (version)
+        (check 'make-tls (ns_tls_set_min_version pointer (version-number version))))
+      (when-given :tickets? (tickets?)
+        (check 'make-tls (ns_tls_set_tickets pointer (if tickets? 1 0))))
+      (when-given :session-cache (sessions)
+        (check 'make-tls (ns_tls_set_session_cache pointer sessions)))
+      tls))
+
+  (define (version-number version)
+    (cond
+      [(equal? version "1.2") #x0303]
+      [(equal? version "1.3") #x0304]
+      [else (assertion-violation 'make-tls "not a version of TLS" version)]))
+
+  (define (pem? text)
+    (let ([mark "-----BEGIN "])
+      (let loop ([i 0])
+        (and (<= (+ i (string-length mark)) (string-length text))
+             (or (string=? (substring text i (+ i (string-length mark))) mark)
+                 (loop (+ i 1)))))))
+
+  ;; `certificates` is a list: one string, a file or PEM text with the whole chain; or bytevectors,
+  ;; each a certificate in DER, the server's own first. The key is of the same kind. `server-name`:
+  ;; the name that clients ask for; #f: all other names.
+  (define tls-add-certificate!
+    (case-lambda
+      [(tls certificates key) (tls-add-certificate! tls certificates key #f)]
+      [(tls certificates key server-name)
+       (let ([pointer (tls-pointer tls)])
+         (call-with-error 'tls-add-certificate!
+           (lambda (error)
+             (cond
+               [(and (for-all bytevector? certificates) (pair? certificates) (bytevector? key))
+                (add-der! pointer server-name certificates key error)]
+               [(and (for-all string? certificates) (string? key) (= (length certificates) 1))
+                (add-pem! pointer server-name (car certificates) key error)]
+               [else
+                (assertion-violation 'tls-add-certificate!
+                  "not a file or PEM text with its key, nor DER with its key"
+                  certificates)])))
+         (void))]))
+
+  (define (add-pem! pointer server-name chain key error)
+    (if (or (pem? chain) (pem? key))
+        (let ([chain (string->utf8 chain)] [key (string->utf8 key)])
+          (ns_tls_add_cert_pem pointer server-name chain (bytevector-length chain)
+                               key (bytevector-length key) error))
+        (ns_tls_add_cert_file pointer server-name chain key error)))
+
+  ;; Calls `procedure` with an array of pointers to copies of the bytevectors, and one of their
+  ;; lengths.
+  (define (with-pieces pieces procedure)
+    (let* ([count (length pieces)]
+           [pointers (foreign-alloc (* 8 (max count 1)))]
+           [lengths (foreign-alloc (* 8 (max count 1)))]
+           [places
+            (map (lambda (piece i)
+                   (let* ([length (bytevector-length piece)]
+                          [place (foreign-alloc (max length 1))])
+                     (do ([j 0 (+ j 1)])
+                         ((= j length))
+                       (foreign-set! 'unsigned-8 place j (bytevector-u8-ref piece j)))
+                     (foreign-set! 'uptr pointers (* 8 i) place)
+                     (foreign-set! 'size_t lengths (* 8 i) length)
+                     place))
+                 pieces (iota count))]
+           [result (procedure pointers lengths count)])
+      (for-each foreign-free (cons* pointers lengths places))
+      result))
+
+  (define (add-der! pointer server-name certificates key error)
+    (with-pieces certificates
+      (lambda (pointers lengths count)
+        (ns_tls_add_cert_der pointer server-name pointers lengths count
+                             key (bytevector-length key) error))))
+
+  (define (add-authorities! pointer authorities required?)
+    (call-with-error 'make-tls
+      (lambda (error)
+        (let ([required (if required? 1 0)])
+          (if (pem? authorities)
+              (let ([text (string->utf8 authorities)])
+                (ns_tls_set_client_ca_pem pointer text (bytevector-length text) required error))
+              (ns_tls_set_client_ca_file pointer authorities required error))))))
+
+  (define (set-alpn! pointer protocols)
+    (with-pieces
+      (map (lambda (protocol) (string->utf8 (string-append protocol "\x0;"))) protocols)
+      (lambda (pointers lengths count)
+        (check 'make-tls (ns_tls_set_alpn pointer pointers count))))))
