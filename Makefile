@@ -45,7 +45,7 @@ CAMPAIGNS := $(patsubst tests/campaigns/%.py,%,$(filter-out %/common.py,$(wildca
 LINK = -L$(OUT) -lnetserver -pthread -Wl,-rpath,'$$ORIGIN/$(1)release'
 
 .DELETE_ON_ERROR:
-.PHONY: build help run test lint oracle campaign-oracle install uninstall clean deps \
+.PHONY: build help run test test-bindings lint oracle campaign-oracle install uninstall clean deps \
 	c-tests hosts examples-rust asan-programs campaign-server asan hammer-asan memcheck audit bench bench-deps bench-quick bench-tls bench-bindings campaigns $(CAMPAIGNS:%=campaign-%)
 
 build: $(SO) $(ARCHIVE) $(EXAMPLE_PROGRAMS) ## build the shared and the static library and the C examples (default)
@@ -169,6 +169,9 @@ oracle: ## run the test that knows only the rules of docs/BEHAVIOUR.md [SECONDS=
 
 campaign-oracle: ## run the oracle for 20 minutes of each mode
 	$(MAKE) oracle SECONDS=2400 SEED=$(SEED)
+
+test-bindings: deps build ## set up and check the bindings [LANGUAGES="cpp python …"]; scripts/test-bindings --quick is shorter
+	scripts/test-bindings $(LANGUAGES)
 
 memcheck: deps build c-tests ## run the C examples and C tests under valgrind
 	$(PYTHON) tests/c/run.py --under valgrind

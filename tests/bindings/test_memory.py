@@ -1,0 +1,52 @@
+"""Connections come and go: the binding's objects, memory, threads and descriptors stay."""
+
+import re
+
+import harness
+import pytest
+from language import names_of_checks
+
+
+def visit(server, count):
+    for number in range(count):
+        client = server.client()
+        assert client.ask(f"echo {number}") == str(number)
+        if number % 10 == 0:
+            client.reset()
+        else:
+            client.socket.close()
+
+
+@pytest.mark.variants(tls=True, gc=True)
+def test_connections_leave_nothing(checker, is_quick, note):
+    count = 2000 if is_quick else 100000
+    if checker.variant.tls or checker.variant.gc:
+        count = 500 if is_quick else 2000
+    with checker.client() as other:
+        kept = other.ask("objects")
+
+        def settle():
+            harness.wait_until(lambda: other.ask("objects") == kept, f"{kept} objects again")
+
+        visit(checker, count // 5)
+        settle()
+        memory, threads, descriptors = checker.memory(), checker.threads(), checker.descriptors()
+        visit(checker, count)
+        settle()
+        grown = checker.memory() - memory
+        note(f"{count} connections, {kept} objects, {grown} KiB more")
+        # A collector may let the heap grow for a while; what is lost at each connection shows.
+        assert grown < 16 << 10
+        assert checker.threads() <= threads
+        harness.wait_until(
+            lambda: checker.descriptors() <= descriptors, f"{descriptors} descriptors again"
+        )
+
+
+def test_holes_name_checks(language):
+    """And each has a reason, which is in the binding's README too."""
+    text = (harness.ROOT / "bindings" / language.folder / "README.md").read_text()
+    for name, reason in language.holes.items():
+        assert re.match(r"[a-z_]+", name)[0] in names_of_checks(), f"{name} is no check"
+        words = " ".join(reason.split())
+        assert words and words in " ".join(text.split()), f"the README does not say: {reason}"
