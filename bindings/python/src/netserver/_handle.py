@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import warnings
+import weakref
 from typing import Any, Callable, Optional
 
 from . import _callbacks, _config
@@ -25,6 +26,8 @@ EXIT_DRAIN_MS = 200
 #: C servers that were collected and never started: a finaliser frees nothing.
 _lost: list[Any] = []
 
+_all: weakref.WeakSet[Handle] = weakref.WeakSet()
+
 
 class Handle(Loops):
     """Makes the C server, counts the calls that are in it, and frees it when there is none."""
@@ -34,12 +37,13 @@ class Handle(Loops):
         self._calls = 0
         self._no_calls = threading.Condition(threading.Lock())
         self._number = int(lib.new_number())
-        self._pid = os.getpid()
+        self._is_forked = False  # this process is a child of the one that made the server
         self._awake = threading.Event()  # set when it has stopped, or was interrupted
         self._interruption: Optional[BaseException] = None
         self._hook_error: Optional[BaseException] = None
         self._asyncio: Optional[asyncio.AbstractEventLoop] = None
         self._stopped: Optional[asyncio.Future[None]] = None
+        _all.add(self)
         while _lost:
             lib.ns_server_free(_lost.pop())
         c_config = lib.ns_config_new()
@@ -63,7 +67,7 @@ class Handle(Loops):
 
     def __del__(self) -> None:
         # A server that was started is in `objects` and is not collected.
-        if getattr(self, "_c", None) is not None and self._pid == os.getpid():
+        if getattr(self, "_c", None) is not None and not self._is_forked:
             warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self)
             _lost.append(self._c)
 
@@ -75,6 +79,8 @@ class Handle(Loops):
                 c = self._c
             if c is None:
                 raise StateError("the server is closed")
+            if self._is_forked:
+                raise StateError("the server belongs to the parent process")
             return function(c, *arguments)
         finally:
             with self._no_calls:
@@ -104,8 +110,6 @@ class Handle(Loops):
         return True
 
     def _has_stopped(self) -> bool:
-        if self._pid != os.getpid():
-            raise StateError("the server belongs to the parent process")
         return bool(self._use(lib.ns_server_state) == State.STOPPED)
 
     # -- what callbacks raise -------------------------------------------------------------------
@@ -140,6 +144,17 @@ class Handle(Loops):
             self._report(error)
         except BaseException as error:
             self._interrupt(error)
+
+
+def _after_fork() -> None:
+    """A lock that another thread held stays locked in the child."""
+    for handle in _all:
+        handle._no_calls = threading.Condition(threading.Lock())
+        handle._calls = 0
+        handle._is_forked = True
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 @atexit.register

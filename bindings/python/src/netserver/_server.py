@@ -164,12 +164,13 @@ class Server(Handle):
         `TimeoutError` if a handler does not return: it may then be called again."""
         if self._c is None:
             return
-        if self._asyncio is not None:
-            self._asyncio.remove_reader(self.fileno())
-            self._asyncio = None
-        self.stop()
-        if self._use(lib.ns_server_wait, 0) == Status.DEADLOCK:
-            raise BusyError("a callback of the server cannot close it")
+        if not self._is_forked:
+            if self._asyncio is not None:
+                self._asyncio.remove_reader(self.fileno())
+                self._asyncio = None
+            self.stop()
+            if self._use(lib.ns_server_wait, 0) == Status.DEADLOCK:
+                raise BusyError("a callback of the server cannot close it")
         self._free()
         objects.pop(self._number, None)
 
