@@ -46,6 +46,9 @@ const STAY: Duration = ms(3500);
 /// places after 2 s, where there are no more of them than places several times over.
 const SHAKEN: Duration = ms(6500);
 
+/// What a loop has accepted is with a client that reads within this, on a busy machine.
+const OVERDUE: Duration = ms(1200);
+
 /// Visits the server over and over.
 pub fn client(world: &Arc<World>, port: u16, number: u8, mut random: Random) {
     while !world.is_over() && !world.is_given_up() {
@@ -86,6 +89,8 @@ struct Visit<'a> {
     begun: Instant,
     /// When something last came or left.
     moved: Instant,
+    /// Since when it finds nothing to read.
+    empty_since: Option<Instant>,
     /// When it began to wait for the end.
     said_all: Option<Instant>,
     pieces: usize,
@@ -128,6 +133,7 @@ impl<'a> Visit<'a> {
             plan,
             begun: now,
             moved: now,
+            empty_since: None,
             said_all: None,
             pieces: 0,
             rest: 0,
@@ -204,8 +210,16 @@ impl<'a> Visit<'a> {
         let most = if self.plan.slow { 1 + self.random.below(3000) } else { 64 << 10 };
         for _ in 0..16 {
             match self.link.read(most) {
-                Seen::Nothing => return,
-                Seen::Some => self.moved = Instant::now(),
+                Seen::Nothing => {
+                    self.empty_since.get_or_insert(now);
+                    return self.look_for_overdue();
+                }
+                Seen::Some => {
+                    self.empty_since = None;
+                    self.moved = Instant::now();
+                    let read = self.link.reader.bytes;
+                    self.story.with(|ledger| ledger.read_bytes = read);
+                }
                 Seen::End(end) => {
                     self.ended = Some(end);
                     return;
@@ -215,6 +229,20 @@ impl<'a> Visit<'a> {
                 self.rests_until = now + ms(1 + self.random.below(10) as u64);
                 return;
             }
+        }
+    }
+
+    /// It reads all, and something that the server's side has said does not come.
+    fn look_for_overdue(&mut self) {
+        let world = &self.story.world;
+        let reads_all = !self.plan.slow && self.plan.deaf == ms(0) && !self.link.is_shaking();
+        let waits = self.empty_since.is_some_and(|since| since.elapsed() > OVERDUE);
+        if !reads_all || !waits || !world.non_blocking || world.is_stopping() {
+            return;
+        }
+        if let Some(what) = self.story.with(|ledger| ledger.is_overdue(OVERDUE)) {
+            self.story.found("what was said comes", &format!("{what}: waited in vain"));
+            self.empty_since = None;
         }
     }
 

@@ -1,6 +1,7 @@
 //! Handlers of a non-blocking server.
 
-use super::sides::{detach, send_by_id, Input, Side};
+use super::by_id::{ask_queued, send_by_id};
+use super::sides::{detach, Input, Side};
 use super::story::{story_of, Stage, Story};
 use super::world::World;
 use super::{opened, Owned, Seconds};
@@ -168,6 +169,8 @@ impl Loops {
             45..=48 => detach(server, socket, story, &self.side(), &self.owned),
             49..=50 => drop(server.wake(socket.id())),
             51 => return Err("a failure".into()),
+            52..=54 => self.side().gather(socket, story),
+            55..=56 => ask_queued(&self.world, server, socket.id(), story),
             _ => {}
         }
         Ok(())

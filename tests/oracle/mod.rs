@@ -8,6 +8,7 @@
 // `Ok(socket.close())` is how a handler ends.
 #![allow(clippy::unit_arg)]
 
+mod by_id;
 mod client;
 mod judge;
 mod link;
@@ -107,12 +108,13 @@ fn run(title: &str, non_blocking: bool, tls: bool) {
     std::thread::scope(|scope| {
         scope.spawn(|| world.guard(&done));
         let mut random = Random::new(seed);
-        let mut first = true;
-        while !world.is_given_up() && (first || world.begun.elapsed() + ms(1000) < time()) {
-            first = false;
+        let mut rounds = 0;
+        while !world.is_given_up() && (rounds == 0 || world.begun.elapsed() + ms(1000) < time()) {
             let left = time().saturating_sub(world.begun.elapsed());
             let length = ROUNDS[random.below(ROUNDS.len())].min(left);
-            round(&world, length, &mut random);
+            // A third of them are quiet, the first one too.
+            round(&world, length, rounds % 3 != 0, &mut random);
+            rounds += 1;
         }
         done.store(true, Ordering::SeqCst);
     });
@@ -130,8 +132,8 @@ fn run(title: &str, non_blocking: bool, tls: bool) {
     }
 }
 
-/// The life of one server.
-fn round(world: &Arc<World>, length: Duration, random: &mut Random) {
+/// The life of one server, which is stopped in the middle of it all, or ends quietly.
+fn round(world: &Arc<World>, length: Duration, stops: bool, random: &mut Random) {
     world.over.store(false, Ordering::SeqCst);
     world.stopping.store(false, Ordering::SeqCst);
     world.forget_all();
@@ -153,7 +155,6 @@ fn round(world: &Arc<World>, length: Duration, random: &mut Random) {
     if random.below(2) == 0 {
         small_buffers();
     }
-    let stops = random.below(3) > 0;
     std::thread::scope(|scope| {
         let server = &server;
         let mut fork = || Random::new(random.below(1 << 30) as u64);
@@ -286,8 +287,8 @@ fn stop(world: &Arc<World>, server: &Server, millis: u64) {
 }
 
 fn times(random: &mut Random) -> Seconds {
-    // Which of the two deadlines of a connection comes first.
-    let (idle, write) = [(400, 1500), (1500, 400)][random.below(2)];
+    // Which of the two deadlines of a connection comes first; or none hides that something is stuck.
+    let (idle, write) = [(400, 1500), (1500, 400), (3000, 3000)][random.below(3)];
     Seconds {
         io: ms(100 + random.below(300) as u64),
         linger: ms(1000),
@@ -366,6 +367,9 @@ fn expected(non_blocking: bool, tls: bool) -> Vec<&'static str> {
         "sendv",
         "stop",
         "quiet end",
+        "cork",
+        "uncork",
+        "flush",
         "a deadline passes",
         "told of an end",
         "told of an error",
@@ -385,12 +389,17 @@ fn expected(non_blocking: bool, tls: bool) -> Vec<&'static str> {
             "send by id",
             "send by own id",
             "broadcast",
+            "each accepted",
+            "each refused",
+            "half-close by id",
+            "queued, some",
+            "queued, none",
             "wake",
             "on_wake",
             "on_drain",
         ]);
     } else {
-        all.push("recv timed out");
+        all.extend(["recv timed out", "refused without loops"]);
     }
     all.extend(match tls {
         true => ["client stalls in the handshake"].as_slice(),

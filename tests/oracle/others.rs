@@ -1,9 +1,10 @@
 //! Threads of the program's own: those that call by id, and those that own detached sockets.
 
-use super::sides::{abort_by_id, close_by_id, send_by_id, Input, Side, NOW};
-use super::story::{Fate, Story};
-use super::wire::{frame, Kind, HEADER};
-use super::world::{next_name, World};
+use super::by_id::*;
+use super::sides::{Input, Side, NOW};
+use super::story::Story;
+use super::wire::HEADER;
+use super::world::World;
 use super::{lock, Random, Seconds};
 use crate::api::{OwnedSocket, Server};
 use crate::support::*;
@@ -21,6 +22,8 @@ pub fn caller(world: &Arc<World>, server: &Server, mut random: Random) {
             match random.below(40) {
                 0 => close_by_id(world, server, id, &story),
                 1 => abort_by_id(world, server, id, &story),
+                2 => half_close_by_id(world, server, id, &story, random.below(3)),
+                3 => ask_queued(world, server, id, &story),
                 _ => {}
             }
             continue;
@@ -39,46 +42,23 @@ pub fn caller(world: &Arc<World>, server: &Server, mut random: Random) {
                     let len = HEADER + random.below(3000);
                     send_by_id(world, server, id, &story, len, "send by id");
                 }
-                if random.below(3) == 0 {
-                    close_by_id(world, server, id, &story);
+                match random.below(6) {
+                    0 | 1 => close_by_id(world, server, id, &story),
+                    2 => half_close_by_id(world, server, id, &story, 0),
+                    _ => {}
                 }
             }
             15 => {
                 let len = HEADER + random.below(100_000);
                 send_by_id(world, server, id, &story, len, "send by id");
             }
+            16 | 17 => half_close_by_id(world, server, id, &story, random.below(3)),
+            18..=22 => ask_queued(world, server, id, &story),
             _ => {
                 let len = HEADER + random.below(1000);
                 send_by_id(world, server, id, &story, len, "send by id");
             }
         }
-    }
-}
-
-/// Sends one frame to several connections, to some of them twice.
-fn broadcast(world: &Arc<World>, server: &Server, random: &mut Random) {
-    let mut chosen: Vec<_> = (0..1 + random.below(8)).filter_map(|_| world.any(random)).collect();
-    if random.below(3) == 0 {
-        chosen.extend_from_within(..chosen.len().min(1));
-    }
-    let name = next_name();
-    let len = random.below(2000);
-    let bytes = frame(Kind::Shared, 0, name, len);
-    let mut ids = Vec::new();
-    for (id, story) in &chosen {
-        story.promise(name);
-        ids.push(*id);
-    }
-    let Some((_, first)) = chosen.first() else { return };
-    let result = world.call("broadcast", NOW, first, || server.broadcast(&ids, &bytes));
-    let fate = match result {
-        Ok(accepted) if accepted == ids.len() => Fate::Accepted,
-        // The call does not say which of them.
-        Ok(_) => Fate::Unknown,
-        Err(_) => Fate::Refused,
-    };
-    for (_, story) in &chosen {
-        story.settle(name, fate, "broadcast", len + HEADER);
     }
 }
 
@@ -112,6 +92,9 @@ fn own(
         let mut socket = owned.socket();
         let _ = socket.set_io_timeout(Some(ms(10 + story.below(100) as u64)));
         for _ in 0..story.below(12) {
+            if story.below(4) == 0 {
+                side.gather(&mut socket, story);
+            }
             if story.below(2) == 0 {
                 side.send(&mut socket, story, side.size(story));
             }
@@ -162,7 +145,10 @@ fn free(world: &Arc<World>, times: &Seconds, owned: OwnedSocket, story: &Arc<Sto
 
 fn attach(world: &Arc<World>, server: &Server, owned: OwnedSocket, story: &Arc<Story>) {
     // As soon as it is attached its callbacks may run.
-    story.with(|ledger| ledger.detached = false);
+    story.with(|ledger| {
+        ledger.detached = false;
+        (ledger.corks, ledger.held, ledger.under) = (0, 0, 0);
+    });
     match world.call("attach", NOW, story, || server.attach(owned)) {
         Ok(id) => {
             story.act("attach");

@@ -1,10 +1,11 @@
 //! Acts of every part of the server's side with a connection: receive, send, end it.
 
+use super::by_id::{close_by_id, half_close_by_id, send_by_id};
 use super::story::{fate, Fate, Stage, Story, Told};
 use super::wire::{Kind, HEADER};
 use super::world::World;
 use super::{Owned, Seconds};
-use crate::api::{ConnId, Error, Server, Socket, Status};
+use crate::api::{Error, Server, Socket, Status};
 use crate::starttls;
 use crate::support::*;
 use std::io::IoSlice;
@@ -51,6 +52,7 @@ impl Side<'_> {
         room: usize,
     ) -> Result<Input, Error> {
         let mut buffer = vec![0; room];
+        story.with(|ledger| ledger.held = 0);
         let result = self.world.call("recv", self.bound(), story, || socket.recv(&mut buffer));
         match result {
             Ok(0) => {
@@ -116,6 +118,7 @@ impl Side<'_> {
         story.with(|ledger| ledger.stage = Stage::Shaking);
         let bound = if self.waits { self.times.handshake } else { NOW };
         let result = self.world.call("starttls", bound, story, || starttls::begin(socket, ahead));
+        story.with(|ledger| ledger.held = 0);
         if self.waits && result.is_ok() {
             story.with(|ledger| ledger.stage = Stage::Settled);
         }
@@ -135,10 +138,12 @@ impl Side<'_> {
         let waits = self.waits && !socket.is_closed();
         let result = self.world.call("send", self.bound(), story, || socket.send(&bytes));
         let fate = fate(&result, waits);
-        story.settle(name, fate, if fate == Fate::Accepted { "send" } else { "send failed" }, len);
+        let how = if fate == Fate::Accepted { "send" } else { "send failed" };
+        story.settle(name, &[fate], how, bytes.len());
         if let Err(error) = &result {
             story.note(error.status().name(), 0);
         }
+        self.hold(socket, story, fate, bytes.len());
         fate == Fate::Accepted
     }
 
@@ -156,12 +161,92 @@ impl Side<'_> {
         let waits = self.waits && !socket.is_closed();
         let result = self.world.call("sendv", self.bound(), story, || socket.sendv(&parts));
         let fate = fate(&result, waits);
-        story.settle(
-            name,
-            fate,
-            if fate == Fate::Accepted { "sendv" } else { "sendv failed" },
-            len,
-        );
+        let how = if fate == Fate::Accepted { "sendv" } else { "sendv failed" };
+        story.settle(name, &[fate], how, bytes.len());
+        self.hold(socket, story, fate, bytes.len());
+    }
+
+    /// Begins or ends a cork, or flushes.
+    pub fn gather(&self, socket: &mut Socket<'_>, story: &Arc<Story>) {
+        match story.below(4) {
+            0 | 1 => self.cork(socket, story),
+            2 => self.uncork(socket, story),
+            _ => self.flush(socket, story),
+        }
+    }
+
+    fn cork(&self, socket: &mut Socket<'_>, story: &Arc<Story>) {
+        let result = self.world.call("cork", NOW, story, || socket.cork());
+        story.answers("cork", &result, &[Status::Closed, Status::Detached]);
+        if result.is_ok() {
+            story.act("cork");
+            story.with(|ledger| ledger.corks += u32::from(self.waits));
+        }
+    }
+
+    /// GS8, GS9: The last uncork sends all.
+    fn uncork(&self, socket: &mut Socket<'_>, story: &Arc<Story>) {
+        let corks = story.with(|ledger| ledger.corks);
+        let result = self.world.call("uncork", self.bound(), story, || socket.uncork());
+        match (result.as_ref().map_or_else(Error::status, |()| Status::Ok), corks) {
+            (Status::Closed | Status::Detached, _) => {}
+            (found, 0) if self.waits => {
+                if found != Status::State {
+                    story.found("calls answer as promised", "an uncork without a cork");
+                }
+            }
+            _ => {
+                story.act("uncork");
+                story.with(|ledger| ledger.corks = corks.saturating_sub(1));
+                if corks <= 1 {
+                    self.left(socket, story, &result);
+                }
+            }
+        }
+    }
+
+    fn flush(&self, socket: &mut Socket<'_>, story: &Arc<Story>) {
+        let result = self.world.call("flush", self.bound(), story, || socket.flush());
+        if result.is_ok() {
+            story.act("flush");
+        }
+        self.left(socket, story, &result);
+    }
+
+    /// GS9: Where the call waited, nothing is queued behind its success.
+    fn left(&self, socket: &Socket<'_>, story: &Arc<Story>, result: &Result<(), Error>) {
+        let mut allowed = vec![Status::Closed, Status::Detached];
+        if self.waits {
+            allowed.extend([Status::Timeout, Status::Reset, Status::Io]);
+        }
+        story.answers("flush", result, &allowed);
+        let under = if result.is_ok() { 0 } else { usize::MAX };
+        story.with(|ledger| (ledger.held, ledger.under) = (0, under));
+        if let Err(error) = result {
+            story.note(error.status().name(), 0);
+        } else if self.waits && socket.queued() > 0 {
+            story.found("a flush leaves nothing", "bytes are queued after it");
+        }
+    }
+
+    /// GS3: What was sent under a cork is queued until there are 64 KiB. What is queued is
+    /// never more than what was accepted and not read.
+    fn hold(&self, socket: &Socket<'_>, story: &Arc<Story>, fate: Fate, len: usize) {
+        let held = story.with(|ledger| {
+            if ledger.corks > 0 {
+                ledger.under = ledger.under.saturating_add(len);
+            }
+            let fits = ledger.under < 64 << 10;
+            let holds = ledger.corks > 0 && fate == Fate::Accepted && fits;
+            ledger.held = if holds { ledger.held + len } else { 0 };
+            ledger.held
+        });
+        if socket.queued() < held {
+            story.found("a cork gathers", "what was sent under it is not queued");
+        }
+        if story.queued_too_many(|| socket.queued()).is_some() {
+            story.found_queued(socket.queued());
+        }
     }
 
     /// A size as programs have them: mostly small.
@@ -174,10 +259,10 @@ impl Side<'_> {
             }
     }
 
-    /// Ends it, or a side of it, in one of the ways that both modes have; whether it did.
+    /// Ends it, or a side of it, in one of the ways that there are.
     pub fn end(&self, server: &Server, socket: &mut Socket<'_>, story: &Arc<Story>) {
         let id = socket.id();
-        match story.below(8) {
+        match story.below(10) {
             0 | 1 => self.close(socket, story),
             2 => {
                 story.closing("abort", true);
@@ -190,6 +275,14 @@ impl Side<'_> {
                 let _ = socket.shutdown(Shutdown::Read);
             }
             6 => close_by_id(self.world, server, id, story),
+            7 => half_close_by_id(self.world, server, id, story, story.below(3)),
+            8 if !self.waits && story.is_settled() => {
+                // The callback may go on to send directly; by id nothing is accepted any more.
+                send_by_id(self.world, server, id, story, 100, "send by own id");
+                half_close_by_id(self.world, server, id, story, 0);
+                self.send(socket, story, 100);
+                send_by_id(self.world, server, id, story, 100, "send by own id");
+            }
             _ => {
                 // The other side of a race: it is posted, and the callback goes on.
                 self.send(socket, story, 100);
@@ -201,44 +294,24 @@ impl Side<'_> {
 
     pub fn close(&self, socket: &mut Socket<'_>, story: &Arc<Story>) {
         story.closing("close", false);
-        socket.close();
+        // What is under a cork leaves as a send does, and what is queued within the linger.
+        let bound = if self.waits { self.times.io + self.times.linger } else { NOW };
+        self.world.call("close", bound, story, || socket.close());
+        // After a detach the borrowed object ends nothing.
+        story.with(|ledger| ledger.sending_ended |= !ledger.was_detached);
     }
 
     pub fn half_close(&self, socket: &mut Socket<'_>, story: &Arc<Story>) {
         if story.may_send() {
             story.act("half-close");
-            let _ = self
-                .world
-                .call("shutdown", self.bound(), story, || socket.shutdown(Shutdown::Write));
+            // What is under a cork leaves first, as a send does.
+            let bound = if self.waits { 2 * self.times.io } else { NOW };
+            let shutdown = || socket.shutdown(Shutdown::Write);
+            if self.world.call("shutdown", bound, story, shutdown).is_ok() {
+                story.with(|ledger| ledger.sending_ended = true);
+            }
         }
     }
-}
-
-/// Sends a frame by id, from any thread; whether it was accepted.
-pub fn send_by_id(
-    world: &Arc<World>,
-    server: &Server,
-    id: ConnId,
-    story: &Arc<Story>,
-    len: usize,
-    how: &'static str,
-) -> bool {
-    let (name, bytes) = story.frame(Kind::Data, len);
-    let result = world.call("send by id", NOW, story, || server.send(id, &bytes));
-    let fate = fate(&result, false);
-    let refused = "send by id refused";
-    story.settle(name, fate, if fate == Fate::Accepted { how } else { refused }, len);
-    fate == Fate::Accepted
-}
-
-pub fn close_by_id(world: &Arc<World>, server: &Server, id: ConnId, story: &Arc<Story>) {
-    story.closing("close by id", false);
-    let _ = world.call("close by id", NOW, story, || server.close(id));
-}
-
-pub fn abort_by_id(world: &Arc<World>, server: &Server, id: ConnId, story: &Arc<Story>) {
-    story.closing("abort by id", true);
-    let _ = world.call("abort by id", NOW, story, || server.abort(id));
 }
 
 /// Takes a connection out, for an owner.
@@ -256,7 +329,7 @@ pub fn detach(
     match result {
         Ok(socket) => {
             story.act("detach");
-            story.with(|ledger| ledger.detached = true);
+            story.with(|ledger| (ledger.detached, ledger.was_detached) = (true, true));
             let _ = owned.send((socket, story.clone()));
         }
         Err(error) => story.note(error.status().name(), 0),

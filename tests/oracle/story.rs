@@ -8,7 +8,7 @@ use super::{lock, Random};
 use crate::api::{CloseReason, Error, Socket, Status};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Where a connection that begins in the clear stands.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -96,6 +96,19 @@ pub struct Ledger {
     pub skipped: bool,
 
     pub sent: HashMap<u16, Vec<Sent>>,
+    /// Bytes of the frames that were not refused, and of those that were accepted.
+    pub promised_bytes: u64,
+    pub accepted_bytes: u64,
+    pub accepted_at: Instant,
+    /// What the client has read so far.
+    pub read_bytes: u64,
+    /// Corks of a side that waits, and the bytes that are under them at least and at most.
+    pub corks: u32,
+    pub held: usize,
+    pub under: usize,
+    /// A call that ends sending has returned.
+    pub sending_ended: bool,
+    pub half_closed_at: Option<Instant>,
     pub received: Vec<Received>,
     pub received_bytes: u64,
     pub sight: Sight,
@@ -110,6 +123,7 @@ pub struct Ledger {
     pub opened: u32,
     pub closed: u32,
     pub detached: bool,
+    pub was_detached: bool,
     pub reason: Option<CloseReason>,
     pub os_error: i32,
     pub after_close: Option<&'static str>,
@@ -138,6 +152,15 @@ impl Story {
             refused: None,
             skipped: false,
             sent: HashMap::new(),
+            promised_bytes: 0,
+            accepted_bytes: 0,
+            accepted_at: Instant::now(),
+            read_bytes: 0,
+            corks: 0,
+            held: 0,
+            under: 0,
+            sending_ended: false,
+            half_closed_at: None,
             received: Vec::new(),
             received_bytes: 0,
             sight: Sight::None,
@@ -148,6 +171,7 @@ impl Story {
             opened: 0,
             closed: 0,
             detached: false,
+            was_detached: false,
             reason: None,
             os_error: 0,
             after_close: None,
@@ -251,30 +275,77 @@ impl Story {
     /// A frame of this thread is about to be sent.
     pub fn frame(&self, kind: Kind, len: usize) -> (Name, Vec<u8>) {
         let name = next_name();
-        self.promise(name);
-        (name, frame(kind, self.key, name, len.saturating_sub(HEADER)))
+        let bytes = frame(kind, self.key, name, len.saturating_sub(HEADER));
+        self.promise(name, bytes.len());
+        (name, bytes)
     }
 
-    pub fn promise(&self, name: Name) {
+    pub fn promise(&self, name: Name, len: usize) {
         self.with(|ledger| {
+            ledger.promised_bytes += len as u64;
             let sent = Sent { number: name.number, fate: Fate::Pending };
             ledger.sent.entry(name.sender).or_default().push(sent);
         });
     }
 
-    /// How the call that was to send it ended.
-    pub fn settle(&self, name: Name, fate: Fate, how: &'static str, len: usize) {
+    /// How the call that was to send it ended, for each copy of it.
+    pub fn settle(&self, name: Name, fates: &[Fate], how: &'static str, len: usize) {
+        let accepted = fates.iter().filter(|fate| **fate == Fate::Accepted).count() * len;
+        let refused = fates.iter().filter(|fate| **fate == Fate::Refused).count() * len;
         self.with(|ledger| {
             let sent = ledger.sent.get_mut(&name.sender).expect("promised");
-            for sent in sent.iter_mut().rev().take_while(|sent| sent.number == name.number) {
+            let copies = sent.iter_mut().rev().take_while(|sent| sent.number == name.number);
+            // Nobody can tell the copies from each other: those that arrive come first.
+            let mut fates = fates.to_vec();
+            fates.sort_by_key(|fate| *fate != Fate::Refused);
+            for (sent, fate) in copies.zip(fates) {
                 sent.fate = fate;
             }
-            ledger.note(how, if fate == Fate::Accepted { len as i64 } else { -(len as i64) });
+            ledger.promised_bytes -= refused as u64;
+            ledger.note(how, if accepted > 0 { accepted as i64 } else { -(len as i64) });
+            if accepted > 0 {
+                ledger.accepted_bytes += accepted as u64;
+                ledger.accepted_at = Instant::now();
+            }
         });
         self.world.count(how);
-        if fate == Fate::Accepted {
-            self.world.add("bytes out", len as u64);
+        self.world.add("bytes out", accepted as u64);
+    }
+
+    pub fn has_ended_sending(&self) -> bool {
+        self.with(|ledger| ledger.sending_ended)
+    }
+
+    /// A call answers with success or one of these statuses.
+    pub fn answers<T>(&self, call: &str, result: &Result<T, Error>, allowed: &[Status]) {
+        let status = result.as_ref().err().map(Error::status);
+        let unexpected = status.filter(|status| !allowed.contains(status));
+        if let Some(status) = unexpected {
+            self.found("calls answer as promised", &format!("{call} returns {}", status.name()));
         }
+    }
+
+    /// B12, GS3: Asks how much is queued; by how much that is more than was accepted and not read.
+    pub fn queued_too_many(&self, ask: impl FnOnce() -> usize) -> Option<u64> {
+        let read = self.with(|ledger| ledger.read_bytes);
+        let queued = ask();
+        let (promised, is_clear, frames) = self.with(|ledger| {
+            let is_clear = !ledger.secured && ledger.stage == Stage::Settled;
+            (ledger.promised_bytes, is_clear, ledger.sent.values().map(Vec::len).sum::<usize>())
+        });
+        let most = promised.saturating_sub(read);
+        // What TLS adds to each record, and its own messages.
+        let added = if is_clear { 0 } else { 64 * frames as u64 + most / 256 + 8192 };
+        (queued as u64).checked_sub(most + added + 1)
+    }
+
+    pub fn found_queued(&self, queued: usize) {
+        self.note("queued", queued as i64);
+        self.found("what is queued is true", "it is more than was accepted and not read");
+    }
+
+    pub fn found(&self, property: &str, kind: &str) {
+        self.world.found(property, kind, Some(&self.tell()));
     }
 
     // -- the server's side of the end -----------------------------------------------------
@@ -328,6 +399,28 @@ impl Story {
 }
 
 impl Ledger {
+    /// A half-close by id has returned.
+    pub fn half_closes(&mut self, ends_sending: bool) {
+        if ends_sending {
+            self.sending_ended = true;
+            self.half_closed_at.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// B13, GS1: What of the server's side must be with a client that reads all, on a loop, so
+    /// long after it was said.
+    pub fn is_overdue(&self, bound: Duration) -> Option<&'static str> {
+        if self.stage != Stage::Settled || self.was_detached {
+            return None;
+        }
+        let is_missing = self.read_bytes < self.accepted_bytes;
+        match self.half_closed_at {
+            _ if is_missing && self.accepted_at.elapsed() > bound => Some("accepted bytes"),
+            Some(at) if at.elapsed() > bound => Some("the end that a half-close by id makes"),
+            _ => None,
+        }
+    }
+
     /// A part of a message may have left, and its rest will not.
     pub fn is_cut_short(&self) -> bool {
         self.sent.values().flatten().any(|sent| sent.fate == Fate::Unknown)

@@ -1,6 +1,7 @@
 //! Handlers of a blocking server.
 
-use super::sides::{abort_by_id, Input, Side};
+use super::by_id::abort_by_id;
+use super::sides::{Input, Side};
 use super::story::{story_of, Story};
 use super::world::World;
 use super::{opened, Seconds};
@@ -100,7 +101,8 @@ impl Workers {
                 story.act("set_io_timeout");
                 socket.set_io_timeout(Some(ms(20 + story.below(200) as u64)))?;
             }
-            25..=27 => let_pass(ms(story.below(20) as u64)),
+            25..=30 => self.side().gather(socket, story),
+            31..=33 => let_pass(ms(story.below(20) as u64)),
             _ => {}
         }
         Ok(())

@@ -3,7 +3,7 @@
 use super::story::Story;
 use super::wire::Name;
 use super::{lock, Random};
-use crate::api::{CloseReason, ConnId};
+use crate::api::{CloseReason, ConnId, Error, Status};
 use crate::support::*;
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
@@ -109,6 +109,11 @@ impl World {
         open.push((id, Arc::downgrade(story)));
     }
 
+    /// No other thread calls this connection from now on.
+    pub fn leave_alone(&self, id: ConnId) {
+        lock(&self.open).retain(|(other, _)| *other != id);
+    }
+
     pub fn forget_all(&self) {
         lock(&self.open).clear();
         lock(&self.by_peer).clear();
@@ -145,6 +150,15 @@ impl World {
         let found: u64 = lock(&self.findings).values().map(|(count, _)| count).sum();
         let (title, seed, took) = (&self.title, self.seed, self.begun.elapsed().as_secs());
         format!("{title}, seed {seed}, {took} s: findings {found}; {}", counts.join(", "))
+    }
+
+    /// B10: The call is one for loops, and says so of a blocking server.
+    pub fn is_for_loops<T>(&self, result: &Result<T, Error>) -> bool {
+        let refused = result.as_ref().is_err_and(|error| error.status() == Status::NotNonBlocking);
+        if refused {
+            self.count("refused without loops");
+        }
+        refused && !self.non_blocking
     }
 
     // -- what was found -------------------------------------------------------------------
