@@ -1,7 +1,7 @@
 //! Callbacks that do not behave.
 
 use super::random::Random;
-use super::{pause, Owned, Shared};
+use super::{half, pause, Owned, Shared};
 use crate::api::{CloseReason, Error, Hooks, Server, Socket, Status};
 use crate::support::*;
 use std::cell::RefCell;
@@ -65,6 +65,7 @@ pub fn hooks(non_blocking: bool, shared: &Arc<Shared>, owned: Owned, seed: u64) 
             1 => panic!("on purpose"),
             2 => drop(socket.set_timer(Some(ms(random.below(20) as u64)))),
             3 => drop(socket.shutdown(Shutdown::Write)),
+            4 => (0..5).for_each(|_| drop(socket.send(b"gathered"))),
             _ => drop(waking.is_over()),
         });
     })
@@ -88,6 +89,7 @@ pub fn hooks(non_blocking: bool, shared: &Arc<Shared>, owned: Owned, seed: u64) 
 fn echo_some(socket: &mut Socket<'_>, random: &mut Random) -> Result<(), Error> {
     let mut buffer = vec![0; 1 + random.below(3000)];
     for _ in 0..1 + random.below(40) {
+        gather(socket, random);
         match socket.recv(&mut buffer)? {
             0 => {
                 socket.close();
@@ -97,6 +99,16 @@ fn echo_some(socket: &mut Socket<'_>, random: &mut Random) -> Result<(), Error> 
         }
     }
     Ok(())
+}
+
+/// Begins or ends a cork, or flushes; the connection may be over, and an uncork without a cork.
+pub fn gather(socket: &mut Socket<'_>, random: &mut Random) {
+    let _ = match random.below(20) {
+        0 => socket.cork(),
+        1 => socket.uncork(),
+        2 => socket.flush(),
+        _ => Ok(()),
+    };
 }
 
 /// A call of the non-blocking handler.
@@ -110,7 +122,7 @@ fn handle(
     if random.below(3) > 0 {
         return echo_some(socket, random);
     }
-    match random.below(14) {
+    match random.below(16) {
         0 => socket.close(),
         1 => socket.abort(),
         2 => return Err("a failure".into()),
@@ -123,6 +135,12 @@ fn handle(
         10 => server.wake(socket.id())?,
         11 => server.close(socket.id())?,
         12 => socket.send(b"unread input stays")?,
+        13 => server.shutdown(socket.id(), half(random))?,
+        14 => {
+            // Mostly this one is among them.
+            let each = server.broadcast_each(&server.connections()?, b"to each")?;
+            drop((each, server.queued(socket.id())?));
+        }
         _ => pause(random),
     }
     Ok(())

@@ -16,11 +16,11 @@ mod tasks;
 use crate::api::{CloseReason, ConnId, OwnedSocket, Server, Status};
 use crate::support::*;
 use clients::client;
-use handlers::hooks;
+use handlers::{gather, hooks};
 use random::Random;
 use socket2::SockRef;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
@@ -274,7 +274,7 @@ fn caller(server: &Server, non_blocking: bool, shared: &Shared, mut random: Rand
     };
     while !shared.is_over() {
         let Some(id) = shared.any_id(&mut random) else { continue };
-        let result = match random.below(12) {
+        let result = match random.below(16) {
             0..=3 => status(server.send(id, &vec![b's'; random.below(5000)])),
             4 => status(server.broadcast(&shared.ids.lock().unwrap(), b"broadcast")),
             5 => status(server.close(id)),
@@ -285,6 +285,18 @@ fn caller(server: &Server, non_blocking: bool, shared: &Shared, mut random: Rand
                 Status::Ok
             }
             8 => status(server.connections()),
+            9 => status(server.shutdown(id, half(&mut random))),
+            10 | 11 => status(server.queued(id)),
+            12 => {
+                let ids = shared.ids.lock().unwrap().clone();
+                match server.broadcast_each(&ids, &vec![b'e'; random.below(40_000)]) {
+                    Ok(each) => {
+                        let unexpected = each.iter().filter_map(|result| result.err());
+                        unexpected.into_iter().find(|s| !allowed.contains(s)).unwrap_or(Status::Ok)
+                    }
+                    failed => status(failed),
+                }
+            }
             _ => status(server.wake(id)),
         };
         if !allowed.contains(&result) {
@@ -359,8 +371,10 @@ fn owner(
         };
         if random.below(2) == 0 {
             let _ = socket.socket().set_io_timeout(Some(ms(5)));
+            gather(&mut socket.socket(), &mut random);
             let _ = socket.socket().recv(&mut [0; 100]);
             let _ = socket.socket().send(&vec![b'o'; random.below(20_000)]);
+            gather(&mut socket.socket(), &mut random);
         }
         match random.below(5) {
             0 => drop(socket),
@@ -376,6 +390,11 @@ fn owner(
 
 /// Where handlers put detached sockets.
 pub type Owned = Sender<OwnedSocket>;
+
+/// A direction to end, or both.
+pub fn half(random: &mut Random) -> Shutdown {
+    [Shutdown::Read, Shutdown::Write, Shutdown::Both][random.below(3)]
+}
 
 /// A moment of some µs to some ms.
 pub fn pause(random: &mut Random) {

@@ -2,7 +2,7 @@
 //! behave either.
 
 use super::random::Random;
-use super::{pause, Shared};
+use super::{half, pause, Shared};
 use crate::api::{Error, Interest, Server, Status, TaskId};
 use crate::support::*;
 use std::io::{Read, Write};
@@ -116,12 +116,15 @@ fn call(shared: &Arc<Shared>, seed: u64) -> impl Fn(&Server) -> Result<(), Error
         let random = &mut *random.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         shared.tasks.fetch_add(1, Ordering::Relaxed);
         if let Some(id) = shared.any_id(random) {
-            match random.below(12) {
+            match random.below(16) {
                 0 => drop(server.send(id, &vec![b't'; random.below(5000)])),
                 1 => drop(server.close(id)),
                 2 => drop(server.abort(id)),
                 3 => drop(server.wake(id)),
                 4 => drop(server.post(0, |_| Ok(()))),
+                5 => drop(server.shutdown(id, half(random))),
+                6 => drop(server.queued(id)),
+                7 => drop(server.broadcast_each(&[id, id], &vec![b'e'; random.below(20_000)])),
                 _ => {}
             }
         }
