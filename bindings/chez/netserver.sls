@@ -27,7 +27,7 @@
     server-stats server-thread-stats server-report
     &netserver netserver-error? netserver-error-status netserver-error-os-code
     netserver-error-handler-code make-netserver-error
-    netserver-object-count netserver-version netserver-feature?)
+    netserver-fork netserver-object-count netserver-version netserver-feature?)
   (import (chezscheme) (netserver callbacks) (netserver condition) (netserver config)
           (netserver keywords) (netserver loops) (netserver server) (netserver socket)
           (netserver stats) (rename (netserver table) (object-count netserver-object-count))

@@ -41,6 +41,13 @@
        (unless (config-ref (server-config server) :non-blocking?)
          (echo server socket))])))
 
+;; A client that goes away is no event: any number may.
+(define (say-what-failed server socket failure)
+  (unless (and (netserver-error? failure)
+               (memq (netserver-error-status failure) '(reset truncated handshake closed)))
+    (format (console-error-port) "echo: ~a\n" (condition-message failure)))
+  (when socket (socket-close socket)))
+
 (define (say-listening server)
   (printf "listening on ~a\n" (server-address server))
   (flush-output-port))
@@ -49,16 +56,17 @@
   (define (option name default)
     (let ([entry (assq name options)])
       (if entry (cdr entry) default)))
-  (define tls
-    (and (or (option '--cert #f) (option '--key #f))
-         (make-tls :certificates (list (option '--cert "")) :private-key (option '--key ""))))
+  (define cert (option '--cert #f))
+  (define key (option '--key #f))
   (define server
     (make-server service echo
       (make-config
         :non-blocking? (option 'non-blocking #f)
         :max-thread (threads (option '-t "1"))
         :shutdown-port (option '--shutdown-port #f)
-        :tls tls
+        :tls (and cert key (make-tls :certificates (list cert) :private-key key))
+        :drain-timeout 500
+        :exception-handler say-what-failed
         :on-start say-listening)))
   (define (stop . ignored) (server-request-stop! server))
   (keyboard-interrupt-handler stop)
@@ -67,6 +75,7 @@
   (server-free! server))
 
 (let-values ([(service options) (parse (command-line-arguments))])
+  (unless (eq? (and (assq '--cert options) #t) (and (assq '--key options) #t)) (usage))
   (guard (failure [(netserver-error? failure)
                    (format (console-error-port) "echo: ~a\n" (condition-message failure))
                    (exit 1)])

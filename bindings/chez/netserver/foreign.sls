@@ -5,7 +5,7 @@
 ;;; bytevectors and no strings, which a collection may move.
 (library (netserver foreign)
   (export
-    NULL copy-in! copy-out! getpid
+    NULL copy-in! copy-out! getpid fork
     ns_error_status ns_error_os_code ns_error_handler_code ns_error_message ns_error_payload
     ns_error_free ns_status_name ns_status_message ns_raise_with ns_close_reason_name
     ns_config_new ns_config_free config-setter config-getter callback-setter
@@ -87,7 +87,7 @@
   ;; memcpy(3) from and to C's memory.
   (define copy-in! (foreign-procedure "memcpy" (u8* uptr size_t) void))
   (define copy-out! (foreign-procedure "memcpy" (uptr u8* size_t) void))
-  (foreign int (getpid))
+  (foreign int (getpid) (fork))
 
   ;; -- errors --------------------------------------------------------------------------------
 

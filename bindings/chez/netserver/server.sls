@@ -4,7 +4,7 @@
     make-server server-start! server-stop! server-request-stop! server-wait server-run-once!
     server-poll-fd server-free! server-stopped? server-state server-port server-shutdown-port
     server-address server-service-address server-add-service! server-reload-tls!
-    server-call)
+    netserver-fork)
   (import (chezscheme) (netserver callbacks) (netserver condition) (netserver config)
           (netserver foreign) (netserver keywords) (netserver table) (netserver tls)
           (netserver types))
@@ -252,6 +252,20 @@
     (unless-freed server (pointer) ""
       (text-of
         (lambda (buffer size) (ns_server_service_address pointer service buffer size)))))
+
+  ;; -- fork ----------------------------------------------------------------------------------
+
+  ;; fork(2) at a moment when no other thread is in Scheme's own lock or in that of the table: in
+  ;; the child nobody would ever leave it. The child has none of the other threads, so it does not
+  ;; collect garbage, which waits for all of them. It is to call exec, or to end soon.
+  (define (netserver-fork)
+    (call-with-table-locked
+      (lambda ()
+        (mutex-acquire ($primitive $tc-mutex))
+        (let ([child (fork)])
+          (when (eqv? child 0) (collect-request-handler void))
+          (mutex-release ($primitive $tc-mutex))
+          child))))
 
   ;; -- services and TLS ----------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 ;;; The objects that the C side refers to, by number. As long as an object is here it is not
 ;;; collected, and C holds nothing but its number, which is never 0.
 (library (netserver table)
-  (export object-add! object-ref object-remove! object-weaken! object-strengthen! object-count)
+  (export object-add! object-ref object-remove! object-weaken! object-strengthen! object-count
+          call-with-table-locked)
   (import (chezscheme))
 
   (define lock (make-mutex))
@@ -65,4 +66,6 @@
   (define (object-strengthen! number object)
     (with-lock (vector-set! slots number object)))
 
-  (define (object-count) (with-lock count)))
+  (define (object-count) (with-lock count))
+
+  (define (call-with-table-locked thunk) (with-lock (thunk))))

@@ -32,6 +32,7 @@
 (define threads
   (let ([count (string->number (option "-t" "1"))])
     (if (and (fixnum? count) (> count 0)) count (usage))))
+(unless (eq? (string? (option "--cert" #f)) (string? (option "--key" #f))) (usage))
 (define hosted? (and non-blocking? (= threads 1)))
 
 ;; -- connections -----------------------------------------------------------------------------
@@ -131,8 +132,11 @@
        #f]
       [(objects) (answer socket (number->string (netserver-object-count))) #t]
       [(fork) (answer socket (string-append "fork " (fork-and-ask server))) #t]
-      [(stop end)
-       (set! ending (if (string=? word "stop") 'stop (string->symbol rest)))
+      [(stop)
+       (server-request-stop! server)
+       #t]
+      [(end)
+       (set! ending (string->symbol rest))
        #t]
       [else (answer socket "what?") #t])))
 
@@ -235,6 +239,7 @@
     (make-config
       :non-blocking? non-blocking?
       :max-thread threads
+      :drain-timeout 500
       :shutdown-port (option "--shutdown-port" #f)
       :tls
       (and (option "--cert" #f)
@@ -269,7 +274,6 @@
   [(exit) (exit 7)]
   [(throw) (error 'checker "thrown")]
   [(return) (void)]
-  [else
-   (server-stop! server)
+  [(#f)
    (server-free! server)
    (say "stopped")])

@@ -89,7 +89,6 @@
 
 ;; Has a child of fork(2) call the server; returns the status' name of what it got, or "none".
 (define (fork-and-ask server)
-  (define fork (foreign-procedure "fork" () int))
   (define pipe (foreign-procedure "pipe" (u8*) int))
   (define read-fd (foreign-procedure "read" (int u8* size_t) ssize_t))
   (define write-fd (foreign-procedure "write" (int u8* size_t) ssize_t))
@@ -99,7 +98,7 @@
     (pipe ends)
     (let* ([in (bytevector-s32-native-ref ends 0)]
            [out (bytevector-s32-native-ref ends 4)]
-           [child (fork)])
+           [child (netserver-fork)])
       (when (= child 0)
         (let ([name (guard (failure [(netserver-error? failure)
                                      (string->utf8 (c-name (netserver-error-status failure)))])
