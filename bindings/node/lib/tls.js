@@ -1,0 +1,53 @@
+'use strict';
+
+const { addon, Status, statusError } = require('./native');
+
+const MIN_VERSION = 0;
+const TICKETS = 1;
+const SESSION_CACHE = 2;
+const VERSIONS = { 'TLSv1.2': 0x0303, 'TLSv1.3': 0x0304 };
+const OPTIONS = new Set([
+  'cert', 'key', 'certFile', 'keyFile', 'servername', 'certificates', 'ca', 'caFile',
+  'rejectUnauthorized', 'ALPNProtocols', 'minVersion', 'tickets', 'sessionCache',
+]);
+
+function bytes(value) {
+  return typeof value === 'string' ? Buffer.from(value) : value;
+}
+
+// Adds one certificate: files, PEM, or DER where `cert` is an array.
+function addCertificate(tls, { servername, cert, key, certFile, keyFile }) {
+  if (certFile !== undefined) addon.tlsAddCertFile(tls, servername, certFile, keyFile);
+  else if (Array.isArray(cert)) addon.tlsAddCertDer(tls, servername, cert, key);
+  else addon.tlsAddCertPem(tls, servername, bytes(cert), bytes(key));
+}
+
+// Certificates and what belongs to them; for any number of servers.
+class Tls {
+  constructor(options) {
+    for (const name of Object.keys(options)) {
+      if (!OPTIONS.has(name)) throw statusError(Status.INVALID, `unknown TLS option "${name}"`);
+    }
+    const tls = addon.tlsNew();
+    if (options.cert !== undefined || options.certFile !== undefined) addCertificate(tls, options);
+    for (const certificate of options.certificates ?? []) addCertificate(tls, certificate);
+    const ca = options.caFile ?? (options.ca === undefined ? undefined : Buffer.from(options.ca));
+    if (ca !== undefined) addon.tlsSetClientCa(tls, ca, options.rejectUnauthorized ?? true);
+    else if (options.rejectUnauthorized !== undefined) {
+      throw statusError(Status.INVALID, 'rejectUnauthorized needs ca or caFile');
+    }
+    if (options.ALPNProtocols !== undefined) addon.tlsSetAlpn(tls, options.ALPNProtocols);
+    if (options.minVersion !== undefined) {
+      addon.tlsSet(tls, MIN_VERSION, VERSIONS[options.minVersion] ?? -1);
+    }
+    if (options.tickets !== undefined) addon.tlsSet(tls, TICKETS, Number(options.tickets));
+    if (options.sessionCache !== undefined) addon.tlsSet(tls, SESSION_CACHE, options.sessionCache);
+    this._tls = tls;
+  }
+
+  static from(options) {
+    return options instanceof Tls ? options : new Tls(options);
+  }
+}
+
+module.exports = { Tls };

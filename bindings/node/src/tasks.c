@@ -1,0 +1,160 @@
+/* The program's own descriptors, timers, tasks and sockets in the loop of a server. */
+#include "addon.h"
+
+#include <stdlib.h>
+
+static struct task *new_task(struct server *server, int64_t number) {
+    struct task *task = malloc(sizeof *task);
+    if (task != NULL) {
+        task->server = server;
+        task->number = (uint32_t)number;
+    }
+    return task;
+}
+
+/* watch(server, task, fd, events): returns the id. */
+static napi_value watch(napi_env env, napi_callback_info info) {
+    struct call call;
+    struct server *server;
+    struct task *task;
+    ns_error *error = NULL;
+    uint64_t id;
+    begin(&call, env, info);
+    server = server_of(&call, 0);
+    task = server == NULL ? NULL : new_task(server, int_of(&call, 1));
+    if (task == NULL)
+        return throw_error(env, NS_ERR_STATE, NULL);
+    id = ns_server_watch(server->ns, 0, (int32_t)int_of(&call, 2), (uint32_t)int_of(&call, 3),
+                         on_watch, task, drop_task, &error);
+    return id == 0 ? throw_error(env, NS_ERR_INVALID, error) : id_value(env, id);
+}
+
+static napi_value watch_change(napi_env env, napi_callback_info info) {
+    struct call call;
+    struct server *server;
+    begin(&call, env, info);
+    server = server_of(&call, 0);
+    return int_value(env, server == NULL ? NS_ERR_CLOSED
+                                         : ns_server_watch_change(server->ns, id_of(&call, 1),
+                                                                  (uint32_t)int_of(&call, 2)));
+}
+
+static napi_value unwatch(napi_env env, napi_callback_info info) {
+    struct call call;
+    struct server *server;
+    begin(&call, env, info);
+    server = server_of(&call, 0);
+    return int_value(env, server == NULL ? NS_ERR_CLOSED
+                                         : ns_server_unwatch(server->ns, id_of(&call, 1)));
+}
+
+/* A time that is no number of the library's becomes one that it refuses. */
+static uint32_t ms_of(const struct call *call, size_t i) {
+    int64_t ms = int_of(call, i);
+    return ms < 0 || ms > INT32_MAX ? UINT32_MAX : (uint32_t)ms;
+}
+
+/* timer(server, task, firstMs, repeatMs): returns the id. */
+static napi_value timer(napi_env env, napi_callback_info info) {
+    struct call call;
+    struct server *server;
+    struct task *task;
+    ns_error *error = NULL;
+    uint64_t id;
+    begin(&call, env, info);
+    server = server_of(&call, 0);
+    task = server == NULL ? NULL : new_task(server, int_of(&call, 1));
+    if (task == NULL)
+        return throw_error(env, NS_ERR_STATE, NULL);
+    id = ns_server_timer(server->ns, 0, ms_of(&call, 2), ms_of(&call, 3), on_timer, task,
+                         drop_task, &error);
+    return id == 0 ? throw_error(env, NS_ERR_INVALID, error) : id_value(env, id);
+}
+
+static napi_value timer_cancel(napi_env env, napi_callback_info info) {
+    struct call call;
+    struct server *server;
+    begin(&call, env, info);
+    server = server_of(&call, 0);
+    return int_value(env, server == NULL ? NS_ERR_CLOSED
+                                         : ns_server_timer_cancel(server->ns, id_of(&call, 1)));
+}
+
+/* post(server, task): returns a status. */
+static napi_value post(napi_env env, napi_callback_info info) {
+    struct call call;
+    struct server *server;
+    struct task *task;
+    begin(&call, env, info);
+    server = server_of(&call, 0);
+    task = server == NULL ? NULL : new_task(server, int_of(&call, 1));
+    if (task == NULL)
+        return int_value(env, NS_ERR_STATE);
+    return int_value(env, ns_server_post(server->ns, 0, on_task, task, drop_task));
+}
+
+static napi_value numbers_of(napi_env env, uint32_t number, ns_conn_id id) {
+    napi_value pair;
+    napi_create_array_with_length(env, 2, &pair);
+    napi_set_element(env, pair, 0, int_value(env, number));
+    napi_set_element(env, pair, 1, id_value(env, id));
+    return pair;
+}
+
+/* adopt(server, fd): returns [number, id]. */
+static napi_value adopt(napi_env env, napi_callback_info info) {
+    struct call call;
+    struct server *server;
+    struct conn *conn;
+    ns_error *error = NULL;
+    uint32_t number;
+    ns_conn_id id;
+    begin(&call, env, info);
+    server = server_of(&call, 0);
+    conn = server == NULL ? NULL : new_conn(server);
+    if (conn == NULL)
+        return throw_error(env, NS_ERR_STATE, NULL);
+    number = conn->number;
+    conn->closed = true; /* until JavaScript has a socket of it: a failure drops it in silence */
+    id = ns_server_adopt(server->ns, (int)int_of(&call, 1), conn, drop_conn, &error);
+    if (id == 0)
+        return throw_error(env, NS_ERR_STATE, error);
+    conn->id = id;
+    conn->closed = false;
+    return numbers_of(env, number, id);
+}
+
+/* connect(server, service, timeoutMs): returns [number, id]. */
+static napi_value connect_to(napi_env env, napi_callback_info info) {
+    struct call call;
+    struct server *server;
+    struct conn *conn;
+    ns_error *error = NULL;
+    uint32_t number;
+    ns_conn_id id;
+    char *service;
+    begin(&call, env, info);
+    server = server_of(&call, 0);
+    conn = server == NULL ? NULL : new_conn(server);
+    if (conn == NULL)
+        return throw_error(env, NS_ERR_STATE, NULL);
+    number = conn->number;
+    conn->closed = true; /* as in adopt */
+    service = text_of(&call, 1);
+    id = ns_server_connect(server->ns, service, ms_of(&call, 2), conn, drop_conn, &error);
+    free(service);
+    if (id == 0)
+        return throw_error(env, NS_ERR_STATE, error);
+    conn->id = id;
+    conn->closed = false;
+    return numbers_of(env, number, id);
+}
+
+bool define_tasks(napi_env env, napi_value exports, struct instance *instance) {
+    static const struct function functions[] = {
+        {"watch", watch}, {"watchChange", watch_change}, {"unwatch", unwatch},
+        {"timer", timer}, {"timerCancel", timer_cancel}, {"post", post},
+        {"adopt", adopt}, {"connect", connect_to},
+    };
+    return DEFINE(functions);
+}
