@@ -37,7 +37,12 @@ def has_feature(name: str) -> bool:
 
 
 __all__ = [
-    "(", "CloseReason", "Config", "DetachedSocket", "Server", "Socket", "State", "Stats",
-    "Status", "TLS", "TLSInfo", "TLSVersion", "ThreadKind", "ThreadStats", "Timer", "Watch",
+    "AcceptError", "AddressError", "BufferFullError", "BusyError", "CertificateError",
+    "CloseReason", "ClosedError", "Config", "ConnectError", "DeadlockError", "DetachedError",
+    "DetachedSocket", "Error", "HandlerError", "HandshakeError", "HookError", "IOError",
+    "InvalidError", "ListenError", "NoMemoryError", "NotInHandlerError", "NotNonBlockingError",
+    "PanicError", "RejectedError", "ResetError", "Server", "Socket", "State", "StateError",
+    "Stats", "Status", "TLS", "TLSError", "TLSInfo", "TLSVersion", "ThreadError", "ThreadKind",
+    "ThreadStats", "TimeoutError", "Timer", "TruncatedError", "UnsupportedError", "Watch",
     "has_feature",
 ]  # fmt: skip

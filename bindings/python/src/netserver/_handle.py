@@ -37,6 +37,7 @@ class Handle(Loops):
         self._calls = 0
         self._no_calls = threading.Condition(threading.Lock())
         self._number = int(lib.new_number())
+        self._is_left = False  # the thread that ran the turns left serve_forever by an exception
         self._is_forked = False  # this process is a child of the one that made the server
         self._awake = threading.Event()  # set when it has stopped, or was interrupted
         self._interruption: Optional[BaseException] = None
@@ -109,6 +110,11 @@ class Handle(Loops):
         check(status)
         return True
 
+    def _take_over(self) -> None:
+        """Makes this thread run the turns of a hosted server if nobody does any more."""
+        if self._is_left:
+            self._use(lib.ns_server_run_once, 0)
+
     def _has_stopped(self) -> bool:
         return bool(self._use(lib.ns_server_state) == State.STOPPED)
 
@@ -161,6 +167,7 @@ os.register_at_fork(after_in_child=_after_fork)
 def _stop_all() -> None:
     """A thread of the library must not ask for Python's lock when there is no Python any more."""
     for thing in list(objects.values()):
-        if isinstance(thing, Handle) and thing._c is not None:
+        if isinstance(thing, Handle) and thing._c is not None and not thing._is_forked:
+            thing._take_over()
             lib.ns_server_stop_within(thing._c, EXIT_DRAIN_MS)
     lib.set_finalizing()

@@ -94,16 +94,17 @@ class Server(Handle):
         turns are run, another one from now on. A server runs once."""
         flags = lib.NS_START_HOSTED if self._hosted else lib.NS_START_BACKGROUND
         reported, self._hook_error = Reported(), None
-        was_known = self._number in objects
+        is_new = self._number not in objects
         objects[self._number] = self  # lives until `close` from now on
         try:
             self._use(lib.ns_server_start, flags, reported.pointer)
             reported.check()
-        except HookError as error:
-            raise error from self._hook_error
-        finally:
-            if not was_known and self.state is State.NEW:
-                objects.pop(self._number, None)
+        except BaseException as error:
+            if is_new:
+                del objects[self._number]
+            if isinstance(error, HookError):
+                raise error from self._hook_error
+            raise
 
     def serve_forever(self) -> None:
         """Serves until the server is stopped; starts it if it is new. KeyboardInterrupt and whatever
@@ -111,11 +112,16 @@ class Server(Handle):
         `Exception`; the server goes on, until `close`."""
         if self.state is State.NEW:
             self.start()
-        if self._hosted:
+        if not self._hosted:
+            self.wait()
+            return
+        self._is_left = False
+        try:
             while self._turn(SLICE_MS):
                 pass
-        else:
-            self.wait()
+        except BaseException:
+            self._is_left = True
+            raise
 
     def run_once(self, timeout: Optional[float] = 0.0) -> bool:
         """Runs one bounded turn of a hosted server, and waits for something to do for `timeout`
@@ -150,6 +156,7 @@ class Server(Handle):
         """Stops the server in order, and returns when it has stopped. What does not end in
         `timeout` seconds (None: the config's `drain_timeout`) is cut. In a callback it only requests
         the stop. `TimeoutError` if a handler does not return."""
+        self._take_over()
         if timeout is None:
             check(self._use(lib.ns_server_stop))
         else:
@@ -292,7 +299,8 @@ class Server(Handle):
 
     def send(self, id: int, data: ReadableBuffer) -> None:
         """Queues data for a connection of a non-blocking server; `ClosedError` if it is gone."""
-        check(self._use(lib.ns_server_send, id, ffi.from_buffer(data), len(data)))
+        bytes = ffi.from_buffer(data)
+        check(self._use(lib.ns_server_send, id, bytes, len(bytes)))
 
     def broadcast(self, ids: Iterable[int], data: ReadableBuffer) -> int:
         """`send` to many. Returns how many accepted it; those that are gone or whose queue is full

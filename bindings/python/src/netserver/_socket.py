@@ -334,7 +334,8 @@ class DetachedSocket(Socket):
         return received
 
     def send(self, data: ReadableBuffer) -> None:
-        self._check(self._call(lib.ns_socket_send, ffi.from_buffer(data), len(data)))
+        pointer = ffi.from_buffer(data)
+        self._check(self._call(lib.ns_socket_send, pointer, len(pointer)))
 
     def close(self) -> None:
         """Closes and frees it. Where bytes are unsent, unacknowledged or unread this waits for the
