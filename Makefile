@@ -30,6 +30,7 @@ SO := $(OUT)/libnetserver.so
 ARCHIVE := $(OUT)/libnetserver.a
 NATIVE_LIBS := $(OUT)/libnetserver.libs
 HEADER := include/netserver.h
+CXX_HEADER := include/netserver.hpp
 
 RUST_SOURCES := Cargo.toml $(wildcard Cargo.lock build.rs) $(shell find src -name '*.rs')
 THROWAWAY := $(TARGET)/throwaway-cert
@@ -250,7 +251,7 @@ FILL_IN = sed -e 's|@VERSION@|$(VERSION)|g' -e 's|@MAJOR@|$(firstword $(subst .,
 
 install: $(SO) $(ARCHIVE) ## install [PREFIX=/usr/local] [LIBDIR=…] [INCLUDEDIR=…] [DESTDIR=]
 	$(INSTALL) -d $(DESTDIR)$(INCLUDEDIR) $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(LIBDIR)/cmake/netserver
-	$(INSTALL) -m 644 $(HEADER) $(DESTDIR)$(INCLUDEDIR)/netserver.h
+	$(INSTALL) -m 644 $(HEADER) $(CXX_HEADER) $(DESTDIR)$(INCLUDEDIR)
 	$(INSTALL) -m 755 $(SO) $(DESTDIR)$(LIBDIR)/libnetserver.so.$(VERSION)
 	ln -sf libnetserver.so.$(VERSION) $(DESTDIR)$(LIBDIR)/$(SONAME)
 	ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/libnetserver.so
@@ -260,7 +261,7 @@ install: $(SO) $(ARCHIVE) ## install [PREFIX=/usr/local] [LIBDIR=…] [INCLUDEDI
 	$(FILL_IN) packaging/netserver-config-version.cmake.in > $(DESTDIR)$(LIBDIR)/cmake/netserver/netserver-config-version.cmake
 
 uninstall: ## remove the installed files
-	rm -f $(DESTDIR)$(INCLUDEDIR)/netserver.h $(DESTDIR)$(LIBDIR)/pkgconfig/netserver.pc
+	rm -f $(addprefix $(DESTDIR)$(INCLUDEDIR)/,netserver.h netserver.hpp) $(DESTDIR)$(LIBDIR)/pkgconfig/netserver.pc
 	rm -f $(addprefix $(DESTDIR)$(LIBDIR)/,libnetserver.so.$(VERSION) $(SONAME) libnetserver.so libnetserver.a)
 	rm -rf $(DESTDIR)$(LIBDIR)/cmake/netserver
 

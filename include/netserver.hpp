@@ -13,25 +13,31 @@
  *                 socket.send({bytes, *n});
  *             }
  *         };
- *         netserver::server(argc > 1 ? argv[1] : "5000", echo).start();
+ *         const char *service = argc > 1 ? argv[1] : "5000";
+ *         netserver::server(service, echo, netserver::config().non_blocking(argc > 2)).start();
  *     }
  *
- * CALLBACKS are any callables. They take what they need of their arguments, from the right: a
- * handler is called as f(server_ref, socket &) or f(socket &), a timer as f(server_ref, id) or f().
- * The library keeps them and calls them from several threads, those of one connection never at the
- * same time.
+ * In non-blocking mode `recv` returns nothing when nothing can be read now.
  *
- * EXCEPTIONS. A call that fails throws `error`; the calls by id return a status instead, because a
- * connection that is gone is no exception. What a callback throws never passes through C: it reaches
- * the exception handler, where `error::cause` is the same std::exception_ptr, and from on_start and
- * on_thread_start the caller of `start`. What nobody takes, and what a callback throws that cannot
- * fail (on_close, on_stop, on_thread_stop), goes to `set_uncaught_handler`'s function, which prints
- * it on stderr by default.
+ * CALLBACKS are any callables that return nothing, where their comment does not say more. They may
+ * leave out arguments from the left: a handler is called as f(server_ref, socket &) or as
+ * f(socket &), a timer as f(server_ref, id), f(id) or f(). The library keeps them and calls them
+ * from several threads; those of one connection never run at the same time.
+ *
+ * EXCEPTIONS. A call that fails throws `error`; but the calls by id return a status, because a
+ * connection that is gone is no exception. What a callback throws never passes through C. It
+ * reaches the exception handler, where `error::cause` is the same std::exception_ptr; from on_start
+ * and on_thread_start it reaches the caller of `start`. What nobody takes, and what a callback
+ * throws that cannot fail (on_close, on_stop, on_thread_stop, the exception handler, the shutdown
+ * handler), goes to the function of `set_uncaught_handler`, which prints it on stderr by default.
+ * An `error` of a client that went away (NS_ERR_RESET, _TRUNCATED, _CLOSED, _TIMEOUT) is left out.
  *
  * OWNERSHIP. `server`, `config`, `tls` and `owned_socket` own what they name and can only be moved.
- * A `socket &` is valid until its callback returns; a `server_ref` as long as the server. The
- * destructor of a `server` that serves stops it immediately and waits for the callbacks that run:
- * not in a callback. It is one file, so that it can be copied beside netserver.h.
+ * A `socket &` is valid until its callback returns, a `server_ref` as long as the server. The
+ * destructor of a `server` cuts what it serves (`stop` does not) and waits for the callbacks that
+ * run: do not call it in one.
+ *
+ * This is one file, so that it can be copied beside netserver.h.
  */
 #ifndef NETSERVER_HPP
 #define NETSERVER_HPP
@@ -205,13 +211,12 @@ inline uncaught_handler set_uncaught_handler(uncaught_handler function) noexcept
 
 namespace detail {
 
-template <class Container>
-using element_of = std::remove_pointer_t<decltype(std::data(std::declval<Container &>()))>;
+template <class Container> using element_of =
+    std::remove_pointer_t<decltype(std::data(std::declval<Container &>()))>;
 
 template <class Container, class = void> struct is_bytes : std::false_type {};
-template <class Container>
-struct is_bytes<Container, std::void_t<decltype(std::size(std::declval<Container &>())),
-                                       element_of<Container>>>
+template <class Container> struct is_bytes<
+    Container, std::void_t<decltype(std::size(std::declval<Container &>())), element_of<Container>>>
     : std::is_trivially_copyable<element_of<Container>> {};
 
 template <class Container, class = void> struct is_writable : std::false_type {};
@@ -224,8 +229,10 @@ struct is_writable<Container, std::enable_if_t<is_bytes<Container>::value>>
 /// Bytes to be read: of a std::string_view, std::string, std::vector, std::array, std::span…
 class const_buffer {
 public:
-    constexpr const_buffer(const void *data, std::size_t size) noexcept : data_(data), size_(size) {}
-    constexpr const_buffer(std::string_view text) noexcept : data_(text.data()), size_(text.size()) {}
+    constexpr const_buffer(const void *data, std::size_t size) noexcept
+        : data_(data), size_(size) {}
+    constexpr const_buffer(std::string_view text) noexcept
+        : data_(text.data()), size_(text.size()) {}
     /// A text without its final NUL.
     constexpr const_buffer(const char *text) noexcept : const_buffer(std::string_view(text)) {}
     template <class Container, class = std::enable_if_t<detail::is_bytes<const Container>::value &&
@@ -245,8 +252,8 @@ private:
 class buffer {
 public:
     constexpr buffer(void *data, std::size_t size) noexcept : data_(data), size_(size) {}
-    template <class Container,
-              class = std::enable_if_t<detail::is_writable<std::remove_reference_t<Container>>::value>>
+    template <class Container, class = std::enable_if_t<
+                                   detail::is_writable<std::remove_reference_t<Container>>::value>>
     constexpr buffer(Container &&bytes) noexcept
         : data_(std::data(bytes)), size_(std::size(bytes) * sizeof *std::data(bytes)) {}
 
@@ -274,10 +281,22 @@ struct any_base {
 };
 
 template <class T> struct any final : any_base {
-    template <class... Args>
-    explicit any(Args &&...args) : any_base(&type_tag<T>), value(std::forward<Args>(args)...) {}
+    template <class... Args> explicit any(std::in_place_t, Args &&...args)
+        : any_base(&type_tag<T>), value(made_of(std::forward<Args>(args)...)) {}
     T value;
+
+private:
+    template <class... Args> static T made_of(Args &&...args) {
+        if constexpr (std::is_constructible_v<T, Args...>)
+            return T(std::forward<Args>(args)...);
+        else
+            return T{std::forward<Args>(args)...}; // an aggregate
+    }
 };
+
+template <class T, class... Args> std::unique_ptr<any<T>> make_any(Args &&...args) {
+    return std::make_unique<any<T>>(std::in_place, std::forward<Args>(args)...);
+}
 
 inline void drop_any(void *data) noexcept { delete static_cast<any_base *>(data); }
 
@@ -397,9 +416,7 @@ public:
         return ns_socket_send(socket_, bytes.data(), bytes.size());
     }
     /// All pieces in a row, at most 1024.
-    void sendv(std::initializer_list<const_buffer> pieces) {
-        sendv(pieces.begin(), pieces.size());
-    }
+    void sendv(std::initializer_list<const_buffer> pieces) { sendv(pieces.begin(), pieces.size()); }
     void sendv(const const_buffer *pieces, std::size_t count) {
         constexpr std::size_t few = 16;
         const void *few_data[few];
@@ -430,10 +447,12 @@ public:
     std::size_t queued() const noexcept { return ns_socket_queued(socket_); }
     int os_error() const noexcept { return ns_socket_os_error(socket_); }
     std::string peer() const {
-        return detail::text_of([&](char *to, std::size_t n) { return ns_socket_peer(socket_, to, n); });
+        return detail::text_of(
+            [&](char *to, std::size_t n) { return ns_socket_peer(socket_, to, n); });
     }
     std::string local() const {
-        return detail::text_of([&](char *to, std::size_t n) { return ns_socket_local(socket_, to, n); });
+        return detail::text_of(
+            [&](char *to, std::size_t n) { return ns_socket_local(socket_, to, n); });
     }
     /// Writes a `struct sockaddr_…`. Returns its size; 0 where it is not known.
     std::size_t peer_addr(buffer address) const noexcept {
@@ -454,7 +473,9 @@ public:
     }
 
     /// 0 clears the timer.
-    void set_timer(milliseconds time) { check(ns_socket_set_timer_ms(socket_, detail::count_of(time))); }
+    void set_timer(milliseconds time) {
+        check(ns_socket_set_timer_ms(socket_, detail::count_of(time)));
+    }
     /// 0 is off.
     void set_io_timeout(milliseconds time) {
         check(ns_socket_set_io_timeout_ms(socket_, detail::count_of(time)));
@@ -464,7 +485,7 @@ public:
 
     /// Keeps a T with the connection, in place of what was there.
     template <class T, class... Args> T &emplace_data(Args &&...args) {
-        auto made = std::make_unique<detail::any<T>>(std::forward<Args>(args)...);
+        auto made = detail::make_any<T>(std::forward<Args>(args)...);
         T &value = made->value;
         check(ns_socket_set_user_data(socket_, static_cast<detail::any_base *>(made.release()),
                                       detail::drop_any));
@@ -602,15 +623,14 @@ public:
     conn_id adopt(int fd) const { return adopt_any(fd, nullptr); }
     /// With a T as the connection's data.
     template <class T, class... Args> conn_id adopt_with(int fd, Args &&...args) const {
-        return adopt_any(fd, std::make_unique<detail::any<T>>(std::forward<Args>(args)...));
+        return adopt_any(fd, detail::make_any<T>(std::forward<Args>(args)...));
     }
     conn_id connect(const std::string &service, milliseconds timeout = milliseconds(0)) const {
         return connect_any(service, timeout, nullptr);
     }
     template <class T, class... Args>
     conn_id connect_with(const std::string &service, milliseconds timeout, Args &&...args) const {
-        return connect_any(service, timeout,
-                           std::make_unique<detail::any<T>>(std::forward<Args>(args)...));
+        return connect_any(service, timeout, detail::make_any<T>(std::forward<Args>(args)...));
     }
 
     /// Calls f(server_ref, id, fd, events) while the descriptor is ready for `events`: NS_READ,
@@ -623,7 +643,9 @@ public:
     /// Calls f(server_ref, id) after `first`, and then every `repeat` unless that is 0.
     template <class F>
     uint64_t timer(milliseconds first, milliseconds repeat, F &&f, uint32_t loop = 0) const;
-    ns_status cancel_timer(uint64_t id) const noexcept { return ns_server_timer_cancel(server_, id); }
+    ns_status cancel_timer(uint64_t id) const noexcept {
+        return ns_server_timer_cancel(server_, id);
+    }
     /// Has a loop call f(server_ref) once.
     template <class F> void post(F &&f, uint32_t loop = 0) const;
 
@@ -703,16 +725,15 @@ private:
     }
     conn_id connect_any(const std::string &service, milliseconds timeout, any_data kept) const {
         ns_error *failure = nullptr;
-        const conn_id id =
-            ns_server_connect(server_, service.c_str(), detail::count_of(timeout), kept.release(),
-                              detail::drop_any, &failure);
+        const conn_id id = ns_server_connect(server_, service.c_str(), detail::count_of(timeout),
+                                             kept.release(), detail::drop_any, &failure);
         return non_zero(id, failure);
     }
 };
 
 namespace detail {
 
-/// Calls `f` with as many of the arguments as it takes, from the right.
+/// Calls `f` with the most arguments that it takes; the left ones may be left out.
 template <class F> decltype(auto) call(F &f) {
     static_assert(std::is_invocable_v<F &>, "the callable does not take the callback's arguments");
     return f();
@@ -725,9 +746,20 @@ decltype(auto) call(F &f, First &&first, Rest &&...rest) {
         return call(f, std::forward<Rest>(rest)...);
 }
 
+/// `call` for callbacks that return nothing. One that returned a status would expect a meaning.
+template <class F, class... Args> void call_void(F &f, Args &&...args) {
+    static_assert(std::is_void_v<decltype(call(f, std::forward<Args>(args)...))>,
+                  "a callback returns nothing; it fails by an exception");
+    call(f, std::forward<Args>(args)...);
+}
+
+/// Runs a callback that can fail. Its body returns nothing or what the callback returns.
 template <class Body> int32_t raising(ns_socket *socket, Body body) noexcept {
     try {
-        return body();
+        if constexpr (std::is_void_v<decltype(body())>)
+            return body(), NS_OK;
+        else
+            return body();
     } catch (...) {
         return raise(socket);
     }
@@ -752,8 +784,7 @@ template <class F> struct callbacks {
     static int32_t event(ns_server *server, ns_socket *raw, void *data) noexcept {
         return raising(raw, [=] {
             socket borrowed(raw);
-            call(self(data), server_ref(server), borrowed);
-            return 0;
+            call_void(self(data), server_ref(server), borrowed);
         });
     }
     static int32_t open(ns_server *server, ns_socket *raw, void *data) noexcept {
@@ -763,13 +794,13 @@ template <class F> struct callbacks {
             if constexpr (std::is_same_v<result, bool>)
                 return call(self(data), server_ref(server), borrowed) ? 0 : NS_ERR_REJECTED;
             else
-                return call(self(data), server_ref(server), borrowed), 0;
+                return call_void(self(data), server_ref(server), borrowed), NS_OK;
         });
     }
     static void close(ns_server *server, ns_socket *raw, int32_t reason, void *data) noexcept {
         contained([=] {
             socket borrowed(raw);
-            call(self(data), server_ref(server), borrowed, reason);
+            call_void(self(data), server_ref(server), borrowed, reason);
         });
     }
     static int32_t exception(ns_server *server, ns_socket *raw, const ns_error *failure,
@@ -777,7 +808,8 @@ template <class F> struct callbacks {
         const bool is_handled = contained([=] {
             socket borrowed(raw);
             const error reported = error_access::of(failure);
-            call(self(data), server_ref(server), raw != nullptr ? &borrowed : nullptr, reported);
+            call_void(self(data), server_ref(server), raw != nullptr ? &borrowed : nullptr,
+                      reported);
         });
         return is_handled ? 0 : -1;
     }
@@ -791,38 +823,36 @@ template <class F> struct callbacks {
         return answer;
     }
     static int32_t start(ns_server *server, void *data) noexcept {
-        return raising(nullptr, [=] { return call(self(data), server_ref(server)), 0; });
+        return raising(nullptr, [=] { call_void(self(data), server_ref(server)); });
     }
     static void stop(ns_server *server, void *data) noexcept {
-        contained([=] { call(self(data), server_ref(server)); });
+        contained([=] { call_void(self(data), server_ref(server)); });
     }
     static int32_t thread_start(ns_server *server, int32_t kind, uint32_t number,
                                 void *data) noexcept {
-        return raising(nullptr,
-                       [=] { return call(self(data), server_ref(server), kind, number), 0; });
+        return raising(nullptr, [=] { call_void(self(data), server_ref(server), kind, number); });
     }
     static void thread_stop(ns_server *server, int32_t kind, uint32_t number, void *data) noexcept {
-        contained([=] { call(self(data), server_ref(server), kind, number); });
+        contained([=] { call_void(self(data), server_ref(server), kind, number); });
     }
     static int32_t watch(ns_server *server, uint64_t id, int32_t fd, uint32_t events,
                          void *data) noexcept {
-        return raising(nullptr,
-                       [=] { return call(self(data), server_ref(server), id, fd, events), 0; });
+        return raising(nullptr, [=] { call_void(self(data), server_ref(server), id, fd, events); });
     }
     static int32_t timer(ns_server *server, uint64_t id, void *data) noexcept {
-        return raising(nullptr, [=] { return call(self(data), server_ref(server), id), 0; });
+        return raising(nullptr, [=] { call_void(self(data), server_ref(server), id); });
     }
 };
 
 /// A task that is as small as a pointer is its own user data, so that posting it allocates nothing.
-template <class F>
-inline constexpr bool fits_pointer = std::is_trivially_copyable_v<F> && sizeof(F) <= sizeof(void *);
+template <class F> inline constexpr bool fits_pointer = std::is_trivially_copyable_v<F> &&
+                                                        sizeof(F) <= sizeof(void *);
 
 template <class F> int32_t run_small_task(ns_server *server, void *data) noexcept {
     return raising(nullptr, [&] {
         alignas(F) unsigned char bytes[sizeof(F)];
         std::memcpy(bytes, &data, sizeof(F));
-        return call(*std::launder(reinterpret_cast<F *>(bytes)), server_ref(server)), 0;
+        call_void(*std::launder(reinterpret_cast<F *>(bytes)), server_ref(server));
     });
 }
 
@@ -855,8 +885,7 @@ template <class F> std::size_t server_ref::for_each(F &&f) const {
     return static_cast<std::size_t>(count);
 }
 
-template <class F>
-uint64_t server_ref::watch(int fd, uint32_t events, F &&f, uint32_t loop) const {
+template <class F> uint64_t server_ref::watch(int fd, uint32_t events, F &&f, uint32_t loop) const {
     using callbacks = detail::callbacks<std::decay_t<F>>;
     ns_error *failure = nullptr;
     auto *kept = new std::decay_t<F>(std::forward<F>(f));
@@ -1059,7 +1088,7 @@ public:
     }
     /// Keeps a T with the server, until it is freed. Before the start.
     template <class T, class... Args> T &emplace_context(Args &&...args) {
-        auto made = std::make_unique<detail::any<T>>(std::forward<Args>(args)...);
+        auto made = detail::make_any<T>(std::forward<Args>(args)...);
         T &value = made->value;
         detail::check(ns_server_set_context(
             server_, static_cast<detail::any_base *>(made.release()), detail::drop_any));
@@ -1081,7 +1110,8 @@ public:
     /// Runs one turn, and waits for work before: forever with a negative time. Returns false when
     /// the server has stopped.
     bool run_once(milliseconds timeout = milliseconds(-1)) {
-        const ns_status status = ns_server_run_once(server_, timeout.count() < 0 ? -1 : timeout.count());
+        const ns_status status =
+            ns_server_run_once(server_, timeout.count() < 0 ? -1 : timeout.count());
         if (status == NS_ERR_STATE && state() == NS_STATE_STOPPED)
             return false;
         detail::check(status);

@@ -56,6 +56,14 @@ def shared():
     equal(run([app], env={"LD_LIBRARY_PATH": str(prefix / "lib")}), HELLO)
 
 
+def cpp():
+    program = str(pathlib.Path(scratch.name) / "app-cpp")
+    source = str(HERE / "app.cpp")
+    flags = pkg_config("--cflags", "--libs")
+    run(["c++", "-std=c++17", "-Wall", "-Werror", "-o", program, source, *flags])
+    equal(run([program], env={"LD_LIBRARY_PATH": str(prefix / "lib")}), HELLO)
+
+
 def fully_static():
     app = compile_app("static", "-static", *pkg_config("--static", "--cflags", "--libs"))
     assert "NEEDED" not in needed(app)
@@ -126,6 +134,7 @@ def cmake_in(lib, name):
     assert "libnetserver" not in needed(str(build / "static"))
     equal(run([str(build / "shared")]), HELLO)
     equal(run([str(build / "static")]), HELLO)
+    equal(run([str(build / "cpp")]), HELLO)
 
 
 def cmake():
@@ -144,6 +153,6 @@ def uninstalled():
 
 
 arguments = harness.parse_arguments()
-checks = [installed, shared, fully_static, archive, only_its_own_symbols, beside_another_archive]
-checks += [no_larger, cmake, destdir, uninstalled]
+checks = [installed, shared, cpp, fully_static, archive, only_its_own_symbols]
+checks += [beside_another_archive, no_larger, cmake, destdir, uninstalled]
 harness.main("install", [(check.__name__, check) for check in checks])

@@ -26,8 +26,8 @@ struct counted {
 };
 
 struct connection : counted {
-    std::string input;           // not yet answered
-    std::uint64_t to_fill = 0;   // bytes of `fill`, and its LF
+    std::string input;         // not yet answered
+    std::uint64_t to_fill = 0; // bytes of `fill`, and its LF
     bool is_filling = false;
     std::string raised_at_close; // what on_close throws
 };
@@ -80,7 +80,9 @@ void on_exception(netserver::socket *socket, const netserver::error &error) {
 
 // -- answers ----------------------------------------------------------------------------------
 
-std::string status_or_ok(ns_status status) { return status == NS_OK ? "ok" : ns_status_name(status); }
+std::string status_or_ok(ns_status status) {
+    return status == NS_OK ? "ok" : ns_status_name(status);
+}
 
 std::string tls(netserver::socket &socket) {
     const auto info = socket.tls_info();
@@ -146,13 +148,11 @@ void raise_in_watch(server_ref server, const std::string &text) {
     if (pipe(ends) != 0 || write(ends[1], "x", 1) != 1)
         throw std::runtime_error("no pipe");
     const auto on_ready = [text, end = ends[1], token = counted()](server_ref here, uint64_t id,
-                                                                  int fd, uint32_t) {
-        const std::string kept = text; // of the lambda, which may be gone
-        const int other = end;
+                                                                   int fd, uint32_t) {
         here.unwatch(id);
         close(fd);
-        close(other);
-        raise(kept);
+        close(end);
+        raise(text);
     };
     server.watch(ends[0], NS_READ, on_ready);
 }
@@ -219,9 +219,12 @@ std::optional<std::string> answer(server_ref server, netserver::socket &socket,
         return std::to_string(counted::live);
     if (line == "fork")
         return call_in_child(server);
-    const auto raise_later = [rest = &rest] { return [text = *rest, token = counted()] { raise(text); }; };
+    const auto raise_later = [rest = &rest] {
+        return [text = *rest, token = counted()] { raise(text); };
+    };
     if (begins(line, "raise-timer ", rest))
-        return server.timer(netserver::milliseconds(0), netserver::milliseconds(0), raise_later()), "ok";
+        return server.timer(netserver::milliseconds(0), netserver::milliseconds(0), raise_later()),
+               "ok";
     if (begins(line, "raise-post ", rest))
         return server.post(raise_later()), "ok";
     if (begins(line, "raise-watch ", rest))
@@ -230,7 +233,8 @@ std::optional<std::string> answer(server_ref server, netserver::socket &socket,
 }
 
 /// Returns whether the connection goes on with its next line.
-bool obey(server_ref server, netserver::socket &socket, connection &state, const std::string &line) {
+bool obey(server_ref server, netserver::socket &socket, connection &state,
+          const std::string &line) {
     std::string rest;
     if (const auto text = answer(server, socket, line)) {
         socket.send(*text + "\n");
@@ -265,7 +269,8 @@ bool obey(server_ref server, netserver::socket &socket, connection &state, const
 }
 
 void obey_all(server_ref server, netserver::socket &socket, connection &state) {
-    for (std::size_t end; !state.is_filling && (end = state.input.find('\n')) != state.input.npos;) {
+    for (std::size_t end;
+         !state.is_filling && (end = state.input.find('\n')) != state.input.npos;) {
         const std::string line = state.input.substr(0, end);
         state.input.erase(0, end + 1);
         if (!obey(server, socket, state, line))
