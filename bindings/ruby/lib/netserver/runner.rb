@@ -1,0 +1,77 @@
+# frozen_string_literal: true
+
+require "fiber"
+
+module Netserver
+  # Runs the program's blocks when the library calls back, so that nothing jumps over the library's
+  # frames, which are on the stack then.
+  #
+  # The blocks run in a fiber of their own, one for all. It is what `throw`, `break` and `return`
+  # cannot leave: they raise an exception in the block. It is a blocking one, so that a fiber
+  # scheduler does not switch to another fiber in a block. What other threads do to this one (raise,
+  # kill, Timeout) arrives in a block or when the turn is over.
+  class Runner # :nodoc:
+    # When exceptions of other threads arrive: in a turn, and in its blocks.
+    LATER = { Object => :never }.freeze
+    NOW = { Object => :immediate }.freeze
+
+    # A thread was killed in a block: what an attempt returns then.
+    KILLED = Object.new.freeze
+
+    def initialize
+      @killed = []
+    end
+
+    # Runs a call of the library that may call back.
+    def turn
+      @fiber = nil unless Thread.current.equal?(@thread)
+      @thread = Thread.current
+      Thread.handle_interrupt(LATER) { yield }
+    ensure
+      # Only now can a killed thread go on to unwind: that ends it.
+      @killed.pop.resume until @killed.empty?
+    end
+
+    # Whether this thread is the one that runs the turns.
+    def here?
+      Thread.current.equal?(@thread)
+    end
+
+    # Calls a block and returns its value, or the exception that it raised.
+    def call(block, *arguments)
+      @fiber = start unless @fiber&.alive?
+      @over = false
+      outcome = @fiber.resume(block, arguments)
+      until @over
+        outcome = @fiber.raise(FiberError, "a callback of the server cannot yield to another fiber")
+      end
+      outcome
+    end
+
+    # The value of the last block that raised nothing.
+    attr_reader :value
+
+    private
+
+    def start
+      Fiber.new(blocking: true) do |block, arguments|
+        loop { block, arguments = Fiber.yield(attempt(block, arguments)) }
+      end
+    end
+
+    def attempt(block, arguments)
+      error = KILLED
+      @value = Thread.handle_interrupt(NOW) { block.call(*arguments) }
+      error = nil
+    rescue Exception => e # rubocop:disable Lint/RescueException
+      error = e
+    ensure
+      @over = true
+      if KILLED.equal?(error)
+        @killed << @fiber
+        @fiber = nil
+        Fiber.yield(KILLED)
+      end
+    end
+  end
+end

@@ -1,0 +1,23 @@
+# frozen_string_literal: true
+
+module Netserver
+  # What a call writes as snprintf does.
+  module Text # :nodoc:
+    # Yields a buffer and its length to a call that returns the length of the whole text.
+    def self.read(size = 256, &call)
+      bytes(size) { |buffer, length| call.call(buffer, length) + 1 }.chomp("\0").force_encoding("UTF-8")
+    end
+
+    # Yields a buffer and its length to a call that returns how long its bytes are.
+    def self.bytes(size = 2048)
+      loop do
+        FFI::MemoryPointer.new(:char, size) do |buffer|
+          length = yield buffer, size
+          return buffer.get_bytes(0, length) if length <= size
+
+          size = length
+        end
+      end
+    end
+  end
+end
