@@ -210,9 +210,10 @@ func (s *Server) bring(data any, call func(*C.ns_server, C.uintptr_t, **C.ns_err
 	}
 	defer l.release()
 	socket := &Socket{stream: stream{gone: ErrNotInHandler}, loop: l, Data: data}
-	socket.number = keep(socket) // kept orders it before its callbacks
+	number := keep(socket) // which orders all this before its callbacks
+	socket.number.Store(number)
 	var err *C.ns_error
-	id := call(c, C.uintptr_t(socket.number), &err)
+	id := call(c, C.uintptr_t(number), &err)
 	if id == 0 {
 		return 0, takeError(err)
 	}
@@ -221,5 +222,5 @@ func (s *Server) bring(data any, call func(*C.ns_server, C.uintptr_t, **C.ns_err
 		socket.id = id
 	}
 	socket.mu.Unlock()
-	return socket.ID(), nil
+	return ID(number), nil
 }

@@ -71,7 +71,7 @@ func netserverOnOpen(loopNumber C.uintptr_t, c *C.ns_socket, number C.uintptr_t,
 	l := kept(uint64(loopNumber)).(*loop)
 	if number == 0 {
 		s := newSocket(l)
-		number = C.uintptr_t(s.number)
+		number = C.uintptr_t(s.ID())
 		if status := C.go_set_number(c, number); status < 0 {
 			return C.int32_t(status)
 		}

@@ -68,6 +68,8 @@ type Config struct {
 	// conn is nil where there is none. The connection closes after it. It may run
 	// on a loop's goroutine: it must not block. nil: ErrorLog gets it.
 	OnError func(conn *Conn, err error)
+	// OnClose tells why a connection of Serve or Listen ended, as Events.OnClose does.
+	OnClose func(conn *Conn, reason CloseReason)
 	// ErrorLog is for errors that no function takes; nil: the log package's own.
 	ErrorLog *log.Logger
 }

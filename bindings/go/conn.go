@@ -35,9 +35,8 @@ type Conn struct {
 	paused   bool  // the loop receives nothing
 	end      error // after `in`: io.EOF, or why the connection ended
 	closed   bool  // by Close
-	detached bool
-	draining bool // Write waits for OnDrain
-	unsent   int  // at most so many bytes are queued
+	draining bool  // Write waits for OnDrain
+	unsent   int   // at most so many bytes are queued
 	reading  deadline
 	sending  deadline
 
@@ -169,8 +168,6 @@ func (c *Conn) awaitInput() error {
 		switch {
 		case c.closed:
 			return net.ErrClosed
-		case c.detached:
-			return ErrDetached
 		case c.reading.expired:
 			return os.ErrDeadlineExceeded
 		case len(c.in) > c.used:
@@ -265,8 +262,6 @@ func (c *Conn) awaitRoom() error {
 		switch {
 		case c.closed:
 			return net.ErrClosed
-		case c.detached:
-			return ErrDetached
 		case c.sending.expired:
 			return os.ErrDeadlineExceeded
 		case c.end != nil && c.end != io.EOF:
@@ -438,43 +433,6 @@ func (c *Conn) StartTLS(tls *TLS, ahead []byte) error {
 		c.in, c.used = nil, 0
 		return s.StartTLS(tls, unread)
 	})
-}
-
-// Detach takes the connection out of the server: the caller gets it, and what was
-// received and not read. Until OwnedSocket.Attach gives it back to the same server,
-// the Conn itself returns ErrDetached.
-func (c *Conn) Detach() (owned *OwnedSocket, unread []byte, err error) {
-	err = c.Do(func(s *Socket) (err error) {
-		owned, unread, err = c.leave(s)
-		return err
-	})
-	if err == nil {
-		c.listener.forget(c)
-	}
-	return owned, unread, err
-}
-
-func (c *Conn) leave(s *Socket) (*OwnedSocket, []byte, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	owned, err := s.Detach()
-	if err != nil {
-		return nil, nil, err
-	}
-	unread := c.in[c.used:]
-	c.in, c.used = nil, 0
-	c.detached, c.paused, c.draining = true, false, false
-	c.readable.Broadcast()
-	c.writable.Broadcast()
-	return owned, unread, nil
-}
-
-// attached ends Detach.
-func (c *Conn) attached() {
-	c.mu.Lock()
-	c.detached = false
-	c.mu.Unlock()
-	c.listener.remember(c)
 }
 
 // failed makes the error that the net package would make.

@@ -118,10 +118,12 @@ func (l *Listener) onClose(s *Socket, reason CloseReason) {
 	c.onClose(s, reason)
 	l.reportFailure(c)
 	l.forget(c)
+	if closed := l.server.config.OnClose; closed != nil {
+		closed(c, reason)
+	}
 }
 
-// forget notes the end of a connection here: after Close the last one stops the
-// server.
+// forget notes the end of a connection: after Close the last one stops the server.
 func (l *Listener) forget(c *Conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -129,12 +131,6 @@ func (l *Listener) forget(c *Conn) {
 	if l.closed && len(l.conns) == 0 {
 		l.server.RequestStop()
 	}
-}
-
-func (l *Listener) remember(c *Conn) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.conns[c] = struct{}{}
 }
 
 func (l *Listener) onError(s *Socket, err error) {

@@ -73,15 +73,6 @@ func Objects() int {
 	return count
 }
 
-// change changes an object, which it must do before C may call with its number
-// on another thread: kept orders what the callback sees after it.
-func change(number uint64, how func()) {
-	p := &table[number%parts]
-	p.Lock()
-	defer p.Unlock()
-	how()
-}
-
 // each calls f for all objects, without a lock.
 func each(f func(number uint64, object any)) {
 	for i := range table {

@@ -27,7 +27,7 @@ func FromFD(fd int) (*OwnedSocket, error) {
 		return nil, takeError(err)
 	}
 	socket := newSocket(nil)
-	C.go_set_number(c, C.uintptr_t(socket.number))
+	C.go_set_number(c, C.uintptr_t(socket.ID()))
 	return &OwnedSocket{stream: stream{c, ErrClosed}, socket: socket}, nil
 }
 
@@ -95,35 +95,34 @@ func (o *OwnedSocket) ReleaseFD() (int, error) {
 	return int(fd), nil
 }
 
-// Attach gives the connection to a server: its former one or another. It keeps its
-// ID and Data; there is no second OnOpen. After an error the socket stays the
-// caller's.
-func (o *OwnedSocket) Attach(server *Server) error {
+// Attach gives the connection to a server: its former one or another. It gets a new
+// ID and keeps its Data; there is no second OnOpen. After an error the socket stays
+// the caller's.
+func (o *OwnedSocket) Attach(server *Server) (ID, error) {
 	if o.c == nil {
-		return o.gone
+		return 0, o.gone
 	}
 	s := o.socket
 	l := server.quietest()
 	c := l.hold()
 	if c == nil {
-		return ErrState
+		return 0, ErrState
 	}
 	defer l.release()
-	former := s.loop
-	s.move(l)
-	// Its callbacks may begin before the call returns; calls by ID wait for it.
+	// Its callbacks may begin before the call returns: keep orders what they see.
+	// Calls by ID wait for the lock.
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.loop = l
+	number := keep(s)
+	s.number.Store(number)
+	C.go_set_number(o.c, C.uintptr_t(number)) // drops the former one
 	var err *C.ns_error
 	id := C.ns_attach(c, o.c, &err)
 	if id == 0 {
-		s.loop = former
-		return takeError(err)
+		return 0, takeError(err)
 	}
 	s.id = id
 	o.c = nil
-	if conn, ok := s.Data.(*Conn); ok {
-		conn.attached()
-	}
-	return nil
+	return ID(number), nil
 }

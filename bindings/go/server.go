@@ -63,8 +63,8 @@ type Server struct {
 // Start starts a server. It accepts when Start returns, and serves until it is
 // stopped.
 func Start(config Config, events Events) (*Server, error) {
-	if config.OnError != nil {
-		return nil, invalid("Config.OnError is for Serve and Listen; Start has Events.OnError")
+	if config.OnError != nil || config.OnClose != nil {
+		return nil, invalid("OnError and OnClose of Config are for Serve and Listen; Start has those of Events")
 	}
 	s, err := open(config, events)
 	if err == nil {

@@ -10,14 +10,14 @@ import (
 	"net"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
 )
 
 // ID names a connection: never 0, never given to another connection of this
-// process, the same through detach and attach, safe to keep and to use from any
-// goroutine.
+// process, safe to keep and to use from any goroutine. An attach gives a new one.
 type ID uint64
 
 // stream is what a Socket and an OwnedSocket have in common.
@@ -204,8 +204,8 @@ type Socket struct {
 	// Data is for the program: what it keeps with the connection.
 	Data any
 
-	number uint64
-	loop   *loop // of the callbacks; changes where an owned socket is attached
+	number atomic.Uint64 // changes with an attach
+	loop   *loop         // of the callbacks; changes where an owned socket is attached
 
 	mu     sync.Mutex
 	id     C.ns_conn_id // of the library; 0: detached, or closed
@@ -216,7 +216,7 @@ type Socket struct {
 
 func newSocket(l *loop) *Socket {
 	s := &Socket{stream: stream{gone: ErrNotInHandler}, loop: l}
-	s.number = keep(s)
+	s.number.Store(keep(s))
 	return s
 }
 
@@ -225,15 +225,6 @@ func (s *Socket) place(l *loop, id C.ns_conn_id) {
 	s.mu.Lock()
 	s.loop, s.id, s.placed = l, id, true
 	s.mu.Unlock()
-}
-
-// move gives the connection to a loop, whose callbacks see that.
-func (s *Socket) move(l *loop) {
-	change(s.number, func() {
-		s.mu.Lock()
-		s.loop = l
-		s.mu.Unlock()
-	})
 }
 
 // where returns what place noted.
@@ -263,7 +254,7 @@ func (s *Socket) takeCalls() (calls []func(*Socket) error, woken bool) {
 }
 
 // ID returns the connection's ID.
-func (s *Socket) ID() ID { return ID(s.number) }
+func (s *Socket) ID() ID { return ID(s.number.Load()) }
 
 // Server returns the server of the connection.
 func (s *Socket) Server() *Server { return s.loop.server }
@@ -306,6 +297,9 @@ func (s *Socket) Resume() error {
 func (s *Socket) Detach() (*OwnedSocket, error) {
 	if s.c == nil {
 		return nil, s.gone
+	}
+	if _, ok := s.Data.(*Conn); ok {
+		return nil, &Error{Status: ErrUnsupported, Message: "the connection is a Conn, which its goroutine owns"}
 	}
 	var err *C.ns_error
 	c := C.ns_detach(s.loop.c, s.c, &err)

@@ -18,6 +18,7 @@ import (
 	"os/signal"
 	"runtime"
 	"syscall"
+	"time"
 
 	"netserver"
 )
@@ -34,7 +35,7 @@ func main() {
 		os.Exit(2)
 	}
 	log.SetFlags(0)
-	config := netserver.Config{Service: "5000", Loops: *loops, ShutdownPort: *shutdown}
+	config := netserver.Config{Service: "5000", Loops: *loops, ShutdownPort: *shutdown, DrainTimeout: time.Second / 2}
 	if flag.NArg() == 1 {
 		config.Service = flag.Arg(0)
 	}
@@ -60,6 +61,7 @@ func main() {
 }
 
 func goroutines(ctx context.Context, config netserver.Config) error {
+	config.OnError = func(conn *netserver.Conn, err error) { say(err) }
 	listener, err := netserver.Listen(config)
 	if err != nil {
 		return err
@@ -67,19 +69,17 @@ func goroutines(ctx context.Context, config netserver.Config) error {
 	fmt.Println("listening on", listener.Server().Address(0))
 	return listener.Serve(ctx, func(conn *netserver.Conn) error {
 		_, err := io.Copy(conn, conn)
-		if errors.Is(err, netserver.ErrReset) {
-			return nil // a client that goes away is no event
-		}
 		return err
 	})
 }
 
 func eventLoops(ctx context.Context, config netserver.Config) error {
 	server, err := netserver.Start(config, netserver.Events{
-		OnData: func(s *netserver.Socket, data []byte) error {
-			_, err := s.Write(data)
+		OnData: func(socket *netserver.Socket, data []byte) error {
+			_, err := socket.Write(data)
 			return err
 		},
+		OnError: func(socket *netserver.Socket, err error) { say(err) },
 	})
 	if err != nil {
 		return err
@@ -91,4 +91,14 @@ func eventLoops(ctx context.Context, config netserver.Config) error {
 	case <-server.Done():
 	}
 	return nil
+}
+
+// say prints what went wrong. A client that goes away is no event: any number may.
+func say(err error) {
+	for _, gone := range []error{netserver.ErrReset, netserver.ErrTruncated, netserver.ErrHandshake, netserver.ErrClosed} {
+		if errors.Is(err, gone) {
+			return
+		}
+	}
+	log.Print(err)
 }
