@@ -222,14 +222,13 @@ export declare class Socket extends EventEmitter {
   readonly localPort?: number;
 
   on<E extends keyof SocketEvents>(event: E, listener: (...args: SocketEvents[E]) => void): this;
-  on(event: 'data', listener: (text: string) => void): this;
   once<E extends keyof SocketEvents>(event: E, listener: (...args: SocketEvents[E]) => void): this;
   off<E extends keyof SocketEvents>(event: E, listener: (...args: SocketEvents[E]) => void): this;
 
   pause(): this;
   resume(): this;
   isPaused(): boolean;
-  /** 'data' then has strings. */
+  /** 'data' then has strings, whatever these declarations say. */
   setEncoding(encoding: BufferEncoding): this;
 
   /** Returns false where the program should wait for 'drain'. */

@@ -262,18 +262,25 @@ class Server extends EventEmitter {
 
   // Calls a function with READ, WRITE or both of them whenever a descriptor is ready.
   watch(fd, events, callback) {
-    return new Watch(this, addon.watch(this._number, addTask(callback), fd, events), addon.unwatch);
+    const id = addon.watch(this._number, this._addTask(callback), fd, events);
+    return new Watch(this, id, addon.unwatch);
   }
 
   // Calls a function after `firstMs`, then every `repeatMs` (0: once).
   timer(firstMs, repeatMs, callback) {
-    const id = addon.timer(this._number, addTask(callback), firstMs, repeatMs);
+    const id = addon.timer(this._number, this._addTask(callback), firstMs, repeatMs);
     return new Task(this, id, addon.timerCancel);
   }
 
   // Calls a function in the next turn of the loop.
   post(callback) {
-    check(addon.post(this._number, addTask(callback)));
+    check(addon.post(this._number, this._addTask(callback)));
+  }
+
+  // The addon drops the task of a call that fails, but for one without a server.
+  _addTask(callback) {
+    if (this._number === -1) throw statusError(Status.STATE, 'the server does not run');
+    return addTask(callback);
   }
 
   // Makes a connection of a connected stream socket of the program's, which is the server's then.

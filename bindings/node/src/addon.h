@@ -74,11 +74,12 @@ struct server {
 /* A connection, from its first callback until the library drops it. */
 struct conn {
     struct instance *instance;
-    struct server *server;
+    struct server *server; /* NULL while it is detached: its server may be gone */
     ns_conn_id id;
     ns_socket *current; /* in a callback of the connection, else NULL */
     ns_socket *owned;   /* while it is detached, else NULL */
     uint32_t number;
+    uint32_t depth; /* how many of its callbacks are on the stack */
     int fd;
     size_t unchecked; /* bytes that may be queued: an upper bound */
     uint64_t active_at; /* by the clock of the loop */
@@ -90,6 +91,7 @@ struct conn {
     bool waking;  /* JavaScript has tasks for the next on_wake */
     bool closed;  /* JavaScript knows of its end */
     bool busy;    /* a call on the detached socket is under way */
+    bool dropped; /* in a callback, which frees it when it returns */
 };
 
 /* A watch, a timer, a posted task, or an exception on its way to the exception handler: what
@@ -129,6 +131,7 @@ void set(napi_env env, napi_value object, const char *name, napi_value value);
 napi_value error_value(napi_env env, ns_status status, int32_t os_code, const char *message);
 /* Throws what the call reported, or the bare status, and frees the error. Returns NULL. */
 napi_value throw_error(napi_env env, ns_status status, ns_error *error);
+void call_quietly(struct instance *instance, enum hook hook, size_t argc, const napi_value *argv);
 int call_hook(struct instance *instance, napi_async_context async, enum hook hook, size_t argc,
               const napi_value *argv, int32_t *result);
 

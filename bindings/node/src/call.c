@@ -142,6 +142,18 @@ int call_hook(struct instance *instance, napi_async_context async, enum hook hoo
     return 1;
 }
 
+/* Calls a hook that runs no code of the program's, and nothing behind it. */
+void call_quietly(struct instance *instance, enum hook hook, size_t argc, const napi_value *argv) {
+    napi_env env = instance->env;
+    napi_value receiver, function, returned;
+    if (instance->closing)
+        return;
+    napi_get_reference_value(env, instance->receiver, &receiver);
+    napi_get_reference_value(env, instance->hooks[hook], &function);
+    if (napi_call_function(env, receiver, function, argc, argv, &returned) != napi_ok)
+        report_uncaught(instance);
+}
+
 bool define(napi_env env, napi_value exports, struct instance *instance,
             const struct function *functions, size_t count) {
     size_t i;

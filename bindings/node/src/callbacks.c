@@ -19,34 +19,39 @@ struct conn *new_conn(struct server *server) {
     return conn;
 }
 
-/* The library calls this with the memory of a connection that it does not use any more. */
+/* The library calls this when it does not use a connection any more; also in a callback of the
+ * connection, where the program has detached it and given it away. */
 void drop_conn(void *user_data) {
     struct conn *conn = user_data;
     struct instance *instance = conn->instance;
     table_remove(&instance->conns, conn->number);
     if (!conn->closed && !instance->closing) {
+        napi_handle_scope scope;
+        napi_open_handle_scope(instance->env, &scope);
         napi_value argv[] = {int_value(instance->env, DROPPED_CONN),
                              int_value(instance->env, conn->number)};
         call_hook(instance, NULL, HOOK_DROP, 2, argv, NULL);
+        napi_close_handle_scope(instance->env, scope);
     }
-    free(conn);
+    conn->dropped = true;
+    if (conn->depth == 0)
+        free(conn);
 }
 
 /* A callback of a connection: between `enter` and `leave` the calls for it are direct. */
-struct frame {
-    struct conn *conn;
-    napi_handle_scope scope;
-};
-
-static void enter(struct frame *frame, struct conn *conn, ns_socket *socket) {
-    frame->conn = conn;
+static napi_handle_scope enter(struct conn *conn, ns_socket *socket) {
+    napi_handle_scope scope = NULL;
+    conn->depth++;
     conn->current = socket;
-    napi_open_handle_scope(conn->instance->env, &frame->scope);
+    napi_open_handle_scope(conn->instance->env, &scope);
+    return scope;
 }
 
-static void leave(struct frame *frame) {
-    frame->conn->current = NULL;
-    napi_close_handle_scope(frame->conn->instance->env, frame->scope);
+static void leave(struct conn *conn, napi_handle_scope scope) {
+    napi_close_handle_scope(conn->instance->env, scope);
+    conn->current = NULL;
+    if (--conn->depth == 0 && conn->dropped)
+        free(conn);
 }
 
 static int32_t call_conn(struct conn *conn, enum hook hook) {
@@ -59,7 +64,7 @@ static int32_t call_conn(struct conn *conn, enum hook hook) {
 static int32_t on_open(ns_server *ns, ns_socket *socket, void *user_data) {
     struct server *server = user_data;
     struct conn *conn = ns_socket_user_data(socket); /* of an outgoing or adopted connection */
-    struct frame frame;
+    napi_handle_scope scope;
     napi_env env = server->instance->env;
     int32_t result;
     (void)ns;
@@ -73,13 +78,13 @@ static int32_t on_open(ns_server *ns, ns_socket *socket, void *user_data) {
     }
     conn->id = ns_socket_id(socket);
     conn->fd = ns_socket_fd(socket);
-    enter(&frame, conn, socket);
+    scope = enter(conn, socket);
     {
         napi_value argv[] = {int_value(env, server->number), int_value(env, conn->number),
                              id_value(env, conn->id), int_value(env, ns_socket_service(socket))};
         call_hook(server->instance, server->async, HOOK_OPEN, 4, argv, &result);
     }
-    leave(&frame);
+    leave(conn, scope);
     return result;
 }
 
@@ -93,7 +98,8 @@ static int32_t deliver(struct conn *conn, size_t n) {
         size_t at = instance->pool_used;
         if (instance->pool == NULL || at + n > POOL_BYTES) {
             instance->pool = NULL;
-            if (!call_hook(instance, NULL, HOOK_POOL, 0, NULL, NULL) || instance->pool == NULL)
+            call_quietly(instance, HOOK_POOL, 0, NULL);
+            if (instance->pool == NULL)
                 return 0;
             at = 0;
         }
@@ -121,7 +127,7 @@ static void note_activity(struct conn *conn) {
 
 int32_t on_input(ns_server *ns, ns_socket *socket, void *user_data) {
     struct conn *conn = ns_socket_user_data(socket);
-    struct frame frame;
+    napi_handle_scope scope;
     int32_t result = 0;
     int64_t n;
     (void)ns, (void)user_data;
@@ -134,33 +140,33 @@ int32_t on_input(ns_server *ns, ns_socket *socket, void *user_data) {
     n = ns_socket_recv(socket, conn->instance->received, RECEIVE_BYTES);
     if (n < 0)
         return (int32_t)n;
-    enter(&frame, conn, socket);
+    scope = enter(conn, socket);
     note_activity(conn);
     result = n > 0 ? deliver(conn, (size_t)n) : call_conn(conn, HOOK_END);
-    leave(&frame);
+    leave(conn, scope);
     return result;
 }
 
 static int32_t on_drain(ns_server *ns, ns_socket *socket, void *user_data) {
     struct conn *conn = ns_socket_user_data(socket);
-    struct frame frame;
+    napi_handle_scope scope;
     int32_t result;
     (void)ns, (void)user_data;
     conn->unchecked = 0;
     if (!conn->full || conn->instance->closing)
         return 0;
     conn->full = false;
-    enter(&frame, conn, socket);
+    scope = enter(conn, socket);
     note_activity(conn);
     result = call_conn(conn, HOOK_DRAIN);
-    leave(&frame);
+    leave(conn, scope);
     return result;
 }
 
 /* The timer of the connection, which is the idle one of setTimeout(): it may have moved. */
 static int32_t on_timeout(ns_server *ns, ns_socket *socket, void *user_data) {
     struct conn *conn = ns_socket_user_data(socket);
-    struct frame frame;
+    napi_handle_scope scope;
     uint64_t idle;
     int32_t result;
     (void)ns, (void)user_data;
@@ -172,16 +178,16 @@ static int32_t on_timeout(ns_server *ns, ns_socket *socket, void *user_data) {
         conn->timer_set = true;
         return ns_socket_set_timer_ms(socket, conn->idle_ms - (uint32_t)idle);
     }
-    enter(&frame, conn, socket);
+    scope = enter(conn, socket);
     result = call_conn(conn, HOOK_TIMEOUT);
-    leave(&frame);
+    leave(conn, scope);
     return result;
 }
 
 /* Does what calls outside of the callbacks have asked for. */
 static int32_t on_wake(ns_server *ns, ns_socket *socket, void *user_data) {
     struct conn *conn = ns_socket_user_data(socket);
-    struct frame frame;
+    napi_handle_scope scope;
     int32_t result;
     (void)ns, (void)user_data;
     if (conn->instance->closing)
@@ -190,30 +196,30 @@ static int32_t on_wake(ns_server *ns, ns_socket *socket, void *user_data) {
         conn->held = false;
         ns_socket_resume(socket);
     }
-    enter(&frame, conn, socket);
+    scope = enter(conn, socket);
     if (conn->idle_ms != 0 && !conn->timer_set)
         note_activity(conn);
     conn->waking = false;
     result = call_conn(conn, HOOK_WAKE);
-    leave(&frame);
+    leave(conn, scope);
     return result;
 }
 
 static void on_close(ns_server *ns, ns_socket *socket, int32_t reason, void *user_data) {
     struct conn *conn = ns_socket_user_data(socket);
-    struct frame frame;
+    napi_handle_scope scope;
     (void)ns, (void)user_data;
     if (conn == NULL || conn->instance->closing)
         return;
     conn->closed = true;
-    enter(&frame, conn, socket);
+    scope = enter(conn, socket);
     {
         napi_env env = conn->instance->env;
         napi_value argv[] = {int_value(env, conn->number), int_value(env, reason),
                              int_value(env, ns_socket_os_error(socket))};
         call_hook(conn->instance, conn->server->async, HOOK_CLOSE, 3, argv, NULL);
     }
-    leave(&frame);
+    leave(conn, scope);
 }
 
 /* The number of an exception in JavaScript's table; 0 where JavaScript threw nothing. */
@@ -233,9 +239,10 @@ static int32_t on_exception(ns_server *ns, ns_socket *socket, const ns_error *er
     (void)ns;
     if (instance->closing)
         return 0;
-    napi_open_handle_scope(env, &scope);
     if (conn != NULL)
-        conn->current = socket;
+        scope = enter(conn, socket);
+    else
+        napi_open_handle_scope(env, &scope);
     {
         napi_value argv[] = {int_value(env, server->number),
                              int_value(env, conn == NULL ? -1 : (int64_t)conn->number),
@@ -245,8 +252,9 @@ static int32_t on_exception(ns_server *ns, ns_socket *socket, const ns_error *er
         call_hook(instance, server->async, HOOK_EXCEPTION, 4, argv, NULL);
     }
     if (conn != NULL)
-        conn->current = NULL;
-    napi_close_handle_scope(env, scope);
+        leave(conn, scope);
+    else
+        napi_close_handle_scope(env, scope);
     if (socket != NULL)
         ns_socket_close(socket);
     return 0;
@@ -256,7 +264,7 @@ static int32_t on_exception(ns_server *ns, ns_socket *socket, const ns_error *er
 static int32_t on_shutdown(ns_server *ns, ns_socket *socket, void *user_data) {
     struct server *server = user_data;
     struct conn *conn = ns_socket_user_data(socket);
-    struct frame frame;
+    napi_handle_scope scope;
     napi_env env = server->instance->env;
     int32_t result = 0;
     (void)ns;
@@ -269,12 +277,12 @@ static int32_t on_shutdown(ns_server *ns, ns_socket *socket, void *user_data) {
         conn->closed = true; /* JavaScript has no socket of it */
         ns_socket_set_user_data(socket, conn, drop_conn);
     }
-    enter(&frame, conn, socket);
+    scope = enter(conn, socket);
     {
         napi_value argv[] = {int_value(env, server->number), int_value(env, conn->number)};
         call_hook(server->instance, server->async, HOOK_SHUTDOWN, 2, argv, &result);
     }
-    leave(&frame);
+    leave(conn, scope);
     return result;
 }
 
@@ -324,7 +332,7 @@ void drop_task(void *user_data) {
         napi_open_handle_scope(instance->env, &scope);
         napi_value argv[] = {int_value(instance->env, DROPPED_TASK),
                              int_value(instance->env, task->number)};
-        call_hook(instance, NULL, HOOK_DROP, 2, argv, NULL);
+        call_quietly(instance, HOOK_DROP, 2, argv);
         napi_close_handle_scope(instance->env, scope);
     }
     free(task);

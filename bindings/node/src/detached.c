@@ -34,11 +34,15 @@ static napi_value detach(napi_env env, napi_callback_info info) {
     begin(&call, env, info);
     conn = conn_of(&call, 0);
     if (conn == NULL || conn->current == NULL)
-        return throw_error(env, conn == NULL ? NS_ERR_CLOSED : NS_ERR_NOT_IN_HANDLER, NULL);
+        return throw_error(env, conn == NULL        ? NS_ERR_CLOSED
+                                : conn->owned != NULL ? NS_ERR_DETACHED
+                                                      : NS_ERR_NOT_IN_HANDLER,
+                           NULL);
     owned = ns_detach(conn->server->ns, conn->current, &error);
     if (owned == NULL)
         return throw_error(env, NS_ERR_STATE, error);
     conn->current = NULL;
+    conn->server = NULL;
     conn->owned = owned;
     conn->paused = conn->held = conn->timer_set = conn->full = false;
     conn->unchecked = 0;

@@ -13,8 +13,8 @@
 #define CONN_OR_CLOSED(call, conn)                                                                 \
     begin(&call, env, info);                                                                       \
     conn = conn_of(&call, 0);                                                                      \
-    if (conn == NULL)                                                                              \
-    return int_value(env, NS_ERR_CLOSED)
+    if (conn == NULL || conn->server == NULL)                                                      \
+    return int_value(env, conn == NULL ? NS_ERR_CLOSED : NS_ERR_DETACHED)
 
 /* A call that only a callback of the connection can make. */
 #define CURRENT_OR_FAIL(call, conn)                                                                \
@@ -297,9 +297,12 @@ static void drop_raised(void *payload) {
     struct task *raised = payload;
     struct instance *instance = raised->server->instance;
     if (!instance->closing) {
+        napi_handle_scope scope;
+        napi_open_handle_scope(instance->env, &scope);
         napi_value argv[] = {int_value(instance->env, DROPPED_RAISED),
                              int_value(instance->env, raised->number)};
         call_hook(instance, NULL, HOOK_DROP, 2, argv, NULL);
+        napi_close_handle_scope(instance->env, scope);
     }
     free(raised);
 }
