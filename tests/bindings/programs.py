@@ -167,6 +167,12 @@ class Server(harness.Program):
         """The resident memory in KiB."""
         return self._number_of("VmRSS")
 
+    def processor_time(self):
+        """In seconds."""
+        with open(f"/proc/{self.pid}/stat") as stat:
+            fields = stat.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def threads(self):
         return self._number_of("Threads")
 

@@ -1,6 +1,8 @@
-"""Connections come and go: the binding's objects, memory, threads and descriptors stay."""
+"""What a server costs that has nothing to do, and what remains of connections that are gone:
+objects, memory, threads and descriptors."""
 
 import re
+import time
 
 import harness
 import pytest
@@ -41,6 +43,30 @@ def test_connections_leave_nothing(checker, is_quick, note):
         harness.wait_until(
             lambda: checker.descriptors() <= descriptors, f"{descriptors} descriptors again"
         )
+
+
+def test_idle_server_does_not_spin(checker, note):
+    clients = [checker.client() for _ in range(10)]
+    for client in clients:
+        assert client.ask("echo hello") == "hello"
+    before = checker.processor_time()
+    time.sleep(2)
+    used = checker.processor_time() - before
+    note(f"{used * 50:.1f} % of a core")
+    assert used < 0.2
+    for client in clients:
+        client.socket.close()
+
+
+def test_answers_do_not_wait(checker, note):
+    """For the end of a slice in which the program waits, for example."""
+    with checker.client() as client:
+        begun = time.monotonic()
+        for number in range(500):
+            assert client.ask(f"echo {number}") == str(number)
+        seconds = time.monotonic() - begun
+        note(f"{seconds * 2:.1f} ms each")
+        assert seconds < 10
 
 
 def test_holes_name_checks(language):
