@@ -412,7 +412,7 @@ public:
     }
     void send(const_buffer bytes) { check(try_send(bytes)); }
     /// Returns 0 or the status in place of an exception: NS_ERR_BUFFER_FULL.
-    ns_status try_send(const_buffer bytes) noexcept {
+    [[nodiscard]] ns_status try_send(const_buffer bytes) noexcept {
         return ns_socket_send(socket_, bytes.data(), bytes.size());
     }
     /// All pieces in a row, at most 1024.
