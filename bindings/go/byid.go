@@ -42,7 +42,7 @@ func (s *Server) byID(id ID, call func(c *C.ns_server, id C.ns_conn_id) C.ns_sta
 // not delivered. What one goroutine sends stays in order.
 func (s *Server) Send(id ID, p []byte) error {
 	return s.byID(id, func(c *C.ns_server, id C.ns_conn_id) C.ns_status {
-		return C.ns_server_send(c, id, bytes(p), C.size_t(len(p)))
+		return C.ns_server_send(c, id, unsafe.Pointer(&some(p)[0]), C.size_t(len(p)))
 	})
 }
 
@@ -174,7 +174,7 @@ func (l *loop) broadcast(ids []C.ns_conn_id, p []byte, statuses []C.ns_status) i
 		return -1
 	}
 	defer l.release()
-	return int(C.ns_server_broadcast_each(c, &ids[0], C.size_t(len(ids)), bytes(p), C.size_t(len(p)), &statuses[0]))
+	return int(C.ns_server_broadcast_each(c, &ids[0], C.size_t(len(ids)), unsafe.Pointer(&some(p)[0]), C.size_t(len(p)), &statuses[0]))
 }
 
 // Adopt makes a connection of a connected stream socket, or of one whose connect

@@ -179,7 +179,7 @@ func (s *stream) TLS() (*TLSInfo, error) {
 	}
 	if size := C.ns_socket_tls_peer_certificate(s.c, nil, 0); size > 0 {
 		agreed.PeerCertificate = make([]byte, size)
-		C.ns_socket_tls_peer_certificate(s.c, bytes(agreed.PeerCertificate), size)
+		C.ns_socket_tls_peer_certificate(s.c, unsafe.Pointer(&some(agreed.PeerCertificate)[0]), size)
 		agreed.PeerSubject = text(func(buf *C.char, size C.size_t) C.size_t {
 			return C.ns_socket_tls_peer_subject(s.c, buf, size)
 		})
@@ -193,7 +193,7 @@ func (s *stream) TLS() (*TLSInfo, error) {
 func (s *stream) StartTLS(tls *TLS, ahead []byte) error {
 	defer runtime.KeepAlive(tls)
 	return s.check(func(c *C.ns_socket) C.ns_status {
-		return C.ns_socket_starttls(c, tls.c, bytes(ahead), C.size_t(len(ahead)))
+		return C.ns_socket_starttls(c, tls.c, unsafe.Pointer(&some(ahead)[0]), C.size_t(len(ahead)))
 	})
 }
 

@@ -39,12 +39,12 @@ func cString(s string) *C.char {
 	return C.CString(s)
 }
 
-// bytes returns what C calls a pointer to b. An empty slice has one too.
-func bytes(b []byte) unsafe.Pointer {
+// some returns b, or one byte in place of none: C gets a pointer to its first.
+func some(b []byte) []byte {
 	if len(b) == 0 {
-		b = []byte{0}
+		return []byte{0}
 	}
-	return unsafe.Pointer(&b[0])
+	return b
 }
 
 // result ends a call that may have given an error.
@@ -74,8 +74,8 @@ func (t *TLS) AddCertPEM(serverName string, chain, key []byte) error {
 	name := cString(serverName)
 	defer C.free(unsafe.Pointer(name))
 	var err *C.ns_error
-	return result(C.ns_tls_add_cert_pem(t.c, name, bytes(chain), C.size_t(len(chain)),
-		bytes(key), C.size_t(len(key)), &err), err)
+	return result(C.ns_tls_add_cert_pem(t.c, name, unsafe.Pointer(&some(chain)[0]), C.size_t(len(chain)),
+		unsafe.Pointer(&some(key)[0]), C.size_t(len(key)), &err), err)
 }
 
 // AddCertDER is AddCertFile with certificates and a key in DER: PKCS #8,
@@ -100,7 +100,7 @@ func (t *TLS) AddCertDER(serverName string, chain [][]byte, key []byte) error {
 	}
 	var err *C.ns_error
 	return result(C.ns_tls_add_cert_der(t.c, name, certs, &lengths[0], C.size_t(count),
-		bytes(key), C.size_t(len(key)), &err), err)
+		unsafe.Pointer(&some(key)[0]), C.size_t(len(key)), &err), err)
 }
 
 // SetClientCAFile asks clients for a certificate that one of the authorities in a
@@ -118,7 +118,7 @@ func (t *TLS) SetClientCAFile(path string, required bool) error {
 func (t *TLS) SetClientCAPEM(pem []byte, required bool) error {
 	defer runtime.KeepAlive(t)
 	var err *C.ns_error
-	return result(C.ns_tls_set_client_ca_pem(t.c, bytes(pem), C.size_t(len(pem)), cBool(required), &err), err)
+	return result(C.ns_tls_set_client_ca_pem(t.c, unsafe.Pointer(&some(pem)[0]), C.size_t(len(pem)), cBool(required), &err), err)
 }
 
 // SetALPN sets the application protocols that the server speaks, the preferred
