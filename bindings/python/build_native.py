@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import subprocess
+from typing import Any
 
 import cffi
 
@@ -17,19 +18,19 @@ OUT = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release"
 CALLBACKS = HERE / "src" / "callbacks.c"
 
 
-def pkg_config(*options):
+def pkg_config(*options: str) -> list[str]:
     output = subprocess.run(["pkg-config", *options, "netserver"], check=True, stdout=subprocess.PIPE)
     return output.stdout.decode().split()
 
 
-def installed_library():
+def installed_library() -> tuple[pathlib.Path, dict[str, Any]]:
     """Returns the header of the installed library, and how to compile and link with it."""
     folder = pathlib.Path(*pkg_config("--variable=includedir"))
     linked = {"extra_link_args": pkg_config("--libs"), "extra_compile_args": pkg_config("--cflags")}
     return folder / "netserver.h", linked
 
 
-def own_archive():
+def own_archive() -> tuple[pathlib.Path, dict[str, Any]]:
     """Makes the archive if it is not up to date. Returns as `installed_library`."""
     archive = OUT / "libnetserver.a"
     target = os.path.relpath(archive, ROOT)
@@ -45,19 +46,21 @@ def own_archive():
     return ROOT / "include" / "netserver.h", linked
 
 
-def declarations(header):
+def declarations(header: str) -> str:
     """Returns what cffi understands of a C header: no preprocessor, but constants."""
     text = re.sub(r"/\*.*?\*/", "", header, flags=re.S)
     text = re.sub(r"^#ifdef __cplusplus.*?^#endif", "", text, flags=re.M | re.S)
     return re.sub(r"^#(?!define NS_\w+ -?\d+$).*", "", text, flags=re.M)
 
 
-def marked(source, mark):
+def marked(source: str, mark: str) -> str:
     """Returns the part of the C source between `/* mark */` and the next empty line."""
-    return re.search(rf"^/\* {mark}.*?\*/\n(.*?)\n\n", source, re.M | re.S)[1]
+    found = re.search(rf"^/\* {mark}.*?\*/\n(.*?)\n\n", source, re.M | re.S)
+    assert found, mark
+    return found[1]
 
 
-def make_builder():
+def make_builder() -> cffi.FFI:
     header, linked = installed_library() if os.environ.get("NETSERVER_SYSTEM") == "1" else own_archive()
     source = CALLBACKS.read_text()
     python = marked(source, "PYTHON").replace("static ", "")

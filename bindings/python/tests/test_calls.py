@@ -19,7 +19,7 @@ def test_send_and_broadcast_by_id() -> None:
     ids: list[int] = []
     with serving(on_open=lambda socket: ids.append(socket.id)) as server:
         with Client(server.port) as one, Client(server.port) as two:
-            one.ask(b"x"), two.ask(b"x")
+            assert one.ask(b"x") == two.ask(b"x")
             assert sorted(server.connections()) == sorted(ids)
             server.send(ids[0], memoryview(b"hello"))
             assert one.exactly(5) == b"hello"
@@ -102,7 +102,8 @@ def test_timers_tasks_and_watches() -> None:
             watch.close()
         with pytest.raises(netserver.InvalidError):
             server.timer(1, tick, loop=7)
-    reader.close(), writer.close()
+    reader.close()
+    writer.close()
 
 
 def test_callbacks_without_a_socket_fail() -> None:

@@ -217,7 +217,7 @@ def test_settings() -> None:
     for bad in ({"max_thread": 0}, {"max_thread": -1}, {"idle_timeout": -1}, {"unix_mode": 0o7777},
                 {"thread_name": "far too long"}, {"backlog": 1 << 40}):  # fmt: skip
         with pytest.raises(netserver.InvalidError, match=next(iter(bad))):
-            Server(echo, config=Config(**bad))  # type: ignore[arg-type]
+            Server(echo, config=Config(**bad))
 
 
 def test_a_closed_server() -> None:

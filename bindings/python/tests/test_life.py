@@ -22,17 +22,22 @@ from netserver._objects import objects
 
 
 def test_states() -> None:
-    server = Server(echo, "127.0.0.1:0")
-    assert server.state is State.NEW and server.is_stopped and server.address == ""
+    states: list[State] = []
+    server = Server(echo, "127.0.0.1:0", on_start=lambda server: states.append(server.state))
+    states.append(server.state)
+    assert server.is_stopped and server.address == ""
     server.start()
-    assert server.state is State.RUNNING and server.address == f"127.0.0.1:{server.port}"
+    states.append(server.state)
+    assert server.address == f"127.0.0.1:{server.port}" and not server.is_stopped
     assert server.run_once() is True
     with pytest.raises(netserver.StateError):
         server.start()
     server.stop()
-    assert server.state is State.STOPPED and server.run_once() is False
+    states.append(server.state)
+    assert server.run_once() is False
     server.serve_forever()
     server.close()
+    assert states == [State.NEW, State.STARTING, State.RUNNING, State.STOPPED]
 
 
 def test_a_stop_before_the_start() -> None:
