@@ -77,6 +77,7 @@ struct conn {
     struct server *server; /* NULL while it is detached: its server may be gone */
     ns_conn_id id;
     ns_socket *current; /* in a callback of the connection, else NULL */
+    ns_socket *raising; /* as `current`, after a detach too: what ns_raise_with takes */
     ns_socket *owned;   /* while it is detached, else NULL */
     uint32_t number;
     uint32_t depth; /* how many of its callbacks are on the stack */

@@ -34,7 +34,9 @@ struct conn *conn_of(const struct call *call, size_t i) {
 }
 
 bool bytes_of(const struct call *call, size_t i, void **bytes, size_t *len) {
-    return napi_get_buffer_info(call->env, call->argv[i], bytes, len) == napi_ok;
+    bool is_view = false;
+    napi_is_buffer(call->env, call->argv[i], &is_view);
+    return is_view && napi_get_buffer_info(call->env, call->argv[i], bytes, len) == napi_ok;
 }
 
 char *text_of(const struct call *call, size_t i) {

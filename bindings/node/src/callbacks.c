@@ -42,14 +42,14 @@ void drop_conn(void *user_data) {
 static napi_handle_scope enter(struct conn *conn, ns_socket *socket) {
     napi_handle_scope scope = NULL;
     conn->depth++;
-    conn->current = socket;
+    conn->current = conn->raising = socket;
     napi_open_handle_scope(conn->instance->env, &scope);
     return scope;
 }
 
 static void leave(struct conn *conn, napi_handle_scope scope) {
     napi_close_handle_scope(conn->instance->env, scope);
-    conn->current = NULL;
+    conn->current = conn->raising = NULL;
     if (--conn->depth == 0 && conn->dropped)
         free(conn);
 }

@@ -325,7 +325,7 @@ static napi_value raise_exception(napi_env env, napi_callback_info info) {
     raised->server = server;
     raised->number = (uint32_t)int_of(&call, 2);
     message = text_of(&call, 3);
-    code = ns_raise_with(conn == NULL ? NULL : conn->current, -1, message, raised, drop_raised);
+    code = ns_raise_with(conn == NULL ? NULL : conn->raising, -1, message, raised, drop_raised);
     free(message);
     return int_value(env, code);
 }

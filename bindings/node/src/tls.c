@@ -82,10 +82,10 @@ static napi_value add_cert_der(napi_env env, napi_callback_info info) {
     if (napi_get_array_length(env, call.argv[2], &count) != napi_ok || count > MOST_CERTIFICATES)
         return throw_error(env, NS_ERR_INVALID, NULL);
     for (i = 0; i < count; i++) {
-        napi_value element;
+        struct call element = {.env = env};
         void *bytes;
-        if (napi_get_element(env, call.argv[2], i, &element) != napi_ok ||
-            napi_get_buffer_info(env, element, &bytes, &lens[i]) != napi_ok)
+        napi_get_element(env, call.argv[2], i, &element.argv[0]);
+        if (!bytes_of(&element, 0, &bytes, &lens[i]))
             return throw_error(env, NS_ERR_INVALID, NULL);
         chain[i] = bytes;
     }

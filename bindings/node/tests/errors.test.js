@@ -124,6 +124,26 @@ check('without onException it goes to uncaughtException, and the connection clos
   assert.equal(await ask(other, 'on'), 'on');
 });
 
+check('a listener that has detached its socket may throw', async ({ serve, connect }) => {
+  const error = new Error('after the detach');
+  const got = [];
+  let detached;
+  const server = await serve({ onException: (...args) => got.push(args) }, (socket) => {
+    socket.on('data', () => {
+      detached = socket.detach();
+      throw error;
+    });
+  });
+  const client = await connect(server);
+  client.write('x');
+  await until(() => got.length > 0, 'the exception');
+  assert.equal(got[0][0], error);
+  assert.equal(got[0][1], undefined);
+  await (await detached).send('still here');
+  assert.equal((await read(client, 10)).toString(), 'still here');
+  await (await detached).close();
+});
+
 check('what onException throws goes to uncaughtException', async ({ serve, connect, own }) => {
   const caught = uncaught(own);
   const worse = new Error('worse');

@@ -65,7 +65,7 @@ function closed(server) {
 async function read(stream, size = Infinity) {
   const parts = [];
   let length = 0;
-  if (size === 0) return Buffer.alloc(0);
+  if (stream.readableEnded) return Buffer.alloc(0);
   return new Promise((resolve, reject) => {
     const done = (result, value) => {
       stream.off('data', onData).off('end', onEnd).off('error', onError);
