@@ -32,4 +32,5 @@
           (netserver keywords) (netserver loops) (netserver server) (netserver socket)
           (netserver stats) (rename (netserver table) (object-count netserver-object-count))
           (netserver tls) (netserver types))
-  (export (import (except (netserver keywords) keywords->alist keyword-value))))
+  (export (import (except (netserver keywords) keywords->alist alist->keywords split-keywords
+                          keyword-value))))

@@ -10,31 +10,26 @@
     thread-status? thread-status-thread-id thread-status-thread-info
     thread-status-active-socket-count)
   (import (chezscheme)
-          (rename (netserver) (config? server-config?)
-                  (server-start! start!) (server-stop! stop!))
+          (rename (netserver) (config? server-config?))
           (netserver keywords) (netserver types))
-  (export (import (except (netserver keywords) keywords->alist keyword-value)))
+  (export (import (except (netserver keywords) keywords->alist alist->keywords split-keywords
+                          keyword-value)))
 
   ;; -- config --------------------------------------------------------------------------------
 
   (define tls-keywords '(:secure? :certificates :private-key))
 
-  (define (alist->keywords alist)
-    (fold-right (lambda (entry rest) (cons* (car entry) (cdr entry) rest)) '() alist))
-
   ;; Takes what make-config takes, and for TLS :secure? with :certificates and :private-key, which
   ;; are as those of make-tls.
   (define (make-server-config . arguments)
-    (let*-values ([(options) (keywords->alist 'make-server-config #f arguments)]
-                  [(tls others)
-                   (partition (lambda (entry) (memq (car entry) tls-keywords)) options)])
+    (let-values ([(tls others) (split-keywords 'make-server-config tls-keywords arguments)])
       (apply make-config
         (append
           (if (keyword-value tls :secure? #f)
               (list :tls (make-tls :certificates (keyword-value tls :certificates '())
                                    :private-key (keyword-value tls :private-key #f)))
               '())
-          (alist->keywords others)))))
+          others))))
 
   ;; -- server --------------------------------------------------------------------------------
 
@@ -55,20 +50,6 @@
   ;; What the hooks of the server do; the server calls them itself.
   (define (on-server-start! server . options) (call-hook server hooks-start options))
   (define (on-server-stop! server . options) (call-hook server hooks-stop options))
-
-  ;; Returns when the server has stopped; with `:background #t` when it accepts. The hook gets the
-  ;; other keywords.
-  (define (server-start! server . arguments)
-    (let*-values ([(options) (keywords->alist 'server-start! #f arguments)]
-                  [(own others)
-                   (partition (lambda (entry) (eq? (car entry) :background)) options)])
-      (server-options-set! server (alist->keywords others))
-      (start! server :background (keyword-value own :background #f))))
-
-  ;; Returns when the server has stopped; in a handler immediately. The hook gets the keywords.
-  (define (server-stop! server . arguments)
-    (server-options-set! server arguments)
-    (stop! server))
 
   ;; `timeout` is #f, seconds, or a time: a duration or a point in time. #f: it has not stopped.
   (define wait-server-stop!

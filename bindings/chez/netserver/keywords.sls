@@ -11,7 +11,7 @@
     :secure? :certificates :private-key
     :config :context :hooks :background :hosted :within
     :server-name :client-ca :client-required? :alpn :min-version :tickets? :session-cache
-    keywords->alist keyword-value)
+    keywords->alist alist->keywords split-keywords keyword-value)
   (import (chezscheme))
 
   (define-syntax define-keywords
@@ -39,6 +39,16 @@
          (assertion-violation who "unknown keyword" (car rest))]
         [(null? (cdr rest)) (assertion-violation who "no value for the keyword" (car rest))]
         [else (cons (cons (car rest) (cadr rest)) (loop (cddr rest)))])))
+
+  (define (alist->keywords alist)
+    (fold-right (lambda (entry rest) (cons* (car entry) (cdr entry) rest)) '() alist))
+
+  ;; Two values: an association list of those that `own` lists, and the other arguments.
+  (define (split-keywords who own arguments)
+    (let-values ([(mine others)
+                  (partition (lambda (entry) (memq (car entry) own))
+                             (keywords->alist who #f arguments))])
+      (values mine (alist->keywords others))))
 
   (define (keyword-value alist keyword default)
     (let ([entry (assq keyword alist)])

@@ -30,7 +30,8 @@
 
   ;; Those that mean something by not being there.
   (define optional-callbacks
-    (map (lambda (callback) (cons* (car callback) (callback-setter (cadr callback)) (caddr callback)))
+    (map (lambda (callback)
+           (cons* (car callback) (callback-setter (cadr callback)) (caddr callback)))
          `((:shutdown-handler "shutdown_handler" ,shutdown-entry)
            (:on-open "on_open" ,open-entry)
            (:on-close "on_close" ,close-entry)
@@ -122,11 +123,13 @@
 
   ;; Without keywords it returns when the server has stopped, and serves on the calling thread where
   ;; the server has one loop. With `:background #t` it returns when the server accepts. With
-  ;; `:hosted #t` it does so too, and the program runs the server by server-run-once!.
+  ;; `:hosted #t` it does so too, and the program runs the server by server-run-once!. The start
+  ;; hook of (net server) gets the other keywords.
   (define (server-start! server . arguments)
-    (let* ([options (keywords->alist 'server-start! '(:background :hosted) arguments)]
-           [background? (keyword-value options :background #f)]
-           [hosted? (keyword-value options :hosted #f)])
+    (let*-values ([(own others) (split-keywords 'server-start! '(:background :hosted) arguments)]
+                  [(background?) (keyword-value own :background #f)]
+                  [(hosted?) (keyword-value own :hosted #f)])
+      (server-options-set! server others)
       (cond
         [hosted? (start! 'server-start! server 2)]
         [background? (start! 'server-start! server 1)]
@@ -170,18 +173,18 @@
     (unless (eqv? (getpid) (server-process server))
       (raise (make-netserver-error who 'state "the server belongs to another process"))))
 
-  ;; Returns when the server has stopped; in a callback immediately. `within`: how many
-  ;; milliseconds handlers and queued bytes have, instead of the setting :drain-timeout.
-  (define server-stop!
-    (case-lambda
-      [(server)
-       (check-process 'server-stop! server)
-       (server-call server-stop! ns_server_stop server)
-       #t]
-      [(server within)
-       (check-process 'server-stop! server)
-       (server-call server-stop! ns_server_stop_within server within)
-       #t]))
+  ;; Returns when the server has stopped; in a callback immediately. `:within`: how many
+  ;; milliseconds handlers and queued bytes have, instead of the setting :drain-timeout. The stop
+  ;; hook of (net server) gets the other keywords.
+  (define (server-stop! server . arguments)
+    (check-process 'server-stop! server)
+    (let*-values ([(own others) (split-keywords 'server-stop! '(:within) arguments)]
+                  [(within) (keyword-value own :within #f)])
+      (server-options-set! server others)
+      (if within
+          (server-call server-stop! ns_server_stop_within server within)
+          (server-call server-stop! ns_server_stop server))
+      #t))
 
   (define (server-request-stop! server)
     (check-process 'server-request-stop! server)
@@ -290,4 +293,17 @@
          (call-with-error 'server-reload-tls!
            (lambda (error)
              (ns_server_reload_service_tls pointer service (tls-pointer tls) error)))
-         (void))])))
+         (void))]))
+
+  ;; -- code ----------------------------------------------------------------------------------
+
+  ;; During each callback Chez locks the code that called C and that of the callback. It notes that
+  ;; in a list until it collects the generation of the code, which may be long after millions of
+  ;; callbacks. Code in the static generation needs no notes. So once, before any server is made,
+  ;; all that has been loaded is moved there.
+  (define settled
+    (let ([handler (collect-request-handler)])
+      (collect-request-handler
+        (lambda () (collect (collect-maximum-generation) 'static)))
+      (collect-rendezvous)
+      (collect-request-handler handler))))

@@ -89,7 +89,9 @@
        (let-values ([(id text) (split rest)])
          (answer socket
            (in-thread
-             (lambda () (status-name (lambda () (server-send server (string->number id) (line text)))))))
+             (lambda ()
+               (status-name
+                 (lambda () (server-send server (string->number id) (line text)))))))
          #t)]
       [(broadcast)
        (in-thread

@@ -1,0 +1,227 @@
+;;; (netserver): servers, settings, errors, callbacks.
+
+(test "settings have the library's defaults, and their bounds are the library's"
+  (let ([config (make-config)])
+    (check-equal 1 (config-ref config :max-thread))
+    (check-equal 500 (config-ref config :retry-interval))
+    (check-equal #f (config-ref config :non-blocking?))
+    (check-equal #t (config-ref config :no-delay?))
+    (check-equal #f (config-ref config :shutdown-port))
+    (check-equal "ns" (config-ref config :thread-name)))
+  (check-raises 'invalid (make-server "0" echo (make-config :max-thread 0)))
+  (check-raises 'invalid (make-server "0" echo (make-config :thread-name "far too long")))
+  (check-raises 'invalid (make-server "no such:99999" echo))
+  (for-each
+    (lambda (arguments)
+      (check (guard (e [(assertion-violation? e) #t]) (apply make-config arguments) #f)))
+    `((:nonsense 1) (:max-thread) (:max-thread "4") (:on-open 5) (1 2))))
+
+(test "an error of a start has a status and a sentence, and leaves nothing"
+  (let ([first (make-server "127.0.0.1:0" echo)])
+    (call-with-server first
+      (lambda (server port)
+        (let ([second (make-server (format "127.0.0.1:~a" port) echo)])
+          (guard (e [(netserver-error? e)
+                     (check-equal 'listen (netserver-error-status e))
+                     (check-equal 98 (netserver-error-os-code e)) ; EADDRINUSE
+                     (check (> (string-length (condition-message e)) 20))])
+            (server-start! second :background #t)
+            (fail-test "it started"))
+          (server-free! second))))))
+
+(test "a condition that on-start raises comes back from the start"
+  (let* ([object (make-message-condition "not today")]
+         [server (make-server "127.0.0.1:0" echo
+                   (make-config :on-start (lambda (server) (raise object))))])
+    (check (eq? object (guard (e [#t e]) (server-start! server :background #t) #f)))
+    (check-equal 'new (server-state server))
+    (server-free! server)))
+
+(test "each thread of the library is attached, and hooks run on it"
+  (let* ([events (make-mailbox)]
+         [config (make-config
+                   :max-thread 2
+                   :on-thread-start
+                   (lambda (server kind number) (put! events (list 'start kind number)))
+                   :on-thread-stop
+                   (lambda (server kind number) (put! events (list 'stop kind number))))])
+    (define (take-all)
+      (do ([i 0 (+ i 1)]
+           [all '() (cons (take! events) all)])
+          ((= i 4)
+           (sort (lambda (a b) (string<? (format "~s" a) (format "~s" b))) all))))
+    (call-with-server (make-server "127.0.0.1:0" echo config)
+      (lambda (server port)
+        (check-equal
+          '((start control 0) (start worker 0) (start worker 1) (start worker 2))
+          (take-all))))
+    (check-equal '((stop control 0) (stop worker 0) (stop worker 1) (stop worker 2)) (take-all))))
+
+(test "a connection has the same socket in all callbacks, with the program's data"
+  (for-each
+    (lambda (non-blocking?)
+      (let* ([events (make-mailbox)]
+             [config
+              (make-config
+                :non-blocking? non-blocking?
+                :on-open
+                (lambda (server socket)
+                  (socket-data-set! socket (list (socket-id socket)))
+                  (put! events socket))
+                :on-close
+                (lambda (server socket reason)
+                  (put! events (list socket reason (socket-data socket)))))])
+        (call-with-server (make-server "127.0.0.1:0" echo config)
+          (lambda (server port)
+            (let ([client (connect port)])
+              (check-equal "hi" (ask client "hi"))
+              (socket-close client)
+              (let* ([opened (take! events)] [closed (take! events)])
+                (check (eq? opened (car closed)))
+                (check-equal 'peer (cadr closed))
+                (check (fixnum? (car (caddr closed))))
+                ;; It is of no use any more.
+                (check (socket-closed? opened))
+                (check-raises 'not-in-handler (socket-send opened #vu8(1)))
+                (check-raises 'not-in-handler (socket-id opened))))))))
+    '(#f #t)))
+
+(test "a borrowed socket is of no use in another thread"
+  (let* ([outcome (make-mailbox)]
+         [handler
+          (lambda (server socket)
+            (socket-recv socket 10)
+            (put! outcome
+              ((in-thread
+                 (lambda ()
+                   (guard (e [(netserver-error? e) (netserver-error-status e)])
+                     (socket-send socket #vu8(1))))))))])
+    (call-with-server (make-server "127.0.0.1:0" handler)
+      (lambda (server port)
+        (call-with-client port
+          (lambda (client)
+            (say client "x")
+            (check-equal 'not-in-handler (take! outcome))))))))
+
+(test "on-open refuses a connection"
+  (let ([config (make-config
+                  :non-blocking? #t
+                  :on-open (lambda (server socket)
+                             (socket-send socket (string->utf8 "full"))
+                             (raise (make-netserver-error 'rejected))))])
+    (call-with-server (make-server "127.0.0.1:0" echo config)
+      (lambda (server port)
+        (call-with-client port
+          (lambda (client)
+            (check-equal "full" (hear client 4))
+            (check-end client)))
+        (wait-until "it counts as rejected"
+          (lambda ()
+            (= 1 (cdr (assq 'rejected (cdr (assq 'closed (server-stats server))))))))))))
+
+(test "a busy blocking server refuses clients, and the exception handler may answer"
+  (let* ([seen (make-mailbox)]
+         [config (make-config
+                   :max-thread 2 :max-retry 0
+                   :exception-handler
+                   (lambda (server socket e)
+                     (socket-send socket (string->utf8 "busy"))
+                     (put! seen (netserver-error-status e))))])
+    (call-with-server (make-server "127.0.0.1:0" echo config)
+      (lambda (server port)
+        (call-with-client port
+          (lambda (one)
+            (check-equal "1" (ask one "1"))
+            (call-with-client port
+              (lambda (two)
+                (check-equal "2" (ask two "2"))
+                (call-with-client port
+                  (lambda (three)
+                    (check-equal "busy" (hear three 4))
+                    (check-equal 'rejected (take! seen))
+                    (check-end three)))))))))))
+
+(test "what nobody handles goes to the console, and the connection closes"
+  (for-each
+    (lambda (non-blocking?)
+      (let* ([port-and-text (call-with-values open-string-output-port cons)]
+             [text (cdr port-and-text)]
+             [server (make-server "127.0.0.1:0"
+                       (lambda (server socket) (error 'handler "nobody handles" 17))
+                       (make-config :non-blocking? non-blocking?))])
+        (parameterize ([console-error-port (car port-and-text)])
+          (call-with-server server
+            (lambda (server port)
+              (call-with-client port
+                (lambda (client)
+                  (say client "x")
+                  (check (not (string? (guard (e [(netserver-error? e) (eof-object)])
+                                         (socket-recv client 10))))))))))
+        (check-equal "Exception in handler: nobody handles with irritant 17\n" (text))))
+    '(#f #t)))
+
+(test "several services, one with other certificates"
+  (let* ([data (string-append (getenv "NETSERVER_ROOT") "/tests/data/")]
+         [certificate (list (string-append data "server.pem"))]
+         [key (string-append data "server-key.pem")]
+         [seen (make-mailbox)]
+         [server (make-server "127.0.0.1:0"
+                   (lambda (server socket)
+                     (put! seen (list (socket-service socket) (socket-tls-info socket)))
+                     (echo server socket))
+                   (make-config :non-blocking? #t))])
+    (check-equal 1 (server-add-service! server "127.0.0.1:0"))
+    (check-equal 2 (server-add-service! server "127.0.0.1:0"
+                     (make-tls :certificates certificate :private-key key)))
+    (check-raises 'certificate (server-add-service! server "0" (make-tls)))
+    (call-with-server server
+      (lambda (server port)
+        (define (port-of service)
+          (let ([address (server-service-address server service)])
+            (string->number (substring address 10 (string-length address)))))
+        (call-with-client (port-of 1) (lambda (client) (check-equal "1" (ask client "1"))))
+        (check-equal '(1 #f) (take! seen))
+        (check-equal '(1 #f) (take! seen)) ; the end
+        (check-equal "over TLS" (ask-over-tls (port-of 2) "over TLS"))
+        (let ([call (take! seen)])
+          (check-equal 2 (car call))
+          (check-equal "1.3" (cdr (assq 'version (cadr call))))
+          (check (not (cdr (assq 'resumed? (cadr call))))))
+        (server-reload-tls! server (make-tls :certificates certificate :private-key key) 2)
+        (check-equal "reloaded" (ask-over-tls (port-of 2) "reloaded"))
+        (check-raises 'state
+          (server-reload-tls! server (make-tls :certificates certificate :private-key key)))))))
+
+(test "wrong certificates are refused with a reason"
+  (let ([data (string-append (getenv "NETSERVER_ROOT") "/tests/data/")])
+    (check-raises 'certificate
+      (make-tls :certificates (list (string-append data "server.pem"))
+                :private-key (string-append data "second-key.pem")))
+    (check-raises 'certificate
+      (make-tls :certificates '("/does/not/exist") :private-key "/does/not/exist"))
+    (check-raises 'certificate (make-tls :certificates '(#vu8(1 2 3)) :private-key #vu8(4 5 6)))
+    (check-raises 'certificate (make-tls :client-ca "/does/not/exist"))
+    (check-raises 'invalid (make-tls :alpn '("")))))
+
+(test "servers that nothing refers to are freed when another one is made"
+  (do ([i 0 (+ i 1)])
+      ((= i 10))
+    (let ([server (make-server "127.0.0.1:0" echo)])
+      (server-start! server :background #t)
+      (server-stop! server)))
+  (collect (collect-maximum-generation))
+  (server-free! (make-server "127.0.0.1:0" echo)))
+
+(test "a forked child gets an error"
+  (call-with-server (make-server "127.0.0.1:0" echo)
+    (lambda (server port)
+      (let ([child (netserver-fork)])
+        (when (= child 0)
+          ((foreign-procedure "_exit" (int) void)
+           (guard (e [(netserver-error? e) (if (eq? (netserver-error-status e) 'state) 7 8)])
+             (server-stop! server)
+             9)))
+        (let ([status (make-bytevector 4)])
+          ((foreign-procedure "waitpid" (int u8* int) int) child status 0)
+          (check-equal (* 7 256) (bytevector-s32-native-ref status 0))))
+      (call-with-client port (lambda (client) (check-equal "on" (ask client "on")))))))
