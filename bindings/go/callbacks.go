@@ -30,9 +30,9 @@ func (s *Socket) leave(code *C.int32_t) {
 }
 
 // contain ends a callback that cannot fail, and logs a panic.
-func (l *loop) contain(what string) {
+func (s *Server) contain(what string) {
 	if value := recover(); value != nil {
-		l.server.config.logf("netserver: panic in %s: %v\n%s", what, value, debug.Stack())
+		s.config.logf("netserver: panic in %s: %v\n%s", what, value, debug.Stack())
 	}
 }
 
@@ -137,7 +137,7 @@ func netserverOnClose(number C.uintptr_t, c *C.ns_socket, reason C.int32_t) {
 	s := enter(number, c)
 	l := s.loop
 	defer func() { s.c = nil }()
-	defer l.contain("OnClose")
+	defer l.server.contain("OnClose")
 	s.place(l, 0)
 	if closed := l.server.events.OnClose; closed != nil {
 		closed(s, CloseReason(reason))
@@ -152,7 +152,7 @@ func netserverOnError(loopNumber C.uintptr_t, c *C.ns_socket, number C.uintptr_t
 		err = copyError(failure)
 	}
 	if c == nil {
-		defer l.contain("OnError")
+		defer l.server.contain("OnError")
 		l.server.failed(nil, err)
 		return 0
 	}
@@ -165,7 +165,7 @@ func netserverOnError(loopNumber C.uintptr_t, c *C.ns_socket, number C.uintptr_t
 		s.c = nil
 		C.ns_socket_close(c)
 	}()
-	defer l.contain("OnError")
+	defer l.server.contain("OnError")
 	l.server.failed(s, err)
 	return 0
 }
@@ -175,7 +175,7 @@ func netserverOnShutdown(loopNumber C.uintptr_t, c *C.ns_socket, data *C.char, s
 	l := kept(uint64(loopNumber)).(*loop)
 	s := &Socket{stream: stream{c: c, gone: ErrNotInHandler}, loop: l}
 	defer func() { s.c = nil }()
-	defer l.contain("OnShutdown")
+	defer l.server.contain("OnShutdown")
 	received := unsafe.Slice((*byte)(unsafe.Pointer(data)), int(size))
 	switch {
 	case l.server.config.OnShutdown(s, received):

@@ -50,9 +50,10 @@ type Config struct {
 	KeepAlive        time.Duration // TCP keep-alive; default 60 s
 
 	// HighWaterMark is the number of queued bytes above which a connection is not
-	// read; default 256 KiB. A Write of a Conn waits there.
+	// read; default 256 KiB. There a Write of a Conn waits.
 	HighWaterMark int
-	// LowWaterMark is the number of queued bytes at which OnDrain runs; default 0.
+	// LowWaterMark is the number of queued bytes at which Events.OnDrain runs;
+	// default 0.
 	LowWaterMark int
 	// SendLimit is the number of bytes that may be queued; default 16 MiB.
 	SendLimit int
@@ -121,7 +122,7 @@ func (c *Config) settings(index, loops int) *C.ns_config {
 	number := func(set func(C.uint32_t), value int) {
 		switch {
 		case value > math.MaxUint32:
-			set(math.MaxUint32) // refused, or as good as off
+			set(math.MaxUint32) // too large for any of them
 		case value > 0:
 			set(C.uint32_t(value))
 		case value < 0:

@@ -12,7 +12,6 @@ const (
 	pauseAt  = 128 << 10 // bytes received and not read, at which receiving pauses
 	resumeAt = 32 << 10  // and goes on
 	keptSize = 4 << 10   // the largest buffer that an idle connection keeps
-	piece    = 64 << 10  // the most that Write gives to the library at once
 )
 
 // Conn is a connection of Serve or of a Listener. It is a net.Conn: any number of
@@ -213,10 +212,7 @@ func (c *Conn) Write(p []byte) (n int, err error) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	for first := true; first || n < len(p); first = false {
-		next := p[n:]
-		if len(next) > piece {
-			next = next[:piece]
-		}
+		next := p[n:min(n+c.listener.piece, len(p))]
 		switch err := c.send(next); err {
 		case nil:
 			n += len(next)
@@ -244,7 +240,7 @@ func (c *Conn) send(p []byte) error {
 	switch err {
 	case ErrBufferFull:
 		c.mu.Lock()
-		c.unsent = c.listener.highWater + 1
+		c.unsent = c.listener.most + 1
 		c.mu.Unlock()
 	case ErrClosed:
 		c.mu.Lock()
@@ -256,7 +252,7 @@ func (c *Conn) send(p []byte) error {
 	return err
 }
 
-// awaitRoom returns nil when no more than HighWaterMark bytes are queued.
+// awaitRoom returns nil when there is room for a piece.
 func (c *Conn) awaitRoom() error {
 	for {
 		switch {
@@ -266,14 +262,14 @@ func (c *Conn) awaitRoom() error {
 			return os.ErrDeadlineExceeded
 		case c.end != nil && c.end != io.EOF:
 			return c.end
-		case c.unsent <= c.listener.highWater:
+		case c.unsent <= c.listener.most:
 			return nil
 		}
 		if !c.draining {
 			// Before the question, so that no drain is missed after it.
 			c.draining = true
 			queued, err := c.server().Queued(c.ID())
-			if c.unsent = queued; err != nil || queued <= c.listener.highWater {
+			if c.unsent = queued; err != nil || queued <= c.listener.most {
 				c.draining = false
 				continue
 			}

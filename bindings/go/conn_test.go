@@ -486,3 +486,18 @@ func TestHTTP(t *testing.T) {
 		<-listener.Server().Done()
 	}
 }
+
+func TestWriteWithASmallLimit(t *testing.T) {
+	for _, limit := range []int{1, 10, 100000} {
+		config := local()
+		config.SendLimit, config.HighWaterMark = limit, limit
+		sent := pattern(5000 * min(limit, 100))
+		s := serve(t, config, func(conn *Conn) error {
+			_, err := conn.Write(sent)
+			return err
+		})
+		got, err := io.ReadAll(dial(t, s.Addr()).Reader)
+		check(t, err)
+		equal(t, len(got), len(sent))
+	}
+}

@@ -32,11 +32,12 @@ func Serve(ctx context.Context, config Config, handler Handler) error {
 // Listener is a net.Listener whose connections are each a *Conn, over TLS where
 // Config.TLS is set.
 type Listener struct {
-	server    *Server
-	addr      net.Addr
-	highWater int
-	drain     time.Duration
-	stopping  atomic.Bool // handlers are to return
+	server   *Server
+	addr     net.Addr
+	most     int // queued bytes with which a Write does not wait
+	piece    int // bytes that a Write gives to the library at once
+	drain    time.Duration
+	stopping atomic.Bool // handlers are to return
 
 	mu       sync.Mutex
 	waiting  sync.Cond // Accept
@@ -51,14 +52,19 @@ var _ net.Listener = (*Listener)(nil)
 
 // Listen starts to listen. Clients are accepted from then on, and wait for Accept.
 func Listen(config Config) (*Listener, error) {
-	l := &Listener{highWater: config.HighWaterMark, drain: config.DrainTimeout, conns: make(map[*Conn]struct{})}
+	l := &Listener{most: config.HighWaterMark, drain: config.DrainTimeout, conns: make(map[*Conn]struct{})}
 	l.waiting.L = &l.mu
-	if l.highWater <= 0 {
-		l.highWater = 256 << 10
+	limit := config.SendLimit
+	if limit <= 0 {
+		limit = 16 << 20
 	}
-	if config.LowWaterMark == 0 {
-		config.LowWaterMark = l.highWater / 4
+	if l.most <= 0 {
+		l.most = 256 << 10
 	}
+	// Where no more than `most` bytes are queued there is room for another piece.
+	l.piece = min(64<<10, limit/2+1)
+	l.most = min(l.most, limit-l.piece)
+	config.LowWaterMark = l.most / 4
 	switch {
 	case l.drain == 0:
 		l.drain = 5 * time.Second
@@ -82,6 +88,13 @@ func Listen(config Config) (*Listener, error) {
 	server.serve()
 	go l.awaitStop()
 	return l, nil
+}
+
+func min(a, b int) int {
+	if a < b {
+		return a
+	}
+	return b
 }
 
 func connOf(s *Socket) *Conn { return s.Data.(*Conn) }
@@ -149,6 +162,7 @@ func (l *Listener) onError(s *Socket, err error) {
 
 // report tells the program of a failure.
 func (l *Listener) report(c *Conn, err error) {
+	defer l.server.contain("OnError")
 	config := &l.server.config
 	var panicked *PanicError
 	switch {
