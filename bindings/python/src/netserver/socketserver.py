@@ -128,6 +128,7 @@ class _Workers(socketserver.BaseServer):
     max_threads = 128  #: Handlers that run at the same time: 1 to 4096.
     drain_timeout = 5.0  #: How long handlers may go on when the server ends, in seconds.
     _server: Optional[Server] = None
+    fileno: Callable[[], int]
 
     def __init__(
         self, server_address: Any, RequestHandlerClass: Callable[..., Any],
@@ -144,7 +145,7 @@ class _Workers(socketserver.BaseServer):
             non_blocking=False, max_thread=self.max_threads, max_retry=FOREVER, max_waiting=FOREVER,
             drain_timeout=self.drain_timeout,
         )  # fmt: skip
-        server = Server(self._serve, f"fd:{self.socket.fileno()}", config, tls=self._tls)
+        server = Server(self._serve, f"fd:{self.fileno()}", config, tls=self._tls)
         self._ended.clear()
         self._server = server
         try:
