@@ -31,6 +31,10 @@ function checkOptions(options) {
       throw statusError(Status.INVALID, `unknown option "${name}"`);
     }
   }
+  const { writableHighWaterMark: mark = WRITABLE_HIGH_WATER_MARK } = options;
+  if (!Number.isSafeInteger(mark) || mark < 1) {
+    throw statusError(Status.INVALID, 'writableHighWaterMark is out of its bounds');
+  }
 }
 
 // The arguments of listen(): options, or a port and perhaps a host, or a path.
@@ -155,14 +159,6 @@ class Server extends EventEmitter {
     return this;
   }
 
-  async [Symbol.asyncDispose ?? Symbol.for('nodejs.asyncDispose')]() {
-    if (this._number === -1) return;
-    await new Promise((resolve) => {
-      this.once('close', resolve);
-      this.close();
-    });
-  }
-
   ref() {
     this._ref = true;
     addon.serverRef(this._number, true);
@@ -194,7 +190,7 @@ class Server extends EventEmitter {
 
   // The open connections.
   get connections() {
-    return sockets.filter((socket) => socket?.server === this && !socket.connecting);
+    return sockets.filter((socket) => socket?.server === this && socket._isServed);
   }
 
   getConnections(callback) {

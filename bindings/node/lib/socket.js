@@ -34,6 +34,7 @@ class Socket extends EventEmitter {
     this._error = null;
     this._rejected = false;
     this._upgrading = false;
+    this._detached = false;
     this._addresses = [undefined, undefined]; // of this side, of the peer
   }
 
@@ -260,7 +261,10 @@ class Socket extends EventEmitter {
 
   // Takes the connection out of the server.
   async detach() {
-    await this._inCallback(() => addon.detach(this._number));
+    await this._inCallback(() => {
+      addon.detach(this._number);
+      this._detached = true;
+    });
     return new DetachedSocket(this);
   }
 
@@ -278,6 +282,11 @@ class Socket extends EventEmitter {
       this._tasks ??= [];
       this._tasks.push({ run, resolve, reject });
     });
+  }
+
+  // Whether it is among the connections of its server.
+  get _isServed() {
+    return !this.connecting && !this._detached;
   }
 
   // -- what the library calls ----------------------------------------------------------------
@@ -369,6 +378,7 @@ class Socket extends EventEmitter {
   }
 
   _attached(server, id) {
+    this._detached = false;
     this.server = server;
     this.id = id;
     this._held = false;

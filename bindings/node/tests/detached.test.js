@@ -48,6 +48,7 @@ check('it may be detached outside of its events', async ({ serve, connect }) => 
   const client = await connect(server);
   await read(client, 1);
   const detached = await server.connections[0].detach();
+  assert.equal(server.connections.length, 0);
   await detached.send('hello');
   assert.equal((await read(client, 5)).toString(), 'hello');
   await detached.close();

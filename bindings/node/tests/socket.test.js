@@ -1,6 +1,7 @@
 'use strict';
 
 const assert = require('node:assert/strict');
+const { AsyncLocalStorage } = require('node:async_hooks');
 const { randomBytes } = require('node:crypto');
 const { pipeline } = require('node:stream/promises');
 const { check, read, ask, echo, until, once, closed } = require('./helpers');
@@ -209,6 +210,14 @@ check('promises and nextTick run before the next event', async ({ serve, connect
   for (const client of clients) client.write('x');
   for (const client of clients) await read(client, 1);
   assert.deepEqual(order, ['data', 'tick', 'promise', 'data', 'tick', 'promise']);
+});
+
+check('an AsyncLocalStorage of listen() holds in the listeners', async ({ serve, connect }) => {
+  const storage = new AsyncLocalStorage();
+  const server = await storage.run('stored', () => serve({}, (socket) => {
+    socket.on('data', () => socket.end(storage.getStore()));
+  }));
+  assert.equal(await ask(await connect(server), 'x', 6), 'stored');
 });
 
 check('setTimeout() counts from the last byte', async ({ serve, connect }) => {
