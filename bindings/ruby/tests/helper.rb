@@ -117,20 +117,26 @@ class NetserverTest < Minitest::Test
     assert_equal "#{text}\n", line(client)
   end
 
-  # Runs a Ruby program with the binding. Yields the process's id, its stdout, and its stdin. Returns
-  # its status, and what it wrote to stderr.
-  def program(source, *arguments)
+  # Runs a Ruby program with the binding. Yields its process's id and its stdout. Returns its status,
+  # and what it wrote to stderr.
+  def program(source)
+    output, theirs = IO.pipe
     errors = Tempfile.new("stderr")
-    command = [RbConfig.ruby, "-w", "-I#{File.join(__dir__, '../lib')}", "-rnetserver", "-e", "$stdout.sync = true\n#{source}"]
-    IO.popen([*command, "--", *arguments, { err: errors.path }], "r+") do |io|
-      in_time { yield io.pid, io } if block_given?
-      io.close_write
-      in_time { Process.wait(io.pid) }
+    pid = spawn(RbConfig.ruby, "-w", "-I#{File.join(__dir__, '../lib')}", "-rnetserver",
+                "-e", "$stdout.sync = true\n#{source}", in: File::NULL, out: theirs, err: errors.path)
+    theirs.close
+    status = nil
+    begin
+      in_time do
+        yield pid, output
+        status = Process.wait2(pid)[1]
+      end
     ensure
-      Process.kill(:KILL, io.pid) unless $CHILD_STATUS || Process.last_status&.pid == io.pid
+      Process.kill(:KILL, pid) && Process.wait(pid) unless status
     end
-    [Process.last_status, File.read(errors.path)]
+    [status, File.read(errors.path)]
   ensure
+    output&.close
     errors&.close!
   end
 end

@@ -83,15 +83,9 @@ class Session
     bytes.zero? ? say("") : fill
   end
 
-  # The new owner's part of `detach`; the session goes on with what the server reads then.
+  # Gives the connection to a thread, which answers and gives it back.
   def detach
-    Thread.new(@socket.detach) do |owned|
-      owned.write("detached\n")
-      line = @input # nobody else's until the attach
-      line << owned.readpartial(4096) until line.include?("\n")
-      owned.write("owned #{line.slice!(/\A.*\n/)}")
-      owned.attach.wake # there may be lines that this thread has read
-    end
+    Thread.new(@socket.detach) { |owned| own(owned) }
     :detached
   end
 
@@ -101,6 +95,16 @@ class Session
     while @left.zero? && (line = @input.slice!(/\A.*\n/))
       break if @checker.answer(self, @socket, line.chomp) == :detached
     end
+  end
+
+  def own(owned)
+    owned.write("detached\n")
+    line = @input # nobody else's until the attach
+    line << owned.readpartial(4096) until line.include?("\n")
+    owned.write("owned #{line.slice!(/\A.*\n/)}")
+    owned.attach.wake # there may be lines that this thread has read
+  rescue EOFError, Netserver::Error # the client has gone
+    owned.close
   end
 
   # A piece or two are on their way at most: on_drain brings the next one.
@@ -122,7 +126,6 @@ class Checker
     @server.on_open { |socket| with_gc { socket.data = Session.new(self, socket) } }
     @server.on_drain { |socket| with_gc { session(socket).drained } }
     @server.on_wake { |socket| with_gc { session(socket).woken } }
-    @server.on_timeout { |socket| with_gc { session(socket).say("fired") } }
     @server.on_close { |socket, _| with_gc { raise @close_failure[socket.id] if @close_failure.key?(socket.id) } }
     @server.on_exception { |socket, exception| failed(socket, exception) } if options.handler
     @close_failure = {}
@@ -173,11 +176,14 @@ class Checker
   def on_echo(session, _, text) = session.say(text)
   def on_id(session, socket, _) = session.say(socket.id.to_s)
   def on_objects(session, _, _) = session.say(Netserver::Table.size.to_s)
-  def on_timer(_, socket, time) = socket.timer = time.to_i / 1000.0
   def on_fill(session, _, bytes) = session.begin_fill(bytes.to_i)
   def on_detach(session, _, _) = session.detach
   def on_raise(_, _, text) = raise(raised(text))
   def on_stop(_, _, _) = @server.stop
+
+  def on_timer(session, socket, time)
+    @server.after(time.to_i / 1000.0) { with_gc { session.say("fired") unless socket.closed? } }
+  end
 
   def on_tls(session, socket, _)
     info = socket.tls

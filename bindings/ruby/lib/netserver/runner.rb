@@ -55,8 +55,15 @@ module Netserver
 
     def start
       Fiber.new(blocking: true) do |block, arguments|
-        loop { block, arguments = Fiber.yield(attempt(block, arguments)) }
+        loop { block, arguments = give_back(attempt(block, arguments)) }
       end
+    end
+
+    def give_back(outcome)
+      Fiber.yield(outcome)
+    rescue FiberError
+      # In a child of fork this fiber is the only one: there is nowhere to return to.
+      abort "netserver: a child of fork cannot return from a block of its parent's server"
     end
 
     def attempt(block, arguments)

@@ -130,9 +130,10 @@ module Netserver
     # Stops the server, for so many seconds at most (nil: `drain_timeout`), and frees what it has.
     # Not in a block of the server, and not while another thread runs it.
     def close(within: nil)
+      return if @pointer.zero?
       raise BusyError, "the server runs: stop it, and close it when it has stopped" if @running && !forked?
 
-      drain(within) if @io && !forked?
+      drain(within) unless forked?
       free
     end
 
@@ -166,7 +167,7 @@ module Netserver
     end
 
     # Counters, a Stats.
-    def stats = Stats.read(@pointer)
+    def stats = Stats.read(self)
 
     # A report for people.
     def report
@@ -277,7 +278,7 @@ module Netserver
 
     def free
       turn do
-        check(Library.ns_server_free(@pointer)) unless @pointer.zero?
+        check(Library.ns_server_free(@pointer))
         @pointer = 0
       end
     end

@@ -45,6 +45,8 @@ module Netserver
     end
 
     def apply(name, value)
+      return InvalidError::STATUS if value.negative?
+
       Library.public_send("ns_config_set_#{name}", config, value)
     end
 

@@ -76,7 +76,8 @@ module Netserver
     # Sets the one-shot timer: the server calls `on_timeout` after so many seconds, and closes the
     # connection where there is none. nil clears it.
     def timer=(seconds)
-      check(Library.ns_socket_set_timer_ms(borrowed, Settings.milliseconds(seconds)))
+      time = seconds ? [Settings.milliseconds(seconds), 1].max : 0
+      check(Library.ns_socket_set_timer_ms(borrowed, time))
     end
 
     # The peer's address, "127.0.0.1:4711"; "" where it is not known.
@@ -184,6 +185,8 @@ module Netserver
       return check(Library.public_send(function, @pointer)) if inside?
 
       yield unless @closed
+    rescue ClosedError # it has ended meanwhile
+      nil
     end
 
     def address(function)

@@ -16,7 +16,7 @@ module Netserver
   Stats = Struct.new(*StatsLayout::TOTALS, :closed, keyword_init: true) do
     def self.read(server) # :nodoc:
       FFI::MemoryPointer.new(StatsLayout.size) do |place|
-        Error.check(Library.ns_server_stats(server, place, place.size))
+        server.check(Library.ns_server_stats(server.pointer, place, place.size))
         layout = StatsLayout.new(place)
         return new(**StatsLayout::TOTALS.to_h { |name| [name, layout[name]] }, closed: reasons(layout[:closed].to_a))
       end

@@ -116,13 +116,13 @@ module Netserver
 
     def to_h
       { version: format("1.%d", self[:version] - 769), resumed: self[:resumed] == 1,
-        cipher_suite: self[:cipher_suite].to_s, alpn: text(:alpn), server_name: text(:server_name) }
+        cipher_suite: text(:cipher_suite), alpn: text(:alpn), server_name: text(:server_name) }
     end
 
     private
 
     def text(name)
-      text = self[name].to_s
+      text = self[name].to_s.force_encoding("UTF-8")
       text.empty? ? nil : text
     end
   end
