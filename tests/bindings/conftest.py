@@ -1,13 +1,15 @@
 """Which checks of the table run: one language, all variants but its holes."""
 
 import pathlib
+import signal
 import sys
 
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import harness
-from language import HERE, Language
+from language import Language
+from network import enter_own_network
 from programs import Server
 
 harness.patience = 30.0  # seconds that anything may take, on a busy machine too
@@ -24,6 +26,9 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "variants(modes, tls, gc): in which ways a check runs")
     config.addinivalue_line("markers", "options(...): further options of the checker")
     config.table_language = Language(config.getoption("language"))
+    # A shell that runs this in the background has it, and so the programs, ignore SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    enter_own_network()
 
 
 def pytest_generate_tests(metafunc):
