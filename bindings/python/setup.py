@@ -9,7 +9,8 @@ from setuptools import setup
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
-BUILD = TARGET / "bindings" / "python" / "build" / sysconfig.get_platform()
+KIND = "system" if os.environ.get("NETSERVER_SYSTEM") == "1" else "own"
+BUILD = TARGET / "bindings" / "python" / f"build-{sysconfig.get_platform()}-{KIND}"
 BUILD.mkdir(parents=True, exist_ok=True)
 
 version = re.search(r'^version *= *"(.+)"', (ROOT / "Cargo.toml").read_text(), re.M)

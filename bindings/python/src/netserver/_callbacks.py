@@ -174,6 +174,7 @@ def py_stop(server: int) -> None:
     on_stop = owner._on_stop
     if on_stop is not None:
         owner._guard(lambda: on_stop(owner))
+    owner._has_ended = True
     owner._awake.set()
 
 

@@ -39,7 +39,8 @@ class Handle(Loops):
         self._number = int(lib.new_number())
         self._is_left = False  # the thread that ran the turns left serve_forever by an exception
         self._is_forked = False  # this process is a child of the one that made the server
-        self._awake = threading.Event()  # set when it has stopped, or was interrupted
+        self._has_ended = False  # its `on_stop` has run
+        self._awake = threading.Event()  # set when it has ended, or was interrupted
         self._interruption: Optional[BaseException] = None
         self._hook_error: Optional[BaseException] = None
         self._asyncio: Optional[asyncio.AbstractEventLoop] = None
@@ -98,25 +99,26 @@ class Handle(Loops):
 
     def _turn(self, timeout_ms: int) -> bool:
         """Runs a turn of a hosted server. Returns False once it has stopped."""
-        if self._c is None:
-            return False
-        status = self._use(lib.ns_server_run_once, timeout_ms)
-        if self._interruption is not None or _callbacks.stray:
-            self._raise_interruption()
-        if status == 0:
+        try:
+            status = self._use(lib.ns_server_run_once, timeout_ms)
+            if self._interruption is not None or _callbacks.stray:
+                self._raise_interruption()
+            if status == Status.STATE and self._use(lib.ns_server_state) == State.STOPPED:
+                return False
+            check(status)
             return True
-        if status == Status.STATE and self._has_stopped():
-            return False
-        check(status)
-        return True
+        except StateError:
+            if self._is_closed():
+                return False
+            raise
 
     def _take_over(self) -> None:
         """Makes this thread run the turns of a hosted server if nobody does any more."""
         if self._is_left:
             self._use(lib.ns_server_run_once, 0)
 
-    def _has_stopped(self) -> bool:
-        return bool(self._use(lib.ns_server_state) == State.STOPPED)
+    def _is_closed(self) -> bool:
+        return self._c is None and not self._is_forked
 
     # -- what callbacks raise -------------------------------------------------------------------
 
@@ -130,6 +132,8 @@ class Handle(Loops):
         error, self._interruption = self._interruption, None
         if error is not None:
             self._awake.clear()
+            if self._has_ended:
+                self._awake.set()
             raise error
         if _callbacks.stray:
             raise _callbacks.stray.pop()

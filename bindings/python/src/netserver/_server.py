@@ -102,7 +102,9 @@ class Server(Handle):
         except BaseException as error:
             if is_new:
                 del objects[self._number]
-            if isinstance(error, HookError):
+            if isinstance(error, HookError) and self._hook_error is not None:
+                if not isinstance(self._hook_error, Exception):
+                    raise self._hook_error  # KeyboardInterrupt and the like stay what they are
                 raise error from self._hook_error
             raise
 
@@ -140,17 +142,23 @@ class Server(Handle):
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             rest = SLICE_MS / 1000 if end is None else max(0.0, end - time.monotonic())
-            slice_ms = min(SLICE_MS, milliseconds(rest))
-            status = self._use(lib.ns_server_wait, slice_ms if self._hosted else 0)
+            try:
+                slice_ms = min(SLICE_MS, milliseconds(rest)) if self._hosted else 0
+                status = self._use(lib.ns_server_wait, slice_ms)
+                if status == Status.TIMEOUT and self._has_ended:
+                    status = self._use(lib.ns_server_wait, -1)  # its last thread is ending
+            except StateError:
+                if self._is_closed():
+                    return
+                raise
             self._raise_interruption()
             if status != Status.TIMEOUT:
                 check(status)
                 return
             if end is not None and time.monotonic() >= end:
                 raise error_of(status)
-            if not self._hosted and self._awake.wait(None if end is None else rest):
-                self._raise_interruption()
-                status = self._use(lib.ns_server_wait, -1)  # its last thread is ending
+            if not self._hosted:
+                self._awake.wait(None if end is None else rest)
 
     def stop(self, timeout: Optional[float] = None) -> None:
         """Stops the server in order, and returns when it has stopped. What does not end in
