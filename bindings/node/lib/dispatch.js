@@ -147,7 +147,7 @@ function onStopped(serverNumber) {
     throwUncaught(error);
   }
   servers[serverNumber] = undefined;
-  server._number = -1;
+  if (server._number === serverNumber) server._number = -1; // it may listen again
 }
 
 function onPool() {

@@ -79,7 +79,8 @@ class Server extends EventEmitter {
     if (typeof options === 'function') [options, connectionListener] = [{}, options];
     checkOptions(options);
     this._options = options;
-    this._number = -1;
+    this._number = -1; // in the addon
+    this._closed = false; // 'close' was emitted for that number
     this._ref = true;
     this.listening = false;
     this.allowHalfOpen = options.allowHalfOpen ?? false;
@@ -96,7 +97,7 @@ class Server extends EventEmitter {
     const callback = typeof args.at(-1) === 'function' ? args.pop() : undefined;
     const options = { ...this._options, ...(args.length === 0 ? {} : whereOf(...args)) };
     checkOptions(options);
-    if (this._number !== -1) throw statusError(Status.STATE, 'the server listens already');
+    if (this._runs) throw statusError(Status.STATE, 'the server listens already');
     if (callback !== undefined) this.once('listening', callback);
     try {
       this._start(options);
@@ -136,15 +137,21 @@ class Server extends EventEmitter {
       addon.serverFree(number);
       throw error;
     }
+    this._closed = false;
     this.listening = true;
     if (!this._ref) addon.serverRef(number, false);
+  }
+
+  // Until 'close'.
+  get _runs() {
+    return this._number !== -1 && !this._closed;
   }
 
   // Stops: no connection is accepted any more, what was written leaves, the connections end.
   // 'close' follows when all have ended; `drainTimeout` says when the rest is reset.
   close(callback) {
     if (callback !== undefined) {
-      if (this.listening) this.once('close', callback);
+      if (this._runs) this.once('close', callback);
       else process.nextTick(callback, statusError(Status.STATE, 'the server does not run'));
     }
     if (this.listening) addon.serverRequestStop(this._number);
@@ -319,6 +326,7 @@ class Server extends EventEmitter {
   }
 
   _stopped() {
+    this._closed = true; // a listener may still ask for stats(), and may listen() again
     this.listening = false;
     this.emit('close');
   }

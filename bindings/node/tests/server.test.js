@@ -134,6 +134,23 @@ check('a server can be used again after its end', async ({ serve, own }) => {
   await once(server, 'listening');
 });
 
+check('a close listener may ask for the end, and listen again', async ({ serve }) => {
+  const server = await serve({}, echo);
+  const states = [];
+  server.once('close', () => {
+    states.push(server.stats().state);
+    server.listen(0, '127.0.0.1');
+  });
+  const again = once(server, 'listening');
+  const ends = [1, 2].map(() => new Promise((resolve) => {
+    server.close(resolve);
+  }));
+  assert.deepEqual(await Promise.all(ends), [undefined, undefined]);
+  await again;
+  assert.deepEqual(states, ['stopped']);
+  assert.equal(server.stats().state, 'running');
+});
+
 check('the shutdown port stops it', async ({ serve }) => {
   const server = await serve({ shutdownPort: 0 }, echo);
   const client = net.connect(server.shutdownPort, '127.0.0.1');
