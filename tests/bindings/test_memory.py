@@ -40,10 +40,11 @@ def test_connections_leave_nothing(checker, is_quick, note):
         note(f"{count} connections, {kept} objects, {grown} KiB more")
         # A collector may let the heap grow for a while; what is lost at each connection shows.
         assert grown < 16 << 10
-        # A language's scheduler makes a few when it needs them, as Go's does.
-        assert checker.threads() <= threads + 8
+        # A language's runtime takes a few when it needs them, as Go's scheduler and poller do.
+        few = 8
+        assert checker.threads() <= threads + few
         harness.wait_until(
-            lambda: checker.descriptors() <= descriptors, f"{descriptors} descriptors again"
+            lambda: checker.descriptors() <= descriptors + few, f"about {descriptors} descriptors again"
         )
 
 
