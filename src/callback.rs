@@ -91,6 +91,16 @@ pub(crate) fn note_context(context: &Arc<ThreadContext>) {
     });
 }
 
+/// Returns whether this thread serves the connections of `context`, and is in a
+/// callback that it runs for them.
+pub(crate) fn serves(context: &ThreadContext) -> bool {
+    INSIDE.with(|list| {
+        let list = list.borrow();
+        let served = list.last().and_then(|inside| inside.context.as_deref());
+        served.is_some_and(|served| std::ptr::eq(served, context))
+    })
+}
+
 /// In a child of fork(2): makes the sockets stale whose callbacks are under way
 /// on this thread. They are the parent's.
 pub(crate) fn orphan() {
@@ -98,7 +108,7 @@ pub(crate) fn orphan() {
         // It is borrowed only where no callback runs.
         let Ok(list) = list.try_borrow() else { return };
         for context in list.iter().filter_map(|inside| inside.context.as_ref()) {
-            context.current.change_in_child(Conn::orphan);
+            context.reach.change_in_child(Conn::orphan);
         }
     });
 }

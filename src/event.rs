@@ -38,12 +38,12 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
+use crate::callback;
 use crate::clock::Deadline;
 use crate::config::{Config, Limits};
-use crate::conn::{Bytes, Conn, ConnId, Owner, SendError, ThreadContext};
+use crate::conn::{Conn, ConnId, Message, Owner, SendError, ThreadContext};
 use crate::error::{Error, Status};
 use crate::listener::{Accepted, Listener};
-use crate::outbuf::{self, OutBuf};
 use crate::service::Origin;
 use crate::sync::lock;
 use crate::sys::{self, Bits, Poller};
@@ -180,10 +180,9 @@ impl LoopGroup {
 
     pub fn send(&self, id: ConnId, bytes: &[u8]) -> Result<(), Status> {
         let handle = self.of(id)?;
-        // Many bytes are copied before the inbox is locked.
-        let sent = match bytes.len() >= outbuf::SHARED {
-            true => handle.send(id.get(), &Bytes::Shared(&OutBuf::shared(bytes))),
-            false => handle.send(id.get(), &Bytes::Own(bytes)),
+        let sent = match callback::serves(&handle.context) {
+            true => handle.send_here(id.get(), &Message::new(bytes)),
+            false => handle.send(id.get(), &Message::new(bytes)),
         };
         sent.map_err(send_status)
     }
@@ -192,12 +191,17 @@ impl LoopGroup {
     pub fn broadcast<'a>(
         &'a self,
         ids: &'a [ConnId],
-        bytes: &[u8],
+        bytes: &'a [u8],
     ) -> impl Iterator<Item = Result<(), Status>> + 'a {
-        let pieces = OutBuf::shared(bytes);
+        let message = Message::new(bytes);
+        let here = self.loops.iter().position(|handle| callback::serves(&handle.context));
         ids.iter().map(move |id| {
             let handle = self.of(*id)?;
-            handle.send(id.get(), &Bytes::Shared(&pieces)).map_err(send_status)
+            let sent = match here == Some(ConnId::loop_index(id.get())) {
+                true => handle.send_here(id.get(), &message),
+                false => handle.send(id.get(), &message),
+            };
+            sent.map_err(send_status)
         })
     }
 
@@ -342,7 +346,9 @@ impl LoopGroup {
         let handle = &self.loops[index];
         let make = |accepted, id| {
             from.context.counters.accepted.add(1);
-            Conn::open(handle.context.clone(), id, accepted)
+            let mut conn = Conn::open(handle.context.clone(), id, accepted);
+            conn.mark_arrival();
+            conn
         };
         let inserted = handle.insert_remote(accepted, |a| Some(a.fd.as_fd()), make);
         inserted.map(drop).map_err(|(error, _)| error)

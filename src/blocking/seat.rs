@@ -25,7 +25,7 @@ pub(crate) struct Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.context.current.forget();
+        self.context.reach.forget();
     }
 }
 

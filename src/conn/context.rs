@@ -6,12 +6,12 @@
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::Mutex;
 
-use super::{Conn, Flags, IdTable, Inbox};
+use super::{Conn, Flags, IdTable, Inbox, Nearby};
 use crate::config::Limits;
 use crate::fork::Process;
 use crate::stats::Counters;
 use crate::sync::lock;
-use crate::sys::Current;
+use crate::sys::Reach;
 
 /// Who owns a connection. The owner decides whether `recv` and `send` wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,13 +33,14 @@ pub(crate) struct ThreadContext {
     pub server: u64,
     pub index: usize,
     pub process: Process,
-    /// The connection whose callback runs, or ran last.
-    pub current: Current<Conn>,
+    /// The connection whose callback runs, or ran last, and those beside it.
+    pub reach: Reach<Conn>,
     pub limits: Limits,
     pub counters: Counters,
     /// The ids of a loop's connections, and the bytes that were accepted by id.
     pub ids: IdTable,
     pub inbox: Inbox,
+    pub nearby: Nearby,
     pub scratch: Scratch,
     /// The end that another thread has forced on a worker's connection
     /// ([`ForcedEnd`]).
@@ -130,9 +131,10 @@ impl ThreadContext {
             server,
             index,
             process: Process::current(),
-            current: Current::new(),
+            reach: Reach::new(),
             ids: IdTable::new(limits.send_limit),
             inbox: Inbox::default(),
+            nearby: Nearby::default(),
             scratch: Scratch::default(),
             limits,
             counters: Counters::default(),

@@ -46,8 +46,10 @@ bitflags! {
         const THROTTLED = 1 << 10;
         /// A queue has left: the loop must call `on_drain`.
         const DRAINED = 1 << 11;
-        /// The connection came by attach: it gets no second `on_open`.
-        const ATTACHED = 1 << 12;
+        /// The connection came from another thread or from the program, and the
+        /// loop has not begun with it. If `UNOPENED` is not set beside it, it came
+        /// by attach: it gets no second `on_open`.
+        const ARRIVED = 1 << 12;
         /// `on_open` has not run yet: an end or a stop now runs no `on_close`
         /// either.
         const UNOPENED = 1 << 13;
@@ -126,6 +128,7 @@ bitflags! {
             | Self::SPECIAL.bits()
             | Self::SEND_FAILED.bits()
             | Self::BACKLOG.bits()
+            | Self::ARRIVED.bits()
             | Self::NOT_OPEN.bits();
         /// If any of these is set, the program's part is over or nothing can be
         /// sent: bytes that were accepted by id are dropped.
@@ -144,6 +147,17 @@ bitflags! {
         const HELD_BACK = Self::EOF.bits() | Self::PAUSED.bits() | Self::THROTTLED.bits();
         /// Flags that a connection has in a callback on its loop.
         const LOOP_CALL = Self::LOOP.bits() | Self::IN_CALLBACK.bits();
+        /// If any of these is set, bytes by id that another callback of the loop
+        /// sends go through the inbox.
+        const NOT_NEARBY = Self::OVER.bits()
+            | Self::ARRIVED.bits()
+            | Self::NOT_OPEN.bits()
+            | Self::IN_CALLBACK.bits()
+            | Self::STARTTLS.bits()
+            | Self::WR_SHUT.bits()
+            | Self::SEND_FAILED.bits()
+            | Self::BACKLOG.bits()
+            | Self::SENT.bits();
         /// Flags that are almost always clear; if any is set, `recv` and `send`
         /// take the slow path.
         const SLOW_CALL =

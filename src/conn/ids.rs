@@ -153,6 +153,16 @@ impl IdTable {
         }
     }
 
+    /// Returns whether the connection takes `n` bytes and none are pending. Only
+    /// the owning loop calls it.
+    pub fn is_clear(&self, id: u64, n: usize) -> bool {
+        let Some(entry) = self.entry(ConnId::slot(id)) else { return false };
+        let word = entry.load(Ordering::Acquire);
+        word >> GENERATION_SHIFT == ConnId::generation(id)
+            && word & (ALIVE | SENDABLE | PENDING) == ALIVE | SENDABLE
+            && (1..=self.limit).contains(&n)
+    }
+
     /// Counts `n` bytes that the owning loop has queued itself, also for a
     /// connection that takes no more by id. Bytes that TLS adds may pass the
     /// limit.
@@ -178,7 +188,7 @@ impl IdTable {
 
     /// Returns the number of bytes that were accepted and not yet written. Only
     /// the owning loop calls it.
-    fn pending(&self, id: u64) -> usize {
+    pub fn pending(&self, id: u64) -> usize {
         let word = self.entry(ConnId::slot(id)).map_or(0, |e| e.load(Ordering::Relaxed));
         (word & PENDING) as usize
     }

@@ -9,12 +9,13 @@
 
 #![forbid(unsafe_code)]
 
+use std::cell::OnceCell;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Mutex};
 
 use super::{IdTable, SendError};
-use crate::outbuf::OutBuf;
+use crate::outbuf::{self, OutBuf};
 use crate::sync::lock;
 
 /// The bytes that were accepted for the connections of a loop and that no
@@ -54,18 +55,36 @@ impl Hasher for IdHasher {
     }
 }
 
-/// Bytes for one connection, or for many.
-pub(crate) enum Bytes<'a> {
-    Own(&'a [u8]),
-    /// One copy, in pieces, for all receivers of a broadcast.
-    Shared(&'a [Arc<[u8]>]),
+/// Bytes by id, for one connection or for many.
+pub(crate) struct Message<'a> {
+    pub bytes: &'a [u8],
+    /// The one copy, in pieces, that all queues share; made at its first use.
+    pieces: OnceCell<Vec<Arc<[u8]>>>,
 }
 
-impl Bytes<'_> {
-    fn len(&self) -> usize {
-        match self {
-            Bytes::Own(bytes) => bytes.len(),
-            Bytes::Shared(pieces) => pieces.iter().map(|piece| piece.len()).sum(),
+impl<'a> Message<'a> {
+    pub fn new(bytes: &'a [u8]) -> Message<'a> {
+        Message { bytes, pieces: OnceCell::new() }
+    }
+
+    /// Returns whether queues share a copy. A few bytes each of them copies: that
+    /// is cheaper.
+    pub fn is_shared(&self) -> bool {
+        self.bytes.len() >= outbuf::SHARED
+    }
+
+    fn pieces(&self) -> &[Arc<[u8]>] {
+        self.pieces.get_or_init(|| match self.is_shared() {
+            true => OutBuf::shared(self.bytes),
+            false => Vec::new(),
+        })
+    }
+
+    /// Appends the message to a queue.
+    pub fn push_to(&self, queue: &mut OutBuf) {
+        match self.is_shared() {
+            true => self.pieces().iter().for_each(|piece| queue.push_shared(piece)),
+            false => queue.push(self.bytes),
         }
     }
 }
@@ -73,13 +92,15 @@ impl Bytes<'_> {
 impl Inbox {
     /// Accepts bytes for a connection, or refuses all of them. Returns `true`
     /// where the caller must wake the loop.
-    pub fn put(&self, ids: &IdTable, id: u64, bytes: &Bytes<'_>) -> Result<bool, SendError> {
+    pub fn put(&self, ids: &IdTable, id: u64, message: &Message<'_>) -> Result<bool, SendError> {
+        // Many bytes are copied before the lock.
+        message.pieces();
         let mut state = lock(&self.state);
         // This comes before the bytes are accepted: a thread that then shuts
         // the connection and looks for them must wait for the lock.
         ids.set_direct(false);
-        let added = ids.add(id, bytes.len());
-        if added.is_err() || bytes.len() == 0 {
+        let added = ids.add(id, message.bytes.len());
+        if added.is_err() || message.bytes.is_empty() {
             ids.set_direct(state.order.is_empty());
             return added.map(|()| false);
         }
@@ -89,10 +110,7 @@ impl Inbox {
             order.push_back(id);
             OutBuf::default()
         });
-        match bytes {
-            Bytes::Own(bytes) => queue.push(bytes),
-            Bytes::Shared(pieces) => pieces.iter().for_each(|piece| queue.push_shared(piece)),
-        }
+        message.push_to(queue);
         Ok(first)
     }
 
@@ -101,6 +119,11 @@ impl Inbox {
     pub fn take(&self, id: u64) -> Option<OutBuf> {
         let mut state = lock(&self.state);
         state.queues.get_mut(&id).map(std::mem::take).filter(|queue| queue.len() > 0)
+    }
+
+    /// Returns the next connection that the loop must look at.
+    pub fn first(&self) -> Option<u64> {
+        lock(&self.state).order.front().copied()
     }
 
     /// Returns how many connections the loop must look at.

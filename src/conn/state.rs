@@ -113,10 +113,29 @@ impl Conn {
         self.has(Flags::IN_ON_CLOSE)
     }
 
-    /// Returns whether the connection came by attach: it gets no second
-    /// `on_open`.
-    pub fn is_attached(&self) -> bool {
-        self.has(Flags::ATTACHED)
+    /// Returns whether the loop has not begun with the connection, which another
+    /// thread or the program has given to it.
+    pub fn is_arrival(&self) -> bool {
+        self.has(Flags::ARRIVED)
+    }
+
+    /// Notes that the connection is among the arrivals of a loop; `on_open` comes
+    /// first.
+    pub fn mark_arrival(&mut self) {
+        self.set(Flags::ARRIVED | Flags::UNOPENED);
+    }
+
+    /// Notes that the loop begins with the connection. Returns whether it came by
+    /// attach: it gets no second `on_open`.
+    pub fn end_arrival(&mut self) -> bool {
+        let is_attached = self.flags & (Flags::ARRIVED | Flags::UNOPENED) == Flags::ARRIVED;
+        self.clear(Flags::ARRIVED);
+        is_attached
+    }
+
+    /// Notes that `on_open` runs.
+    pub fn clear_unopened(&mut self) {
+        self.clear(Flags::UNOPENED);
     }
 
     /// Returns whether `on_open` has not run yet: an end runs no `on_close`
@@ -229,7 +248,7 @@ impl Conn {
     pub fn begin_callback(&mut self) {
         self.set(Flags::IN_CALLBACK);
         let place = std::ptr::from_mut(self);
-        self.context.current.note(place);
+        self.context.reach.note(place);
     }
 
     pub fn end_callback(&mut self) {
@@ -352,13 +371,12 @@ impl Conn {
 
     /// Notes that the connection came by attach.
     pub fn mark_attached(&mut self) {
-        self.set(Flags::ATTACHED | Flags::ARM);
+        self.set(Flags::ARRIVED | Flags::ARM);
     }
 
     /// Begins the life of an attached connection on its loop: the handler is
     /// called for all that is left to read.
     pub fn begin_attached(&mut self) {
-        self.clear(Flags::ATTACHED);
         if self.has(Flags::TLS) {
             self.look_for_plain();
             self.set(Flags::CALL_AGAIN);

@@ -356,7 +356,7 @@ impl Conn {
 
     /// Gives the kernel the bytes that it takes now, if nothing is queued
     /// before them.
-    fn write_now(
+    pub(super) fn write_now(
         &mut self,
         write: impl FnOnce(BorrowedFd<'_>) -> io::Result<usize>,
     ) -> Result<usize, Status> {

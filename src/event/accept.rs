@@ -227,14 +227,15 @@ impl Loop {
 impl Driver {
     /// Runs the first callback of a connection, unless it was attached.
     pub fn on_opened(&mut self, conn: &mut Conn) {
+        let is_attached = conn.end_arrival();
         if self.is_stopping() {
-            if !conn.is_attached() {
+            if !is_attached {
                 conn.mark_unopened();
             }
             self.drain_one(conn);
             return;
         }
-        if conn.is_attached() {
+        if is_attached {
             conn.begin_attached();
             self.settle(conn);
             return;
@@ -247,6 +248,7 @@ impl Driver {
             self.expect_handshake(conn);
             return;
         }
+        conn.clear_unopened();
         let id = conn.id;
         if conn.origin == Origin::NONE {
             // It was adopted, and the program has its id.

@@ -43,6 +43,7 @@ impl LoopGroup {
                 sys::set_close_on_exec(new.fd.as_fd());
                 let accepted = Accepted { fd: new.fd, peer: new.peer, origin: Origin::NONE };
                 let mut conn = Conn::open(handle.context.clone(), id, accepted);
+                conn.mark_arrival();
                 // fcntl(2) has no error for this on a socket.
                 let _ = conn.set_nonblocking(true);
                 conn.replace_user_data(Some(new.user_data));

@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::tasks::Tasks;
 use super::{Mail, BOTH, WAKE};
-use crate::conn::{Bytes, Conn, ConnId, IdTable, SendError, ThreadContext};
+use crate::conn::{Conn, ConnId, IdTable, Message, Scratch, SendError, ThreadContext};
 use crate::error::{Error, Status};
 use crate::sync::lock;
 use crate::sys::{Poller, Waker};
@@ -74,11 +74,34 @@ impl LoopHandle {
     }
 
     /// Accepts bytes for a connection of this loop, or refuses all of them.
-    pub(super) fn send(&self, id: u64, bytes: &Bytes<'_>) -> Result<(), SendError> {
-        if self.context.inbox.put(&self.context.ids, id, bytes)? {
+    pub(super) fn send(&self, id: u64, message: &Message<'_>) -> Result<(), SendError> {
+        if self.context.inbox.put(&self.context.ids, id, message)? {
             self.wake_up();
         }
         Ok(())
+    }
+
+    /// Does [`LoopHandle::send`] in a callback of this loop
+    /// ([`callback::serves`](crate::callback::serves)).
+    pub(super) fn send_here(&self, id: u64, message: &Message<'_>) -> Result<(), SendError> {
+        let ThreadContext { ids, inbox, reach, nearby, .. } = &*self.context;
+        let slot = ConnId::slot(id);
+        if ids.is_clear(id, message.bytes.len())
+            && reach.other(slot, |conn| conn.send_nearby(id, message)) == Some(true)
+        {
+            return Ok(());
+        }
+        let mut put = inbox.put(ids, id, message);
+        if put == Err(SendError::Full) {
+            // What the kernel takes now is no burst that must be refused.
+            reach.other(slot, |conn| conn.collect_nearby(id));
+            put = inbox.put(ids, id, message);
+        }
+        nearby.note_work();
+        if put.is_ok() && ids.pending(id) >= Scratch::SIZE {
+            reach.other(slot, |conn| conn.collect_nearby(id));
+        }
+        put.map(drop)
     }
 
     pub(super) fn has_arrivals(&self) -> bool {

@@ -57,16 +57,31 @@ impl Loop {
         self.mail_left = true;
     }
 
-    /// Delivers all bytes by id that wait now, before the next handler runs: a
-    /// burst does not pile up behind the handlers that send it. What comes
-    /// meanwhile is delivered later.
+    /// Delivers all bytes by id that wait now, and settles the connections to
+    /// which a callback has sent, before the next handler runs: a burst does not
+    /// pile up behind the handlers that send it. What comes meanwhile is delivered
+    /// later.
     pub(super) fn deliver_waiting(&mut self) {
+        if self.slab.has_work_nearby() {
+            self.settle_nearby();
+        }
         let context = &self.driver.handle.context;
         if context.inbox.is_empty(&context.ids) {
             return;
         }
         for _ in 0..context.inbox.waiting() {
             self.deliver_next();
+        }
+    }
+
+    fn settle_nearby(&mut self) {
+        for id in self.context().nearby.take_touched() {
+            if let Some(conn) = self.slab.of(id) {
+                conn.end_nearby();
+                if !conn.is_settled() {
+                    self.driver.settle(conn);
+                }
+            }
         }
     }
 
@@ -97,10 +112,10 @@ impl Loop {
         if context.inbox.is_empty(&context.ids) {
             return false;
         }
-        // New connections have their callbacks first. So the connection whose
-        // bytes are removed below is in its slot, and no code of the program
-        // runs before the bytes are delivered.
-        self.take_in_arrivals();
+        // A new connection has its first callback first. No code of the program
+        // runs between the removal of the bytes and their delivery.
+        let Some(first) = context.inbox.first() else { return false };
+        let _ = self.opened(first);
         let context = &self.driver.handle.context;
         let Some((id, bytes)) = context.inbox.next(&context.ids) else { return false };
         if let Some(conn) = self.slab.of(id).filter(|_| bytes.len() > 0) {
@@ -113,19 +128,17 @@ impl Loop {
     /// Changes a connection as one of its callbacks might. The connection may
     /// still be among the arrivals, without an event.
     fn with_conn(&mut self, id: u64, change: impl FnOnce(&mut Conn)) {
-        self.take_in_arrivals();
-        let Some(conn) = self.slab.of(id) else { return };
+        let Some((driver, conn)) = self.opened(id) else { return };
         change(conn);
         if conn.phase() == Phase::Connecting {
             // What was accepted before a close leaves when it is connected.
             conn.collect();
         }
-        self.driver.settle(conn);
+        driver.settle(conn);
     }
 
     fn on_wake_mail(&mut self, id: u64) {
-        self.take_in_arrivals();
-        let Some(conn) = self.slab.of(id) else { return };
+        let Some((driver, conn)) = self.opened(id) else { return };
         match conn.phase() {
             // A handshake in mid-stream is not over: `on_wake` runs after it.
             phase if phase.is_handshake() => {
@@ -136,7 +149,7 @@ impl Loop {
             Phase::Connecting => {
                 conn.set_wake_pending(true);
             }
-            _ => self.driver.run_on_wake(conn),
+            _ => driver.run_on_wake(conn),
         }
     }
 }

@@ -14,7 +14,7 @@ use super::slab::Slab;
 use super::{dispatch, LoopGroup, CONTROL, GUEST, LISTENERS, PROBE, TIMER, WAKE, WATCHES};
 use crate::callback;
 use crate::clock::Deadline;
-use crate::conn::{ConnId, ThreadContext};
+use crate::conn::{Conn, ConnId, ThreadContext};
 use crate::error::{Error, Status};
 use crate::server::{Guest, Server};
 use crate::sync::lock;
@@ -22,6 +22,8 @@ use crate::sys::{Bits, Events, Poller, Timer, Waker, OUTPUT};
 
 /// The most events of a turn.
 pub(super) const EVENTS: usize = 1024;
+/// The most arrivals of a turn that have their first callback.
+const PER_TURN: usize = 256;
 
 /// A loop: its connections, and what decides when each of them has its turn.
 ///
@@ -33,8 +35,10 @@ pub(crate) struct Loop {
     pub(super) mail_left: bool,
     pub(super) acceptor: Acceptor,
     pub(super) driver: Driver,
-    /// Arrivals whose first callback has not run yet.
-    opening: VecDeque<u64>,
+    /// Arrivals whose first callback may not have run yet, and events of them.
+    opening: VecDeque<(u64, Bits)>,
+    /// How many arrivals have had their first callback in this turn.
+    opened: usize,
     /// The events of the program's descriptors; made with the first of them.
     pub(super) watch_events: Option<Events>,
     /// The control thread's reaction to a wake-up, if this loop runs on the
@@ -53,6 +57,7 @@ impl Loop {
             driver,
             mail_left: false,
             opening: VecDeque::new(),
+            opened: 0,
             watch_events: None,
             on_control: None,
             guest: None,
@@ -174,6 +179,7 @@ impl Loop {
             && !self.mail_left
             && self.acceptor.next_try() == Deadline::NEVER
             && self.driver.schedule.next_deadline() == Deadline::NEVER
+            && !self.slab.has_work_nearby()
             && !self.driver.drain.is_begun()
     }
 
@@ -189,7 +195,8 @@ impl Loop {
     /// [`Deadline::NOW`] for immediately.
     pub(super) fn next_deadline(&self) -> Deadline {
         let driver = &self.driver;
-        if self.mail_left || driver.schedule.has_turns() || driver.handshakes.can_begin() {
+        let has_work = self.mail_left || self.slab.has_work_nearby() || driver.schedule.has_turns();
+        if has_work || driver.handshakes.can_begin() {
             return Deadline::NOW;
         }
         let next = driver.schedule.next_deadline().min(driver.drain.next_deadline());
@@ -200,6 +207,7 @@ impl Loop {
     /// turn coming before the events: they have it after them.
     #[inline(never)]
     fn chores(&mut self, turns: usize) {
+        self.deliver_waiting();
         for _ in 0..turns {
             self.deliver_waiting();
             let next = self.driver.schedule.next_turn();
@@ -259,11 +267,9 @@ impl Loop {
     #[cold]
     #[inline(never)]
     fn on_event(&mut self, token: u64, bits: Bits) {
+        self.deliver_waiting();
         match token {
-            WAKE => {
-                self.mail_left = true;
-                self.deliver_waiting();
-            }
+            WAKE => self.mail_left = true,
             CONTROL => {
                 if let Some(on_control) = &mut self.on_control {
                     on_control();
@@ -280,30 +286,47 @@ impl Loop {
     }
 
     fn on_conn_event(&mut self, id: u64, bits: Bits) {
-        self.deliver_waiting();
-        if self.slab.of(id).is_none() {
-            self.take_in_arrivals();
-        }
-        if let Some(conn) = self.slab.of(id) {
-            self.driver.on_conn_event(conn, bits);
+        self.install_arrivals();
+        if self.opened >= PER_TURN && self.slab.of(id).is_some_and(|conn| conn.is_arrival()) {
+            self.opening.push_back((id, bits));
+            self.mail_left = true;
+        } else if let Some((driver, conn)) = self.opened(id) {
+            driver.on_conn_event(conn, bits);
         }
     }
 
-    /// Puts arrivals from other threads into their slots, and runs their first
-    /// callbacks, one after the other.
+    /// Runs the first callbacks of arrivals; those of too many wait until the
+    /// connections have had their turn again.
     pub(super) fn take_in_arrivals(&mut self) {
+        self.install_arrivals();
+        while self.opened < PER_TURN {
+            let Some((id, bits)) = self.opening.pop_front() else { break };
+            match self.opened(id) {
+                Some((driver, conn)) if !bits.is_empty() => driver.on_conn_event(conn, bits),
+                _ => {}
+            }
+        }
+        self.mail_left |= !self.opening.is_empty();
+        self.opened = 0;
+    }
+
+    /// Returns the connection with this id, after its first callback, and the
+    /// driver.
+    pub(super) fn opened(&mut self, id: u64) -> Option<(&mut Driver, &mut Conn)> {
+        self.install_arrivals();
+        let (driver, conn) = (&mut self.driver, self.slab.of(id)?);
+        if conn.is_arrival() {
+            self.opened += 1;
+            driver.on_opened(conn);
+        }
+        (conn.id == id).then_some((driver, conn))
+    }
+
+    /// Puts arrivals from other threads into their slots.
+    pub(super) fn install_arrivals(&mut self) {
         if !self.driver.handle.has_arrivals() {
             return;
         }
-        self.install_arrivals();
-        while let Some(id) = self.opening.pop_front() {
-            if let Some(conn) = self.slab.of(id) {
-                self.driver.on_opened(conn);
-            }
-        }
-    }
-
-    pub(super) fn install_arrivals(&mut self) {
         let handle = &self.driver.handle;
         let arrivals = {
             let mut intake = lock(&handle.intake);
@@ -311,14 +334,9 @@ impl Loop {
             std::mem::take(&mut intake.arrivals)
         };
         for conn in arrivals {
-            self.opening.push_back(conn.id);
+            self.opening.push_back((conn.id, Bits::empty()));
             let place = self.slab.place(ConnId::slot(conn.id));
             *place = conn;
         }
-    }
-
-    /// Takes the arrivals whose first callback has not run.
-    pub(super) fn take_opening(&mut self) -> VecDeque<u64> {
-        std::mem::take(&mut self.opening)
     }
 }

@@ -6,29 +6,27 @@
 use std::sync::Arc;
 
 use crate::conn::{Conn, ConnId, ThreadContext};
-
-const CHUNK: usize = 256;
+use crate::sys::Slots;
 
 pub(super) struct Slab {
     context: Arc<ThreadContext>,
-    chunks: Vec<Box<[Conn; CHUNK]>>,
+    slots: Slots<Conn>,
 }
 
 impl Drop for Slab {
     fn drop(&mut self) {
-        self.context.current.forget();
+        self.context.reach.forget();
     }
 }
 
 impl Slab {
     pub fn new(context: Arc<ThreadContext>) -> Slab {
-        Slab { context, chunks: Vec::new() }
+        Slab { context, slots: Slots::new() }
     }
 
     #[inline]
     pub fn get(&mut self, slot: u32) -> Option<&mut Conn> {
-        let slot = slot as usize;
-        Some(&mut self.chunks.get_mut(slot / CHUNK)?[slot % CHUNK])
+        self.slots.get(slot)
     }
 
     /// The connection with this id; `None` if its slot is free or has another
@@ -40,16 +38,19 @@ impl Slab {
 
     /// Returns a slot that may not have been used yet.
     pub fn place(&mut self, slot: u32) -> &mut Conn {
-        while self.chunks.len() <= slot as usize / CHUNK {
-            let vacant = || Conn::vacant(self.context.clone());
-            let chunk: Box<[Conn]> = (0..CHUNK).map(|_| vacant()).collect();
-            self.chunks.extend(chunk.try_into());
-        }
-        &mut self.chunks[slot as usize / CHUNK][slot as usize % CHUNK]
+        let context = &self.context;
+        let vacant = || Conn::vacant(context.clone());
+        self.slots.place(slot, vacant, |slots| context.reach.note_slots(slots))
     }
 
     /// All places, vacant ones included.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Conn> {
-        self.chunks.iter_mut().flat_map(|chunk| chunk.iter_mut())
+        self.slots.iter_mut()
+    }
+
+    /// Returns whether callbacks have left work at other connections than theirs.
+    #[inline]
+    pub fn has_work_nearby(&self) -> bool {
+        self.context.nearby.has_work()
     }
 }

@@ -116,11 +116,6 @@ impl Loop {
         self.driver.drain.begin(Deadline::NOW);
         self.stop_accepting();
         self.install_arrivals();
-        for id in self.take_opening() {
-            if let Some(conn) = self.slab.of(id).filter(|conn| !conn.is_attached()) {
-                conn.mark_unopened();
-            }
-        }
         for conn in self.slab.iter_mut() {
             let _ = callback::contain(|| self.driver.finish_conn(conn, CloseReason::Cut));
         }

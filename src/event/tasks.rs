@@ -386,6 +386,7 @@ impl Loop {
     /// Runs code of the program that belongs to no connection, and reports its
     /// failure.
     pub(super) fn run_task(&mut self, task: impl FnOnce(&Server) -> Result<(), Error>) {
+        self.context().reach.note_none();
         let result = callback::call_hook(|| task(&self.driver.server));
         if let Some(error) = callback::outcome(result) {
             self.driver.counters().handler_errors.add(1);

@@ -30,8 +30,9 @@ unsafe fn with_id(
 }
 
 /// Queues `len` bytes for a connection of a non-blocking server; the bytes are
-/// copied. What one thread sends stays in order. What a callback sends to connections
-/// of its own loop leaves in the loop's next turn.
+/// copied. What one thread sends stays in order. What a callback sends to another
+/// connection of its own loop leaves as `ns_socket_send` there would: the first bytes
+/// immediately, what comes after them together, in the same turn of the loop.
 ///
 /// Returns: 0 when the bytes are accepted, which is not yet delivered; or
 /// NS_ERR_CLOSED (the id is gone, or 0), NS_ERR_BUFFER_FULL (nothing is queued),

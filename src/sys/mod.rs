@@ -9,21 +9,21 @@
 
 #[cfg(feature = "capi")]
 mod cancel;
-mod current;
 mod poller;
 mod resolve;
+mod slots;
 mod thread;
 mod timer;
 mod waker;
 
 #[cfg(feature = "capi")]
 pub(crate) use cancel::Uncancelled;
-pub(crate) use current::Current;
 pub(crate) use poller::{Bits, Events, Poller, INPUT, OUTPUT, SPECIAL};
 pub(crate) use resolve::resolve;
 pub(crate) use rustix::event::{PollFd, PollFlags};
 pub(crate) use rustix::io::Errno;
 pub(crate) use rustix::net::{RecvFlags, SendFlags, Shutdown};
+pub(crate) use slots::{Reach, Slots};
 pub(crate) use thread::spawn;
 pub(crate) use timer::Timer;
 pub(crate) use waker::Waker;

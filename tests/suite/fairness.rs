@@ -1,7 +1,9 @@
 //! Connections of one loop take turns; callbacks of one connection never overlap.
 
+use super::adopt::adopted;
 use crate::api::{CloseReason, ConnId, Hooks, Server, Socket};
 use crate::support::*;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -239,5 +241,50 @@ fn every_call_under_the_programs_own_lock() {
             assert!(lock.lock().unwrap().is_empty());
         }
         wait_idle(&server);
+    });
+}
+
+/// AD16: Many connections that come together do not keep the others of their loop waiting until all
+/// have had their `on_open`.
+#[test]
+fn many_arrivals_have_their_turns() {
+    isolated(|| {
+        const COUNT: usize = 600;
+        let gate = Gate::new();
+        let inside = gate.clone();
+        let opened = Arc::new(AtomicUsize::new(0));
+        let (counter, before) = (opened.clone(), opened.clone());
+        let (log, seen) = events();
+        let hooks = Hooks::new(move |_, socket| {
+            if text(socket)? == "x" {
+                log.add(before.load(Ordering::SeqCst));
+            }
+            Ok(socket.close())
+        })
+        .on_open(move |_, socket| {
+            if socket.service().is_none() {
+                inside.wait();
+                counter.fetch_add(1, Ordering::SeqCst);
+            }
+            Ok(())
+        });
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::connect(&server).settled();
+        // Their peers are gone: the test needs no more descriptors than there may be.
+        let ours: Vec<_> = (0..COUNT).map(|_| UnixStream::pair().unwrap().0).collect();
+        let adopt_all = move |server: &Server| {
+            for socket in ours {
+                adopted(server, socket);
+            }
+            Ok(())
+        };
+        server.post(0, adopt_all).unwrap();
+        gate.reached_by(1);
+        client.send("x");
+        gate.open();
+        let before = seen.next();
+        assert!(0 < before && before < COUNT, "{before}");
+        wait_idle(&server);
+        assert_eq!(opened.load(Ordering::SeqCst), COUNT);
     });
 }

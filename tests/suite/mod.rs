@@ -29,6 +29,7 @@ mod inherited;
 mod ipv6;
 mod lifecycle;
 mod limits;
+mod nearby;
 mod non_blocking;
 mod readiness;
 mod reasons;
