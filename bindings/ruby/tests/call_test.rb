@@ -117,9 +117,9 @@ class CallTest < NetserverTest
     serving(->(socket) { socket.write(socket.data, socket.recv) }) do |server|
       socket = server.adopt(theirs, "data ")
       assert theirs.closed?
-      assert_equal socket.id, server.ids.first
       mine.write("x\n")
       assert_equal "data x\n", line(mine)
+      assert_equal [socket.id], server.ids
       assert_raises(Netserver::InvalidError) { server.adopt(IO.pipe.each { |io| @clients << io }.first) }
     end
     mine.close

@@ -1,0 +1,148 @@
+-- What the table of checks does not see. Each test runs a server without clients.
+local netserver = require "netserver"
+
+local passed, failed = 0, 0
+
+local function test(name, run)
+    local good, failure = xpcall(run, debug.traceback)
+    if good and netserver.objects() ~= 0 then good, failure = false, "objects are left" end
+    passed, failed = passed + (good and 1 or 0), failed + (good and 0 or 1)
+    if not good then io.stderr:write("FAIL ", name, ": ", tostring(failure), "\n") end
+end
+
+local function equal(actual, expected)
+    if not rawequal(actual, expected) then
+        error(("%s is not %s"):format(tostring(actual), tostring(expected)), 2)
+    end
+end
+
+local function handler() end
+
+-- Starts a server, lets `act` use it, runs it until something stops it.
+local function serve(options, act)
+    local server = netserver.server("127.0.0.1:0", handler, options)
+    server:start()
+    act(server)
+    server:after(30, function() error("the test takes too long") end)
+    server:run()
+    server:close()
+end
+
+local function failure_of(f, ...)
+    local good, failure = pcall(f, ...)
+    assert(not good, "no failure")
+    return failure
+end
+
+test("errors have a status", function()
+    local failure = failure_of(function() netserver.server("1:2:3", handler) end)
+    equal(failure.name, "NS_ERR_INVALID")
+    equal(failure.status, -1001)
+    assert(tostring(failure):find("1:2:3", 1, true))
+    equal(failure_of(netserver.server, "0", handler, { backlog = 0 }).name, "NS_ERR_INVALID")
+    equal(failure_of(netserver.server, "0", handler, { tls = {} }).name, "NS_ERR_INVALID")
+    for _, options in ipairs { 5, { idle_timeout = "x" }, { idle_timeout = -1 }, { tls = 5 } } do
+        failure_of(netserver.server, "0", handler, options)
+    end
+    failure_of(netserver.server, "0")
+end)
+
+test("timers, tasks, watches", function()
+    local seen = {}
+    serve({}, function(server)
+        local never = server:after(20, function() error("cancelled") end)
+        equal(server:cancel(never), true)
+        equal(server:cancel(never), false)
+        for i = 1, 3 do server:post(function() table.insert(seen, i) end) end
+        local file = io.popen("echo text")
+        local watch
+        watch = server:watch(file, "r", function(events)
+            table.insert(seen, events .. " " .. file:read("l"))
+            equal(server:unwatch(watch), true)
+            file:close()
+            local every
+            every = server:every(0.01, function()
+                table.insert(seen, "again")
+                if #seen < 6 then return end
+                server:cancel(every)
+                server:stop()
+            end)
+        end)
+    end)
+    equal(table.concat(seen, ","), "1,2,3,r text,again,again")
+end)
+
+test("the very value, whatever it is", function()
+    local values, seen = { {}, 7, "text", false, print, n = 6 }, {}
+    local function on_exception(socket, value, traceback)
+        equal(socket, nil)
+        assert(traceback:find("test.lua"), traceback)
+        table.insert(seen, { value })
+    end
+    serve({ on_exception = on_exception }, function(server)
+        for i = 1, values.n do server:post(function() error(values[i], 0) end) end
+        server:post(function() server:stop() end)
+    end)
+    equal(#seen, values.n)
+    for i = 1, values.n do equal(seen[i][1], values[i]) end
+end)
+
+test("what a callback may not do", function()
+    local seen = {}
+    serve({ on_exception = function(_, value) table.insert(seen, value) end }, function(server)
+        server:post(function() server:close() end)
+        server:post(function() server:run_once() end)
+        server:post(coroutine.yield)
+        server:post(function() server:stop() end)
+    end)
+    equal(seen[1].name, "NS_ERR_BUSY")
+    equal(seen[2].name, "NS_ERR_BUSY")
+    assert(seen[3]:find("yield"), seen[3])
+end)
+
+test("an interrupt leaves run", function()
+    local server = netserver.server("127.0.0.1:0", handler)
+    server:start()
+    server:post(function() error("x.lua:1: interrupted!", 0) end)
+    equal(failure_of(server.run, server), "x.lua:1: interrupted!")
+    server:close(0)
+end)
+
+test("in a coroutine, with a collection in every callback", function()
+    local count = 0
+    coroutine.wrap(function()
+        serve({}, function(server)
+            server:every(0.001, function()
+                collectgarbage()
+                count = count + 1
+                if count == 20 then server:stop() end
+            end)
+        end)
+    end)()
+    equal(count, 20)
+end)
+
+test("a server that was closed", function()
+    local server = netserver.server("127.0.0.1:0", handler)
+    server:close()
+    server:close()
+    equal(failure_of(server.start, server).name, "NS_ERR_INVALID")
+    equal(failure_of(server.post, server, handler).name, "NS_ERR_INVALID")
+end)
+
+test("two servers, of which one runs the other", function()
+    local order = {}
+    serve({}, function(outer)
+        outer:post(function()
+            serve({ on_stop = function() table.insert(order, "inner") end }, function(inner)
+                inner:post(function() inner:stop() end)
+            end)
+            table.insert(order, "outer")
+            outer:stop()
+        end)
+    end)
+    equal(table.concat(order, ","), "inner,outer")
+end)
+
+print(("lua: %d passed, %d failed"):format(passed, failed))
+os.exit(failed == 0)
