@@ -32,7 +32,7 @@ function majorOf(folder) {
 
 // The headers of this very node, or of another one of the same major version.
 const own = path.join(fs.realpathSync(process.execPath), '..', '..', 'include', 'node');
-const folders = [own, '/usr/include/node'];
+const folders = [...new Set([own, '/usr/include/node'])];
 
 function findHeaders() {
   return folders.find((folder) => majorOf(folder) === major);
@@ -109,8 +109,8 @@ if (!isUpToDate([...sources, archive, header, version, __filename])) {
   fs.mkdirSync(path.dirname(output), { recursive: true });
   const temporary = `${output}.${process.pid}`;
   const args = [
-    '-std=gnu11', '-O2', '-g', '-fPIC', '-fvisibility=hidden', '-Wall', '-Wextra', '-Wshadow',
-    '-shared', `-I${include}`, '-isystem', nodeHeaders, '-o', temporary,
+    '-std=gnu11', '-O2', '-g', '-fPIC', '-fvisibility=hidden', '-Wall', '-Wextra',
+    '-Wpedantic', '-Wshadow', '-shared', `-I${include}`, '-isystem', nodeHeaders, '-o', temporary,
     ...sources.filter((file) => file.endsWith('.c')),
     archive, ...flags, '-Wl,--exclude-libs,ALL', '-Wl,-Bsymbolic', '-Wl,--gc-sections', '-s',
   ];

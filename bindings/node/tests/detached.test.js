@@ -43,6 +43,20 @@ check('its owner receives and sends, and attaches it again', async ({ serve, con
   await closed;
 });
 
+check('it may be attached in the same event', async ({ serve, connect }) => {
+  const server = await serve({}, (socket) => {
+    socket.once('data', async () => {
+      const detached = await socket.detach();
+      server.attach(detached);
+      assert.ok(socket.write('again'));
+      echo(socket);
+    });
+  });
+  const client = await connect(server);
+  assert.equal(await ask(client, 'x', 5), 'again');
+  assert.equal(await ask(client, 'on'), 'on');
+});
+
 check('it may be detached outside of its events', async ({ serve, connect }) => {
   const server = await serve({}, (socket) => socket.write('.'));
   const client = await connect(server);
