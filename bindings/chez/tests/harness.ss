@@ -39,6 +39,7 @@
   (when (getenv "VERBOSE") (printf "~a\n" name) (flush-output-port))
   (let ([objects (netserver-object-count)]
         [threads (count-of "task")]
+        [attached (length (scheme-threads))]
         [descriptors (count-of "fd")])
     (guard (failure
             [#t
@@ -49,9 +50,14 @@
       (thunk)
       (wait-until "no object is left" (lambda () (= (netserver-object-count) objects)))
       (wait-until "no thread is left" (lambda () (= (count-of "task") threads)))
+      (wait-until "no thread is attached to Scheme"
+        (lambda () (= (length (scheme-threads)) attached)))
       (wait-until "no descriptor is left" (lambda () (= (count-of "fd") descriptors)))
       (set! passed (+ passed 1)))
     (flush-output-port)))
+
+;; Those that Scheme knows; a thread of C is one of them once it has entered Scheme.
+(define scheme-threads (foreign-procedure "(cs)threads" () scheme-object))
 
 (define (count-of what)
   (length (directory-list (string-append "/proc/self/" what))))

@@ -24,7 +24,7 @@
         (check-equal (sort < ids) (sort < (server-connections server)))
         (server-send server (car ids) (string->utf8 "one"))
         (check-equal "one" (hear (car clients) 3))
-        (check-equal 0 (server-queued server (car ids)))
+        (wait-until "nothing is queued" (lambda () (= 0 (server-queued server (car ids)))))
         (check-equal 5 (server-broadcast server ids (string->utf8 "all")))
         (for-each (lambda (client) (check-equal "all" (hear client 3))) clients)
         (server-close server (car ids))

@@ -212,6 +212,25 @@
   (collect (collect-maximum-generation))
   (server-free! (make-server "127.0.0.1:0" echo)))
 
+(test "a running server that nothing refers to goes on"
+  (let* ([stopped (make-mailbox)]
+         [start
+          (lambda ()
+            (let ([server (make-server "127.0.0.1:0"
+                            (lambda (server socket)
+                              (echo server socket)
+                              (server-request-stop! server))
+                            (make-config :on-stop (lambda (server) (put! stopped #t))))])
+              (server-start! server :background #t)
+              (server-port server)))]
+         [port (start)])
+    (collect (collect-maximum-generation))
+    (server-free! (make-server "127.0.0.1:0" echo)) ; frees those that nothing refers to
+    (call-with-client port (lambda (client) (check-equal "on" (ask client "on"))))
+    (check (take! stopped)))
+  (collect (collect-maximum-generation))
+  (server-free! (make-server "127.0.0.1:0" echo)))
+
 (test "a forked child gets an error"
   (call-with-server (make-server "127.0.0.1:0" echo)
     (lambda (server port)
