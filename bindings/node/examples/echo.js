@@ -50,10 +50,7 @@ const tls =
   values.cert === undefined ? undefined : { certFile: values.cert, keyFile: values.key };
 
 const server = createServer({ service, tls, shutdownPort: values['shutdown-port'] }, (socket) => {
-  socket.on('data', (data) => {
-    if (!socket.write(data)) socket.pause();
-  });
-  socket.on('drain', () => socket.resume());
+  socket.on('data', (data) => socket.write(data)); // above highWaterMark no more is read
 });
 
 server.on('listening', () => console.log(`listening on ${server.addressText()}`));

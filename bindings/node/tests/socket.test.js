@@ -144,6 +144,22 @@ check('back-pressure against a client that does not read', async ({ serve, conne
   assert.ok(most <= 4 * 65536, `${most} bytes were queued`);
 });
 
+check('an echo without back-pressure of its own holds little', async ({ serve, connect }) => {
+  let most = 0;
+  const server = await serve({}, (socket) => {
+    socket.on('data', (data) => {
+      socket.write(data);
+      most = Math.max(most, socket.writableLength);
+    });
+  });
+  const client = await connect(server);
+  const data = randomBytes(32 << 20);
+  client.end(data);
+  await until(() => most > 0 && client.writableLength > 0, 'the client waits');
+  assert.deepEqual(await read(client), data);
+  assert.ok(most < 1 << 20, `${most} bytes were queued`);
+});
+
 check('a write beyond sendLimit throws, and nothing of it leaves', async ({ serve, connect }) => {
   const options = { sendLimit: 1 << 20, highWaterMark: 1 << 20 };
   const server = await serve(options, (socket) => {
