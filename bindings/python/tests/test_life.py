@@ -200,6 +200,15 @@ def test_the_interpreter_ends(config: str, end: str, status: int) -> None:
     assert ("ZeroDivisionError" in output) == (status == 1)
 
 
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_end_of_the_interpreter_stops_servers(config: str) -> None:
+    program = f"""
+    server = Server(print, "127.0.0.1:0", Config({config}), on_stop=lambda server: print("stopped"))
+    server.start()
+    """
+    assert run(program)[:2] == (0, "stopped\n")
+
+
 @pytest.mark.parametrize("config", CONFIGS[1:])
 def test_the_interpreter_ends_although_a_handler_hangs(config: str) -> None:
     """The thread that hangs must neither crash in the library nor hold the end up."""
@@ -263,6 +272,35 @@ def test_fork() -> None:
         with serving(handler, config) as server, Client(server.port) as client:
             assert client.ask(b"x") == b"x"
         assert answers.pop() == b"state state"
+
+
+def test_fork_while_another_thread_calls() -> None:
+    program = """
+    server = Server(print, "127.0.0.1:0")
+    held, end = threading.Event(), threading.Event()
+    def call():
+        with server._no_calls:  # as a call does
+            held.set()
+            end.wait()
+    thread = threading.Thread(target=call)
+    thread.start()
+    held.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        try:
+            server.start()
+        except StateError:
+            os._exit(3)
+        os._exit(4)
+    status = os.waitpid(child, 0)[1]
+    end.set()
+    thread.join()
+    server.close()
+    sys.exit(os.WEXITSTATUS(status))
+    """
+    result, output, _ = run(program)
+    assert result == 3, output
 
 
 def test_a_child_returns_from_a_callback_and_ends() -> None:
