@@ -21,19 +21,6 @@
 
   ;; -- what a callback raises ----------------------------------------------------------------
 
-  (define (describe object)
-    (call-with-string-output-port
-      (lambda (port)
-        (if (condition? object)
-            (display-condition object port)
-            (format port "non-condition object ~s was raised" object)))))
-
-  ;; Where nobody takes what was raised: one write, because other threads may write as well.
-  (define (report object)
-    (let ([port (console-error-port)])
-      (put-string port (string-append (describe object) "\n"))
-      (flush-output-port port)))
-
   ;; Calls `thunk`; calls `failed` instead with what that raises.
   (define (catch failed thunk)
     ((call/1cc
@@ -44,14 +31,37 @@
              (let ([result (thunk)])
                (lambda () result))))))))
 
+  ;; What is raised here, by a printer of the program's for example, must not leave either.
+  (define (describe object)
+    (catch
+      (lambda (failure) "something was raised that cannot be displayed")
+      (lambda ()
+        (call-with-string-output-port
+          (lambda (port)
+            (if (condition? object)
+                (display-condition object port)
+                (format port "non-condition object ~s was raised" object)))))))
+
+  ;; Where nobody takes what was raised, and nobody what fails here. A port bears one thread at a
+  ;; time; and who waits for the lock must not keep a collection waiting.
+  (define report-lock (make-mutex))
+
+  (define (report object)
+    (let ([port (console-error-port)]
+          [text (string-append (describe object) "\n")])
+      (catch (lambda (failure) (void))
+        (lambda ()
+          (with-interrupts-disabled
+            (with-mutex report-lock
+              (put-string port text)
+              (flush-output-port port)))))))
+
   ;; The status that a callback returns for what it raised, which the exception handler then gets.
   (define (fail pointer object)
     (let ([code (if (netserver-error? object)
                     (symbol->status (netserver-error-status object))
                     -1)])
-      (if (or (fx= code WOULD-BLOCK) (fx= code REJECTED))
-          code
-          (ns_raise_with pointer code (describe object) (object-add! object) drop-entry))))
+      (ns_raise_with pointer code (describe object) (object-add! object) drop-entry)))
 
   (define (call-for-status pointer thunk)
     (catch (lambda (object) (fail pointer object))

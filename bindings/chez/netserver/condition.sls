@@ -3,7 +3,7 @@
   (export
     &netserver netserver-error? netserver-error-status netserver-error-os-code
     netserver-error-handler-code make-netserver-error
-    status->symbol symbol->status status-message WOULD-BLOCK REJECTED
+    status->symbol symbol->status status-message WOULD-BLOCK
     check call-with-error error->condition text-of with-c-string)
   (import (chezscheme) (netserver foreign) (netserver table))
 
@@ -40,7 +40,6 @@
   (define (status-message status) (ns_status_message (symbol->status status)))
 
   (define WOULD-BLOCK (symbol->status 'would-block))
-  (define REJECTED (symbol->status 'rejected))
 
   (define (compose who status os-code handler-code message)
     (let ([error (condition (make-netserver-condition status os-code handler-code)

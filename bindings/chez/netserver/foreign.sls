@@ -46,12 +46,11 @@
           "libnetserver.so.0")))
 
   (define (attach-file)
-    (let ([name "netserver/attach.so"])
-      (let loop ([directories (library-directories)])
-        (if (null? directories)
-            (error 'netserver "cannot find netserver/attach.so: run bindings/chez/setup" )
-            (let ([file (string-append (cdar directories) "/" name)])
-              (if (file-exists? file) file (loop (cdr directories))))))))
+    (let loop ([directories (library-directories)])
+      (if (null? directories)
+          (error 'netserver "cannot find netserver/attach.so: run bindings/chez/setup")
+          (let ([file (string-append (cdar directories) "/netserver/attach.so")])
+            (if (file-exists? file) file (loop (cdr directories)))))))
 
   (define loaded
     (begin

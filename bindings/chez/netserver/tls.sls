@@ -69,21 +69,23 @@
     (case-lambda
       [(tls certificates key) (tls-add-certificate! tls certificates key #f)]
       [(tls certificates key server-name)
-       (let ([pointer (tls-pointer tls)])
+       (let ([add! (cond
+                     [(and (pair? certificates) (for-all bytevector? certificates)
+                           (bytevector? key))
+                      add-der!]
+                     [(and (pair? certificates) (null? (cdr certificates))
+                           (string? (car certificates)) (string? key))
+                      add-pem!]
+                     [else
+                      (assertion-violation 'tls-add-certificate!
+                        "not a file or PEM text with its key, nor DER with its key"
+                        certificates)])])
          (call-with-error 'tls-add-certificate!
-           (lambda (error)
-             (cond
-               [(and (for-all bytevector? certificates) (pair? certificates) (bytevector? key))
-                (add-der! pointer server-name certificates key error)]
-               [(and (for-all string? certificates) (string? key) (= (length certificates) 1))
-                (add-pem! pointer server-name (car certificates) key error)]
-               [else
-                (assertion-violation 'tls-add-certificate!
-                  "not a file or PEM text with its key, nor DER with its key"
-                  certificates)])))
+           (lambda (error) (add! (tls-pointer tls) server-name certificates key error)))
          (void))]))
 
-  (define (add-pem! pointer server-name chain key error)
+  (define (add-pem! pointer server-name certificates key error)
+    (define chain (car certificates))
     (if (or (pem? chain) (pem? key))
         (let ([chain (string->utf8 chain)] [key (string->utf8 key)])
           (ns_tls_add_cert_pem pointer server-name chain (bytevector-length chain)

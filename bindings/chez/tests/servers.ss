@@ -160,6 +160,19 @@
         (check-equal "Exception in handler: nobody handles with irritant 17\n" (text))))
     '(#f #t)))
 
+(test "what cannot be displayed can be raised"
+  (let* ([descriptor (make-record-type "undisplayable" '())]
+         [object ((record-constructor descriptor))]
+         [seen (make-mailbox)]
+         [config (make-config :exception-handler (lambda (server socket e) (put! seen e)))])
+    (record-writer descriptor (lambda (object port write) (error 'writer "no")))
+    (call-with-server (make-server "127.0.0.1:0" (lambda (server socket) (raise object)) config)
+      (lambda (server port)
+        (call-with-client port
+          (lambda (client)
+            (check (eq? object (take! seen)))
+            (check-end client)))))))
+
 (test "several services, one with other certificates"
   (let* ([data (string-append (getenv "NETSERVER_ROOT") "/tests/data/")]
          [certificate (list (string-append data "server.pem"))]
