@@ -59,14 +59,23 @@ fn by_hand() -> (ClientConnection, Vec<u8>) {
 }
 
 /// Goes on with such a session until the handshake is over, and sends `words`.
-fn finish_by_hand(session: &mut ClientConnection, mut tcp: &TcpStream, words: &[u8]) {
+fn finish_by_hand(session: &mut ClientConnection, tcp: &TcpStream, words: &[u8]) {
+    try_by_hand(session, tcp, words).unwrap();
+}
+
+fn try_by_hand(
+    session: &mut ClientConnection,
+    mut tcp: &TcpStream,
+    words: &[u8],
+) -> std::io::Result<()> {
     while session.is_handshaking() {
-        session.complete_io(&mut tcp).unwrap();
+        session.complete_io(&mut tcp)?;
     }
-    session.writer().write_all(words).unwrap();
+    session.writer().write_all(words)?;
     while session.wants_write() {
-        session.write_tls(&mut tcp).unwrap();
+        session.write_tls(&mut tcp)?;
     }
+    Ok(())
 }
 
 /// Waits until the server has said something: its handshake with this client has begun.
