@@ -128,6 +128,13 @@ pub trait Handler: Send + Sync + 'static {
         let _ = (server, socket);
         Ok(true)
     }
+
+    /// Returns whether [`Handler::on_shutdown`] decides (the default). Without it a
+    /// peer that connects stops the server immediately, of a hosted server too,
+    /// whose `on_shutdown` runs only when the peer has sent something or has ended.
+    fn has_on_shutdown(&self) -> bool {
+        true
+    }
 }
 
 impl<F, E> Handler for F
@@ -137,5 +144,9 @@ where
 {
     fn handle(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
         self(server, socket).map_err(Error::of_any)
+    }
+
+    fn has_on_shutdown(&self) -> bool {
+        false
     }
 }

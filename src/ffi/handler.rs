@@ -188,4 +188,8 @@ impl Handler for CHandler {
             _ => defaults().on_shutdown(server, socket),
         }
     }
+
+    fn has_on_shutdown(&self) -> bool {
+        self.callbacks.shutdown.function.is_some()
+    }
 }

@@ -117,6 +117,9 @@ impl Handler for Port {
     }
 
     fn on_open(&self, _: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
+        if !self.0.handler().has_on_shutdown() {
+            return self.serve(socket);
+        }
         socket.set_timer(Some(Duration::from_millis(MAX_SERVE_MS)))
     }
 

@@ -113,4 +113,8 @@ impl Handler for Hooks {
             None => Defaults.on_shutdown(server, socket),
         }
     }
+
+    fn has_on_shutdown(&self) -> bool {
+        self.on_shutdown.is_some()
+    }
 }
