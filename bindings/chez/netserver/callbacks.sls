@@ -74,18 +74,18 @@
   ;; -- sockets -------------------------------------------------------------------------------
 
   ;; The object of a connection: the same one in all of its callbacks.
-  (define (socket-of server pointer waits?)
+  (define (socket-of pointer waits?)
     (let ([number (ns_socket_user_data pointer)])
       (if (eqv? number NULL)
-          (let ([socket (make-socket-record NULL 0 server waits? #f)])
+          (let ([socket (make-socket-record NULL 0 waits? #f)])
             (ns_socket_set_user_data pointer (object-add! socket) drop-entry)
             socket)
           (object-ref number))))
 
   ;; Calls `procedure` with the socket that `pointer` is until the callback returns, and its result
   ;; is the callback's. A detach gives the socket another pointer, which stays.
-  (define (borrow server pointer waits? procedure)
-    (let ([socket (socket-of server pointer waits?)])
+  (define (borrow pointer waits? procedure)
+    (let ([socket (socket-of pointer waits?)])
       (socket-thread-set! socket (get-thread-id))
       (socket-pointer-set! socket pointer)
       (let ([result (procedure socket)])
@@ -97,7 +97,7 @@
     (config-ref (server-config server) keyword))
 
   (define (call-with-socket server pointer procedure)
-    (borrow server pointer (server-waits? server)
+    (borrow pointer (server-waits? server)
       (lambda (socket)
         (call-for-status pointer (lambda () (procedure server socket))))))
 
@@ -121,7 +121,7 @@
   (define close-entry
     (entry (ignored pointer reason number) (uptr uptr int uptr) void
       (let ([server (object-ref number)])
-        (borrow server pointer (server-waits? server)
+        (borrow pointer (server-waits? server)
           (lambda (socket)
             (call-for-nothing
               (lambda ()
@@ -132,7 +132,7 @@
   (define shutdown-entry
     (entry (ignored pointer number) (uptr uptr uptr) int
       (let ([server (object-ref number)])
-        (borrow server pointer #t
+        (borrow pointer #t
           (lambda (socket)
             (catch (lambda (object) (report object) 1)
                    (lambda ()
@@ -164,7 +164,7 @@
           (call-for-status pointer (lambda () (handle server socket object))))
         (if (eqv? pointer NULL)
             (run #f)
-            (borrow server pointer (server-waits? server) run)))))
+            (borrow pointer (server-waits? server) run)))))
 
   ;; -- hooks of the server -------------------------------------------------------------------
 

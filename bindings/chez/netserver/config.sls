@@ -1,8 +1,7 @@
 ;;; Settings of servers, with the defaults of the library. Times are in milliseconds.
 (library (netserver config)
-  (export make-config config? config-ref config-with config-settings-table
-          make-config-record config-settings)
-  (import (chezscheme) (netserver foreign) (netserver keywords))
+  (export make-config config? config-ref config-settings-table config-settings)
+  (import (chezscheme) (netserver foreign) (netserver keywords) (netserver tls))
 
   (define-record-type (config make-config-record config?)
     (fields settings) ; ((keyword . value) ...)
@@ -57,10 +56,12 @@
       (ns_config_free pointer)
       values))
 
-  ;; (make-config :max-thread 4 :on-open (lambda (server socket) …)). Whether a value is in its
-  ;; bounds make-server says.
+  ;; (make-config :max-thread 4 :on-open (lambda (server socket) …)); #f: the default. Whether a value
+  ;; is in its bounds make-server says.
   (define (make-config . arguments)
-    (config-with (make-config-record '()) arguments))
+    (let ([settings (keywords->alist 'make-config known arguments)])
+      (for-each (lambda (entry) (check-type (car entry) (cdr entry))) settings)
+      (make-config-record settings)))
 
   (define (check-type keyword value)
     (define (require ok? what)
@@ -68,7 +69,8 @@
         (assertion-violation 'make-config (format "~a must be ~a" keyword what) value)))
     (let ([setting (assq keyword config-settings-table)])
       (cond
-        [(not setting) (unless (eq? keyword ':tls) (require (procedure? value) "a procedure"))]
+        [(eq? keyword ':tls) (require (tls? value) "what make-tls returned")]
+        [(not setting) (require (procedure? value) "a procedure")]
         [else
          (case (caddr setting)
            [(unsigned-32)
@@ -78,11 +80,6 @@
             (require (and (integer? value) (exact? value) (<= 0 value (- (expt 2 64) 1)))
                      "a number from 0 to 18446744073709551615")]
            [(string) (require (string? value) "a string")])])))
-
-  (define (config-with config arguments)
-    (let ([new (keywords->alist 'make-config known arguments)])
-      (for-each (lambda (entry) (check-type (car entry) (cdr entry))) new)
-      (make-config-record (append new (config-settings config)))))
 
   (define (config-ref config keyword)
     (let ([entry (or (assq keyword (config-settings config)) (assq keyword defaults))])

@@ -13,8 +13,8 @@
     ns_server_new ns_server_start ns_server_stop ns_server_stop_within ns_server_request_stop
     ns_server_wait ns_server_poll_fd ns_server_run_once ns_server_free ns_server_is_stopped
     ns_server_state ns_server_port ns_server_shutdown_port ns_server_address
-    ns_server_add_service ns_server_add_service_tls ns_server_reload_tls
-    ns_server_reload_service_tls ns_server_service_address
+    ns_server_add_service ns_server_add_service_tls ns_server_reload_service_tls
+    ns_server_service_address
     ns_server_send ns_server_close ns_server_abort ns_server_wake ns_server_broadcast
     ns_server_broadcast_each ns_server_queued ns_server_shutdown ns_server_foreach
     ns_server_watch ns_server_watch_change ns_server_unwatch ns_server_timer
@@ -158,7 +158,6 @@
     (ns_server_state uptr)
     (ns_server_add_service uptr string uptr)
     (ns_server_add_service_tls uptr string uptr uptr)
-    (ns_server_reload_tls uptr uptr uptr)
     (ns_server_reload_service_tls uptr unsigned-32 uptr uptr)
     (ns_server_send uptr unsigned-64 u8* size_t)
     (ns_server_close uptr unsigned-64)

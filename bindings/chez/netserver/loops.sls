@@ -129,8 +129,7 @@
 
   ;; -- sockets of the program's own ----------------------------------------------------------
 
-  (define (add-socket! server data)
-    (object-add! (make-socket-record NULL 0 server #f data)))
+  (define (add-socket! data) (object-add! (make-socket-record NULL 0 #f data)))
 
   ;; Makes a connection of a connected stream socket, with `data` as its socket-data. Returns its
   ;; id.
@@ -141,7 +140,7 @@
        (let ([pointer (server-live-pointer 'server-adopt server)])
          (call-with-error 'server-adopt
            (lambda (error)
-             (ns_server_adopt pointer fd (add-socket! server data) drop-entry error))))]))
+             (ns_server_adopt pointer fd (add-socket! data) drop-entry error))))]))
 
   ;; Connects to "host:port" or "unix:/path", within `timeout` milliseconds (0: the kernel's time),
   ;; and makes a connection of it.
@@ -156,4 +155,4 @@
              (call-with-error 'server-connect
                (lambda (error)
                  (ns_server_connect pointer service timeout
-                                    (add-socket! server data) drop-entry error))))))])))
+                                    (add-socket! data) drop-entry error))))))])))

@@ -317,7 +317,6 @@
 
   (define (own! socket pointer)
     (socket-thread-set! socket #f)
-    (socket-server-set! socket #f)
     (socket-waits?-set! socket #t)
     (socket-pointer-set! socket pointer))
 
@@ -341,7 +340,6 @@
       ;; A loop may call the handler before the attach returns.
       (socket-pointer-set! socket NULL)
       (socket-waits?-set! socket #f)
-      (socket-server-set! socket server)
       (socket-thread-set! socket 0)
       (guard (failure [#t (own! socket pointer) (raise failure)])
         (call-with-error 'server-attach-socket!
@@ -351,7 +349,7 @@
   ;; An owned socket of a descriptor that is a connected stream socket.
   (define (fd->socket fd)
     (let ([pointer (call-with-error 'fd->socket (lambda (error) (ns_socket_from_fd fd error)))]
-          [socket (make-socket-record NULL #f #f #t #f)])
+          [socket (make-socket-record NULL #f #t #f)])
       (ns_socket_set_user_data pointer (object-add! socket) drop-entry)
       (own! socket pointer)
       socket))

@@ -7,7 +7,7 @@
     make-server-hooks server-hooks? hooks-start hooks-stop
     server-live-pointer
     socket? make-socket-record socket-pointer socket-pointer-set! socket-thread
-    socket-thread-set! socket-server socket-server-set! socket-waits? socket-waits?-set!
+    socket-thread-set! socket-waits? socket-waits?-set!
     socket-data socket-data-set! socket-live-pointer)
   (import (chezscheme) (netserver condition) (netserver foreign))
 
@@ -35,7 +35,6 @@
     (fields
       (mutable pointer)  ; 0: in no callback, or closed
       (mutable thread)   ; whose callback borrows it; #f: the program owns it
-      (mutable server)   ; #f: the program owns it
       (mutable waits?)   ; whether calls may wait
       (mutable data))    ; the program's own
     (nongenerative)
