@@ -56,8 +56,8 @@
       (ns_config_free pointer)
       values))
 
-  ;; (make-config :max-thread 4 :on-open (lambda (server socket) …)); #f: the default. Whether a value
-  ;; is in its bounds make-server says.
+  ;; (make-config :max-thread 4 :on-open (lambda (server socket) …)); #f is the default. Whether a
+  ;; value is in its bounds make-server says.
   (define (make-config . arguments)
     (let ([settings (keywords->alist 'make-config known arguments)])
       (for-each (lambda (entry) (check-type (car entry) (cdr entry))) settings)

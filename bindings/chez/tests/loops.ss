@@ -175,27 +175,40 @@
             (check-raises 'invalid (server-adopt server -1))))))))
 
 (test "a hosted server runs on the thread that calls its turns"
-  (let* ([server (make-server "127.0.0.1:0" echo (make-config :non-blocking? #t))]
-         [ran (make-mailbox)])
+  (let* ([ran (make-mailbox)]
+         [kept #f]
+         [handler
+          (lambda (server socket)
+            (set! kept socket)
+            (check (not (socket-closed? socket)))
+            (put! ran (get-thread-id))
+            (echo server socket))]
+         [server (make-server "127.0.0.1:0" handler (make-config :non-blocking? #t))])
+    (define (run-until ready?)
+      (unless (ready?)
+        (check (server-run-once! server 10000))
+        (run-until ready?)))
     (check-raises 'state (server-run-once! server 0))
     (server-start! server :hosted #t)
     (check (>= (server-poll-fd server) 0))
-    (let* ([port (server-port server)]
-           [answer (in-thread
-                     (lambda ()
-                       (dynamic-wind
-                         void
-                         (lambda ()
-                           (call-with-client port (lambda (client) (ask client "hosted"))))
-                         (lambda () (server-request-stop! server)))))])
-      (server-post server (lambda (server) (put! ran (get-thread-id))))
-      (let loop ()
-        (when (server-run-once! server 10000) (loop)))
-      (check-equal "hosted" (answer))
+    (let ([client (connect (server-port server))])
+      (say client "hosted")
+      (run-until (lambda () kept))
+      ;; Its callback has returned.
+      (check (socket-closed? kept))
+      (check-raises 'not-in-handler (socket-send kept #vu8(1)))
+      (check-equal "hosted" (hear client 6))
       (check-equal (get-thread-id) (take! ran))
-      (check (server-stopped? server))
-      (server-free! server)
-      (check-raises 'state (server-run-once! server 0)))))
+      (let ([posted #f])
+        (server-post server (lambda (server) (set! posted #t)))
+        (run-until (lambda () posted)))
+      (socket-close client))
+    (server-request-stop! server)
+    (let loop ()
+      (when (server-run-once! server 10000) (loop)))
+    (check (server-stopped? server))
+    (server-free! server)
+    (check-raises 'state (server-run-once! server 0))))
 
 (test "in the foreground one loop serves on the calling thread, and several elsewhere"
   (for-each
