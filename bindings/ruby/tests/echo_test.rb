@@ -92,6 +92,14 @@ class EchoTest < NetserverTest
     end
   end
 
+  def test_strings_of_several_encodings
+    serving(->(socket) { socket.write("größer", socket.recv, 7) }) do |server|
+      client = connect(server)
+      client.write("\xff\n")
+      assert_equal "größer".b + "\xff\n".b, line(client).b
+    end
+  end
+
   def test_half_close_and_abort
     handler = lambda do |socket|
       case socket.recv

@@ -148,6 +148,22 @@ class TLSTest < NetserverTest
     end
   end
 
+  def test_starttls_of_a_detached_socket
+    serving do |server|
+      mine, theirs = UNIXSocket.pair
+      owned = Netserver::DetachedSocket.from(theirs)
+      owned.write("go\n")
+      assert_equal "go\n", line(mine)
+      upgrade = Thread.new { owned.starttls(TLS) }
+      client = connect_tls(server, socket: mine)
+      in_time { upgrade.join }
+      client.write("secret\n")
+      assert_equal "secret\n", in_time { owned.readpartial(100) }
+      owned.attach(server)
+      echoed(client, "attached")
+    end
+  end
+
   def test_a_failed_handshake_reaches_the_exception_handler
     got = Queue.new
     prepare = ->(server) { server.on_exception { |socket, exception| got << [exception.class, socket.peer] } }

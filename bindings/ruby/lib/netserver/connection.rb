@@ -22,7 +22,7 @@ module Netserver
     # Sends strings as one, all of it or nothing: what the kernel does not take is queued.
     # Returns the number of bytes. Raises BufferFullError where the queue would pass `send_limit`.
     def write(*strings)
-      bytes = strings.size == 1 ? strings[0].to_s : strings.join
+      bytes = Text.join(strings)
       transmit(bytes)
       bytes.bytesize
     end

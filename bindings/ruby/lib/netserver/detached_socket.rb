@@ -71,7 +71,7 @@ module Netserver
 
     # Sends strings. Returns the number of bytes, when the kernel has them all.
     def write(*strings)
-      bytes = strings.join.b
+      bytes = Text.join(strings)
       0.step(bytes.bytesize - 1, PIECE) do |from|
         piece = bytes.byteslice(from, PIECE)
         check(Library.ns_socket_send(@owned[0], piece, piece.bytesize))

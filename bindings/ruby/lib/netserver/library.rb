@@ -138,10 +138,8 @@ module Netserver
       [:ns_tls_set_session_cache, %i[object size_t], :status],
 
       [:ns_server_stats, %i[object pointer size_t], :status],
-      [:ns_server_thread_stats, %i[object uint32 pointer size_t], :status],
       [:ns_server_report, %i[object pointer size_t], :size_t],
-      [:ns_version_string, [], :string],
-      [:ns_has_feature, [:string], :int32]
+      [:ns_version_string, [], :string]
     ].each { |function| attach_function(*function) }
 
     # What frees an object of the library when the program has forgotten it.

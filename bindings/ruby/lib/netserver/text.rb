@@ -1,8 +1,13 @@
 # frozen_string_literal: true
 
 module Netserver
-  # What a call writes as snprintf does.
+  # Strings to send, and what a call writes as snprintf does.
   module Text # :nodoc:
+    # The bytes of strings in a row, whatever their encodings are.
+    def self.join(strings)
+      strings.size == 1 ? strings[0].to_s : strings.map { |string| string.to_s.b }.join
+    end
+
     # Yields a buffer and its length to a call that returns the length of the whole text.
     def self.read(size = 256, &call)
       bytes(size) { |buffer, length| call.call(buffer, length) + 1 }.chomp("\0").force_encoding("UTF-8")
