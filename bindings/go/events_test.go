@@ -314,6 +314,7 @@ func TestDetachAndAttach(t *testing.T) {
 		c.say("detach")
 		owned := take(t, owners)
 		expect(t, server.Send(id, []byte("x")), ErrClosed)
+		equal(t, len(server.IDs()), 0)
 		_, err := owned.Write([]byte("owned"))
 		check(t, err)
 		c.hear("owned")
