@@ -167,6 +167,13 @@ class Server(harness.Program):
         """The resident memory in KiB."""
         return self._number_of("VmRSS")
 
+    @contextlib.contextmanager
+    def keeps_objects(self, client):
+        """What the binding keeps for the C side is the same before and after, as `client` sees."""
+        kept = client.ask("objects")
+        yield
+        harness.wait_until(lambda: client.ask("objects") == kept, f"{kept} objects again")
+
     def processor_time(self):
         """In seconds."""
         with open(f"/proc/{self.pid}/stat") as stat:

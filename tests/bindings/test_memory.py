@@ -21,30 +21,25 @@ def visit(server, count):
 
 @pytest.mark.variants(tls=True, gc=True)
 def test_connections_leave_nothing(checker, is_quick, note):
-    few = checker.variant.tls or checker.variant.gc
-    count = 500 if few else 2000
+    is_slow = checker.variant.tls or checker.variant.gc
+    count = 500 if is_slow else 2000
     if not is_quick:
-        count = 2000 if few else 100000 if checker.variant.mode == "hosted" else 20000
+        count = 2000 if is_slow else 100000 if checker.variant.mode == "hosted" else 20000
     with checker.client() as other:
-        kept = other.ask("objects")
-
-        def settle():
-            harness.wait_until(lambda: other.ask("objects") == kept, f"{kept} objects again")
-
-        visit(checker, count // 5)
-        settle()
+        with checker.keeps_objects(other):
+            visit(checker, count // 5)
         memory, threads, descriptors = checker.memory(), checker.threads(), checker.descriptors()
-        visit(checker, count)
-        settle()
+        with checker.keeps_objects(other):
+            visit(checker, count)
         grown = checker.memory() - memory
-        note(f"{count} connections, {kept} objects, {grown} KiB more")
+        note(f"{count} connections, {grown} KiB more")
         # A collector may let the heap grow for a while; what is lost at each connection shows.
         assert grown < 16 << 10
         # A language's runtime takes a few when it needs them, as Go's scheduler and poller do.
         few = 8
         assert checker.threads() <= threads + few
         harness.wait_until(
-            lambda: checker.descriptors() <= descriptors + few, f"about {descriptors} descriptors again"
+            lambda: checker.descriptors() <= descriptors + few, f"about {descriptors} descriptors"
         )
 
 
