@@ -246,6 +246,29 @@ def test_ctrl_c_of_an_idle_server() -> None:
     assert result == -signal.SIGINT and "KeyboardInterrupt" in output and seconds < 10
 
 
+@pytest.mark.parametrize("config", CONFIGS)
+def test_signal_handlers_call_the_server(config: str) -> None:
+    """Also in the middle of another call of the same thread."""
+    program = f"""
+    count = 0
+    def on_alarm(*_):
+        global count
+        count += 1
+        server.port
+        if count == 2000:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            server.request_stop()
+    with Server(print, "127.0.0.1:0", Config({config})) as server:
+        signal.signal(signal.SIGALRM, on_alarm)
+        signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)
+        while count < 1000:
+            server.is_stopped
+        server.serve_forever()
+    """
+    result, output, _ = run(program)
+    assert result == 0, output
+
+
 def test_fork() -> None:
     answers: list[bytes] = []
 

@@ -35,7 +35,8 @@ class Handle(Loops):
     def __init__(self, service: str, config: Config, tls: Optional[TLS]) -> None:
         self._c: Any = None
         self._calls = 0
-        self._no_calls = threading.Condition(threading.Lock())
+        # Reentrant: a signal handler may call the server in the middle of a call of its thread.
+        self._no_calls = threading.Condition(threading.RLock())
         self._number = int(lib.new_number())
         self._is_left = False  # the thread that ran the turns left serve_forever by an exception
         self._is_forked = False  # this process is a child of the one that made the server
@@ -159,7 +160,7 @@ class Handle(Loops):
 def _after_fork() -> None:
     """A lock that another thread held stays locked in the child."""
     for handle in _all:
-        handle._no_calls = threading.Condition(threading.Lock())
+        handle._no_calls = threading.Condition(threading.RLock())
         handle._calls = 0
         handle._is_forked = True
 
