@@ -226,10 +226,10 @@ bench-quick: bench-deps ## measure the main workloads beside few peers; only pri
 bench-tls: bench-deps ## measure the workloads over TLS; only prints; fails where a goal is missed
 	$(PYTHON) benches/bench.py --only TLS --strict
 
-bench-bindings: build ## measure the bindings beside the usual servers of their languages; only prints
+bench-bindings: build ## measure the bindings beside the usual servers of their languages; writes docs/BENCHMARKS-bindings.md
 	@scripts/deps unshare util-linux /usr/include/openssl/ssl.h libssl-dev
 	@for setup in bindings/*/setup; do "$$setup" || exit 1; done
-	$(PYTHON) benches/bindings.py
+	$(PYTHON) benches/bindings.py --write docs
 
 campaigns: $(CAMPAIGNS:%=campaign-%) ## run the long load and fault campaigns, some minutes
 

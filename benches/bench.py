@@ -32,7 +32,9 @@ nothing else is said; the network is loopback.
   the C library too.
 - The floors are servers of system calls alone ([`raw_epoll`](../benches/peers/raw_epoll.c),
   [`raw_pool`](../benches/peers/raw_pool.c)) and, for TLS, [OpenSSL over
-  epoll](../benches/tls_openssl.c). *ours* is [the echo example](../examples-c/echo.c) in C."""
+  epoll](../benches/tls_openssl.c). *ours* is [the echo example](../examples-c/echo.c) in C.
+
+The bindings of other languages have [a page of their own](BENCHMARKS-bindings.md)."""
 
 
 def parse():
