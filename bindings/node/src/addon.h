@@ -83,7 +83,7 @@ struct conn {
     uint32_t depth; /* how many of its callbacks are on the stack */
     int fd;
     size_t unchecked; /* bytes that may be queued: an upper bound */
-    uint64_t active_at; /* by the clock of the loop */
+    uint64_t active_at; /* by uv_hrtime */
     uint32_t idle_ms;   /* setTimeout(); 0: off */
     bool timer_set;
     bool full;    /* write() has asked to wait for 'drain' */

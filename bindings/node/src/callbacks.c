@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define NANOS_PER_MS UINT64_C(1000000)
+
 struct conn *new_conn(struct server *server) {
     struct conn *conn = calloc(1, sizeof *conn);
     if (conn == NULL)
@@ -118,7 +120,7 @@ static int32_t deliver(struct conn *conn, size_t n) {
 static void note_activity(struct conn *conn) {
     if (conn->idle_ms == 0)
         return;
-    conn->active_at = uv_now(conn->server->poll.loop);
+    conn->active_at = uv_hrtime();
     if (!conn->timer_set && conn->current != NULL) {
         ns_socket_set_timer_ms(conn->current, conn->idle_ms);
         conn->timer_set = true;
@@ -167,16 +169,17 @@ static int32_t on_drain(ns_server *ns, ns_socket *socket, void *user_data) {
 static int32_t on_timeout(ns_server *ns, ns_socket *socket, void *user_data) {
     struct conn *conn = ns_socket_user_data(socket);
     napi_handle_scope scope;
-    uint64_t idle;
+    uint64_t idle, limit;
     int32_t result;
     (void)ns, (void)user_data;
     conn->timer_set = false;
     if (conn->idle_ms == 0 || conn->instance->closing)
         return 0;
-    idle = uv_now(conn->server->poll.loop) - conn->active_at;
-    if (idle < conn->idle_ms) {
+    idle = uv_hrtime() - conn->active_at;
+    limit = conn->idle_ms * NANOS_PER_MS;
+    if (idle < limit) {
         conn->timer_set = true;
-        return ns_socket_set_timer_ms(socket, conn->idle_ms - (uint32_t)idle);
+        return ns_socket_set_timer_ms(socket, (uint32_t)((limit - idle) / NANOS_PER_MS + 1));
     }
     scope = enter(conn, socket);
     result = call_conn(conn, HOOK_TIMEOUT);

@@ -58,7 +58,7 @@ static napi_value send_bytes(napi_env env, napi_callback_info info) {
     if (status != NS_OK)
         return int_value(env, status);
     if (conn->idle_ms != 0) {
-        conn->active_at = uv_now(conn->server->poll.loop);
+        conn->active_at = uv_hrtime();
         if (!conn->timer_set)
             wake(conn);
     }
@@ -141,7 +141,7 @@ static napi_value set_idle_timeout(napi_env env, napi_callback_info info) {
     if (ms < 0 || ms > INT32_MAX)
         return int_value(env, NS_ERR_INVALID);
     conn->idle_ms = (uint32_t)ms;
-    conn->active_at = uv_now(conn->server->poll.loop);
+    conn->active_at = uv_hrtime();
     conn->timer_set = false; /* one that runs is set anew; one for a longer time must not wait */
     if (ms == 0)
         return int_value(env, NS_OK);
