@@ -146,7 +146,7 @@ deps: ## install the tools that the tests need and that are missing
 
 # -- checks -----------------------------------------------------------------------------------
 
-test: deps ## run all tests: Rust, C, valgrind, AddressSanitizer, examples, Python, installing
+test: deps ## run all tests: Rust, C, valgrind, AddressSanitizer, examples, installing, bindings
 	$(NEED_CARGO)
 	scripts/test
 
