@@ -28,6 +28,26 @@ class CallTest < NetserverTest
     end
   end
 
+  # On the server's own thread, in a callback of something else.
+  def test_outside_of_its_callbacks_a_socket_goes_by_its_id
+    seen = Queue.new
+    handler = lambda do |socket|
+      socket.recv or next socket.close
+      socket.server.post do
+        socket.write("by id\n")
+        socket.recv
+      rescue Netserver::Error => e
+        seen << e.class
+      end
+    end
+    serving(handler) do |server|
+      client = connect(server)
+      client.write("x")
+      assert_equal "by id\n", line(client)
+      assert_equal Netserver::NotInHandlerError, take(seen)
+    end
+  end
+
   def test_close_and_abort_from_outside
     opened = Queue.new
     prepare = ->(server) { server.on_open { |socket| opened << socket } }

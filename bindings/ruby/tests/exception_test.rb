@@ -258,4 +258,28 @@ class ExceptionTest < NetserverTest
       assert_equal :reset, rest(client)
     end
   end
+
+  # At any moment: a kill in the binding's own code must not jump over the library's frames either,
+  # which would leave the server in the middle of a turn.
+  def test_threads_are_killed_in_the_middle_of_traffic
+    server = Netserver::Server.new("127.0.0.1:0", &ECHO)
+    server.on_open { |socket| socket.write("x") }
+    server.start
+    server.every(0.001) { 20.times { server.post { nil } } }
+    traffic = Array.new(2) { Thread.new { loop { talk_until_reset(server.port) } } }
+    25.times do
+      runner = Thread.new { server.run }
+      sleep(rand(0.005))
+      in_time { runner.kill.join }
+      assert_equal true, server.run_once(0)
+    end
+    traffic.each { |thread| thread.kill.join }
+    server.close(within: 0)
+  end
+
+  def talk_until_reset(port)
+    TCPSocket.open("127.0.0.1", port) { |client| loop { client.write(client.readpartial(100)) } }
+  rescue SystemCallError, EOFError
+    nil
+  end
 end

@@ -166,6 +166,18 @@ class ServerTest < NetserverTest
     assert_equal Netserver::VERSION, Netserver.library_version
   end
 
+  # The descriptor that `run` waits for is the library's: the collector must not close its number.
+  def test_the_collector_closes_no_descriptor
+    Thread.new { 20.times { Netserver::Server.new("127.0.0.1:0", &ECHO).start.close } }.join
+    files = Array.new(60) { File.open(__FILE__) }
+    soon("the servers are kept") do
+      GC.start
+      ObjectSpace.each_object(Netserver::Server).count <= 2
+    end
+    files.each { |file| assert file.stat }
+    files.each(&:close)
+  end
+
   # Many connections come and go: nothing stays.
   def test_connections_leave_nothing
     serving do |server|
