@@ -104,7 +104,7 @@ class CallTest < NetserverTest
   def test_posts_keep_their_order_and_may_come_from_a_signal_handler
     done = Queue.new
     serving do |server|
-      100.times { |i| server.post { done << [i, server.here?] } }
+      100.times { |i| server.post { done << [i, server.thread == Thread.current] } }
       assert_equal Array.new(100) { |i| [i, true] }, Array.new(100) { take(done) }
       before = trap("USR2") { server.post { done << :signal } }
       Process.kill("USR2", Process.pid)

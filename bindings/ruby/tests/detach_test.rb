@@ -97,9 +97,11 @@ class DetachTest < NetserverTest
       assert theirs.closed?
       owned.write("out\n")
       assert_equal "out\n", line(mine)
-      owned.attach(server)
+      socket = owned.attach(server)
       mine.write("echo in\n")
       assert_equal "echo in\n", line(mine)
+      mine.write("mine")
+      assert_same socket, take(detached).tap { |_, again| again.close }[0]
       mine.close
       assert_raises(Netserver::InvalidError) { Netserver::DetachedSocket.from(IO.pipe.each { |pipe| @clients << pipe }[0]) }
     end

@@ -15,7 +15,9 @@ module Netserver
       pointer = Error.made { |err| Library.ns_socket_from_fd(copy.fileno, err) }
       copy.autoclose = false
       io.close
-      new(pointer, Socket.new(nil))
+      socket = Socket.new(nil)
+      Library.ns_socket_set_user_data(pointer, Table.add(socket), Table::DROP)
+      new(pointer, socket)
     rescue Error
       copy.close
       raise

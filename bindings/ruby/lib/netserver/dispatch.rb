@@ -22,8 +22,14 @@ module Netserver
       socket&.close
     end
 
+    # The most frequent one, so without a block of its own.
     def on_socket(event, pointer)
-      with_socket(pointer) { |socket| settle(@runner.call(@blocks[event], socket), pointer) }
+      socket = Table[Library.ns_socket_user_data(pointer)]
+      socket.enter(pointer)
+      exception = @runner.call(@blocks[event], socket)
+      exception ? settle(exception, pointer) : 0
+    ensure
+      socket&.leave
     end
 
     def opened(pointer)

@@ -20,6 +20,7 @@ module Netserver
 
     def initialize
       @killed = []
+      @over = true
     end
 
     # Runs a call of the library that may call back.
@@ -32,14 +33,12 @@ module Netserver
       @killed.pop.resume until @killed.empty?
     end
 
-    # Whether this thread is the one that runs the turns.
-    def here?
-      Thread.current.equal?(@thread)
-    end
+    # The thread that runs the turns.
+    attr_reader :thread
 
     # Calls a block and returns its value, or the exception that it raised.
     def call(block, *arguments)
-      @fiber = start unless @fiber&.alive?
+      @fiber = start unless @over && @fiber # an interrupt may have ended it
       @over = false
       outcome = @fiber.resume(block, arguments)
       until @over

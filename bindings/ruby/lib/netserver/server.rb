@@ -176,18 +176,13 @@ module Netserver
 
     # -- of the sockets -------------------------------------------------------------------------
 
-    # Whether this thread runs the server.
-    def here? = @runner.here? # :nodoc:
+    # The thread that runs the server.
+    def thread = @runner.thread # :nodoc:
 
     # The buffer of `recv`, of that many bytes at least.
     def buffer(size) # :nodoc:
       @buffer = FFI::MemoryPointer.new(:char, size) if size > @buffer.size
       @buffer
-    end
-
-    # A copy of the first bytes of the buffer.
-    def received(length) # :nodoc:
-      @buffer.get_bytes(0, length)
     end
 
     # Returns what a call returned; raises where that is a negative status.

@@ -45,8 +45,9 @@ module Netserver
     # be read now it raises WouldBlock, which is no failure where it leaves the handler, or returns
     # :wait_readable without `exception`. The first call in a handler has something to read.
     def recv(maxlen = Server::BUFFER_SIZE, exception: true)
-      length = Library.ns_socket_recv(borrowed, @server.buffer(maxlen), maxlen)
-      return @server.received(length) if length.positive?
+      buffer = @server.buffer(maxlen)
+      length = Library.ns_socket_recv(borrowed, buffer, maxlen)
+      return buffer.get_bytes(0, length) if length.positive?
       return nil if length.zero?
       return :wait_readable if length == WouldBlock::STATUS && !exception
 
@@ -167,7 +168,7 @@ module Netserver
 
     # Whether a callback of this connection runs here.
     def inside?
-      @pointer != 0 && @server.here?
+      @pointer != 0 && Thread.current.equal?(@server.thread)
     end
 
     # The address for a call of a callback.
@@ -178,7 +179,8 @@ module Netserver
     def transmit(bytes)
       return super unless inside?
 
-      check(Library.ns_socket_send(@pointer, bytes, bytes.bytesize))
+      status = Library.ns_socket_send(@pointer, bytes, bytes.bytesize)
+      check(status) unless status.zero?
     end
 
     def close_by(function)
