@@ -173,7 +173,7 @@ BUSY = """
         while data := socket.recv():
             socket.send(data)
             {in_handler}
-    server = Server(echo, "127.0.0.1:0", Config({config}))
+    server = Server(echo, "127.0.0.1:0", Config(**dict({config}), drain_timeout=1))
     server.start()
     def client():
         import contextlib, socket
@@ -196,7 +196,7 @@ def test_the_interpreter_ends(config: str, end: str, status: int) -> None:
     program += f"print('end', flush=True)\n{end}\n"
     result, output, seconds = run(program, wait_for="end\n")
     assert result == status, output
-    assert seconds < 10
+    assert seconds < 30
     assert ("ZeroDivisionError" in output) == (status == 1)
 
 
@@ -233,7 +233,7 @@ def test_ctrl_c(config: str) -> None:
     """
     result, output, seconds = run(program, wait_for="serving\n", number=signal.SIGINT)
     assert result == 5 and "interrupted" in output and "Traceback" not in output, output
-    assert seconds < 10
+    assert seconds < 30
 
 
 def test_ctrl_c_of_an_idle_server() -> None:
@@ -243,7 +243,7 @@ def test_ctrl_c_of_an_idle_server() -> None:
         server.serve_forever()
     """
     result, output, seconds = run(program, wait_for="serving\n", number=signal.SIGINT)
-    assert result == -signal.SIGINT and "KeyboardInterrupt" in output and seconds < 10
+    assert result == -signal.SIGINT and "KeyboardInterrupt" in output and seconds < 30
 
 
 @pytest.mark.parametrize("config", CONFIGS)
