@@ -7,7 +7,6 @@
 use std::any::Any;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::Ordering;
 
 use super::driver::Driver;
 use super::{LoopGroup, BOTH};
@@ -34,8 +33,8 @@ impl LoopGroup {
     /// in the one with the fewest connections. On failure the socket is as it
     /// was, and the caller gets it back.
     #[allow(clippy::result_large_err)]
-    pub fn adopt(&self, server: u64, newcomer: Newcomer) -> Result<u64, (Error, Newcomer)> {
-        let handle = &self.loops[self.own_loop(server).unwrap_or_else(|| self.least_busy(0))];
+    pub fn adopt(&self, newcomer: Newcomer) -> Result<u64, (Error, Newcomer)> {
+        let handle = &self.loops[self.own_loop().unwrap_or_else(|| self.least_busy(0))];
         let id = handle.insert_remote(
             newcomer,
             |new| Some(new.fd.as_fd()),
@@ -61,11 +60,9 @@ impl LoopGroup {
         Ok(id)
     }
 
-    /// Returns the loop that runs on this thread, in a callback of the server.
-    fn own_loop(&self, server: u64) -> Option<usize> {
-        let here = callback::this_thread();
-        let runs_here = || self.loops.iter().position(|h| h.thread.load(Ordering::Relaxed) == here);
-        callback::is_inside(server).then(runs_here).flatten()
+    /// Returns the loop that runs on this thread.
+    fn own_loop(&self) -> Option<usize> {
+        self.loops.iter().position(|handle| callback::serves(&handle.context))
     }
 }
 

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -35,8 +35,6 @@ pub(crate) struct LoopHandle {
     pub(super) awake: AtomicBool,
     pub(super) wake: Waker,
     pub(super) tasks: Tasks,
-    /// The thread that runs the loop, or ran its last turn; 0 before that.
-    pub(super) thread: AtomicUsize,
 }
 
 impl LoopHandle {
@@ -56,7 +54,6 @@ impl LoopHandle {
             awake: AtomicBool::new(false),
             wake,
             tasks: Tasks::new(),
-            thread: AtomicUsize::new(0),
         })
     }
 

@@ -48,7 +48,6 @@ impl HostedLoop {
     /// Runs one turn, and waits for it until `until` at most. Returns whether
     /// the loop has ended.
     pub fn turn(&mut self, until: Deadline) -> bool {
-        self.event_loop.note_thread();
         let wait = until.min(self.event_loop.next_deadline()).poll_timeout();
         let HostedLoop { event_loop, server, poller, events, .. } = self;
         if let Err(panic) = callback::contain(|| event_loop.turn(server, poller, events, wait)) {

@@ -79,7 +79,6 @@ impl Loop {
 
     /// Runs the loop until it ends: the whole life of its thread.
     pub fn run(mut self) {
-        self.note_thread();
         callback::note_context(self.context());
         if let Err(panic) = callback::contain(|| self.take_turns()) {
             self.die(&panic);
@@ -132,11 +131,6 @@ impl Loop {
             self.chores(turns);
         }
         is_idle
-    }
-
-    /// Notes that the calling thread runs the loop.
-    pub(super) fn note_thread(&self) {
-        self.driver.handle.thread.store(callback::this_thread(), Ordering::Relaxed);
     }
 
     pub(super) fn context(&self) -> &Arc<ThreadContext> {

@@ -93,7 +93,7 @@ impl Server {
 
     #[allow(clippy::result_large_err)]
     fn enter(&self, loops: &LoopGroup, newcomer: Newcomer) -> Result<ConnId, (Error, Newcomer)> {
-        let id = loops.adopt(self.number(), newcomer)?;
+        let id = loops.adopt(newcomer)?;
         Ok(ConnId::from_u64(id).expect("an id is never 0"))
     }
 
