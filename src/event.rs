@@ -84,10 +84,10 @@ impl LoopGroup {
     ) -> std::io::Result<(LoopGroup, Vec<Poller>)> {
         let mut loops = Vec::new();
         let mut pollers = Vec::new();
+        let owner = if first_loop == 0 { Owner::Loop } else { Owner::Guest };
         for index in 0..config.max_thread as usize {
             let poller = Poller::new()?;
-            let context =
-                ThreadContext::new(Owner::Loop, server, first_loop + index, Limits::of(config));
+            let context = ThreadContext::new(owner, server, first_loop + index, Limits::of(config));
             loops.push(Arc::new(LoopHandle::new(context, &poller)?));
             pollers.push(poller);
         }

@@ -39,7 +39,7 @@ impl<'a> Socket<'a> {
     /// Returns whether calls never wait.
     #[cfg(feature = "capi")]
     pub(crate) fn is_on_loop(&self) -> bool {
-        self.conn.context.owner == Owner::Loop
+        self.conn.context.owner.is_loop()
     }
 
     /// Returns the address of the connection, which is the C layer's `ns_socket
@@ -270,7 +270,7 @@ impl<'a> Socket<'a> {
     pub fn set_io_timeout(&mut self, time: Option<Duration>) -> Result<(), Error> {
         check_time(time)?;
         self.try_call(|conn| {
-            if conn.context.owner == Owner::Loop {
+            if conn.context.owner.is_loop() {
                 return Err(Status::Unsupported);
             }
             conn.set_io_timeout(time.map_or(0, |t| t.as_millis().max(1) as u64));
@@ -332,7 +332,7 @@ impl<'a> Socket<'a> {
         self.conn.flush().map_err(|status| self.error_of(status))?;
         let millis = self.conn.context.limits.handshake_ms;
         self.conn.begin_tls(tls.server_config()?, ahead, millis)?;
-        if self.conn.context.owner == Owner::Loop {
+        if self.conn.context.owner.is_loop() {
             self.conn.request_tls();
             return Ok(());
         }

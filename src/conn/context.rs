@@ -18,10 +18,20 @@ use crate::sys::Reach;
 pub(crate) enum Owner {
     /// An event loop: calls never wait.
     Loop,
+    /// The shutdown port of a hosted server: its calls never wait either, but
+    /// timers and pauses are not for the program.
+    Guest,
     /// A worker, or the shutdown port: calls wait.
     Worker,
     /// The program, which has detached the connection: calls wait.
     Program,
+}
+
+impl Owner {
+    /// Returns whether calls never wait.
+    pub fn is_loop(self) -> bool {
+        matches!(self, Owner::Loop | Owner::Guest)
+    }
 }
 
 /// The context that all connections of a thread share with it and with each
@@ -168,7 +178,7 @@ impl ThreadContext {
     /// thread.
     pub(super) fn flags(&self) -> Flags {
         let mut flags = Flags::empty();
-        flags.set(Flags::LOOP, self.owner == Owner::Loop);
+        flags.set(Flags::LOOP, self.owner.is_loop());
         flags.set(Flags::TIMED, self.limits.idle_ms != 0);
         flags
     }

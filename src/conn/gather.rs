@@ -14,7 +14,7 @@
 
 use std::io::IoSlice;
 
-use super::{Conn, Flags, Scratch};
+use super::{Conn, Flags, Owner, Scratch};
 use crate::clock::Deadline;
 use crate::error::Status;
 use crate::sync::lock;
@@ -174,7 +174,7 @@ impl Conn {
         if self.has(Flags::OVER) {
             return Err(Status::Closed);
         }
-        if !self.has(Flags::LOOP) {
+        if self.context.owner != Owner::Loop {
             self.extra.get_or_insert_default().corks += 1;
         }
         Ok(())
@@ -185,7 +185,7 @@ impl Conn {
         if self.has(Flags::OVER) {
             return Err(Status::Closed);
         }
-        if self.has(Flags::LOOP) {
+        if self.context.owner == Owner::Loop {
             return Ok(());
         }
         match &mut self.extra {

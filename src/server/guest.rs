@@ -120,7 +120,8 @@ impl Handler for Port {
         if !self.0.handler().has_on_shutdown() {
             return self.serve(socket);
         }
-        socket.set_timer(Some(Duration::from_millis(MAX_SERVE_MS)))
+        socket.conn().set_timer(Deadline::after_ms(MAX_SERVE_MS));
+        Ok(())
     }
 
     /// The peer's time is over: the handler may answer a silent one.

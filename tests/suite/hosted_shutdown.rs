@@ -97,6 +97,55 @@ fn the_handler_talks() {
     });
 }
 
+/// HS14, T12: The socket of the port answers as that of a port with a thread.
+#[test]
+fn the_socket_is_that_of_any_port() {
+    isolated(|| {
+        let hooks = || {
+            let (log, answers) = events();
+            let hooks = Hooks::new(echo).on_shutdown(move |server, socket| {
+                text(socket)?;
+                let id = socket.id();
+                log.add(vec![
+                    status(socket.set_timer(Some(ms(1)))),
+                    status(socket.pause()),
+                    status(socket.resume()),
+                    status(socket.uncork()),
+                    status(socket.cork()),
+                    status(socket.send(b"bye")),
+                    status(socket.uncork()),
+                    status(socket.uncork()),
+                    status(socket.flush()),
+                    status(server.detach(socket)),
+                    status(server.wake(id)),
+                    status(server.queued(id)),
+                ]);
+                Ok(true)
+            });
+            (hooks, answers)
+        };
+        let talk = |server: &Server| {
+            let mut peer = Client::plain(("127.0.0.1", server.shutdown_port())).saying("stop");
+            peer.expect_last("bye");
+        };
+        let (on_thread, expected) = hooks();
+        talk(&start(non_blocking(1).shutdown_port("0"), on_thread));
+        let (in_host, answers) = hooks();
+        let server = with_port(in_host);
+        std::thread::scope(|scope| {
+            let peer = scope.spawn(|| talk(&server));
+            turns_until_stopped(&server);
+            peer.join().unwrap();
+        });
+        let answers = answers.next();
+        assert_eq!(
+            answers[..4],
+            [Status::NotNonBlocking; 3].into_iter().chain([Status::State]).collect::<Vec<_>>()
+        );
+        assert_eq!(answers, expected.next());
+    });
+}
+
 /// HS14: A peer that says nothing is given up after 5 s, and holds up neither another one nor the
 /// server.
 #[test]
