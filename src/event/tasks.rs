@@ -60,6 +60,8 @@ impl Interest {
 /// The most calls of watches, and of timers, before the connections have their
 /// turn again.
 const PER_TURN: usize = 64;
+/// How long the watches rest where their poller cannot be made anew, in ms.
+const REST_MS: u64 = 100;
 
 pub(crate) type WatchFn = Box<dyn FnMut(&Server, u64, RawFd, Interest) -> Result<(), Error> + Send>;
 pub(crate) type TimerFn = Box<dyn FnMut(&Server, u64) -> Result<(), Error> + Send>;
@@ -98,12 +100,15 @@ struct State {
     /// descriptor that the program has closed cannot meet a connection that got
     /// its number. Made with the first watch.
     poller: Option<Poller>,
+    /// When it is watched again: it rests, because it must be made anew and
+    /// there was no descriptor for that.
+    rests_until: Option<Deadline>,
 }
 
 /// The tasks of a loop.
 pub(super) struct Tasks {
     state: Mutex<State>,
-    /// The earliest deadline of a timer.
+    /// The earliest deadline of a timer, or of the watches' rest.
     next: AtomicU64,
 }
 
@@ -113,7 +118,8 @@ impl Tasks {
         Tasks { state: Mutex::default(), next }
     }
 
-    /// Returns the earliest deadline of a timer, or [`Deadline::NEVER`].
+    /// Returns the earliest deadline of a timer, or of the watches' rest, or
+    /// [`Deadline::NEVER`].
     pub fn next_deadline(&self) -> Deadline {
         Deadline::from_bits(self.next.load(Ordering::SeqCst))
     }
@@ -132,6 +138,7 @@ impl Tasks {
 
     fn note_next(&self, state: &State) {
         let next = state.due.first().map_or(Deadline::NEVER, |(due, _)| *due);
+        let next = next.min(state.rests_until.unwrap_or(Deadline::NEVER));
         self.next.store(next.to_bits(), Ordering::SeqCst);
     }
 }
@@ -157,10 +164,15 @@ impl State {
 
 /// The error of a descriptor that cannot be watched.
 fn cannot_watch(error: &io::Error) -> Error {
+    if error.raw_os_error() == Some(libc::ELOOP) {
+        let text = "cannot watch the descriptor: too many epoll descriptors inside each other, \
+                    those included that the loop's is in";
+        return Error::from_os(Status::Unsupported, text, error);
+    }
     let status = match error.raw_os_error() {
         Some(libc::EPERM) => Status::Unsupported,
         Some(libc::EEXIST) => Status::Busy,
-        Some(libc::EBADF | libc::EINVAL | libc::ELOOP | libc::ENOENT) => Status::Invalid,
+        Some(libc::EBADF | libc::EINVAL | libc::ENOENT) => Status::Invalid,
         Some(libc::ENOMEM) => Status::NoMemory,
         _ => Status::Io,
     };
@@ -321,7 +333,14 @@ impl Loop {
         if events.iter().all(|(id, _)| state.watches.contains_key(&id)) {
             return;
         }
-        let Ok(poller) = nested(self.poller()) else { return };
+        let Ok(poller) = nested(self.poller()) else {
+            // Its events, which nothing ends now, must not make the loop spin.
+            let _ = self.poller().change_raw(old.raw_fd(), WATCHES, Bits::empty());
+            state.rests_until = Some(Deadline::after_ms(REST_MS));
+            handle.tasks.note_next(&state);
+            drop(state);
+            return self.arm_tasks();
+        };
         for (fd, id) in &state.by_fd {
             let Some(watch) = state.watches.get(id) else { continue };
             // It fails where the number is another file's by now, perhaps a
@@ -335,6 +354,17 @@ impl Loop {
         state.poller = Some(poller);
     }
 
+    /// Watches the poller of the watches again when its rest is over.
+    fn end_rest(&self, handle: &LoopHandle, now: Deadline) {
+        let mut state = handle.tasks.state();
+        if state.rests_until.take_if(|until| *until <= now).is_none() {
+            return;
+        }
+        if let Some(poller) = &state.poller {
+            let _ = self.poller().change_raw(poller.raw_fd(), WATCHES, Bits::IN);
+        }
+    }
+
     /// Makes the loop look at the timers in time.
     pub(super) fn arm_tasks(&mut self) {
         let next = self.driver.handle.tasks.next_deadline();
@@ -344,6 +374,7 @@ impl Loop {
     /// Calls the timers that are due, each once.
     pub(super) fn run_timers(&mut self) {
         let (handle, now) = (self.driver.handle.clone(), Deadline::latest_due());
+        self.end_rest(&handle, now);
         let due: Vec<(Deadline, u64)> = {
             let state = handle.tasks.state();
             state.due.iter().take_while(|(due, _)| *due <= now).take(PER_TURN).copied().collect()
@@ -402,6 +433,7 @@ impl Loop {
             let mut state = handle.tasks.state();
             state.is_closed = true;
             state.poller = None;
+            state.rests_until = None;
             state.due.clear();
             state.by_fd.clear();
             handle.tasks.note_next(&state);

@@ -88,8 +88,9 @@ fn task_id(id: u64) -> Result<TaskId, Error> {
 /// fails. `err`: see RESULTS.
 ///
 /// Returns: the watch's id, which is no connection's; or 0, with NS_ERR_INVALID (a
-/// bad descriptor, loop or number of events), NS_ERR_UNSUPPORTED (a regular file),
-/// NS_ERR_BUSY (the descriptor is in the loop already), NS_ERR_NOT_NON_BLOCKING,
+/// bad descriptor, loop or number of events), NS_ERR_UNSUPPORTED (a regular file, too
+/// many epoll descriptors inside each other, the host's included), NS_ERR_BUSY (the
+/// descriptor is in the loop already), NS_ERR_NOT_NON_BLOCKING,
 /// NS_ERR_STATE (before `on_start`, or a stop has begun), NS_ERR_IO (no descriptor is
 /// left, a limit of epoll(7)) or NS_ERR_NO_MEMORY in `err`.
 /// [any] [blocks]

@@ -44,6 +44,42 @@ fn closed_too_early() {
     });
 }
 
+/// WT6: What such a descriptor has left spins neither where no descriptor is free, and other watches
+/// go on.
+#[test]
+fn closed_too_early_without_descriptors() {
+    isolated(|| {
+        let server = start(non_blocking(1), Hooks::new(echo));
+        let (other, mut peer) = pair();
+        let (log, calls) = events();
+        let mut reader = other.try_clone().unwrap();
+        let call = move |_: &Server, _, _, _| {
+            reader.read_exact(&mut [0]).unwrap();
+            Ok(log.add(()))
+        };
+        server.watch(0, &other, Interest::READ, call).unwrap();
+        let (ours, mut theirs) = pair();
+        let kept = ours.try_clone().unwrap();
+        let stray = server.watch(0, &ours, Interest::READ, |_, _, _, _| Ok(())).unwrap();
+        drop(ours);
+        server.unwatch(stray).unwrap();
+        let limit = descriptor_limit().0;
+        let fillers = fill_descriptors(0);
+        theirs.write_all(b"x").unwrap();
+        for _ in 0..2 {
+            at_rest(|| let_pass(ms(400)));
+            peer.write_all(b"x").unwrap();
+            calls.next();
+        }
+        set_descriptor_limit(limit);
+        drop(fillers);
+        at_rest(|| let_pass(ms(400)));
+        peer.write_all(b"x").unwrap();
+        calls.next();
+        drop(kept);
+    });
+}
+
 /// WT6: The watch of a descriptor that was closed too early leaves alone a watch that has its
 /// number.
 #[test]

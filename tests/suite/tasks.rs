@@ -1,11 +1,11 @@
 //! Watches, timers and tasks of the program in the loops of a server.
 
-use super::hosted::turns_until;
+use super::hosted::{hosted_with, turns_until};
 use crate::api::{Error, Hooks, Interest, Server, Status, TaskId};
 use crate::support::*;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -88,6 +88,47 @@ fn a_hang_up() {
             assert_eq!(calls.next(), interest);
             assert_eq!(status(server.unwatch(id)), Status::Closed);
         }
+    });
+}
+
+fn epoll() -> OwnedFd {
+    // SAFETY: a new descriptor, which nobody else owns.
+    unsafe { OwnedFd::from_raw_fd(libc::epoll_create1(libc::EPOLL_CLOEXEC)) }
+}
+
+/// Puts a descriptor into an epoll; whether that went.
+fn put(outer: &OwnedFd, inner: RawFd) -> bool {
+    let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0 };
+    // SAFETY: the event is valid.
+    unsafe { libc::epoll_ctl(outer.as_raw_fd(), libc::EPOLL_CTL_ADD, inner, &mut event) == 0 }
+}
+
+/// WT3: Epoll descriptors inside each other, too many or in a circle, have a status and a sentence
+/// of their own.
+#[test]
+fn epolls_inside_each_other() {
+    isolated(|| {
+        let refused = |server: &Server, epoll: &OwnedFd| {
+            let error = server.watch(0, epoll, Interest::READ, |_, _, _, _| Ok(())).unwrap_err();
+            assert_eq!((error.status(), error.os_code()), (Status::Unsupported, libc::ELOOP));
+            assert!(error.to_string().contains("inside each other"), "{error}");
+        };
+        let server = hosted_with(non_blocking(1), Hooks::new(echo));
+        let host = epoll();
+        assert!(put(&host, server.poll_fd().unwrap()));
+        refused(&server, &host);
+        let mut chain = vec![epoll()];
+        loop {
+            let outer = epoll();
+            if !put(&outer, chain.last().unwrap().as_raw_fd()) {
+                break;
+            }
+            chain.push(outer);
+        }
+        refused(&server, chain.last().unwrap());
+        // It is as it was.
+        let (ours, _theirs) = pair();
+        server.watch(0, &ours, Interest::WRITE, |_, _, _, _| Ok(())).unwrap();
     });
 }
 
