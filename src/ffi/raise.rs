@@ -33,7 +33,7 @@ thread_local! {
 
 /// What the callback around this one left; it comes back when this is dropped, also
 /// by an exception that passes.
-struct Outer(Raised);
+pub(super) struct Outer(Raised);
 
 impl Drop for Outer {
     fn drop(&mut self) {
@@ -42,13 +42,22 @@ impl Drop for Outer {
     }
 }
 
+/// Puts aside what the callback around this one has, for a call in which other
+/// callbacks may run.
+pub(super) fn outside() -> Outer {
+    enter(Raised::Outside)
+}
+
+fn enter(place: Raised) -> Outer {
+    Outer(RAISED.with(|raised| raised.replace(place)))
+}
+
 /// Runs a callback that has no socket. Its failure is what it raised with NULL, or
 /// else the number that it returned.
 pub(super) fn without_socket(call: impl FnOnce() -> i32) -> Result<(), Error> {
-    let place = |new| RAISED.with(|raised| raised.replace(new));
-    let _outer = Outer(place(Raised::Nothing));
+    let _outer = enter(Raised::Nothing);
     let code = call();
-    match (code, place(Raised::Nothing)) {
+    match (code, RAISED.with(|raised| raised.replace(Raised::Nothing))) {
         (0.., _) => Ok(()),
         (_, Raised::Error(error)) => Err(*error),
         (code, _) => Err(Error::of_code(code)),

@@ -15,6 +15,7 @@ use super::config::{ns_config, InUse};
 use super::error::{ns_error, ns_status};
 use super::handler::CHandler;
 use super::handles::{get, ns_socket, object, server_of, share};
+use super::raise;
 use super::support::{
     contain, counted, give_text, guard, null, status, text, with_err, FirstFailure,
 };
@@ -51,7 +52,7 @@ struct Calls {
 impl Calls {
     fn enter(self: &Arc<Calls>) -> BlockingCall {
         *lock(&self.count) += 1;
-        BlockingCall(self.clone())
+        BlockingCall { calls: self.clone(), _outer: raise::outside() }
     }
 
     fn wait_until_none(&self) {
@@ -61,12 +62,17 @@ impl Calls {
     }
 }
 
-struct BlockingCall(Arc<Calls>);
+/// Callbacks may run in such a call; what they raise is not that of a callback
+/// around it.
+struct BlockingCall {
+    calls: Arc<Calls>,
+    _outer: raise::Outer,
+}
 
 impl Drop for BlockingCall {
     fn drop(&mut self) {
-        *lock(&self.0.count) -= 1;
-        self.0.none.notify_all();
+        *lock(&self.calls.count) -= 1;
+        self.calls.none.notify_all();
     }
 }
 
@@ -336,6 +342,7 @@ pub unsafe extern "C" fn ns_server_free(server: *mut ns_server) -> ns_status {
         if this.server.in_callback() {
             return Err(Error::from(Status::Busy));
         }
+        let _outer = raise::outside();
         this.server.stop_for_good()?;
         this.calls.wait_until_none();
         // SAFETY: a Box of `ns_server_new`, and no call is inside any more.

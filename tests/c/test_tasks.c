@@ -98,6 +98,60 @@ static void test_failure(void)
     CHECK_IS(ns_server_free(server), NS_OK);
 }
 
+static event nested = EVENT;
+
+static int32_t raises(ns_server *server, ns_socket *socket, void *user_data)
+{
+    static char payload[] = "of the handler";
+    char buf[8];
+    (void)server, (void)user_data;
+    CHECK_IS(ns_socket_recv(socket, buf, sizeof buf), 1);
+    CHECK_IS(ns_raise_with(NULL, -7, payload, payload, drop), -7);
+    event_add(&nested);
+    return 0;
+}
+
+static int32_t drives(ns_server *server, void *inner)
+{
+    int before = event_count(&nested);
+    (void)server;
+    while (event_count(&nested) == before)
+        CHECK_IS(ns_server_run_once((ns_server *)inner, 1000), NS_OK);
+    return -9;
+}
+
+static int32_t on_own_exception(ns_server *server, ns_socket *socket, const ns_error *err,
+                                void *user_data)
+{
+    (void)server, (void)socket, (void)user_data;
+    CHECK_IS(ns_error_handler_code(err), -9);
+    CHECK(strstr(ns_error_message(err), "of the handler") == NULL);
+    CHECK(ns_error_payload(err) == NULL);
+    event_add(&failed);
+    return 0;
+}
+
+/* WT10: What a callback of another server raises in a task, with NULL, is not the task's. */
+static void test_failure_in_a_task(void)
+{
+    int before = event_count(&failed), drops = event_count(&dropped), fd;
+    ns_config *config = non_blocking();
+    ns_server *inner = ns_server_new("127.0.0.1:0", raises, NULL, NULL, config, NULL), *server;
+    ns_config_free(config);
+    CHECK_IS(ns_server_start(inner, NS_START_HOSTED, NULL), NS_OK);
+    fd = client(ns_server_port(inner));
+    CHECK_IS(write(fd, "x", 1), 1);
+    config = non_blocking();
+    CHECK_IS(ns_config_set_exception_handler(config, on_own_exception, NULL, NULL), NS_OK);
+    server = SERVE(config, echo, NULL);
+    CHECK_IS(ns_server_post(server, 0, drives, inner, NULL), NS_OK);
+    EVENT_WAIT(&failed, before + 1);
+    CHECK_IS(event_count(&dropped), drops + 1);
+    CHECK_IS(ns_server_free(server), NS_OK);
+    close(fd);
+    CHECK_IS(ns_server_free(inner), NS_OK);
+}
+
 /* WT3, WT4: Bad arguments; the user data is dropped. */
 static void test_bad_arguments(void)
 {
@@ -131,6 +185,7 @@ int main(void)
     RUN(test_watch);
     RUN(test_timer);
     RUN(test_failure);
+    RUN(test_failure_in_a_task);
     RUN(test_bad_arguments);
     return 0;
 }
