@@ -24,7 +24,7 @@ pub(super) fn bind(service: &Service, tcp: &Tcp, config: &Config) -> Result<Vec<
     }
     // A name may have an address of a family that this host does not support.
     let has_v4 = addresses.iter().any(SocketAddr::is_ipv4);
-    bind_each(service, addresses, tcp.is_name() && has_v4, config)
+    bind_each(service, &addresses, tcp.is_name() && has_v4, config)
 }
 
 /// Binds IPv6 and IPv4 on one port: with one dual-stack socket where the system
@@ -36,9 +36,9 @@ fn bind_everywhere(service: &Service, port: u16, config: &Config) -> Result<Vec<
     match bind_one(v6, true, config) {
         Ok(listener) => Ok(vec![listener]),
         Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-            bind_each(service, vec![v6, v4], false, config)
+            bind_each(service, &[v6, v4], false, config)
         }
-        Err(e) if lacks_ipv6(&e) => bind_each(service, vec![v4], false, config),
+        Err(e) if lacks_ipv6(&e) => bind_each(service, &[v4], false, config),
         Err(e) => Err(listen_error(service, v6, &e)),
     }
 }
@@ -51,35 +51,52 @@ fn lacks_ipv6(error: &io::Error) -> bool {
 const CHOICES: u32 = 64;
 
 /// Binds one listener for each address, all on one port. "Any free port" is
-/// chosen with the first address, and again where another program has that port
-/// on a later address.
+/// chosen with one of them: the first, and after that the one that had no room
+/// for the last choice, because most of its ports may be taken.
 fn bind_each(
     service: &Service,
-    mut addresses: Vec<SocketAddr>,
+    addresses: &[SocketAddr],
     ipv6_may_be_missing: bool,
     config: &Config,
 ) -> Result<Vec<Listener>, Error> {
     let any_port = addresses.iter().all(|a| a.port() == 0);
     let mut choices = if any_port { CHOICES } else { 1 };
-    let mut listeners: Vec<Listener> = Vec::new();
-    while listeners.len() < addresses.len() {
-        let mut address = addresses[listeners.len()];
-        if let (true, Some(first)) = (any_port, listeners.first()) {
-            address.set_port(first.port());
-        }
-        match bind_one(address, false, config) {
-            Ok(listener) => listeners.push(listener),
-            Err(e) if ipv6_may_be_missing && address.is_ipv6() && lacks_ipv6(&e) => {
-                addresses.remove(listeners.len());
-            }
-            Err(e) if e.raw_os_error() == Some(libc::EADDRINUSE) && choices > 1 => {
+    let mut first = 0;
+    loop {
+        match bind_all(addresses, first, any_port, ipv6_may_be_missing, config) {
+            Ok(listeners) => return Ok(listeners),
+            Err((at, _, e)) if e.raw_os_error() == Some(libc::EADDRINUSE) && choices > 1 => {
                 choices -= 1;
-                listeners.clear();
+                first = at;
             }
-            Err(e) => return Err(listen_error(service, address, &e)),
+            Err((_, address, e)) => return Err(listen_error(service, address, &e)),
         }
     }
-    Ok(listeners)
+}
+
+/// Binds them once, the address `first` before the others, whose port the others
+/// get if `any_port`. An error says at which address, and with its port.
+fn bind_all(
+    addresses: &[SocketAddr],
+    first: usize,
+    any_port: bool,
+    ipv6_may_be_missing: bool,
+    config: &Config,
+) -> Result<Vec<Listener>, (usize, SocketAddr, io::Error)> {
+    let mut listeners: Vec<Option<Listener>> = addresses.iter().map(|_| None).collect();
+    let others = (0..addresses.len()).filter(|at| *at != first);
+    for at in std::iter::once(first).chain(others) {
+        let mut address = addresses[at];
+        if let (true, Some(chosen)) = (any_port, listeners.iter().flatten().next()) {
+            address.set_port(chosen.port());
+        }
+        match bind_one(address, false, config) {
+            Ok(listener) => listeners[at] = Some(listener),
+            Err(e) if ipv6_may_be_missing && address.is_ipv6() && lacks_ipv6(&e) => {}
+            Err(e) => return Err((at, address, e)),
+        }
+    }
+    Ok(listeners.into_iter().flatten().collect())
 }
 
 fn listen_error(service: &Service, address: SocketAddr, error: &io::Error) -> Error {
