@@ -112,7 +112,7 @@ static void by_id(void)
     ns_config *config = non_blocking();
     ns_server *server;
     int fds[CLIENTS], i;
-    event seen = EVENT, all = EVENT;
+    event seen = EVENT, listed = EVENT, all = EVENT;
     pthread_t thread;
     char byte;
 
@@ -126,6 +126,8 @@ static void by_id(void)
         EVENT_WAIT(&opened, i + 1);
     }
 
+    /* It is listed when its `on_open` has ended, which comes after the event. */
+    WAIT_UNTIL(ns_server_foreach(server, count_all, &listed) == CLIENTS);
     CHECK_IS(ns_server_foreach(server, count_all, &all), CLIENTS);
     CHECK_IS(event_count(&all), CLIENTS);
     CHECK_IS(ns_server_foreach(server, count, &seen), 3);
