@@ -23,6 +23,7 @@ class CallTest < NetserverTest
       soon("it stays open") { server.ids.empty? }
       assert_raises(Netserver::ClosedError) { by_number.write("late") }
       assert_raises(Netserver::ClosedError) { socket.write("late") }
+      assert socket.closed?
       assert_nil socket.close
       assert_raises(Netserver::NotInHandlerError) { socket.recv }
     end
