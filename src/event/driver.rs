@@ -1,7 +1,8 @@
 //! The driver moves a connection of a loop from one phase of its life to the
 //! next. It knows the connection that it is given and no other: so a callback
-//! of one connection cannot reach another one. The methods are in the files of
-//! the phases: `accept.rs`, `handshake.rs`, `dispatch.rs`, `close.rs`, `stop.rs`.
+//! of one connection cannot reach another one, but to send to it by id
+//! (`conn/nearby.rs`). The methods are in the files of the phases: `accept.rs`,
+//! `handshake.rs`, `dispatch.rs`, `close.rs`, `stop.rs`.
 //!
 //! A method that is given a connection may end it. Its place is vacant then
 //! (`Phase::Vacant`), and stays so as long as the caller has it.

@@ -72,6 +72,9 @@ impl Loop {
         for _ in 0..context.inbox.waiting() {
             self.deliver_next();
         }
+        // A thread that has put bytes behind those has woken nobody.
+        let context = &self.driver.handle.context;
+        self.mail_left |= !context.inbox.is_empty(&context.ids);
     }
 
     fn settle_nearby(&mut self) {
