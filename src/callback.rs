@@ -308,5 +308,11 @@ pub(crate) fn run_on_close(server: &Server, conn: &mut Conn, reason: CloseReason
     if result.is_err() {
         conn.context.counters.handler_errors.add(1);
     }
+    drop_user_data(conn);
+}
+
+/// Drops the user data of a connection that has ended.
+pub(crate) fn drop_user_data(conn: &mut Conn) {
+    conn.note_current();
     drop_on_loop(conn.replace_user_data(None));
 }

@@ -70,7 +70,7 @@ impl Conn {
         } else if let Ok(n) = self.write_now(|fd| sys::send(fd, bytes, SendFlags::empty())) {
             self.enqueue(&bytes[n..]);
         }
-        if !self.has(Flags::BACKLOG | Flags::SEND_FAILED) {
+        if self.refused() <= self.context.limits.low_water && !self.has(Flags::SEND_FAILED) {
             self.set(Flags::DRAINED);
         }
         self.set(Flags::SENT);
@@ -81,7 +81,7 @@ impl Conn {
     /// Sends now what waits in the inbox, in a callback that is not the
     /// connection's, unless the kernel has refused bytes before.
     pub fn collect_nearby(&mut self, id: u64) {
-        if self.id == id && !self.has(Flags::BACKLOG | Flags::NOT_OPEN) {
+        if self.id == id && !self.has(Flags::BACKLOG | Flags::ARRIVED | Flags::NOT_OPEN) {
             self.collect();
             self.context.nearby.touch(self.id);
         }

@@ -247,6 +247,12 @@ impl Conn {
 
     pub fn begin_callback(&mut self) {
         self.set(Flags::IN_CALLBACK);
+        self.note_current();
+    }
+
+    /// Notes that code of the program runs while the thread has this connection in
+    /// hand.
+    pub fn note_current(&mut self) {
         let place = std::ptr::from_mut(self);
         self.context.reach.note(place);
     }

@@ -225,6 +225,17 @@ impl Loop {
 }
 
 impl Driver {
+    /// Begins with an arrival. An event that came while it waited comes again, with
+    /// what has become of it.
+    pub fn on_arrival(&mut self, conn: &mut Conn) {
+        let (id, had_event) = (conn.id, conn.is_readable());
+        conn.note_no_input();
+        self.on_opened(conn);
+        if had_event && conn.id == id && self.schedule.watch_again(conn).is_err() {
+            self.finish_conn(conn, CloseReason::Reset);
+        }
+    }
+
     /// Runs the first callback of a connection, unless it was attached.
     pub fn on_opened(&mut self, conn: &mut Conn) {
         let is_attached = conn.end_arrival();

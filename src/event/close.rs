@@ -138,7 +138,7 @@ impl Driver {
         conn.context.ids.release(id);
         conn.set_phase(Phase::Flushing);
         if conn.is_unopened() {
-            callback::drop_on_loop(conn.replace_user_data(None));
+            callback::drop_user_data(conn);
         } else {
             callback::run_on_close(&self.server, conn, reason);
         }

@@ -35,8 +35,8 @@ pub(crate) struct Loop {
     pub(super) mail_left: bool,
     pub(super) acceptor: Acceptor,
     pub(super) driver: Driver,
-    /// Arrivals whose first callback may not have run yet, and events of them.
-    opening: VecDeque<(u64, Bits)>,
+    /// Arrivals whose first callback may not have run yet.
+    opening: VecDeque<u64>,
     /// How many arrivals have had their first callback in this turn.
     opened: usize,
     /// The events of the program's descriptors; made with the first of them.
@@ -221,6 +221,8 @@ impl Loop {
         }
         self.give_places();
         self.continue_drain();
+        // The next turn begins with handlers.
+        self.deliver_waiting();
     }
 
     /// Looks at the connections whose deadlines may have passed.
@@ -281,8 +283,9 @@ impl Loop {
 
     fn on_conn_event(&mut self, id: u64, bits: Bits) {
         self.install_arrivals();
-        if self.opened >= PER_TURN && self.slab.of(id).is_some_and(|conn| conn.is_arrival()) {
-            self.opening.push_back((id, bits));
+        let must_wait = self.opened >= PER_TURN;
+        if let Some(conn) = self.slab.of(id).filter(|conn| must_wait && conn.is_arrival()) {
+            conn.note_input();
             self.mail_left = true;
         } else if let Some((driver, conn)) = self.opened(id) {
             driver.on_conn_event(conn, bits);
@@ -294,11 +297,8 @@ impl Loop {
     pub(super) fn take_in_arrivals(&mut self) {
         self.install_arrivals();
         while self.opened < PER_TURN {
-            let Some((id, bits)) = self.opening.pop_front() else { break };
-            match self.opened(id) {
-                Some((driver, conn)) if !bits.is_empty() => driver.on_conn_event(conn, bits),
-                _ => {}
-            }
+            let Some(id) = self.opening.pop_front() else { break };
+            let _ = self.opened(id);
         }
         self.mail_left |= !self.opening.is_empty();
         self.opened = 0;
@@ -311,7 +311,7 @@ impl Loop {
         let (driver, conn) = (&mut self.driver, self.slab.of(id)?);
         if conn.is_arrival() {
             self.opened += 1;
-            driver.on_opened(conn);
+            driver.on_arrival(conn);
         }
         (conn.id == id).then_some((driver, conn))
     }
@@ -328,7 +328,7 @@ impl Loop {
             std::mem::take(&mut intake.arrivals)
         };
         for conn in arrivals {
-            self.opening.push_back((conn.id, Bits::empty()));
+            self.opening.push_back(conn.id);
             let place = self.slab.place(ConnId::slot(conn.id));
             *place = conn;
         }

@@ -57,6 +57,11 @@ impl Schedule {
         if conn.note_writable_watched() {
             return Ok(());
         }
+        self.watch_again(conn)
+    }
+
+    /// Makes the poller report anew what the connection is ready for.
+    pub fn watch_again(&self, conn: &Conn) -> io::Result<()> {
         conn.fd().map_or(Ok(()), |fd| self.poller.change(fd, conn.id, BOTH))
     }
 

@@ -61,7 +61,7 @@ impl<T> Slots<T> {
 impl<T> Drop for Slots<T> {
     fn drop(&mut self) {
         for chunk in &self.chunks {
-            // SAFETY: `grow` has leaked it, and nothing refers to it any more.
+            // SAFETY: `place` has leaked it, and nothing refers to it any more.
             drop(unsafe { Box::from_raw(chunk.as_ptr()) });
         }
     }

@@ -3,6 +3,7 @@
 
 mod accepted;
 mod adopt;
+mod arrivals;
 mod attach;
 mod blocking;
 mod by_id;

@@ -203,6 +203,29 @@ fn on_drain_for_them() {
     });
 }
 
+/// Q8: `on_drain` comes for a queue that is no longer than `low_water_mark`, before the client
+/// reads.
+#[test]
+fn on_drain_for_a_short_queue() {
+    isolated(|| {
+        let piece = pattern(8 << 10);
+        let (log, drained) = events();
+        let hooks = publishing(move |server, others| server.send(others[0], &piece))
+            .on_drain(move |_, _| Ok(log.add(())));
+        let server = start(non_blocking(1).low_water_mark(64 << 10), hooks);
+        let mut publisher = Client::connect(&server);
+        publisher.echo("ready");
+        let mut other = Client::small(&server);
+        other.echo("ready");
+        let id = server.connections().unwrap()[1];
+        while server.queued(id).unwrap() == 0 {
+            publisher.send("publish");
+            drained.next();
+        }
+        drained.none();
+    });
+}
+
 /// B15, A1.1: A failed send is one of queued bytes: the callback that sends does not see it, and the
 /// handler of the connection gets it after its input.
 #[test]
@@ -247,5 +270,79 @@ fn a_close_behind_them() {
         publisher.send("publish");
         other.expect_last("abc");
         publisher.echo("goes on");
+    });
+}
+
+/// B11: What another thread sends while the loop delivers bytes of a callback arrives without
+/// anything else.
+#[test]
+fn another_thread_sends_meanwhile() {
+    isolated(|| {
+        let (gate, end) = (Gate::new(), Gate::new());
+        let (inside, at_end) = (gate.clone(), end.clone());
+        let hooks = Hooks::new(move |server, socket| match text(socket)?.as_str() {
+            "fill" => {
+                socket.send(&pattern(BULK))?;
+                Ok(socket.pause()?)
+            }
+            "publish" => {
+                inside.wait();
+                // They have queues: these bytes wait for the loop, as those of other threads do.
+                let ids = server.connections()?;
+                server.broadcast(&ids[..2], b"more").map(drop)
+            }
+            word => socket.send(word.as_bytes()),
+        })
+        .on_close(move |_, _, _| at_end.wait());
+        // No deadline makes a turn.
+        let server = start(non_blocking(1).write_timeout(None), hooks);
+        let [mut full, mut slow] = [(); 2].map(|()| Client::small(&server));
+        for client in [&mut full, &mut slow] {
+            client.echo("ready");
+            client.send("fill");
+        }
+        let (mut publisher, mut other) = two(&server);
+        let ids = server.connections().unwrap();
+        let queued = |id| server.queued(id).unwrap();
+        eventually("they are full", || ids[..2].iter().all(|id| queued(*id) > 0));
+        publisher.send("publish");
+        gate.reached_by(1);
+        full.reset();
+        let_pass(ms(20));
+        gate.open();
+        // The loop has lost the first of the two, and the bytes for the second come next.
+        end.reached_by(1);
+        server.send(ids[3], b"news").unwrap();
+        end.open();
+        other.expect("news");
+    });
+}
+
+/// B15: What a timer sends leaves before the handlers of the next turn, too.
+#[test]
+fn before_the_handlers_of_the_next_turn() {
+    isolated(|| {
+        let (gate, hold) = (Gate::new(), Gate::new());
+        let (in_timer, in_handler) = (gate.clone(), hold.clone());
+        let hooks = Hooks::new(move |_, socket| match text(socket)?.as_str() {
+            "hold" => Ok(in_handler.wait()),
+            word => socket.send(word.as_bytes()),
+        });
+        let server = start(non_blocking(1), hooks);
+        let (mut first, mut second) = two(&server);
+        let timer = move |server: &Server| {
+            let ids = server.connections()?;
+            server.send(ids[1], b"one ")?;
+            server.send(ids[1], b"two")?;
+            Ok(in_timer.wait())
+        };
+        server.add_timer(0, ms(0), None, move |server, _| timer(server)).unwrap();
+        gate.reached_by(1);
+        first.send("hold");
+        let_pass(ms(20));
+        gate.open();
+        hold.reached_by(1);
+        second.expect("one two");
+        hold.open();
     });
 }
