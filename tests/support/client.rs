@@ -198,11 +198,21 @@ fn connect(address: impl ToSocketAddrs) -> std::io::Result<TcpStream> {
     TcpStream::connect_timeout(&address, SOON)
 }
 
-/// Whether a connection to `address` is refused. One that the listener took down with it as it
-/// closed is reset and says nothing of the next.
+fn listens_here(port: u16) -> bool {
+    listening_sockets().into_iter().any(|fd| {
+        // SAFETY: the descriptor is this process', which closes nothing meanwhile.
+        let socket = unsafe { BorrowedFd::borrow_raw(fd) };
+        let address = SockRef::from(&socket).local_addr();
+        address.ok().and_then(|address| address.as_socket()).is_some_and(|a| a.port() == port)
+    })
+}
+
+/// Whether a connection to `address` is refused: by this process, for another one may have got the
+/// port since. One that the listener took down with it as it closed is reset and says nothing of the
+/// next.
 pub fn refused(address: impl ToSocketAddrs) -> bool {
     match connect(address) {
-        Ok(_) => false,
+        Ok(stream) => stream.peer_addr().is_ok_and(|peer| !listens_here(peer.port())),
         Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
         Err(error) => {
             assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
