@@ -14,6 +14,9 @@ import (
 // The functions that C calls, each on the goroutine of a loop while it runs a
 // turn. No panic passes through C: each ends in leave, or contain.
 
+// unfinished is the code of a callback until it returns.
+const unfinished = 1
+
 // enter begins a callback of a connection.
 func enter(number C.uintptr_t, c *C.ns_socket) *Socket {
 	s := kept(uint64(number)).(*Socket)
@@ -23,8 +26,8 @@ func enter(number C.uintptr_t, c *C.ns_socket) *Socket {
 
 // leave ends it: a panic becomes a failure of the callback.
 func (s *Socket) leave(code *C.int32_t) {
-	if value := recover(); value != nil {
-		*code = raise(s.c, &PanicError{value, debug.Stack()})
+	if *code == unfinished {
+		*code = raise(s.c, &PanicError{recover(), debug.Stack()})
 	}
 	s.c = nil
 }
@@ -77,6 +80,7 @@ func netserverOnOpen(loopNumber C.uintptr_t, c *C.ns_socket, number C.uintptr_t,
 		}
 	}
 	s := enter(number, c)
+	code = unfinished
 	defer s.leave(&code)
 	s.place(l, id)
 	if open := l.server.events.OnOpen; open != nil {
@@ -88,6 +92,7 @@ func netserverOnOpen(loopNumber C.uintptr_t, c *C.ns_socket, number C.uintptr_t,
 //export netserverOnData
 func netserverOnData(number C.uintptr_t, c *C.ns_socket, data *C.char, size C.size_t) (code C.int32_t) {
 	s := enter(number, c)
+	code = unfinished
 	defer s.leave(&code)
 	events := &s.loop.server.events
 	switch {
@@ -102,11 +107,12 @@ func netserverOnData(number C.uintptr_t, c *C.ns_socket, data *C.char, size C.si
 //export netserverOnWake
 func netserverOnWake(number C.uintptr_t, c *C.ns_socket) (code C.int32_t) {
 	s := enter(number, c)
+	code = unfinished
 	defer s.leave(&code)
 	calls, woken := s.takeCalls()
 	for _, call := range calls {
-		if err := call(s); err != nil {
-			return failed(c, err)
+		if code := failed(c, call(s)); code != 0 {
+			return code
 		}
 	}
 	if wake := s.loop.server.events.OnWake; woken && wake != nil {
@@ -118,6 +124,7 @@ func netserverOnWake(number C.uintptr_t, c *C.ns_socket) (code C.int32_t) {
 //export netserverOnDrain
 func netserverOnDrain(number C.uintptr_t, c *C.ns_socket) (code C.int32_t) {
 	s := enter(number, c)
+	code = unfinished
 	defer s.leave(&code)
 	return failed(c, s.loop.server.events.OnDrain(s))
 }
@@ -125,6 +132,7 @@ func netserverOnDrain(number C.uintptr_t, c *C.ns_socket) (code C.int32_t) {
 //export netserverOnTimeout
 func netserverOnTimeout(number C.uintptr_t, c *C.ns_socket) (code C.int32_t) {
 	s := enter(number, c)
+	code = unfinished
 	defer s.leave(&code)
 	return failed(c, s.loop.server.events.OnTimeout(s))
 }
@@ -189,6 +197,7 @@ func netserverOnShutdown(loopNumber C.uintptr_t, c *C.ns_socket, data *C.char, s
 //export netserverOnWatch
 func netserverOnWatch(number C.uintptr_t, events C.uint32_t) (code C.int32_t) {
 	t := kept(uint64(number)).(*task)
+	code = unfinished
 	defer leaveTask(&code)
 	return failed(nil, t.watch(Readiness(events)))
 }
@@ -196,6 +205,7 @@ func netserverOnWatch(number C.uintptr_t, events C.uint32_t) (code C.int32_t) {
 //export netserverOnTask
 func netserverOnTask(number C.uintptr_t) (code C.int32_t) {
 	t := kept(uint64(number)).(*task)
+	code = unfinished
 	defer leaveTask(&code)
 	return failed(nil, t.run())
 }

@@ -33,6 +33,7 @@ type Conn struct {
 	used     int
 	paused   bool  // the loop receives nothing
 	end      error // after `in`: io.EOF, or why the connection ended
+	broken   error // why nothing can be sent any more: after io.EOF, too, a connection ends
 	closed   bool  // by Close
 	draining bool  // Write waits for OnDrain
 	unsent   int   // at most so many bytes are queued
@@ -71,12 +72,16 @@ func (c *Conn) onData(s *Socket, data []byte) error {
 	return nil
 }
 
-// finish notes the end of what can be read.
+// finish notes the end of what can be read, and with another error than io.EOF of
+// what can be sent.
 func (c *Conn) finish(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.end == nil {
 		c.end = err
+	}
+	if c.broken == nil && err != io.EOF {
+		c.broken = err
 	}
 	c.readable.Broadcast()
 	c.writable.Broadcast()
@@ -245,8 +250,8 @@ func (c *Conn) send(p []byte) error {
 	case ErrClosed:
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if c.end != nil && c.end != io.EOF {
-			return c.end
+		if c.broken != nil {
+			return c.broken
 		}
 	}
 	return err
@@ -260,8 +265,8 @@ func (c *Conn) awaitRoom() error {
 			return net.ErrClosed
 		case c.sending.expired:
 			return os.ErrDeadlineExceeded
-		case c.end != nil && c.end != io.EOF:
-			return c.end
+		case c.broken != nil:
+			return c.broken
 		case c.unsent <= c.listener.most:
 			return nil
 		}

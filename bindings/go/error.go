@@ -105,7 +105,7 @@ func (e *Error) Unwrap() error {
 
 // PanicError is a panic of a handler.
 type PanicError struct {
-	Value any    // what the handler gave to panic
+	Value any    // what the handler gave to panic; nil too where it called runtime.Goexit
 	Stack []byte // the stack of the goroutine, as debug.Stack has it
 }
 

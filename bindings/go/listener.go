@@ -12,8 +12,8 @@ import (
 )
 
 // Handler serves a connection, in a goroutine of its own. When it returns the
-// connection is closed. An error that it returns, or its panic as a *PanicError,
-// goes to Config.OnError.
+// connection is closed. An error that it returns, or its panic (or runtime.Goexit)
+// as a *PanicError, goes to Config.OnError.
 type Handler func(conn *Conn) error
 
 // Serve serves connections until ctx ends, or the shutdown port is used. Then no
@@ -153,9 +153,11 @@ func (l *Listener) onError(s *Socket, err error) {
 	}
 	var panicked *PanicError // of what Conn.Do called
 	switch {
+	case err == errReturned:
+		l.reportFailure(c)
 	case c == nil || errors.As(err, &panicked):
 		l.report(c, err)
-	case !l.reportFailure(c):
+	default:
 		c.finish(err) // of the transport: whoever reads learns it
 	}
 }
@@ -226,7 +228,23 @@ func (l *Listener) Serve(ctx context.Context, handler Handler) error {
 
 func (l *Listener) handle(c *Conn, handler Handler) {
 	defer l.handlers.Done()
-	err := run(c, handler)
+	var err error
+	returned := false
+	defer func() {
+		if !returned { // after runtime.Goexit, too
+			err = &PanicError{recover(), debug.Stack()}
+		}
+		l.handled(c, err)
+	}()
+	err = handler(c)
+	returned = true
+}
+
+// errReturned has a connection fail of whose handler the failure is noted.
+var errReturned = errors.New("the handler failed")
+
+// handled ends a connection whose handler has ended.
+func (l *Listener) handled(c *Conn, err error) {
 	if err == nil || err == io.EOF || errors.Is(err, net.ErrClosed) {
 		_ = c.Close() // an error: the handler has closed it
 		return
@@ -235,24 +253,13 @@ func (l *Listener) handle(c *Conn, handler Handler) {
 	c.failure = err
 	c.mu.Unlock()
 	// It fails as a callback does. Where it ends first, onClose reports it.
-	if c.server().Do(c.ID(), func(*Socket) error { return err }) != nil {
+	if c.server().Do(c.ID(), func(*Socket) error { return errReturned }) != nil {
 		l.reportFailure(c)
 	}
 }
 
-// run calls a handler, whose panic becomes an error.
-func run(c *Conn, handler Handler) (err error) {
-	defer func() {
-		if value := recover(); value != nil {
-			err = &PanicError{value, debug.Stack()}
-		}
-	}()
-	return handler(c)
-}
-
-// reportFailure reports why a connection's handler failed, once. It returns whether
-// it did.
-func (l *Listener) reportFailure(c *Conn) bool {
+// reportFailure reports why a connection's handler failed, once.
+func (l *Listener) reportFailure(c *Conn) {
 	c.mu.Lock()
 	err := c.failure
 	c.failure = nil
@@ -260,7 +267,6 @@ func (l *Listener) reportFailure(c *Conn) bool {
 	if err != nil {
 		l.report(c, err)
 	}
-	return err != nil
 }
 
 func (l *Listener) wakeReaders() {

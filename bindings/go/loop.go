@@ -153,14 +153,21 @@ func (l *loop) address(service int) string {
 // by itself if the loop waits among Go's own descriptors. A single processor of Go's
 // would be taken from a thread that waits in C again and again.
 func (l *loop) run() {
-	defer l.server.ended(l)
-	defer l.free()
+	served := false
+	defer func() {
+		if !served {
+			panic("netserver: a callback called runtime.Goexit, which leaves the C functions that called it")
+		}
+		l.free()
+		l.server.ended(l)
+	}()
 	if l.server.handsOver || runtime.GOMAXPROCS(0) == 1 {
 		l.runPolled()
 	}
 	// Also where there was no descriptor for runPolled.
 	for !l.turn(-1) {
 	}
+	served = true
 }
 
 // runPolled runs a turn when the loop's descriptor becomes readable. Each turn that

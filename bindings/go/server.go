@@ -24,7 +24,7 @@ import (
 // Events are the functions that a server's loops call. They must not block. Those
 // of one connection never run at the same time. One that returns an error, or
 // panics, fails: OnError gets that very error (a panic as a *PanicError), and the
-// connection closes. ErrWouldBlock is no failure.
+// connection closes. ErrWouldBlock is no failure. runtime.Goexit ends the program.
 type Events struct {
 	// OnOpen reports a new connection, over TLS after its handshake. ErrRejected
 	// refuses it, after what OnOpen wrote.

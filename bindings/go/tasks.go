@@ -26,8 +26,8 @@ type task struct {
 }
 
 func leaveTask(code *C.int32_t) {
-	if value := recover(); value != nil {
-		*code = raise(nil, &PanicError{value, debug.Stack()})
+	if *code == unfinished {
+		*code = raise(nil, &PanicError{recover(), debug.Stack()})
 	}
 }
 
