@@ -236,10 +236,10 @@ export declare class Socket extends EventEmitter {
   write(data: Data, encoding?: BufferEncoding, callback?: (error?: NetserverError) => void): boolean;
   /** Sends now what this callback has written after its first write. */
   flush(): this;
-  /** Ends the sending side. */
-  end(callback?: () => void): this;
-  end(data: Data, callback?: () => void): this;
-  end(data: Data, encoding?: BufferEncoding, callback?: () => void): this;
+  /** Ends the sending side. The callback gets an error where it has ended before. */
+  end(callback?: (error?: NetserverError) => void): this;
+  end(data: Data, callback?: (error?: NetserverError) => void): this;
+  end(data: Data, encoding?: BufferEncoding, callback?: (error?: NetserverError) => void): this;
   /** Ends the connection in order: what was written leaves. */
   destroySoon(): this;
   /** Ends it now: in order where all has left, else by a reset. */

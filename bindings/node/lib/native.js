@@ -32,6 +32,7 @@ function newNumber(table) {
 }
 
 function addTask(run) {
+  if (typeof run !== 'function') throw statusError(Status.INVALID, 'the callback is no function');
   const number = newNumber(tasks);
   tasks.set(number, run);
   return number;

@@ -26,9 +26,17 @@ function serviceOf({ port = 0, host, path, service, fd }) {
 }
 
 function checkOptions(options) {
+  if (typeof options !== 'object' || options === null) {
+    throw statusError(Status.INVALID, 'the options are no object');
+  }
   for (const name of Object.keys(options)) {
     if (!SETTINGS.has(name) && !OWN_OPTIONS.has(name)) {
       throw statusError(Status.INVALID, `unknown option "${name}"`);
+    }
+  }
+  for (const name of ['onException', 'onShutdown']) {
+    if (options[name] !== undefined && typeof options[name] !== 'function') {
+      throw statusError(Status.INVALID, `${name} is no function`);
     }
   }
   const { writableHighWaterMark: mark = WRITABLE_HIGH_WATER_MARK } = options;

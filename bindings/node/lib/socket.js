@@ -111,8 +111,11 @@ class Socket extends EventEmitter {
     if (typeof data === 'function') [data, callback] = [undefined, data];
     else if (typeof encoding === 'function') [encoding, callback] = [undefined, encoding];
     if (data !== undefined && data !== null) this.write(data, encoding);
+    if (this.writableEnded) {
+      if (callback !== undefined) process.nextTick(callback, statusError(Status.CLOSED));
+      return this;
+    }
     if (callback !== undefined) this.once('finish', callback);
-    if (this.writableEnded) return this;
     this.writableEnded = true;
     if (this.readableEnded) addon.close(this._number);
     else addon.shutdown(this._number, SHUT_WR);

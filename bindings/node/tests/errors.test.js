@@ -2,7 +2,7 @@
 
 const assert = require('node:assert/strict');
 const { check, read, ask, echo, until, once } = require('./helpers');
-const { objectCount } = require('..');
+const { createServer, objectCount } = require('..');
 
 // Collects what goes to 'uncaughtException' in the time of a test, instead of node:test.
 function uncaught(own) {
@@ -189,4 +189,34 @@ check('a thousand exceptions are released', async ({ serve, connect }) => {
   }
   assert.equal(seen.length, 1000);
   await until(() => objectCount() === 1, 'nothing is kept');
+});
+
+check('the callback of an end that came too late gets an error', async ({ serve, connect }) => {
+  const codes = [];
+  const late = (socket) => socket.end((error) => codes.push(error.code));
+  let socket;
+  const server = await serve({}, (each) => {
+    socket = each.resume();
+    socket.end('x', () => late(socket));
+  });
+  const client = await connect(server);
+  assert.equal((await read(client)).toString(), 'x');
+  client.end();
+  await until(() => socket.closeReason !== null, 'the close');
+  late(socket);
+  await until(() => codes.length === 2, 'both callbacks');
+  assert.deepEqual(codes, ['NS_ERR_CLOSED', 'NS_ERR_CLOSED']);
+});
+
+check('a callback that is no function is refused', async ({ serve }) => {
+  const invalid = { code: 'NS_ERR_INVALID' };
+  const server = await serve({}, () => {});
+  assert.throws(() => server.timer(1, 0), invalid);
+  assert.throws(() => server.post(5), invalid);
+  assert.throws(() => server.watch(0, 1, null), invalid);
+  for (const name of ['onException', 'onShutdown']) {
+    assert.throws(() => createServer({ [name]: 4 }), invalid);
+  }
+  for (const options of [5, null, 'x']) assert.throws(() => createServer(options), invalid);
+  assert.equal(objectCount(), 1);
 });
