@@ -21,19 +21,29 @@
 
   ;; -- what a callback raises ----------------------------------------------------------------
 
-  ;; Calls `thunk`; calls `failed` instead with what that raises.
+  ;; Calls `thunk`; calls `failed` instead with what that raises. A warning is none: it is reported,
+  ;; and the thunk goes on, as after a warning elsewhere.
   (define (catch failed thunk)
+    (catch-or-go-on report failed thunk))
+
+  (define (catch-all failed thunk)
+    (catch-or-go-on #f failed thunk))
+
+  (define (catch-or-go-on warn failed thunk)
     ((call/1cc
        (lambda (return)
          (with-exception-handler
-           (lambda (object) (return (lambda () (failed object))))
+           (lambda (object)
+             (if (and warn (warning? object) (not (serious-condition? object)))
+                 (warn object)
+                 (return (lambda () (failed object)))))
            (lambda ()
              (let ([result (thunk)])
                (lambda () result))))))))
 
   ;; What is raised here, by a printer of the program's for example, must not leave either.
   (define (describe object)
-    (catch
+    (catch-all
       (lambda (failure) "something was raised that cannot be displayed")
       (lambda ()
         (call-with-string-output-port
@@ -49,7 +59,7 @@
   (define (report object)
     (let ([port (console-error-port)]
           [text (string-append (describe object) "\n")])
-      (catch (lambda (failure) (void))
+      (catch-all (lambda (failure) (void))
         (lambda ()
           (with-interrupts-disabled
             (with-mutex report-lock

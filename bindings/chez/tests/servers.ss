@@ -159,6 +159,22 @@
         (check-equal "Exception in handler: nobody handles with irritant 17\n" (text))))
     '(#f #t)))
 
+(test "a warning goes to the console, and the handler goes on"
+  (let* ([port-and-text (call-with-values open-string-output-port cons)]
+         [text (cdr port-and-text)]
+         [server (make-server "127.0.0.1:0"
+                   (lambda (server socket)
+                     (warning 'handler "take care")
+                     (socket-send socket (string->utf8 "on"))))])
+    (parameterize ([console-error-port (car port-and-text)])
+      (call-with-server server
+        (lambda (server port)
+          (call-with-client port
+            (lambda (client)
+              (say client "x")
+              (check-equal "on" (hear client 2)))))))
+    (check-equal "Warning in handler: take care\n" (text))))
+
 (test "what cannot be displayed can be raised"
   (let* ([descriptor (make-record-type "undisplayable" '())]
          [object ((record-constructor descriptor))]
