@@ -246,6 +246,21 @@ def test_ctrl_c_of_an_idle_server() -> None:
     assert result == -signal.SIGINT and "KeyboardInterrupt" in output and seconds < 30
 
 
+def test_ctrl_c_while_a_handler_does_not_return() -> None:
+    program = """
+    import socket
+    def handler(socket):
+        print("serving", flush=True)
+        threading.Event().wait(60)
+    config = Config(non_blocking=False, drain_timeout=0.05)
+    with Server(handler, "127.0.0.1:0", config) as server:
+        client = socket.create_connection(("127.0.0.1", server.port))
+        server.serve_forever()
+    """
+    result, output, seconds = run(program, wait_for="serving\n", number=signal.SIGINT)
+    assert result == -signal.SIGINT and "TimeoutError" not in output and seconds < 30, output
+
+
 @pytest.mark.parametrize("config", CONFIGS)
 def test_signal_handlers_call_the_server(config: str) -> None:
     """Also in the middle of another call of the same thread."""

@@ -194,8 +194,13 @@ class Server(Handle):
             self.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, error: Optional[BaseException], _: object) -> None:
+        try:
+            self.close()
+        except TimeoutError:
+            # KeyboardInterrupt and SystemExit stay what they are: the program ends, handler or not.
+            if error is None or isinstance(error, Exception):
+                raise
 
     # -- in asyncio -----------------------------------------------------------------------------
 
