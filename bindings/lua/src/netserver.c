@@ -65,6 +65,59 @@ static const struct {
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
+static const char *const others[] = {
+    "shutdown_port", "tls", "handler", "on_open", "on_close", "on_drain", "on_stop", "on_exception",
+};
+
+static const char *const tls_fields[] = {"cert", "key", "client_ca", "client_cert", "alpn"};
+
+static int is_option(const char *name) {
+    int found = 0;
+    for (size_t i = 0; i < COUNT(numbers); i++)
+        found |= strcmp(name, numbers[i].name) == 0;
+    for (size_t i = 0; i < COUNT(sizes); i++)
+        found |= strcmp(name, sizes[i].name) == 0;
+    for (size_t i = 0; i < COUNT(flags); i++)
+        found |= strcmp(name, flags[i].name) == 0;
+    for (size_t i = 0; i < COUNT(others); i++)
+        found |= strcmp(name, others[i]) == 0;
+    return found;
+}
+
+static int is_tls_field(const char *name) {
+    int found = 0;
+    for (size_t i = 0; i < COUNT(tls_fields); i++)
+        found |= strcmp(name, tls_fields[i]) == 0;
+    return found;
+}
+
+/* Raises where the table at `index` has a name that nothing reads, or a callback is no function. */
+static void check_names(lua_State *L, int index, int (*is_known)(const char *)) {
+    for (lua_pushnil(L); lua_next(L, index) != 0; lua_pop(L, 1)) {
+        const char *name = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : NULL;
+        if (name == NULL || !is_known(name))
+            luaL_error(L, "unknown option '%s'", luaL_tolstring(L, -2, NULL));
+        if (strncmp(name, "on_", 3) == 0 && !lua_isfunction(L, -1))
+            luaL_error(L, "option '%s' is no function", name);
+    }
+}
+
+/* The integer at the top, which is the option `name`. */
+static lua_Integer integer_option(lua_State *L, const char *name) {
+    int is_integer;
+    lua_Integer value = lua_tointegerx(L, -1, &is_integer);
+    if (!is_integer || value < 0 || value > UINT32_MAX)
+        luaL_error(L, "option '%s' is no integer in its bounds", name);
+    return value;
+}
+
+static uint32_t time_option(lua_State *L, const char *name) {
+    lua_Number seconds = lua_tonumber(L, -1);
+    if (!lua_isnumber(L, -1) || !(seconds >= 0 && seconds * 1000 <= INT32_MAX))
+        luaL_error(L, "option '%s' is no time in seconds", name);
+    return milliseconds(L, -1);
+}
+
 static const char *field(lua_State *L, int index, const char *name) {
     lua_getfield(L, index, name);
     const char *text = luaL_optstring(L, -1, NULL);
@@ -77,6 +130,7 @@ static const char *field(lua_State *L, int index, const char *name) {
 static void set_tls(lua_State *L, ns_config *config) {
     luaL_checktype(L, -1, LUA_TTABLE);
     int table = lua_gettop(L), count = 0;
+    check_names(L, table, is_tls_field);
     const char *cert = field(L, table, "cert"), *key = field(L, table, "key");
     const char *authority = field(L, table, "client_ca"), *client = field(L, table, "client_cert");
     const char *protocols[16];
@@ -104,12 +158,14 @@ static void set_tls(lua_State *L, ns_config *config) {
 static int configure(lua_State *L) {
     ns_config *config = lua_touserdata(L, lua_upvalueindex(1));
     ns_config_set_non_blocking(config, 1);
+    check_names(L, 3, is_option);
     for (size_t i = 0; i < COUNT(numbers); i++)
         if (lua_getfield(L, 3, numbers[i].name) != LUA_TNIL)
-            numbers[i].set(config, numbers[i].is_time ? milliseconds(L, -1) : (uint32_t)luaL_checkinteger(L, -1));
+            numbers[i].set(config, numbers[i].is_time ? time_option(L, numbers[i].name)
+                                                  : (uint32_t)integer_option(L, numbers[i].name));
     for (size_t i = 0; i < COUNT(sizes); i++)
         if (lua_getfield(L, 3, sizes[i].name) != LUA_TNIL)
-            sizes[i].set(config, (size_t)luaL_checkinteger(L, -1));
+            sizes[i].set(config, (size_t)integer_option(L, sizes[i].name));
     for (size_t i = 0; i < COUNT(flags); i++)
         if (lua_getfield(L, 3, flags[i].name) != LUA_TNIL)
             flags[i].set(config, lua_toboolean(L, -1));
@@ -311,6 +367,7 @@ static int push_id(lua_State *L, uint64_t id, ns_error *error) {
 static int set_timer(lua_State *L, int repeats) {
     ns_server *server = to_server(L)->server;
     uint32_t time = milliseconds(L, 2);
+    luaL_argcheck(L, time > 0 || !repeats, 2, "a repeated call needs a time above 0");
     ns_error *error;
     uint64_t id = ns_server_timer(server, 0, time, repeats ? time : 0, netserver_on_timer, keep_function(L, 3),
                                   netserver_drop, &error);

@@ -144,5 +144,26 @@ test("two servers, of which one runs the other", function()
     equal(table.concat(order, ","), "inner,outer")
 end)
 
+test("a wrong option is an error that names it", function()
+    local wrong = {
+        idle_timout = 60, max_thread = 4, on_open = 5, on_exception = "x", idle_timeout = -1,
+        drain_timeout = "x", max_connections = -1, backlog = 1 << 32, send_limit = 1.5,
+        tls = { cert = "c", key = "k", ca = "x" },
+    }
+    for name, value in pairs(wrong) do
+        local failure = failure_of(netserver.server, "0", handler, { [name] = value })
+        assert(failure:find("'" .. (name == "tls" and "ca" or name) .. "'", 1, true), failure)
+    end
+    assert(failure_of(netserver.server, "0", handler, { 5 }):find("'1'", 1, true))
+    assert(failure_of(netserver.server, "0", handler, { idle_timeout = 0 / 0 }):find("idle_timeout"))
+end)
+
+test("a call that repeats needs a time", function()
+    serve({}, function(server)
+        assert(failure_of(server.every, server, 0, print):find("above 0"))
+        server:post(function() server:stop() end)
+    end)
+end)
+
 print(("lua: %d passed, %d failed"):format(passed, failed))
 os.exit(failed == 0)

@@ -40,6 +40,6 @@ pub export fn main(count: c_int, arguments: [*][*:0]u8) c_int {
     std.posix.sigaction(std.posix.SIG.INT, &action, null);
     std.posix.sigaction(std.posix.SIG.TERM, &action, null);
     @import("options").sayListening(server.handle);
-    server.run();
+    server.run() catch return 1;
     return 0;
 }

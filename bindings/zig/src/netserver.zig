@@ -100,16 +100,17 @@ pub fn Server(comptime Program: type) type {
         const Self = @This();
 
         /// Makes a server; the config is the caller's to free. What is wrong is printed to stderr.
+        /// A config is for one server: with a used one this is `Error.State`.
         pub fn init(service: [*:0]const u8, program: *Program, config: *c.ns_config) Error!Self {
-            _ = c.ns_config_set_non_blocking(config, 1);
+            _ = try check(c.ns_config_set_non_blocking(config, 1));
             if (@hasDecl(Program, "onOpen"))
-                _ = c.ns_config_set_on_open(config, event(Program.onOpen), program, null);
+                _ = try check(c.ns_config_set_on_open(config, event(Program.onOpen), program, null));
             if (@hasDecl(Program, "onDrain"))
-                _ = c.ns_config_set_on_drain(config, event(Program.onDrain), program, null);
+                _ = try check(c.ns_config_set_on_drain(config, event(Program.onDrain), program, null));
             if (@hasDecl(Program, "onClose"))
-                _ = c.ns_config_set_on_close(config, closed, program, null);
+                _ = try check(c.ns_config_set_on_close(config, closed, program, null));
             if (@hasDecl(Program, "onException"))
-                _ = c.ns_config_set_exception_handler(config, failed, program, null);
+                _ = try check(c.ns_config_set_exception_handler(config, failed, program, null));
             var failure: ?*c.ns_error = null;
             const handle = c.ns_server_new(service, event(Program.onInput), program, null, config, &failure);
             return .{ .handle = handle orelse return told(c.NS_ERR_INVALID, failure) };
@@ -122,9 +123,14 @@ pub fn Server(comptime Program: type) type {
             if (status != c.NS_OK) return told(status, failure);
         }
 
-        /// Serves until the server has stopped.
-        pub fn run(server: Self) void {
-            while (c.ns_server_run_once(server.handle, -1) == c.NS_OK) {}
+        /// Serves until the server has stopped. `Error.State`: it was not started; `Error.Busy`: this
+        /// is a callback.
+        pub fn run(server: Self) Error!void {
+            while (true) {
+                const status = c.ns_server_run_once(server.handle, -1);
+                if (status == c.NS_ERR_STATE and c.ns_server_state(server.handle) == c.NS_STATE_STOPPED) return;
+                _ = try check(status);
+            }
         }
 
         /// In any thread, callback or signal handler.
