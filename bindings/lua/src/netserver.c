@@ -120,7 +120,9 @@ static uint32_t time_option(lua_State *L, const char *name) {
 
 static const char *field(lua_State *L, int index, const char *name) {
     lua_getfield(L, index, name);
-    const char *text = luaL_optstring(L, -1, NULL);
+    if (!lua_isnil(L, -1) && !lua_isstring(L, -1))
+        luaL_error(L, "option '%s' is no string", name);
+    const char *text = lua_tostring(L, -1);
     lua_pop(L, 1); /* the table keeps it */
     return text;
 }
@@ -128,20 +130,25 @@ static const char *field(lua_State *L, int index, const char *name) {
 /* Has the config use the TLS of the table at the top: cert, key, client_ca, client_cert, alpn. What
  * is wrong with it `ns_server_new` reports. */
 static void set_tls(lua_State *L, ns_config *config) {
-    luaL_checktype(L, -1, LUA_TTABLE);
+    if (!lua_istable(L, -1))
+        luaL_error(L, "option 'tls' is no table");
     int table = lua_gettop(L), count = 0;
     check_names(L, table, is_tls_field);
     const char *cert = field(L, table, "cert"), *key = field(L, table, "key");
     const char *authority = field(L, table, "client_ca"), *client = field(L, table, "client_cert");
     const char *protocols[16];
     if (lua_getfield(L, table, "alpn") != LUA_TNIL) {
-        luaL_checktype(L, -1, LUA_TTABLE);
+        if (!lua_istable(L, -1))
+            luaL_error(L, "option 'alpn' is no table");
         count = (int)luaL_len(L, -1);
-        luaL_argcheck(L, count <= (int)COUNT(protocols), 3, "too many protocols");
+        if (count > (int)COUNT(protocols))
+            luaL_error(L, "option 'alpn' has too many protocols");
         luaL_checkstack(L, count, NULL);
         for (int i = 0, list = lua_gettop(L); i < count; i++) {
             lua_geti(L, list, i + 1);
-            protocols[i] = luaL_checkstring(L, -1);
+            if (!lua_isstring(L, -1))
+                luaL_error(L, "option 'alpn' has what is no string");
+            protocols[i] = lua_tostring(L, -1);
         }
     }
     ns_tls *tls = ns_tls_new();

@@ -156,6 +156,9 @@ test("a wrong option is an error that names it", function()
         local failure = failure_of(netserver.server, "0", handler, { [name] = value })
         assert(failure:find("'" .. (name == "tls" and "ca" or name) .. "'", 1, true), failure)
     end
+    for name, tls in pairs { tls = 5, cert = { cert = {} }, alpn = { alpn = { {} } } } do
+        assert(failure_of(netserver.server, "0", handler, { tls = tls }):find("'" .. name .. "'"))
+    end
     assert(failure_of(netserver.server, "0", handler, { 5 }):find("'1'", 1, true))
     assert(failure_of(netserver.server, "0", handler, { idle_timeout = 0 / 0 }):find("idle_timeout"))
 end)
