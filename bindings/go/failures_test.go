@@ -8,7 +8,6 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 )
 
 // A handler's end of any kind is reported once, and closes the connection.
@@ -92,6 +91,10 @@ func TestPeerHalfClosesAndResets(t *testing.T) {
 	s, conns := conns(t, local())
 	c := dial(t, s.Addr())
 	conn := take(t, conns)
+	check(t, c.Conn.(*net.TCPConn).CloseWrite())
+	if n, err := conn.Read(make([]byte, 1)); n != 0 || err == nil || err.Error() != "EOF" {
+		t.Fatal(n, err)
+	}
 	written := make(chan error, 1)
 	go func() {
 		for {
@@ -101,20 +104,12 @@ func TestPeerHalfClosesAndResets(t *testing.T) {
 			}
 		}
 	}()
-	await(t, "the queue is full", func() bool {
-		queued, _ := s.Server().Queued(conn.ID())
-		return queued > 256<<10
+	await(t, "the Write waits", func() bool {
+		conn.mu.Lock()
+		defer conn.mu.Unlock()
+		return conn.draining
 	})
-	check(t, c.Conn.(*net.TCPConn).CloseWrite())
-	if n, err := conn.Read(make([]byte, 1)); n != 0 || err == nil || err.Error() != "EOF" {
-		t.Fatal(n, err)
-	}
 	check(t, c.Conn.(*net.TCPConn).SetLinger(0))
 	check(t, c.Conn.Close())
-	select {
-	case err := <-written:
-		expect(t, err, ErrReset)
-	case <-time.After(20 * time.Second):
-		t.Fatal("the Write waits for ever")
-	}
+	expect(t, take(t, written), ErrReset)
 }
