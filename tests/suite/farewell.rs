@@ -218,7 +218,7 @@ fn the_bound_on_lingering_ends_the_oldest() {
             })
             .collect();
         let mut client = Client::connect(&server).saying(unread);
-        wait_idle(&server);
+        eventually("it is served too", || server.stats().closed_total() == 21);
         assert!(client.rest() == pattern(REPLY));
         drop(others);
     });
