@@ -1,7 +1,7 @@
 //! Bytes by id from a callback of the loop that has the connection: they need no
-//! inbox. The first of a callback leave immediately, as a send of the
-//! connection's own callback does; what comes after them leaves together, when
-//! the callback has returned.
+//! inbox. The first of a turn leave immediately, as the first send of the
+//! connection's own callback does; what comes after them goes through the inbox
+//! and leaves together, in the same turn.
 //!
 //! The callback may be that of another connection, a timer, a watch or a task. To
 //! the connection whose callback it is its own sends are the direct way: bytes by
@@ -87,7 +87,7 @@ impl Conn {
         }
     }
 
-    /// The callback that has sent to this connection is over.
+    /// The loop settles the connection: what is sent to it next leaves immediately.
     pub fn end_nearby(&mut self) {
         self.clear(Flags::SENT);
     }

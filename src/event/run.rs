@@ -201,7 +201,6 @@ impl Loop {
     /// turn coming before the events: they have it after them.
     #[inline(never)]
     fn chores(&mut self, turns: usize) {
-        self.deliver_waiting();
         for _ in 0..turns {
             self.deliver_waiting();
             let next = self.driver.schedule.next_turn();
@@ -209,6 +208,7 @@ impl Loop {
                 self.driver.run_turn(conn);
             }
         }
+        self.deliver_waiting();
         if std::mem::take(&mut self.mail_left) {
             self.drain_mail();
         }

@@ -207,7 +207,7 @@ def processes_of_session(session):
     while found := left():
         if time.monotonic() > end:
             break
-        time.sleep(0.01)
+        time.sleep(0.01)  # the end of a process that is not our child announces nothing
     return found
 
 
