@@ -1097,6 +1097,52 @@ ns_status ns_config_set_on_wake(ns_config *config,
                                 void *user_data,
                                 ns_drop_fn drop);
 
+/** `ns_config_set_logger`: a listener was lost, or a loop has ended. */
+#define NS_LOG_ERROR 1
+
+/**
+ * `ns_config_set_logger`: a peer was turned away, accepting failed, or a reload
+ * did.
+ */
+#define NS_LOG_WARN 2
+
+/** `ns_config_set_logger`: the start, the addresses, the stop, a reload. */
+#define NS_LOG_INFO 3
+
+/** `ns_config_set_logger`: for those who look for a fault; no line has it yet. */
+#define NS_LOG_DEBUG 4
+
+/**
+ * Gets a line of the log. `level` is an `NS_LOG_...`; `id` is the connection's, 0
+ * where the line is about none; `text` is borrowed: one line of UTF-8 without its
+ * end, never key material, never what a peer has sent.
+ */
+typedef void (*ns_log_fn)(int32_t level, ns_conn_id id, const char *text, void *user_data);
+
+/**
+ * Sets the function that gets the log of a server, up to and including `level`.
+ * Without one no text is made.
+ *
+ * There is a line for the start and for each address, for the stop with its
+ * counts and for each reload of TLS settings; and for failures to accept, refused
+ * connections and failed TLS handshakes, of each of these kinds one in a second
+ * with the number of those that were left out, the last number at the stop.
+ *
+ * The library calls the function on its threads and in calls with the tag
+ * [blocks], on several threads at the same time and under no lock. The function
+ * counts as a callback of the server, and may call it; what it causes on its own
+ * thread is not logged, and a server that it makes has no log.
+ *
+ * Returns: as `ns_config_set_exception_handler`; NS_ERR_INVALID also for another
+ * level, if `function` is not NULL.
+ * [setup] [blocks]
+ */
+ns_status ns_config_set_logger(ns_config *config,
+                               int32_t level,
+                               ns_log_fn function,
+                               void *user_data,
+                               ns_drop_fn drop);
+
 /* ============================================================================================
  * SERVER: make, start, stop, free
  * ============================================================================================ */
@@ -1375,7 +1421,7 @@ int32_t ns_server_add_service_tls(ns_server *server,
  *
  * Returns: as `ns_server_reload_tls`; NS_ERR_INVALID also for a number that no
  * service has.
- * [any]
+ * [any] [blocks]
  */
 ns_status ns_server_reload_service_tls(ns_server *server,
                                        uint32_t service,
@@ -2202,7 +2248,7 @@ ns_status ns_tls_set_session_cache(ns_tls *tls, size_t sessions);
  * Returns: 0, NS_ERR_CERTIFICATE (no certificate), NS_ERR_STATE (the service was
  * made without TLS), NS_ERR_TLS, NS_ERR_INVALID, or the remembered failure of a
  * setter of `tls`.
- * [any]
+ * [any] [blocks]
  */
 ns_status ns_server_reload_tls(ns_server *server, const ns_tls *tls, ns_error **err);
 
@@ -2413,7 +2459,7 @@ uint32_t ns_version_number(void);
 /**
  * Whether the library in use has a feature. The names are "blocking",
  * "non-blocking", "detach", "attach", "ipv6", "shutdown-port", "tls", "services",
- * "unix", "systemd", "hosted", "watch", "adopt".
+ * "unix", "systemd", "hosted", "watch", "adopt", "logger".
  *
  * Returns: 1 or 0; 0 for NULL and for other names.
  * [any]

@@ -4,7 +4,8 @@
 #![forbid(unsafe_code)]
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::io;
 use std::mem::ManuallyDrop;
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::sync::Arc;
@@ -13,6 +14,8 @@ use crate::conn::{Conn, ThreadContext};
 use crate::error::{CloseReason, Error, Status};
 use crate::fork::{self, Process};
 use crate::handler::Handler;
+use crate::listener::{accept_error, lost_error};
+use crate::logger::{Kind, LogLevel};
 use crate::server::Server;
 use crate::socket::Socket;
 use crate::sys;
@@ -38,6 +41,27 @@ thread_local! {
     // destructors; when empty it holds no memory.
     static INSIDE: ManuallyDrop<RefCell<Vec<Inside>>> =
         const { ManuallyDrop::new(RefCell::new(Vec::new())) };
+}
+
+thread_local! {
+    /// This thread is in a logger.
+    static LOGGING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While it lives, this thread is in a logger.
+struct LoggingScope(());
+
+impl LoggingScope {
+    fn enter() -> LoggingScope {
+        LOGGING.set(true);
+        LoggingScope(())
+    }
+}
+
+impl Drop for LoggingScope {
+    fn drop(&mut self) {
+        LOGGING.set(false);
+    }
 }
 
 /// While it lives, this thread counts as inside the server's callbacks.
@@ -227,6 +251,19 @@ pub(crate) fn call_hook<T>(hook: impl FnOnce() -> T) -> Result<T, Error> {
     result
 }
 
+/// Returns whether this thread is in a logger. What that causes is not logged.
+pub(crate) fn is_logging() -> bool {
+    LOGGING.get()
+}
+
+/// Runs the program's logger. It serves no connection, whatever this thread
+/// does otherwise: so what it sends by id goes the way of other threads.
+pub(crate) fn call_logger(server: u64, log: impl FnOnce()) {
+    let _inside = CallbackScope::enter(server);
+    let _logging = LoggingScope::enter();
+    let _ = call_hook(log);
+}
+
 /// Returns the failure of a handler, if it failed. "Would block" is no failure.
 #[inline]
 pub(crate) fn outcome(result: Result<Result<(), Error>, Error>) -> Option<Error> {
@@ -293,10 +330,35 @@ pub(crate) fn report_handshake_failure(server: &Server, conn: &mut Conn, error: 
     drop_on_loop((failure, error));
 }
 
+/// Counts and logs a TLS handshake that failed.
+pub(crate) fn note_handshake_failure(server: &Server, conn: &Conn, error: &Error) {
+    conn.context.counters.handshake_failures.add(1);
+    server.log().warn(Kind::Handshake, conn.id, || format!("{}: {error}", conn.peer_name()));
+}
+
 /// Reports to the exception handler a failure that belongs to no connection.
 /// Returns the exception handler's own failure, if it failed.
 pub(crate) fn report_without_socket(server: &Server, error: &Error) -> Option<Error> {
     outcome(call_hook(|| server.handler().on_exception(server, None, error)))
+}
+
+/// Logs a failure to accept, and reports it if it is to be reported. Returns the
+/// exception handler's own failure, if it failed.
+pub(crate) fn report_accept_failure(
+    server: &Server,
+    failure: &io::Error,
+    report: Option<Error>,
+) -> Option<Error> {
+    server.log().warn(Kind::Accept, 0, || accept_error(failure).message().into());
+    report.and_then(|error| report_without_socket(server, &error))
+}
+
+/// Logs and reports that a listener was lost. Returns as
+/// [`report_accept_failure`].
+pub(crate) fn report_lost_listener(server: &Server, failure: &io::Error) -> Option<Error> {
+    let error = lost_error(failure);
+    server.log().event(LogLevel::Error, || error.message().into());
+    report_without_socket(server, &error)
 }
 
 /// Runs the last callback of a connection and drops its user data.

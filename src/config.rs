@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::error::{quoted, Error, Status};
+use crate::logger::Logger;
 use crate::tls::TlsConfig;
 
 /// The largest time that a setting accepts: `i32::MAX` milliseconds (24.8
@@ -116,6 +117,17 @@ pub struct Config {
     /// The largest number of queued bytes of a connection: 1 to 2 GiB − 1;
     /// default 16 MiB.
     pub send_limit: usize,
+    /// Gets the lines of the server's log; default none: then no text is made.
+    ///
+    /// There is a line for the start and for each address that the server
+    /// listens on, for the stop with its counts, and for each reload of TLS
+    /// settings ([`LogLevel::Info`](crate::LogLevel::Info)); for failures to
+    /// accept, refused connections and failed TLS handshakes
+    /// ([`LogLevel::Warn`](crate::LogLevel::Warn)), of each kind one in a second
+    /// with the number of those that were left out; for a listener that was lost
+    /// and for a loop that has ended
+    /// ([`LogLevel::Error`](crate::LogLevel::Error)).
+    pub logger: Option<Logger>,
 }
 
 impl Default for Config {
@@ -147,6 +159,7 @@ impl Default for Config {
             high_water_mark: 256 << 10,
             low_water_mark: 0,
             send_limit: 16 << 20,
+            logger: None,
         }
     }
 }
@@ -196,6 +209,7 @@ impl Config {
         high_water_mark: usize;
         low_water_mark: usize;
         send_limit: usize;
+        logger: impl Into<Option<Logger>>;
     }
 
     /// Sets [`shutdown_port`](#structfield.shutdown_port).

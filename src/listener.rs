@@ -317,15 +317,19 @@ pub(crate) fn set_options(config: &Config, conn: &Conn) {
     }
 }
 
+/// The error that the exception handler gets where accept(2) fails.
+pub(crate) fn accept_error(error: &io::Error) -> Error {
+    Error::from_os(Status::Accept, "cannot accept a connection", error)
+}
+
 /// The error that the exception handler gets for a lost listener.
 pub(crate) fn lost_error(error: &io::Error) -> Error {
     Error::from_os(Status::Accept, "a listener was lost", error)
 }
 
-/// The addresses of a service as text, as `ns_server_address` returns them.
-pub(crate) fn describe(listeners: &[Listener]) -> String {
-    let texts: Vec<_> = listeners.iter().map(|l| address::name(&l.address)).collect();
-    texts.join(", ")
+/// Returns the addresses of a service as text.
+pub(crate) fn addresses(listeners: &[Listener]) -> Vec<String> {
+    listeners.iter().map(|l| address::name(&l.address)).collect()
 }
 
 /// Retries while descriptors or memory are used up: each wait is twice as long
@@ -350,7 +354,7 @@ impl Backoff {
             return (self.wait_ms, None);
         }
         self.reported_at = now;
-        (self.wait_ms, Some(Error::from_os(Status::Accept, "cannot accept a connection", error)))
+        (self.wait_ms, Some(accept_error(error)))
     }
 
     pub fn reset(&mut self) {

@@ -30,6 +30,7 @@ use crate::event::LoopGroup;
 use crate::fork::{self, Process};
 use crate::handler::Handler;
 use crate::listener::ListenerFd;
+use crate::logger::Log;
 use crate::service::Service;
 use crate::shutdown::ShutdownPort;
 use crate::socket::{is_lent, OwnedSocket, Socket};
@@ -78,6 +79,7 @@ pub(crate) struct Inner {
     /// The number of the first loop.
     first_loop: usize,
     config: Config,
+    log: Log,
     handler: Box<dyn Handler>,
     life: Life,
     running: RwLock<Option<Arc<Running>>>,
@@ -91,7 +93,7 @@ pub(crate) struct Running {
     guest: OnceCell<Seen>,
     port: u16,
     /// The addresses of each service.
-    addresses: Vec<String>,
+    addresses: Vec<Vec<String>>,
     /// The descriptors of all listeners, for a child of fork(2).
     listener_fds: Vec<Arc<ListenerFd>>,
     started: Instant,
@@ -175,8 +177,10 @@ impl Server {
         let failed = |e| Error::from_os(Status::Io, "cannot watch for forks", &e);
         fork::watch().map_err(failed)?;
         let tls = config.tls.as_ref().map(TlsConfig::server_config).transpose()?;
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let inner = Arc::new(Inner {
-            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+            number,
+            log: Log::new(config.logger.clone(), number),
             process: Process::current(),
             services: Services::new(service, tls),
             shutdown_service,
@@ -197,6 +201,10 @@ impl Server {
 
     pub(crate) fn number(&self) -> u64 {
         self.inner.number
+    }
+
+    pub(crate) fn log(&self) -> &Log {
+        &self.inner.log
     }
 
     pub(crate) fn handler(&self) -> &dyn Handler {
@@ -305,7 +313,7 @@ impl Server {
         let threads: Vec<_> =
             numbered.map(|(i, context)| ThreadStats::of(i, &context.counters)).collect();
         let addresses = match &running {
-            Some(running) => running.addresses.clone(),
+            Some(running) => running.addresses.concat(),
             None => self.inner.services.names(),
         };
         stats::report(&addresses.join(", "), &self.stats(), &threads)
@@ -403,6 +411,11 @@ impl Running {
     fn shutdown_port(&self) -> u16 {
         let guest = self.guest.get().map(|guest| guest.port);
         self.shutdown.as_ref().map(ShutdownPort::port).or(guest).unwrap_or(0)
+    }
+
+    fn shutdown_addresses(&self) -> Vec<String> {
+        let guest = self.guest.get().map(|guest| guest.addresses.clone());
+        self.shutdown.as_ref().map(ShutdownPort::addresses).or(guest).unwrap_or_default()
     }
 }
 

@@ -60,6 +60,10 @@ impl ShutdownPort {
         lock(&self.listeners).iter().map(Listener::number).collect()
     }
 
+    pub fn addresses(&self) -> Vec<String> {
+        listener::addresses(&lock(&self.listeners))
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -173,16 +177,14 @@ impl Peers {
                 }
                 Err(AcceptError::Exhausted(e)) => {
                     let (wait, report) = self.backoff.back_off(&e);
-                    if let Some(error) = report {
-                        let _ = callback::report_without_socket(server, &error);
-                    }
+                    let _ = callback::report_accept_failure(server, &e, report);
                     if !self.waiting.is_empty() {
                         return true;
                     }
                     let _ = sys::poll_many(&mut [], wait as i32);
                 }
                 Err(AcceptError::Lost(e)) if !server.is_stopping() => {
-                    let _ = callback::report_without_socket(server, &listener::lost_error(&e));
+                    let _ = callback::report_lost_listener(server, &e);
                 }
                 Err(AcceptError::Shut | AcceptError::Lost(_)) => return false,
                 Err(AcceptError::Empty) => return true,

@@ -19,7 +19,10 @@ const GROUPS: [(&str, &[&str]); 10] = [
         "ERRORS: status numbers, error objects, why a handler fails, why a connection closed",
         &["error", "raise", "close_reason"],
     ),
-    ("CONFIG: settings and callbacks, each with a default", &["config", "settings", "callbacks"]),
+    (
+        "CONFIG: settings and callbacks, each with a default",
+        &["config", "settings", "callbacks", "logger"],
+    ),
     ("SERVER: make, start, stop, free", &["server", "services"]),
     (
         "SOCKET: in the callbacks of a connection, or detached",

@@ -14,7 +14,8 @@ use crate::clock::Deadline;
 use crate::conn::{Conn, ForcedEnd, Owner, ThreadContext};
 use crate::error::{CloseReason, Error, Status};
 use crate::linger::Remains;
-use crate::listener::{accept_until, lost_error, wait_ready, AcceptError, Accepted, Listener};
+use crate::listener::{accept_until, wait_ready, AcceptError, Accepted, Listener};
+use crate::logger::Kind;
 use crate::server::Server;
 use crate::sync::lock;
 use crate::sys::{self, PollFlags};
@@ -172,15 +173,15 @@ impl Pool {
             }
             self.lobby.counters.accept_errors.add(1);
         }
-        self.report(server, &lost_error(error));
+        self.count_report(callback::report_lost_listener(server, error));
         if listeners.iter().all(Listener::is_lost) {
             server.request_stop();
         }
     }
 
-    /// Reports an error that belongs to no connection to the exception handler.
-    fn report(&self, server: &Server, error: &Error) {
-        if callback::report_without_socket(server, error).is_some() {
+    /// Counts it if the exception handler failed.
+    fn count_report(&self, failure: Option<Error>) {
+        if failure.is_some() {
             let _state = self.state();
             self.lobby.counters.handler_errors.add(1);
         }
@@ -231,9 +232,7 @@ impl Pool {
             self.lobby.counters.accept_errors.add(1);
             state.backoff.back_off(error)
         };
-        if let Some(error) = report {
-            self.report(server, &error);
-        }
+        self.count_report(callback::report_accept_failure(server, error, report));
         let mut state = self.state();
         if state.gate == Gate::Open {
             state.paused += 1;
@@ -303,6 +302,7 @@ impl Pool {
             counters.bytes_in.add(seat_counters.bytes_in.get());
             counters.bytes_out.add(seat_counters.bytes_out.get());
         }
+        server.log().warn(Kind::Refused, id, || format!("{}: {error}", conn.peer_name()));
         callback::drop_on_loop(failure);
         callback::drop_on_loop(conn.replace_user_data(None));
         if let Some(remains) = conn.close_waiting(until) {
@@ -415,7 +415,7 @@ fn shake_hands(server: &Server, conn: &mut Conn) -> bool {
         conn.context.counters.handshakes.add(1);
         return true;
     };
-    conn.context.counters.handshake_failures.add(1);
+    callback::note_handshake_failure(server, conn, &error);
     conn.mark_unopened();
     conn.forbid_close_notify();
     callback::report_handshake_failure(server, conn, error);

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::io;
 use std::os::fd::AsFd;
 
 use super::driver::Driver;
@@ -11,7 +12,8 @@ use crate::callback;
 use crate::clock::Deadline;
 use crate::conn::{Conn, ConnId, Phase};
 use crate::error::{CloseReason, Error, Status};
-use crate::listener::{self, lost_error, AcceptError, Accepted, Backoff, Listener};
+use crate::listener::{self, AcceptError, Accepted, Backoff, Listener};
+use crate::logger::Kind;
 use crate::service::Origin;
 use crate::sync::lock;
 use crate::sys::{self, Poller};
@@ -44,9 +46,10 @@ enum Attempt {
     /// A client was lost, or a listener had none: another attempt may bring
     /// more.
     Miss,
-    /// Accepting failed, with the error to report. For lack of descriptors or
-    /// memory there is one in a second at most.
-    Failed(Option<Error>),
+    /// Accepting failed; the error is reported once in a second at most.
+    Failed(io::Error, Option<Error>),
+    /// A listener was lost.
+    Lost(io::Error),
     /// No client can be accepted before [`Acceptor::next_try`].
     Rest,
 }
@@ -139,14 +142,14 @@ impl Acceptor {
             }
             Err(AcceptError::Lost(e)) => {
                 self.ready[i] = false;
-                Attempt::Failed(Some(lost_error(&e)))
+                Attempt::Lost(e)
             }
             Err(AcceptError::Exhausted(e)) => {
                 let (wait, report) = self.backoff.back_off(&e);
                 self.resume_at = Deadline::after_ms(wait);
                 // The loop retries immediately when the next connection closes.
                 loops.pause();
-                Attempt::Failed(report)
+                Attempt::Failed(e, report)
             }
         }
     }
@@ -176,11 +179,17 @@ impl Loop {
             match self.acceptor.attempt(&self.driver.loops) {
                 Attempt::Client(accepted) => self.begin(accepted),
                 Attempt::Miss => {}
-                Attempt::Failed(error) => {
+                Attempt::Failed(error, report) => {
                     self.driver.counters().accept_errors.add(1);
-                    if let Some(error) = error {
-                        self.driver.report(&error);
-                    }
+                    let server = &self.driver.server;
+                    let failed = callback::report_accept_failure(server, &error, report);
+                    self.driver.count_report(failed);
+                    return;
+                }
+                Attempt::Lost(error) => {
+                    self.driver.counters().accept_errors.add(1);
+                    let failed = callback::report_lost_listener(&self.driver.server, &error);
+                    self.driver.count_report(failed);
                     if self.acceptor.are_all_lost() {
                         self.driver.server.request_stop();
                     }
@@ -203,6 +212,8 @@ impl Loop {
         // error.
         if let Err(error) = begun.or_else(unless_stopping) {
             self.driver.counters().accept_errors.add(1);
+            let log = self.driver.server.log();
+            log.warn(Kind::Accept, 0, || format!("cannot serve a connection: {error}"));
             self.driver.report(&error);
         }
     }

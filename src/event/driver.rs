@@ -68,9 +68,12 @@ impl Driver {
 
     /// Reports a failure that belongs to no connection.
     pub fn report(&self, error: &Error) {
-        if callback::report_without_socket(&self.server, error).is_some() {
-            self.counters().handler_errors.add(1);
-        }
+        self.count_report(callback::report_without_socket(&self.server, error));
+    }
+
+    /// Counts it if the exception handler failed.
+    pub fn count_report(&self, failure: Option<Error>) {
+        self.counters().handler_errors.add(u64::from(failure.is_some()));
     }
 
     /// Registers the connection for writability too, because bytes are queued.

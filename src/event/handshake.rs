@@ -309,7 +309,7 @@ impl Driver {
     }
 
     pub fn fail_handshake(&mut self, conn: &mut Conn, error: Error) {
-        self.counters().handshake_failures.add(1);
+        callback::note_handshake_failure(&self.server, conn, &error);
         self.leave_handshake(conn);
         let peer_cannot_read = conn.has_failed() || error.status() == Status::Timeout;
         // The session never began, and its alert has left or is queued. No

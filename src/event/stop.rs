@@ -10,6 +10,7 @@ use crate::clock::Deadline;
 use crate::conn::{Conn, Phase};
 use crate::error::{CloseReason, Error, Status};
 use crate::linger;
+use crate::logger::LogLevel;
 use crate::server::Guest;
 use crate::sync::lock;
 
@@ -111,6 +112,7 @@ impl Loop {
     #[cold]
     pub(super) fn die(&mut self, panic: &Error) {
         let text = format!("an event loop ended, and the server stops: {panic}");
+        self.driver.server.log().event(LogLevel::Error, || text.clone());
         self.driver.report(&Error::new(Status::Panic, text));
         self.driver.server.request_stop();
         self.driver.drain.begin(Deadline::NOW);

@@ -9,10 +9,11 @@ use std::mem;
 use super::config::ns_config;
 use super::error::{ns_error, ns_status};
 use super::handles::{ns_socket, object};
+use super::logger::LogFn;
 use super::server::ns_server;
 use super::support::status;
 use super::user_data::{ns_drop_fn, Callback, UserData};
-use crate::ThreadKind;
+use crate::{LogLevel, ThreadKind};
 
 #[derive(Clone, Default)]
 pub(super) struct Callbacks {
@@ -27,6 +28,7 @@ pub(super) struct Callbacks {
     pub drain: Callback<ns_event_fn>,
     pub timeout: Callback<ns_event_fn>,
     pub wake: Callback<ns_event_fn>,
+    pub logger: Callback<Option<(LogLevel, LogFn)>>,
 }
 
 /// Sets or unsets one callback. The former one is dropped without the lock; so
@@ -34,7 +36,7 @@ pub(super) struct Callbacks {
 ///
 /// # Safety
 /// The caller's contract.
-unsafe fn set<F>(
+pub(super) unsafe fn set<F>(
     config: *mut ns_config,
     place: fn(&mut Callbacks) -> &mut Callback<Option<F>>,
     function: Option<F>,

@@ -15,6 +15,7 @@ use super::config::{ns_config, InUse};
 use super::error::{ns_error, ns_status};
 use super::handler::CHandler;
 use super::handles::{get, ns_socket, object, server_of, share};
+use super::logger;
 use super::raise;
 use super::support::{
     contain, counted, give_text, guard, null, status, text, with_err, FirstFailure,
@@ -130,7 +131,8 @@ pub unsafe extern "C" fn ns_server_new(
         let service = if service.is_null() { "0" } else { unsafe { text(service, "service") }? };
         let config = unsafe { share(config) };
         let config = config.unwrap_or_else(|| Arc::new(ns_config::new(FirstFailure::default())));
-        let (config, settings, callbacks) = InUse::take(config)?;
+        let (config, mut settings, callbacks) = InUse::take(config)?;
+        settings.logger = logger::of(&callbacks);
         // The handler has the address of the server before the server exists.
         let room = Box::into_raw(Box::new(MaybeUninit::<ns_server>::uninit()));
         let place = room.cast::<ns_server>();

@@ -63,7 +63,7 @@ pub unsafe extern "C" fn ns_server_add_service_tls(
 ///
 /// Returns: as `ns_server_reload_tls`; NS_ERR_INVALID also for a number that no
 /// service has.
-/// [any]
+/// [any] [blocks]
 #[no_mangle]
 pub unsafe extern "C" fn ns_server_reload_service_tls(
     server: *mut ns_server,
@@ -73,7 +73,7 @@ pub unsafe extern "C" fn ns_server_reload_service_tls(
 ) -> ns_status {
     let body = || {
         let (server, tls) = unsafe { (server_of(server)?, object(tls, "TLS object")?) };
-        server.server.reload_service_tls(service as usize, tls.settings()?)?;
+        server.server.try_reload_tls(service as usize, tls.settings())?;
         Ok(Status::Ok.code())
     };
     unsafe { with_err(err, Status::code, body) }

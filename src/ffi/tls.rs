@@ -356,7 +356,7 @@ pub unsafe extern "C" fn ns_tls_set_session_cache(tls: *mut ns_tls, sessions: us
 /// Returns: 0, NS_ERR_CERTIFICATE (no certificate), NS_ERR_STATE (the service was
 /// made without TLS), NS_ERR_TLS, NS_ERR_INVALID, or the remembered failure of a
 /// setter of `tls`.
-/// [any]
+/// [any] [blocks]
 #[no_mangle]
 pub unsafe extern "C" fn ns_server_reload_tls(
     server: *mut ns_server,
@@ -365,7 +365,7 @@ pub unsafe extern "C" fn ns_server_reload_tls(
 ) -> ns_status {
     let body = || {
         let (server, tls) = unsafe { (server_of(server)?, object(tls, "TLS object")?) };
-        server.server.reload_tls(tls.settings()?)?;
+        server.server.try_reload_tls(0, tls.settings())?;
         Ok(Status::Ok.code())
     };
     unsafe { with_err(err, Status::code, body) }

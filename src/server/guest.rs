@@ -14,6 +14,7 @@ use crate::conn::ThreadContext;
 use crate::error::{Error, Status};
 use crate::handler::Handler;
 use crate::listener::ListenerFd;
+use crate::logger::Kind;
 use crate::service::Service;
 use crate::shutdown::MAX_SERVE_MS;
 use crate::socket::Socket;
@@ -29,6 +30,7 @@ pub(crate) struct Guest(Server);
 /// What the first server shows of its shutdown port.
 pub(super) struct Seen {
     pub port: u16,
+    pub addresses: Vec<String>,
     pub listener_fds: Vec<Arc<ListenerFd>>,
     context: Arc<ThreadContext>,
 }
@@ -50,6 +52,8 @@ impl Guest {
             // A client must reach this server.
             reuse_port: false,
             idle_timeout: None,
+            // The host has the one log.
+            logger: None,
             ..host.config().clone()
         };
         let server = Server::make(service.clone(), None, Port(host), config, 1)?;
@@ -58,7 +62,8 @@ impl Guest {
         let Engine::Loops(loops) = &running.engine else { return Err(Status::State.into()) };
         let context = loops.contexts().next().ok_or(Status::State)?.clone();
         let listener_fds = running.listener_fds.clone();
-        Ok((Guest(server), Seen { port: running.port, listener_fds, context }))
+        let (port, addresses) = (running.port, running.addresses.concat());
+        Ok((Guest(server), Seen { port, addresses, listener_fds, context }))
     }
 
     /// Makes the poller of the first server report what is to be done here.
@@ -138,6 +143,7 @@ impl Handler for Port {
         error: &Error,
     ) -> Result<(), Error> {
         let Some(socket) = socket else {
+            self.0.log().warn(Kind::Accept, 0, || format!("shutdown port: {error}"));
             return self.0.handler().on_exception(&self.0, None, error);
         };
         let told = self.0.handler().on_exception(&self.0, Some(socket), error);

@@ -5,7 +5,9 @@
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::Server;
+use crate::callback;
 use crate::error::{quoted, Error, Status};
+use crate::logger::LogLevel;
 use crate::service::{Origin, Service, MAX_SERVICES};
 use crate::state::State;
 use crate::tls::TlsConfig;
@@ -90,7 +92,7 @@ impl Server {
     pub fn service_address(&self, service: usize) -> String {
         let running = self.running();
         let address = running.as_ref().and_then(|running| running.addresses.get(service));
-        address.cloned().unwrap_or_default()
+        address.map_or(String::new(), |addresses| addresses.join(", "))
     }
 
     /// Replaces the TLS settings of the first service: new handshakes use the
@@ -107,7 +109,30 @@ impl Server {
     /// Errors: those of [`Server::reload_tls`], and [`Status::Invalid`] for a
     /// number that no service has.
     pub fn reload_service_tls(&self, service: usize, tls: &TlsConfig) -> Result<(), Error> {
+        self.try_reload_tls(service, Ok(tls))
+    }
+
+    /// Replaces the TLS settings, if there are any, and logs what comes of it.
+    pub(crate) fn try_reload_tls(
+        &self,
+        service: usize,
+        tls: Result<&TlsConfig, Error>,
+    ) -> Result<(), Error> {
         self.check_process()?;
+        callback::or_left_to_parent(|| {
+            let replaced = tls.and_then(|tls| self.replace_tls(service, tls));
+            let what = format_args!("the TLS settings of service {service}");
+            match &replaced {
+                Ok(()) => self.log().event(LogLevel::Info, || format!("{what} were replaced")),
+                Err(error) => self
+                    .log()
+                    .event(LogLevel::Warn, || format!("{what} were not replaced: {error}")),
+            }
+            replaced
+        })
+    }
+
+    fn replace_tls(&self, service: usize, tls: &TlsConfig) -> Result<(), Error> {
         let no_service = || Error::new(Status::Invalid, format!("there is no service {service}"));
         match self.inner.services.read().get(service) {
             None => return Err(no_service()),

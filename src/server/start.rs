@@ -17,6 +17,7 @@ use crate::callback::{self, CallbackScope};
 use crate::error::{Error, Status};
 use crate::event::{Loop, LoopGroup};
 use crate::listener::{self, Listener};
+use crate::logger::LogLevel;
 use crate::service::Origin;
 use crate::shutdown::ShutdownPort;
 use crate::sys::{self, Poller};
@@ -52,6 +53,7 @@ impl Server {
             self.set_running(None);
             return Err(error);
         }
+        self.log_start(&running);
         match &running.engine {
             Engine::Pool(pool) => pool.open_gate(),
             Engine::Loops(loops) => loops.start_accepting(parts.listeners),
@@ -77,7 +79,7 @@ impl Server {
                 _ => Origin::SHUTDOWN,
             };
             let bound = listener::bind(&service, origin, config)?;
-            addresses.push(listener::describe(&bound));
+            addresses.push(listener::addresses(&bound));
             listeners.extend(bound);
         }
         let port = listeners.first().map_or(0, Listener::port);
@@ -190,10 +192,56 @@ impl Server {
         })
     }
 
+    /// Runs the last callbacks of a server: `on_stop`, then the logger.
     pub(super) fn run_stop_hook(&self) {
-        let _inside = CallbackScope::enter(self.inner.number);
-        let view = self.view();
-        let _ = callback::call_hook(|| view.handler().on_stop(&view));
+        {
+            let _inside = CallbackScope::enter(self.inner.number);
+            let view = self.view();
+            let _ = callback::call_hook(|| view.handler().on_stop(&view));
+        }
+        self.log_stop();
+    }
+
+    fn log_start(&self, running: &Running) {
+        let (log, config) = (self.log(), &self.inner.config);
+        for (addresses, (_, has_tls)) in running.addresses.iter().zip(self.inner.services.list()) {
+            for address in addresses {
+                let tls = if has_tls { " with TLS" } else { "" };
+                log.event(LogLevel::Info, || format!("listening on {address}{tls}"));
+            }
+        }
+        for address in running.shutdown_addresses() {
+            log.event(LogLevel::Info, || format!("shutdown port on {address}"));
+        }
+        log.event(LogLevel::Info, || {
+            let (count, mode) = (config.max_thread, config.non_blocking);
+            let threads = match (mode, count) {
+                (true, 1) => "1 loop".into(),
+                (true, _) => format!("{count} loops"),
+                (false, 1) => "1 worker".into(),
+                (false, _) => format!("{count} workers"),
+            };
+            format!("started with {threads}")
+        });
+    }
+
+    fn log_stop(&self) {
+        self.log().flush();
+        self.log().event(LogLevel::Info, || {
+            let stats = self.stats();
+            format!(
+                "stopped after {}.{:03} s: accepted {}, refused {}, drained {}, cut {}, \
+                 handler errors {}, accept errors {}",
+                stats.uptime.as_secs(),
+                stats.uptime.subsec_millis(),
+                stats.accepted,
+                stats.refused,
+                stats.drained,
+                stats.cut,
+                stats.handler_errors,
+                stats.accept_errors
+            )
+        });
     }
 
     fn run_start_hook(&self) -> Result<(), Error> {

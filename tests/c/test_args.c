@@ -21,6 +21,7 @@ static void version(void)
     CHECK_IS(ns_has_feature("services"), 1);
     CHECK_IS(ns_has_feature("unix"), 1);
     CHECK_IS(ns_has_feature("systemd"), 1);
+    CHECK_IS(ns_has_feature("logger"), 1);
     CHECK_IS(ns_has_feature("nonsense"), 0);
     CHECK_IS(ns_has_feature(BAD_UTF8), 0);
     CHECK_IS(ns_has_feature(NULL), 0);

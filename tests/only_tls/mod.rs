@@ -3,6 +3,7 @@
 mod closing;
 mod handshakes;
 mod hosted;
+mod logger;
 mod services;
 mod settings;
 mod starttls;

@@ -12,11 +12,11 @@ use super::hosted::{host, hosted_with, turns_until};
 use super::unix::Folder;
 
 /// A child process.
-struct Child(libc::pid_t);
+pub struct Child(libc::pid_t);
 
 impl Child {
     /// Does `body` in a child, whose status is 0 where it returns.
-    fn doing(body: impl FnOnce()) -> Child {
+    pub fn doing(body: impl FnOnce()) -> Child {
         Child::forked().unwrap_or_else(|| {
             let body = std::panic::AssertUnwindSafe(body);
             exit_now(std::panic::catch_unwind(body).is_err().into())
@@ -41,7 +41,7 @@ impl Child {
     }
 
     #[track_caller]
-    fn succeeds(self) {
+    pub fn succeeds(self) {
         let mut status = 0;
         // SAFETY: our own child, which was not waited for.
         assert_eq!(unsafe { libc::waitpid(self.0, &mut status, 0) }, self.0);
@@ -55,7 +55,7 @@ fn exit_now(status: i32) -> ! {
 }
 
 /// The child's `ns_server_free`, or its drop of the last handle.
-fn free(server: &Server) {
+pub fn free(server: &Server) {
     // SAFETY: for the child alone, which ends without another drop.
     drop(unsafe { std::ptr::read(server) });
 }

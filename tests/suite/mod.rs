@@ -30,6 +30,7 @@ mod inherited;
 mod ipv6;
 mod lifecycle;
 mod limits;
+pub mod logger;
 mod nearby;
 mod non_blocking;
 mod readiness;

@@ -1,8 +1,10 @@
 //! The C callbacks: each calls the closure of the same name.
 
-use super::{check, CloseReason, Error, Hooks, Server, Socket, ThreadKind};
+use super::{
+    check, CloseReason, ConnId, Error, Hooks, LogLevel, Logger, Server, Socket, ThreadKind,
+};
 use net_server::ffi::*;
-use std::ffi::c_void;
+use std::ffi::{c_char, c_void, CStr};
 use std::sync::Arc;
 
 /// Gives a callback its share of the hooks. `release` takes it back.
@@ -189,4 +191,21 @@ unsafe extern "C-unwind" fn on_thread_stop(
     let hooks = unsafe { hooks(user_data) };
     let hook = hooks.on_thread_stop.as_ref().expect("registered");
     hook(&Server::lent(server), thread_kind(kind), number as usize);
+}
+
+pub(super) unsafe extern "C-unwind" fn log_line(
+    level: i32,
+    id: ns_conn_id,
+    text: *const c_char,
+    logger: *mut c_void,
+) {
+    // SAFETY: a logger in a box, until `release_logger`; the text lives during the call.
+    let (logger, text) = unsafe { (&*logger.cast::<Logger>(), CStr::from_ptr(text)) };
+    let level = LogLevel::from_code(level).expect("a level");
+    logger.write(level, ConnId::from_u64(id), text.to_str().expect("UTF-8"));
+}
+
+pub(super) unsafe extern "C-unwind" fn release_logger(logger: *mut c_void) {
+    // SAFETY: the box that was given; the library calls this once.
+    drop(unsafe { Box::from_raw(logger.cast::<Logger>()) });
 }

@@ -16,7 +16,9 @@ pub mod tls;
 pub use adopt::AdoptError;
 pub use error::Error;
 pub use hooks::Hooks;
-pub use net_server::{CloseReason, Config, ConnId, State, Stats, Status, ThreadKind, ThreadStats};
+pub use net_server::{
+    CloseReason, Config, ConnId, LogLevel, Logger, State, Stats, Status, ThreadKind, ThreadStats,
+};
 pub use plain::*;
 pub use server::Server;
 pub use socket::{OwnedSocket, Socket};

@@ -1,6 +1,6 @@
 //! `ns_server`.
 
-use super::callbacks::{handle, register, release, share};
+use super::callbacks::{handle, log_line, register, release, release_logger, share};
 use super::socket::{millis, OwnedSocket};
 use super::tls::with_tls;
 use super::{c_text, check, text_of, Config, ConnId, Error, Hooks, Socket};
@@ -93,6 +93,11 @@ fn configure(config: &Config, hooks: &Arc<Hooks>) -> Result<*mut ns_config, Erro
         ns_config_set_low_water_mark(raw, config.low_water_mark);
         if config.tls.is_some() {
             with_tls(|tls| assert_eq!(ns_config_set_tls(raw, tls), 0));
+        }
+        if let Some(logger) = &config.logger {
+            let level = logger.level() as i32;
+            let user_data = Box::into_raw(Box::new(logger.clone())).cast();
+            ns_config_set_logger(raw, level, Some(log_line), user_data, Some(release_logger));
         }
         register(raw, hooks)?;
         Ok(raw)
