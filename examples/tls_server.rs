@@ -2,11 +2,13 @@
 //!
 //!   tls_server [-n] [-t THREADS] [--mode echo|lines|http|smtp]
 //!              [[--name NAME] --cert FILE --key FILE]... [--client-ca FILE [--client-optional]]
-//!              [--alpn A,B] [--min 1.3] [--cache SESSIONS] [--buffer BYTES]
+//!              [--alpn A,B] [--min 1.3] [--no-tickets | --ticket-keys HEX] [--cache SESSIONS]
+//!              [--buffer BYTES]
 //!              [--SETTING NUMBER, a time in milliseconds]... [SERVICE]
 //!
 //! Everything that happens is a JSON object on a line of standard output. Commands come on standard
-//! input, one a line: `stats`, `reload CERT KEY`, `stop`; its end stops the server too.
+//! input, one a line: `stats`, `reload CERT KEY`, `keys HEX`,
+//! `stop`; its end stops the server too.
 
 use net_server::{
     CloseReason, Config, Error, Handler, OwnedSocket, Server, Socket, Status, TlsConfig, TlsInfo,
@@ -46,6 +48,13 @@ fn or_null(text: Option<&str>) -> String {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The bytes of such a text.
+fn bytes(hex: &str) -> Result<Vec<u8>, Error> {
+    let byte = |i| hex.get(i..i + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
+    let bytes: Option<_> = (0..hex.len()).step_by(2).map(byte).collect();
+    bytes.ok_or_else(|| "not bytes in hexadecimal".into())
 }
 
 fn say(event: &str, fields: &[(&str, String)]) {
@@ -375,6 +384,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, Error> {
                 let version = if value()? == "1.3" { TlsVersion::V1_3 } else { TlsVersion::V1_2 };
                 tls.set_min_version(version)?;
             }
+            "--ticket-keys" => tls.set_ticket_keys(&bytes(&value()?)?)?,
             "--no-tickets" => tls.set_tickets(false)?,
             "--cache" => tls.set_session_cache(number(value()?)? as usize)?,
             "--buffer" => buffer_size = number(value()?)?.max(1) as usize,
@@ -411,8 +421,16 @@ fn reload(server: &Server, words: &[&str]) -> Result<(), Error> {
     server.reload_tls(&tls)
 }
 
+fn say_result(event: &str, result: Result<(), Error>) {
+    let error = result.err();
+    let status = error.as_ref().map_or(Status::Ok, Error::status);
+    let message = error.as_ref().map(Error::message);
+    say(event, &[("status", quoted(status.name())), ("message", or_null(message))]);
+}
+
 fn run() -> Result<(), Error> {
     let options = parse(std::env::args().skip(1))?;
+    let tls = options.app.tls.clone();
     let server = Server::with_config(&options.service, options.app, options.config)?;
     server.start_background()?;
     for line in std::io::stdin().lock().lines() {
@@ -420,11 +438,10 @@ fn run() -> Result<(), Error> {
         let words: Vec<_> = line.split(' ').collect();
         match words[0] {
             "stats" => say("stats", &stats_json(&server)),
-            "reload" => {
-                let error = reload(&server, &words[1..]).err();
-                let status = error.as_ref().map_or(Status::Ok, Error::status);
-                let message = error.as_ref().map(Error::message);
-                say("reload", &[("status", quoted(status.name())), ("message", or_null(message))]);
+            "reload" => say_result("reload", reload(&server, &words[1..])),
+            "keys" => {
+                let hex = words.get(1).copied().unwrap_or_default();
+                say_result("keys", bytes(hex).and_then(|keys| tls.set_ticket_keys(&keys)));
             }
             "stop" => break,
             _ => say("unknown", &[("line", quoted(&line))]),

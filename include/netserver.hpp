@@ -364,6 +364,10 @@ public:
     /// NS_TLS_1_2 or NS_TLS_1_3.
     tls &min_version(int32_t version) { return after(ns_tls_set_min_version(get(), version)); }
     tls &tickets(bool are_on) { return after(ns_tls_set_tickets(get(), are_on)); }
+    /// Also on an object in use, from any thread.
+    tls &ticket_keys(const_buffer keys) {
+        return after(ns_tls_set_ticket_keys(get(), keys.data(), keys.size()));
+    }
     tls &session_cache(std::size_t sessions) {
         return after(ns_tls_set_session_cache(get(), sessions));
     }

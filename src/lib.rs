@@ -74,7 +74,7 @@ pub use service::MAX_SERVICES;
 pub use socket::{OwnedSocket, Socket};
 pub use state::State;
 pub use stats::{Stats, ThreadStats};
-pub use tls::{TlsConfig, TlsInfo, TlsVersion, MAX_SESSIONS};
+pub use tls::{TlsConfig, TlsInfo, TlsVersion, MAX_SESSIONS, MAX_TICKET_KEYS, TICKET_KEY_LEN};
 
 /// The version of this library, as in `Cargo.toml`.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

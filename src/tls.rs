@@ -8,6 +8,7 @@ mod key;
 mod pem;
 mod resume;
 mod session;
+mod tickets;
 
 use std::fmt;
 use std::path::Path;
@@ -28,6 +29,8 @@ use cert::Resolver;
 use resume::Valid;
 pub use session::TlsInfo;
 pub(crate) use session::{Plain, Session};
+use tickets::Tickets;
+pub use tickets::{MAX_TICKET_KEYS, TICKET_KEY_LEN};
 
 /// The largest number of sessions in a cache, whose table alone takes some
 /// 100 MB then.
@@ -55,8 +58,10 @@ pub enum TlsVersion {
 /// provider.
 ///
 /// The servers speak only TLS 1.2 and 1.3 with forward secrecy and
-/// authenticated encryption. Sessions resume by tickets, whose keys rotate
-/// every six hours, but not after a certificate of the client has expired.
+/// authenticated encryption. Sessions resume by tickets, whose keys are the
+/// process's own and rotate every six hours, or those of
+/// [`TlsConfig::set_ticket_keys`]; but not after a certificate of the client
+/// has expired.
 /// There is no early data and no renegotiation.
 #[derive(Clone)]
 pub struct TlsConfig {
@@ -66,6 +71,8 @@ pub struct TlsConfig {
 struct Shared {
     settings: Mutex<Settings>,
     built: OnceCell<Arc<ServerConfig>>,
+    /// Not a setting: it may change at any time.
+    ticket_keys: Arc<tickets::Keys>,
 }
 
 struct Settings {
@@ -105,9 +112,9 @@ impl TlsConfig {
             tickets: true,
             session_cache: 0,
         };
-        TlsConfig {
-            shared: Arc::new(Shared { settings: Mutex::new(settings), built: OnceCell::new() }),
-        }
+        let (settings, built, ticket_keys) =
+            (Mutex::new(settings), OnceCell::new(), Arc::default());
+        TlsConfig { shared: Arc::new(Shared { settings, built, ticket_keys }) }
     }
 
     /// Adds a certificate chain, the server's own certificate first, and its
@@ -219,6 +226,36 @@ impl TlsConfig {
         })
     }
 
+    /// Sets the keys of tickets, so that other processes with the same keys
+    /// resume the sessions of this one: 1 to [`MAX_TICKET_KEYS`] keys of
+    /// [`TICKET_KEY_LEN`] random bytes, one behind the other. Without it the
+    /// keys are the process's own.
+    ///
+    /// A key is a name (16 bytes, which every ticket shows), a key for
+    /// AES-256-CBC (32) and one for HMAC-SHA256 (32), for the tickets that
+    /// RFC 5077, 4, recommends. The first key seals new tickets; each opens
+    /// the tickets that it sealed, for 12 hours. A ticket that no key opens
+    /// leads to a full handshake.
+    ///
+    /// This is the one setter that a frozen `TlsConfig` takes, at any time and
+    /// from any thread: handshakes that begin from now on use the new keys,
+    /// wherever this `TlsConfig` is in use. To rotate without a full
+    /// handshake: give all processes the new key as the second one, then as
+    /// the first with the old one behind it, and 12 hours later leave the old
+    /// one out. Who has a key can read and forge tickets: keep it as secret as
+    /// the certificate's key, and make a new one at least weekly (RFC 9325,
+    /// 3.4). The library copies the keys, and wipes its copy when no handshake
+    /// uses it any more.
+    ///
+    /// Errors: [`Status::Invalid`] for another number of bytes; the keys stay
+    /// as they were.
+    pub fn set_ticket_keys(&self, keys: &[u8]) -> Result<(), Error> {
+        let keys = tickets::keys(keys)?;
+        // The old ones are dropped, and wiped, outside the lock.
+        let _old = lock(&self.shared.ticket_keys).replace(keys);
+        Ok(())
+    }
+
     /// Sets how many sessions are kept in memory for clients that resume
     /// without tickets: at most [`MAX_SESSIONS`]; 0 (default): none.
     pub fn set_session_cache(&self, sessions: usize) -> Result<(), Error> {
@@ -249,11 +286,11 @@ impl TlsConfig {
     /// Returns the configuration for handshakes and freezes the settings.
     pub(crate) fn server_config(&self) -> Result<Arc<ServerConfig>, Error> {
         let settings = lock(&self.shared.settings);
-        self.shared.built.get_or_try_init(|| build(&settings)).cloned()
+        self.shared.built.get_or_try_init(|| build(&settings, &self.shared.ticket_keys)).cloned()
     }
 }
 
-fn build(settings: &Settings) -> Result<Arc<ServerConfig>, Error> {
+fn build(settings: &Settings, keys: &Arc<tickets::Keys>) -> Result<Arc<ServerConfig>, Error> {
     if settings.certs.is_empty() {
         return Err(Error::new(Status::Certificate, "TLS needs a certificate and its key"));
     }
@@ -277,7 +314,8 @@ fn build(settings: &Settings) -> Result<Arc<ServerConfig>, Error> {
     let mut config = builder.with_cert_resolver(Arc::new(settings.certs.clone()));
     config.alpn_protocols.clone_from(&settings.alpn);
     if settings.tickets {
-        let tickets = aws_lc_rs::Ticketer::new().map_err(|e| failed(&e))?;
+        let own = aws_lc_rs::Ticketer::new().map_err(|e| failed(&e))?;
+        let tickets = Arc::new(Tickets { own, keys: keys.clone() });
         config.ticketer = Arc::new(Valid::<dyn ProducesTickets>(tickets));
     }
     config.session_storage = match settings.session_cache {

@@ -30,8 +30,8 @@ const MAX_PROTOCOLS: usize = 1024;
 /// `ns_server_new`, `ns_server_reload_tls` or `ns_socket_starttls`.
 ///
 /// TLS 1.2 and 1.3, with forward secrecy and authenticated encryption only.
-/// Sessions resume by tickets, whose keys rotate every 6 hours. No early data, no
-/// renegotiation.
+/// Sessions resume by tickets, whose keys are the process's own and rotate every 6
+/// hours, or yours: `ns_tls_set_ticket_keys`. No early data, no renegotiation.
 ///
 /// A setter returns 0 or a negative status; NS_ERR_STATE means that the object is
 /// frozen. The object remembers the first failure of a setter, and whatever uses
@@ -54,6 +54,18 @@ impl ns_tls {
             lock(&self.failure).remember(error);
         }
         result
+    }
+
+    /// A change that an object in use takes too: there its failure changes nothing,
+    /// so it ends no service.
+    fn change_any_time(
+        &self,
+        change: impl FnOnce(&TlsConfig) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        match &self.config {
+            Some(config) if config.check_unused().is_err() => change(config),
+            _ => self.change(change),
+        }
     }
 
     pub(super) fn config(&self) -> Option<&TlsConfig> {
@@ -337,6 +349,46 @@ pub unsafe extern "C" fn ns_tls_set_min_version(tls: *mut ns_tls, version: i32) 
 #[no_mangle]
 pub unsafe extern "C" fn ns_tls_set_tickets(tls: *mut ns_tls, tickets: i32) -> ns_status {
     unsafe { set(tls, |config| config.set_tickets(flag(tickets, "tickets")?)) }
+}
+
+/// The length of a key of tickets in bytes: a name (16), a key for AES-256-CBC (32)
+/// and one for HMAC-SHA256 (32), in this order.
+pub const NS_TLS_TICKET_KEY_LEN: usize = 80;
+const _: () = assert!(NS_TLS_TICKET_KEY_LEN == crate::TICKET_KEY_LEN);
+
+/// Sets the keys of tickets, so that other processes with the same keys resume the
+/// sessions of this one: `len` bytes, which are 1 to 16 keys of
+/// NS_TLS_TICKET_KEY_LEN random bytes, one behind the other. Without it the keys
+/// are the process's own.
+///
+/// The tickets are those that RFC 5077, 4, recommends. The first key seals new
+/// ones; each key opens those that it sealed, for 12 hours. A ticket that no key
+/// opens leads to a full handshake. With `ns_tls_set_tickets` 0 no key is used.
+///
+/// The one setter that a frozen object takes, at any time: handshakes that begin
+/// from now on use the new keys, in every service, reload and STARTTLS that uses
+/// the object. To rotate without a full handshake: give all processes the new key
+/// as the second one, then as the first with the old one behind it, and 12 hours
+/// later leave the old one out. Who has a key can read and forge tickets: keep it
+/// as secret as the certificate's key, and make a new one at least weekly (RFC 9325,
+/// 3.4). Copied; wipe yours. The library wipes its copy when no handshake uses it
+/// any more.
+///
+/// Returns: 0, or NS_ERR_INVALID (NULL, another length): then the keys stay as they
+/// were. An object in use does not remember this failure.
+/// [any]
+#[no_mangle]
+pub unsafe extern "C" fn ns_tls_set_ticket_keys(
+    tls: *mut ns_tls,
+    keys: *const c_void,
+    len: usize,
+) -> ns_status {
+    status(|| {
+        let tls = unsafe { object(tls, "TLS object") }?;
+        tls.change_any_time(|config| {
+            config.set_ticket_keys(unsafe { memory(keys, len, "ticket keys") }?)
+        })
+    })
 }
 
 /// Sets how many sessions are kept in memory, for clients that resume without

@@ -8,6 +8,7 @@ mod services;
 mod settings;
 mod starttls;
 mod streams;
+mod tickets;
 mod upgrade_ends;
 
 use crate::api::{client_config, client_config_of, older, AUTHORITY};

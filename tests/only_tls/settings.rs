@@ -6,7 +6,7 @@ use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A handler that reports what was agreed.
-fn informing() -> (Hooks, Events<TlsInfo>) {
+pub(super) fn informing() -> (Hooks, Events<TlsInfo>) {
     let (log, infos) = events();
     let hooks = Hooks::new(move |_, socket| {
         if text(socket)?.is_empty() {
@@ -18,7 +18,7 @@ fn informing() -> (Hooks, Events<TlsInfo>) {
     (hooks, infos)
 }
 
-fn visit(server: &Server, config: ClientConfig, name: &str) -> CertificateDer<'static> {
+pub(super) fn visit(server: &Server, config: ClientConfig, name: &str) -> CertificateDer<'static> {
     let mut client = client_with(server, config, name);
     client.send("x");
     client.expect("noted");

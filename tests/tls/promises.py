@@ -186,7 +186,9 @@ def resumed_while_valid(mode):
     ca = ["--mode", "lines", "--client-ca", pem("ca")]
     with contextlib.ExitStack() as stack:
         clients = []
-        for options in [[], ["--client-optional"], ["--no-tickets", "--cache", "10"]]:
+        for options in [
+            [], ["--client-optional"], ["--ticket-keys", "01" * 80], ["--no-tickets", "--cache", "10"]
+        ]:
             server = stack.enter_context(serving(mode, *ca, *options))
             for version in VERSIONS:
                 made = context(version, name)

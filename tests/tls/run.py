@@ -8,10 +8,11 @@ import harness
 import clients
 import hostile
 import promises
+import tickets
 
 if __name__ == "__main__":
     arguments = harness.parse_arguments()
     common.make_certificates()
-    modules = [clients, promises, hostile]
+    modules = [clients, promises, tickets, hostile]
     listed = [check for module in modules for check in module.checks()]
     harness.main("tls", common.in_both_modes(listed), arguments.only)

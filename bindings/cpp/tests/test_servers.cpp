@@ -230,6 +230,8 @@ TEST(tls_takes_certificates) {
     CHECK_FAILS(netserver::tls().add_cert_der({chain, chain}, key), NS_ERR_CERTIFICATE);
     netserver::server server("0", echo, netserver::config().tls(tls));
     CHECK_FAILS(tls.tickets(true), NS_ERR_STATE); // frozen
+    tls.ticket_keys(std::string(2 * NS_TLS_TICKET_KEY_LEN, 'k'));
+    CHECK_FAILS(tls.ticket_keys(std::string(1, 'k')), NS_ERR_INVALID);
     server.reload_tls(other);
     CHECK_FAILS(server.reload_tls(netserver::tls()), NS_ERR_CERTIFICATE);
     CHECK_FAILS(server.reload_tls(other, 1), NS_ERR_INVALID);
