@@ -1,4 +1,5 @@
-/* status: answers every request with the server's own status, as a web page of plain text.
+/* status: answers every request with the server's own status, as a web page of plain text, and
+ * one for /metrics with what Prometheus reads.
  *
  *   status [-n] [-t THREADS] [SERVICE]
  *
@@ -31,21 +32,36 @@ static char *status_text(ns_server *srv) {
     return text;
 }
 
+/* As above; the numbers may grow between the two calls. */
+static char *metrics_text(ns_server *srv) {
+    size_t size = ns_server_metrics(srv, NULL, 0) + 256;
+    char *text = (char *)malloc(size);
+    if (text != NULL)
+        ns_server_metrics(srv, text, size);
+    return text;
+}
+
 static int32_t handler(ns_server *srv, ns_socket *socket, void *user_data) {
     char request[4096], head[128];
     const void *parts[2];
     size_t sizes[2];
+    const char *type = "text/plain";
     ns_status sent;
     char *text;
     int64_t n = ns_socket_recv(socket, request, sizeof request);
     (void)user_data;
     if (n < 0)
         return (int32_t)n;
-    text = status_text(srv);
+    if (n >= 13 && memcmp(request, "GET /metrics ", 13) == 0) {
+        type = "text/plain; version=0.0.4";
+        text = metrics_text(srv);
+    } else {
+        text = status_text(srv);
+    }
     if (text == NULL)
         return NS_ERR_NO_MEMORY;
     snprintf(head, sizeof head,
-             "HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %zu\r\n\r\n",
+             "HTTP/1.0 200 OK\r\nContent-Type: %s\r\nContent-Length: %zu\r\n\r\n", type,
              strlen(text));
     parts[0] = head, sizes[0] = strlen(head);
     parts[1] = text, sizes[1] = strlen(text);

@@ -2409,6 +2409,11 @@ typedef struct ns_stats {
     uint64_t handshake_failures;
     /** Connections closed, for each NS_CLOSE_... reason. */
     uint64_t closed[32];
+    /**
+     * Resets by peers that handlers passed on (a handler that returned
+     * NS_ERR_RESET after one); not among `handler_errors`.
+     */
+    uint64_t peer_resets;
 } ns_stats;
 
 /** A snapshot of one worker or loop. */
@@ -2461,6 +2466,18 @@ ns_status ns_server_thread_stats(const ns_server *server,
  */
 size_t ns_server_report(const ns_server *server, char *buf, size_t len);
 
+/**
+ * Writes the counters as text for a monitoring system, in the format of
+ * Prometheus. The names begin with `netserver_` and stay; docs/METRICS.md lists
+ * them. The numbers of the threads add up to the totals. It allocates nothing, and
+ * writes as `snprintf` does: at most `len` bytes with the final NUL.
+ *
+ * Returns: the length of the whole text without the NUL. It may differ at the
+ * next call: leave some room. 0 for NULL, and in a child of fork(2).
+ * [any]
+ */
+size_t ns_server_metrics(const ns_server *server, char *buf, size_t len);
+
 /* ============================================================================================
  * VERSION: which library is in use
  * ============================================================================================ */
@@ -2490,7 +2507,7 @@ uint32_t ns_version_number(void);
 /**
  * Whether the library in use has a feature. The names are "blocking",
  * "non-blocking", "detach", "attach", "ipv6", "shutdown-port", "tls", "services",
- * "unix", "systemd", "hosted", "watch", "adopt", "logger".
+ * "unix", "systemd", "hosted", "watch", "adopt", "logger", "metrics".
  *
  * Returns: 1 or 0; 0 for NULL and for other names.
  * [any]

@@ -298,8 +298,9 @@ pub(crate) fn run_on_open(server: &Server, conn: &mut Conn) -> Result<bool, Erro
 pub(crate) fn report_failure(server: &Server, conn: &mut Conn, error: Error) {
     let count_error = |conn: &Conn| conn.context.counters.handler_errors.add(1);
     // A handler that passes the peer's reset on has done nothing wrong.
-    if error.status() != Status::Reset || !conn.has_failed() {
-        count_error(conn);
+    match error.status() == Status::Reset && conn.has_failed() {
+        true => conn.context.counters.peer_resets.add(1),
+        false => count_error(conn),
     }
     let detached = conn.is_detached();
     let result = call(server, conn, |handler, server, socket| {

@@ -46,6 +46,7 @@ mod handler;
 mod linger;
 mod listener;
 mod logger;
+mod metrics;
 mod outbuf;
 mod server;
 mod service;

@@ -5,6 +5,7 @@
 mod adopt;
 mod calls;
 mod control;
+mod counters;
 mod forked;
 mod guest;
 mod handover;
@@ -16,7 +17,7 @@ mod tasks;
 mod threads;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use once_cell::sync::OnceCell;
@@ -35,7 +36,7 @@ use crate::service::Service;
 use crate::shutdown::ShutdownPort;
 use crate::socket::{is_lent, OwnedSocket, Socket};
 use crate::state::State;
-use crate::stats::{self, Stats, ThreadStats};
+use crate::stats::ThreadStats;
 use crate::tls::TlsConfig;
 
 pub(crate) use guest::Guest;
@@ -100,6 +101,8 @@ pub(crate) struct Running {
     /// Set where the program runs the only loop.
     hosted: OnceCell<Hosted>,
     uptime: OnceCell<Duration>,
+    /// Room for a snapshot of the threads, so that the metrics allocate nothing.
+    threads: Mutex<Vec<ThreadStats>>,
 }
 
 pub(crate) enum Engine {
@@ -264,61 +267,6 @@ impl Server {
         self.service_address(0)
     }
 
-    /// Returns a snapshot of the counters.
-    pub fn stats(&self) -> Stats {
-        let mut stats = Stats {
-            state: self.state(),
-            non_blocking: self.inner.config.non_blocking,
-            threads: self.inner.config.max_thread,
-            ..Stats::default()
-        };
-        let Some(running) = self.running() else { return stats };
-        stats.port = running.port;
-        stats.shutdown_port = running.shutdown_port();
-        stats.uptime = *running.uptime.get().unwrap_or(&running.started.elapsed());
-        for context in running.engine.contexts() {
-            stats.add(&context.counters);
-            stats.active_threads += u32::from(context.counters.open.get() > 0);
-        }
-        if let Engine::Pool(pool) = &running.engine {
-            pool.lobby(|context, waiting| {
-                stats.add(&context.counters);
-                stats.waiting = waiting;
-                // The lobby counts all accepted connections. Each seat counts
-                // those of them that it serves, so the sum would be too high.
-                stats.accepted = context.counters.accepted.get();
-            });
-        }
-        stats.handler_errors += running.shutdown.as_ref().map_or(0, ShutdownPort::handler_errors);
-        stats.handler_errors += running.guest.get().map_or(0, Seen::handler_errors);
-        stats
-    }
-
-    /// Returns a snapshot of the counters of one worker or loop; `None` for an
-    /// index out of range and before `start`.
-    pub fn thread_stats(&self, index: usize) -> Option<ThreadStats> {
-        let running = self.running()?;
-        let context = running.engine.contexts().into_iter().nth(index)?;
-        Some(ThreadStats::of(index, &context.counters))
-    }
-
-    /// Returns the status as text for people.
-    pub fn report(&self) -> String {
-        if let Err(error) = self.check_process() {
-            return format!("{error}\n");
-        }
-        let running = self.running();
-        let contexts = running.iter().flat_map(|running| running.engine.contexts());
-        let numbered = contexts.enumerate();
-        let threads: Vec<_> =
-            numbered.map(|(i, context)| ThreadStats::of(i, &context.counters)).collect();
-        let addresses = match &running {
-            Some(running) => running.addresses.concat(),
-            None => self.inner.services.names(),
-        };
-        stats::report(&addresses.join(", "), &self.stats(), &threads)
-    }
-
     /// Takes a connection out of a non-blocking server. Any callback of the
     /// connection but `on_close` may do that. The caller owns the new socket,
     /// which is in blocking mode and immediately usable on any thread. The
@@ -428,10 +376,12 @@ impl Engine {
         }
     }
 
-    fn contexts(&self) -> Vec<&Arc<ThreadContext>> {
-        match self {
-            Engine::Pool(pool) => pool.contexts().collect(),
-            Engine::Loops(loops) => loops.contexts().collect(),
-        }
+    fn contexts(&self) -> impl Iterator<Item = &Arc<ThreadContext>> {
+        let (pool, loops) = match self {
+            Engine::Pool(pool) => (Some(pool), None),
+            Engine::Loops(loops) => (None, Some(loops)),
+        };
+        let seats = pool.into_iter().flat_map(|pool| pool.contexts());
+        seats.chain(loops.into_iter().flat_map(|loops| loops.contexts()))
     }
 }

@@ -59,6 +59,7 @@ pub(crate) struct Counters {
     pub bytes_out: Count,
     pub calls: Count,
     pub handler_errors: Count,
+    pub peer_resets: Count,
     pub accept_errors: Count,
     pub handshakes: Count,
     pub handshake_failures: Count,
@@ -109,8 +110,11 @@ pub struct Stats {
     /// Bytes that the kernel accepted for sending; over TLS the encrypted
     /// ones.
     pub bytes_out: u64,
-    /// Failed handlers, hooks and exception handlers.
+    /// Failed handlers, hooks and exception handlers; without the resets by
+    /// peers that handlers pass on.
     pub handler_errors: u64,
+    /// Resets by peers that handlers passed on.
+    pub peer_resets: u64,
     /// Failures to accept.
     pub accept_errors: u64,
     /// TLS handshakes completed.
@@ -127,24 +131,30 @@ impl Stats {
         self.closed.iter().sum()
     }
 
-    pub(crate) fn add(&mut self, c: &Counters) {
-        self.accepted += c.accepted.get();
+    /// Adds the counters of a thread, and returns those that are shown by
+    /// thread. Each counter is read once: so the threads add up to the totals.
+    pub(crate) fn add(&mut self, index: usize, c: &Counters) -> ThreadStats {
+        let thread = ThreadStats::of(index, c);
+        self.active_threads += u32::from(thread.active > 0);
+        self.accepted += thread.accepted;
         self.attached += c.attached.get();
         self.adopted += c.adopted.get();
         self.refused += c.refused.get();
-        self.open += c.open.get();
+        self.open += thread.active;
         self.detached += c.detached.get();
         self.drained += c.drained.get();
         self.cut += c.cut.get();
-        self.bytes_in += c.bytes_in.get();
-        self.bytes_out += c.bytes_out.get();
-        self.handler_errors += c.handler_errors.get();
+        self.bytes_in += thread.bytes_in;
+        self.bytes_out += thread.bytes_out;
+        self.handler_errors += thread.handler_errors;
+        self.peer_resets += c.peer_resets.get();
         self.accept_errors += c.accept_errors.get();
         self.handshakes += c.handshakes.get();
         self.handshake_failures += c.handshake_failures.get();
         for (sum, count) in self.closed.iter_mut().zip(&c.closed) {
             *sum += count.get();
         }
+        thread
     }
 }
 
@@ -231,8 +241,13 @@ fn write_report(
     }
     writeln!(
         out,
-        "Refused {}, drained {}, cut {}, handler errors {}, accept errors {}",
-        stats.refused, stats.drained, stats.cut, stats.handler_errors, stats.accept_errors
+        "Refused {}, drained {}, cut {}, handler errors {}, peer resets {}, accept errors {}",
+        stats.refused,
+        stats.drained,
+        stats.cut,
+        stats.handler_errors,
+        stats.peer_resets,
+        stats.accept_errors
     )?;
     if stats.handshakes + stats.handshake_failures > 0 {
         let (done, failed) = (stats.handshakes, stats.handshake_failures);

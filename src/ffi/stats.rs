@@ -9,7 +9,7 @@ use std::mem;
 use super::error::ns_status;
 use super::handles::server_of;
 use super::server::ns_server;
-use super::support::{fill, give_text, guard, status};
+use super::support::{fill, give_text, guard, status, write_text};
 use crate::{Error, Stats, Status, ThreadStats};
 
 /// A snapshot of a server. When nothing changes: accepted + attached +
@@ -63,6 +63,9 @@ pub struct ns_stats {
     pub handshake_failures: u64,
     /// Connections closed, for each NS_CLOSE_... reason.
     pub closed: [u64; 32],
+    /// Resets by peers that handlers passed on (a handler that returned
+    /// NS_ERR_RESET after one); not among `handler_errors`.
+    pub peer_resets: u64,
 }
 
 /// A snapshot of one worker or loop.
@@ -114,6 +117,7 @@ impl From<Stats> for ns_stats {
             handshakes: s.handshakes,
             handshake_failures: s.handshake_failures,
             closed,
+            peer_resets: s.peer_resets,
         }
     }
 }
@@ -185,8 +189,29 @@ pub unsafe extern "C" fn ns_server_report(
     })
 }
 
+/// Writes the counters as text for a monitoring system, in the format of
+/// Prometheus. The names begin with `netserver_` and stay; docs/METRICS.md lists
+/// them. The numbers of the threads add up to the totals. It allocates nothing, and
+/// writes as `snprintf` does: at most `len` bytes with the final NUL.
+///
+/// Returns: the length of the whole text without the NUL. It may differ at the
+/// next call: leave some room. 0 for NULL, and in a child of fork(2).
+/// [any]
+#[no_mangle]
+pub unsafe extern "C" fn ns_server_metrics(
+    server: *const ns_server,
+    buf: *mut c_char,
+    len: usize,
+) -> usize {
+    guard(0, || {
+        let server = unsafe { server_of(server) };
+        let write = |room: &mut [u8]| server.map_or(0, |s| s.server.write_metrics(room));
+        unsafe { write_text(buf, len, write) }
+    })
+}
+
 /// No padding: 6 and 2 words of 32 bits, the rest of 64.
 const _: () = {
-    assert!(mem::size_of::<ns_stats>() == 6 * 4 + (16 + 32) * 8);
+    assert!(mem::size_of::<ns_stats>() == 6 * 4 + (16 + 32 + 1) * 8);
     assert!(mem::size_of::<ns_thread_stats>() == 2 * 4 + 6 * 8);
 };

@@ -225,6 +225,28 @@ pub(super) unsafe fn give_text(text: &str, buf: *mut c_char, len: usize) -> usiz
     text.len()
 }
 
+/// Has `write` make a text in the program's buffer, as `give_text` copies one.
+/// `write` gets the room without that of the NUL, and returns the length of the
+/// whole text.
+///
+/// # Safety
+/// `buf` is NULL or has `len` bytes that can be written.
+pub(super) unsafe fn write_text(
+    buf: *mut c_char,
+    len: usize,
+    write: impl FnOnce(&mut [u8]) -> usize,
+) -> usize {
+    if buf.is_null() || len == 0 {
+        return write(&mut []);
+    }
+    let room = (len - 1).min(MAX_LEN);
+    // SAFETY: the caller has them, and they are only written to.
+    let length = write(unsafe { slice::from_raw_parts_mut(buf.cast(), room) });
+    // SAFETY: room < len.
+    unsafe { buf.add(length.min(room)).write(0) };
+    length
+}
+
 /// Copies bytes to the program, at most `len`. Returns how many there are.
 ///
 /// # Safety

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -111,6 +111,7 @@ impl Server {
             started: Instant::now(),
             hosted: OnceCell::new(),
             uptime: OnceCell::new(),
+            threads: Mutex::new(Vec::with_capacity(config.max_thread as usize)),
         };
         Ok((Arc::new(running), Parts { pollers, listeners }))
     }

@@ -134,11 +134,45 @@ static void report(void)
     CHECK_IS(ns_server_free(server), NS_OK);
 }
 
+/* F4, MT3: The metrics, in a buffer of any size, at any time. */
+static void metrics(void)
+{
+    ns_server *server = ns_server_new("127.0.0.1:0", echo, NULL, NULL, NULL, NULL);
+    char text[16384], begin[64];
+    size_t length;
+
+    CHECK_IS(ns_has_feature("metrics"), 1);
+    CHECK(ns_server_metrics(server, text, sizeof text) > 0);
+    CHECK(strstr(text, "\nnetserver_state 0\n") != NULL);
+    CHECK_IS(ns_server_start(server, NS_START_BACKGROUND, NULL), NS_OK);
+    length = ns_server_metrics(server, text, sizeof text);
+    CHECK(length > 0 && length < sizeof text);
+    CHECK_IS(strlen(text), length);
+    CHECK(strstr(text, "\nnetserver_state 2\n") != NULL);
+    CHECK(strstr(text, "\nnetserver_thread_open_connections{thread=\"0\"} 0\n") != NULL);
+    CHECK(ns_server_metrics(server, NULL, 0) > 0);
+    CHECK(ns_server_metrics(server, NULL, SIZE_MAX) > 0);
+    memset(begin, 'x', sizeof begin);
+    CHECK(ns_server_metrics(server, begin, 1) > 0);
+    CHECK_IS(begin[0], 0);
+    CHECK_IS(begin[1], 'x');
+    CHECK(ns_server_metrics(server, begin, sizeof begin) > sizeof begin);
+    CHECK_IS(strlen(begin), sizeof begin - 1);
+    CHECK(strncmp(begin, text, sizeof begin - 1) == 0);
+    CHECK_IS(ns_server_metrics(NULL, begin, sizeof begin), 0);
+    CHECK_TEXT(begin, "");
+    CHECK_IS(ns_server_stop(server), NS_OK);
+    ns_server_metrics(server, text, sizeof text);
+    CHECK(strstr(text, "\nnetserver_state 4\n") != NULL);
+    CHECK_IS(ns_server_free(server), NS_OK);
+}
+
 int main(void)
 {
     RUN(counters_blocking);
     RUN(counters_non_blocking);
     RUN(other_sizes);
     RUN(report);
+    RUN(metrics);
     return 0;
 }

@@ -577,6 +577,30 @@ def status(mode):
         server.stop()
 
 
+def metrics(mode):
+    """MT1: promtool finds no fault in the metrics, and the counters count."""
+    with Program([c("status"), "-t", "2"] + mode + ["0"]) as server:
+        port = server.port()
+        for count in 1, 2:
+            answer = exchange(connect(port), b"GET /metrics HTTP/1.0\r\nHost: here\r\n\r\n")
+            head, text = answer.decode().split("\r\n\r\n", 1)
+            contains(head, "Content-Type: text/plain; version=0.0.4")
+            contains(head, f"Content-Length: {len(text)}")
+            contains(text, f"\nnetserver_accepted_connections_total {count}\n")
+        promtool = subprocess.run(
+            [harness.ROOT / "scripts" / "promtool"], capture_output=True, text=True, check=True
+        )
+        done = subprocess.run(
+            [promtool.stdout.strip(), "check", "metrics"],
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=harness.patience,
+        )
+        equal((done.returncode, done.stdout, done.stderr), (0, "", ""))
+        server.stop()
+
+
 # -- make run ---------------------------------------------------------------------------------
 
 
@@ -639,6 +663,7 @@ def checks():
     add("detach: stop while working", detach_stop_while_working)
     for name, mode in modes:
         add(f"status {name}", status, mode)
+        add(f"metrics {name}", metrics, mode)
     for name, mode in modes:
         add(f"echo --cert {name}", echo_tls, mode)
         add(f"echo --client-ca {name}", echo_client_ca, mode)

@@ -379,12 +379,12 @@ fn a_reset_is_no_failure_of_the_handler() {
             client.reset();
             assert_eq!(errors.next(), Status::Reset);
             wait_idle(&server);
-            assert_eq!(server.stats().handler_errors, 0);
+            assert_eq!((server.stats().handler_errors, server.stats().peer_resets), (0, 1));
             let mut client = Client::connect(&server).saying("own");
             client.expect_gone();
             drop(client);
             wait_idle(&server);
-            assert_eq!(server.stats().handler_errors, 1);
+            assert_eq!((server.stats().handler_errors, server.stats().peer_resets), (1, 1));
         }
     });
 }

@@ -31,6 +31,7 @@ mod ipv6;
 mod lifecycle;
 mod limits;
 pub mod logger;
+mod metrics;
 mod nearby;
 mod non_blocking;
 mod readiness;

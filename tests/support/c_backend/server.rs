@@ -238,6 +238,10 @@ impl Server {
         text_of(|buf, len| unsafe { ns_server_report(self.raw(), buf, len) })
     }
 
+    pub fn metrics(&self) -> String {
+        text_of(|buf, len| unsafe { ns_server_metrics(self.raw(), buf, len) })
+    }
+
     pub fn stats(&self) -> Stats {
         let mut raw: ns_stats = unsafe { std::mem::zeroed() };
         let code = unsafe { ns_server_stats(self.raw(), &mut raw, size_of::<ns_stats>()) };
@@ -262,6 +266,7 @@ impl Server {
         stats.bytes_in = raw.bytes_in;
         stats.bytes_out = raw.bytes_out;
         stats.handler_errors = raw.handler_errors;
+        stats.peer_resets = raw.peer_resets;
         stats.accept_errors = raw.accept_errors;
         stats.handshakes = raw.handshakes;
         stats.handshake_failures = raw.handshake_failures;
