@@ -35,7 +35,6 @@ COMPILERS = {".c": ("CC", "cc", "-std=c99"), ".cc": ("CXX", "c++", "-std=c++17")
 OURS_LINKED = [f"-I{ROOT / 'include'}", f"-L{TARGET / 'release'}", "-lnetserver",
                f"-Wl,-rpath,{TARGET / 'release'}"]  # fmt: skip
 LIBRARIES = {
-    "store": OURS_LINKED,
     "hosted": OURS_LINKED,
     "fan": OURS_LINKED,
     "subscribers": [],
@@ -126,6 +125,11 @@ def build_rust_peers():
         check=True,
     )
     return {name: target / "release" / name for name in RUST_PEERS}
+
+
+def example(name):
+    """Returns the path of an example, which make has built."""
+    return TARGET / "examples-c" / name
 
 
 def peer(name):

@@ -1,10 +1,11 @@
 /* load: loads an echo server, or a store, on loopback and checks every byte that comes back.
  *
- *   load [OPTIONS] echo|churn|get PORT
+ *   load [OPTIONS] echo|churn|get|set PORT
  *
  *   echo   messages over lasting connections
  *   churn  one message per connection: connect, send, receive, end, close
  *   get    as echo, where a message is redis's GET of a key whose value has 64 bytes
+ *   set    as get, with SET
  *
  *   -c N   connections at once (1)
  *   -s N   bytes of a message (64)
@@ -14,7 +15,7 @@
  *   -r     with churn: each connection resumes an earlier session, or it is a failure
  *   -n N   one burst of N operations; without it each line of the standard input is such an N
  *
- * An operation is a message of echo or get, a connection of churn. Prints "ready" when the lasting
+ * An operation is a message of echo, get or set, a connection of churn. Prints "ready" when the lasting
  * connections are there, then for each burst one line of JSON: seconds, the quantiles of the time
  * of an operation in microseconds, the cipher suite. Exits at the end of the input: 0, or 1 after
  * a wrong byte, one too many, or a connection that ended early.
@@ -60,16 +61,18 @@ typedef struct {
 } conn;
 
 static struct {
-    int churn, get, tls, resume;
+    const char *command; /* of redis, or NULL: all messages are this one */
+    int churn, tls, resume;
     unsigned long connections, size, depth, idle, burst, port;
-} opt = {0, 0, 0, 0, 1, 64, 1, 0, 0, 0};
+} opt = {NULL, 0, 0, 0, 1, 64, 1, 0, 0, 0};
 
 #define VALUE "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 #define SET "*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$64\r\n" VALUE "\r\n"
 #define GET "*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n"
+#define OK "+OK\r\n"
 #define ANSWER "$64\r\n" VALUE "\r\n"
 
-/* What is sent, and what comes back; the same but for `get`. */
+/* What is sent, and what comes back; the same but for a command. */
 static unsigned char pattern[PERIOD + CHUNK], answers[PERIOD + CHUNK], input[CHUNK];
 static unsigned long period = PERIOD, answer_period = PERIOD, answer_size;
 static int poller;
@@ -125,11 +128,11 @@ static void repeat(unsigned char *place, const char *text) {
         place[i] = (unsigned char)text[i % len];
 }
 
-static void fill_gets(void) {
-    repeat(pattern, GET);
-    repeat(answers, ANSWER);
-    period = opt.size = sizeof GET - 1;
-    answer_period = answer_size = sizeof ANSWER - 1;
+static void fill_commands(const char *answer) {
+    repeat(pattern, opt.command);
+    repeat(answers, answer);
+    period = opt.size = strlen(opt.command);
+    answer_period = answer_size = strlen(answer);
 }
 
 static const unsigned char *at(const conn *c, uint64_t position) {
@@ -183,7 +186,7 @@ static void open_conn(conn *c) {
     if (epoll_ctl(poller, EPOLL_CTL_ADD, c->fd, &event) != 0)
         die("epoll_ctl: %s", strerror(errno));
     c->goal = c->sent = c->received = 0;
-    c->offset = opt.get ? 0 : connections++ * 7919;
+    c->offset = opt.command ? 0 : connections++ * 7919;
     c->established = !opt.tls;
     c->ending = 0;
     if (opt.tls) {
@@ -280,7 +283,7 @@ static void begin_messages(conn *c, unsigned long burst) {
 /* Checks what came and counts the messages that it completes. */
 static void check(conn *c, size_t n) {
     const uint64_t before = c->received / answer_size;
-    const uint64_t due = opt.get ? c->sent / opt.size * answer_size : c->sent;
+    const uint64_t due = opt.command ? c->sent / opt.size * answer_size : c->sent;
     const double t = now();
     uint64_t message;
     if (c->received + n > due)
@@ -476,7 +479,7 @@ static void set_value(void) {
             die("the store does not set the value");
         c.received += (uint64_t)n;
     }
-    if (c.received != 5 || memcmp(input, "+OK\r\n", 5) != 0)
+    if (c.received != 5 || memcmp(input, OK, 5) != 0)
         die("the store does not set the value");
     close_conn(&c);
 }
@@ -513,9 +516,10 @@ static void parse(int argc, char **argv) {
     if (argc != optind + 2)
         die("see the top of load.c");
     opt.churn = strcmp(argv[optind], "churn") == 0;
-    opt.get = strcmp(argv[optind], "get") == 0;
-    if (!opt.churn && !opt.get && strcmp(argv[optind], "echo") != 0)
-        die("neither echo nor churn nor get: %s", argv[optind]);
+    if (strcmp(argv[optind], "get") == 0 || strcmp(argv[optind], "set") == 0)
+        opt.command = argv[optind][0] == 'g' ? GET : SET;
+    if (!opt.churn && !opt.command && strcmp(argv[optind], "echo") != 0)
+        die("neither echo nor churn nor get nor set: %s", argv[optind]);
     if (opt.resume && !opt.churn)
         die("echo resumes nothing");
     if (opt.churn && (opt.idle != 0 || opt.depth != 1))
@@ -531,8 +535,8 @@ int main(int argc, char **argv) {
     parse(argc, argv);
     signal(SIGPIPE, SIG_IGN); /* OpenSSL writes without MSG_NOSIGNAL */
     raise_limit();
-    if (opt.get) {
-        fill_gets();
+    if (opt.command) {
+        fill_commands(strcmp(opt.command, GET) == 0 ? ANSWER : OK);
     } else {
         fill_pattern();
         memcpy(answers, pattern, sizeof answers);
@@ -544,7 +548,7 @@ int main(int argc, char **argv) {
     if (poller < 0)
         die("epoll_create1: %s", strerror(errno));
     total = opt.connections + opt.idle;
-    if (opt.get)
+    if (opt.command)
         set_value();
     conns = (conn *)allocate(total, sizeof *conns);
     for (i = 0; i < total; i++) {

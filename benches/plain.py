@@ -10,8 +10,8 @@ import statistics
 import tempfile
 
 from common import (
-    STEP_TIMEOUT_S, Load, Server, build, calls_per_operation, compare, hosts_congestion,
-    idle_memory, peer, per_operation, ratio,
+    STEP_TIMEOUT_S, Load, Server, build, calls_per_operation, compare, example, hosts_congestion,
+    idle_memory, peer,
 )  # fmt: skip
 from report import OURS, Goal, Section, Workload, amounts, costs, number, ratio_text
 
@@ -124,28 +124,22 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def store(args, title):
-    method = (
-        "An operation is redis's GET of a value of 64 B; 64 connections with 16 requests in flight "
-        "each. Our store sends each reply by itself; by_hand is the same program that collects the "
-        "replies of a call of its handler and sends them at once. redis-server keeps nothing on "
-        "disk."
-    )
-    redis = ["redis-server", "--port", free_port(), "--save", "", "--appendonly", "no"]
-    servers = {
-        OURS: [build("store"), "127.0.0.1:0"],
-        "by_hand": [build("store"), "-b", "127.0.0.1:0"],
-        "redis-server": [*redis, "--bind", "127.0.0.1"],
-    }
-    options = ["-c", "64", "-d", "16", "get"]
-    calls = {name: calls_per_operation(args, argv, options, least=2048)
-             for name, argv in servers.items()}  # fmt: skip
-    results = compare(args, servers, options, least=2048)
-    section = costs(title, method, results, calls, "by_hand", 1.2)
-    cpu = {name: per_operation(bursts) for name, bursts in results.items()}
-    of_redis = ratio(cpu[OURS], cpu["redis-server"])[0]
-    section.goals.append(Goal("CPU time, of redis-server", of_redis, 1.0))
-    return section
+def store(command):
+    def measure(args, title):
+        method = (
+            f"An operation is redis's {command.upper()} of a value of 64 B; 64 connections with 16 "
+            "requests in flight each. Ours is [the store example](../examples-c/store.c), in which "
+            "each reply is a send. redis-server keeps nothing on disk."
+        )
+        redis = ["redis-server", "--port", free_port(), "--save", "", "--appendonly", "no"]
+        servers = {
+            OURS: [example("store"), "127.0.0.1:0"],
+            "redis-server": [*redis, "--bind", "127.0.0.1"],
+        }
+        options = ["-c", "64", "-d", "16", command]
+        return cost(args, title, method, servers, options, 1.0, 0.14, least=2048)
+
+    return Workload(f"store, {command.upper()}, 16 deep", measure, quick=command == "get")
 
 
 def hosted(args, title):
@@ -283,7 +277,8 @@ WORKLOADS = [
     echo("echo 64 B, 64 connections, 16 deep", ["-c", "64", "-d", "16"], 1.02),
     echo("echo 16 KiB, 64 connections", ["-c", "64", "-s", "16384"], 1.02, quick=True),
     echo("echo 1 MiB, 1 connection", ["-s", "1048576"], 0.68, quick=True),
-    Workload("store, 16 deep, a send per reply", store, quick=True),
+    store("get"),
+    store("set"),
     Workload("hosted, by poll(2), 64 connections", hosted, quick=True),
     broadcast(1000),
     broadcast(10_000),

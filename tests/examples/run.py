@@ -19,6 +19,7 @@ import urllib.request
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import harness
 import relaying
+import store
 from harness import Program, connect, contains, equal, exchange
 
 MEGABYTE = os.urandom(1 << 20)
@@ -678,6 +679,7 @@ def checks():
     add("relay stop", relay_stop, list, lambda: None)
     add("relay --cert stop", relay_stop, pair, tls_context)
     add("relay bad arguments", relay_bad_arguments)
+    all_checks.extend(store.CHECKS)
     if harness.under == "native":
         add("relay before HTTP", relay_http)
     if harness.under == "native":
