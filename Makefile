@@ -46,7 +46,7 @@ CAMPAIGNS := $(patsubst tests/campaigns/%.py,%,$(filter-out %/common.py,$(wildca
 LINK = -L$(OUT) -lnetserver -pthread -Wl,-rpath,'$$ORIGIN/$(1)release'
 
 .DELETE_ON_ERROR:
-.PHONY: build help run test test-bindings lint oracle campaign-oracle install uninstall clean deps \
+.PHONY: build help run test test-bindings test-status-page lint oracle campaign-oracle install uninstall clean deps \
 	c-tests hosts examples-rust asan-programs campaign-server asan hammer-asan memcheck audit bench bench-deps bench-quick bench-tls bench-bindings campaigns $(CAMPAIGNS:%=campaign-%)
 
 build: $(SO) $(ARCHIVE) $(EXAMPLE_PROGRAMS) ## build the shared and the static library and the C examples (default)
@@ -75,7 +75,7 @@ $(ARCHIVE): $(RUST_SOURCES) scripts/make-archive tests/c/symbols.txt
 
 # -- C programs -------------------------------------------------------------------------------
 
-$(TARGET)/examples-c/%: examples-c/%.c examples-c/serve.h $(HEADER) $(SO)
+$(TARGET)/examples-c/%: examples-c/%.c $(wildcard examples-c/*.h) $(HEADER) $(SO)
 	@mkdir -p $(@D)
 	$(CC) -std=c99 $(STRICT) $(CFLAGS) -Iinclude -o $@ $< $(call LINK,../)
 
@@ -116,7 +116,7 @@ $(ASAN_ARCHIVE): $(RUST_SOURCES) $(ARCHIVE)
 		$(CARGO) rustc --lib --features $(FEATURES) --crate-type staticlib --target $(HOST) --target-dir $(TARGET)/asan/rust
 	$(INSTALL) -m 644 $(TARGET)/asan/rust/$(HOST)/debug/libnet_server.a $@
 
-$(TARGET)/asan/examples-c/%: examples-c/%.c examples-c/serve.h $(HEADER) $(ASAN_ARCHIVE)
+$(TARGET)/asan/examples-c/%: examples-c/%.c $(wildcard examples-c/*.h) $(HEADER) $(ASAN_ARCHIVE)
 	@mkdir -p $(@D)
 	$(CC) -std=c99 $(STRICT) $(ASAN_CFLAGS) -Iinclude -o $@ $< $(ASAN_LINK)
 
@@ -173,6 +173,10 @@ campaign-oracle: ## run the oracle for 20 minutes of each mode
 
 test-bindings: deps build ## set up and check the bindings [LANGUAGES="cpp python …"]; scripts/test-bindings --quick is shorter
 	scripts/test-bindings $(LANGUAGES)
+
+test-status-page: deps $(TARGET)/examples-c/status ## look at the page of the example status in a headless Chromium
+	@scripts/deps chromedriver chromium-driver
+	$(PYTHON) tests/status_page.py
 
 memcheck: deps build c-tests ## run the C examples and C tests under valgrind
 	$(PYTHON) tests/c/run.py --under valgrind

@@ -3,6 +3,7 @@
 
 import functools
 import http.server
+import json
 import os
 import pathlib
 import signal
@@ -567,15 +568,42 @@ def detach_stop_while_working():
 def status(mode):
     with Program([c("status"), "-t", "2"] + mode + ["0"]) as server:
         port = server.port()
-        answer = exchange(connect(port), b"GET / HTTP/1.0\r\nHost: here\r\n\r\n").decode()
+        answer = exchange(connect(port), b"GET /report HTTP/1.1\r\nHost: here\r\n\r\n").decode()
         head, body = answer.split("\r\n\r\n", 1)
-        contains(head, "HTTP/1.0 200 OK")
+        contains(head, "HTTP/1.1 200 OK")
         contains(head, f"Content-Length: {len(body)}")
         contains(body, "Total thread count: 2")
         contains(body, "    - active sockets ")
         contains(body, "accepted 1, ")
         contains(exchange(connect(port), b"?").decode(), "accepted 2, ")
+        # `make test-status-page` looks at the page in a browser.
+        page = exchange(connect(port), b"GET / HTTP/1.1\r\nHost: here\r\n\r\n").decode()
+        contains(page, "Content-Security-Policy: default-src 'none';")
+        contains(page, "</html>\n")
         server.stop()
+
+
+def status_events(mode):
+    """A loop goes on to send events; a worker sends one."""
+    with Program([c("status"), "-t", "2"] + mode + ["0"]) as server:
+        with connect(server.port()) as client:
+            client.sendall(b"GET /events HTTP/1.1\r\nHost: here\r\n\r\n")
+            if mode:
+                said = b""
+                while said.count(b"\n\n") < 2:
+                    said += client.recv(4096)
+            else:
+                said = harness.read_to_end(client)
+            # With the stop of a server the stream of a page ends.
+            server.stop()
+        *events, rest = said.decode().split("\r\n\r\n", 1)[1].split("\n\n")
+        equal((len(events), rest), (2 if mode else 1, ""))
+        for event in events:
+            retry, data = event.split("\n")
+            equal(retry, "retry: 1000")
+            numbers = json.loads(data.removeprefix("data: "))
+            equal((numbers["state"], numbers["open"], numbers["accepted"]), (2, 1, 1))
+            equal(sum(numbers["threads"]), 1)
 
 
 def metrics(mode):
@@ -664,6 +692,7 @@ def checks():
     add("detach: stop while working", detach_stop_while_working)
     for name, mode in modes:
         add(f"status {name}", status, mode)
+        add(f"status events {name}", status_events, mode)
         add(f"metrics {name}", metrics, mode)
     for name, mode in modes:
         add(f"echo --cert {name}", echo_tls, mode)

@@ -84,7 +84,7 @@ def unix_curl(path, mode):
     status = harness.c_program("examples-c", "status")
     with Program([status] + mode + [f"unix:{path}"]) as server:
         server.expect(f"listening on unix:{path} ")
-        page = tool(["curl", "-s", "--unix-socket", path, "http://here/"]).decode()
+        page = tool(["curl", "-s", "--unix-socket", path, "http://here/report"]).decode()
         contains(page, f"Server unix:{path}")
         server.stop()
 
