@@ -2,9 +2,9 @@
 
 require_relative "netserver/library"
 require_relative "netserver/error"
+require_relative "netserver/runner"
 require_relative "netserver/table"
 require_relative "netserver/text"
-require_relative "netserver/runner"
 require_relative "netserver/tls"
 require_relative "netserver/settings"
 require_relative "netserver/connection"

@@ -75,14 +75,36 @@ class ProcessTest < NetserverTest
     assert_ends(-2, "server.run", errors: /Interrupt/, before: "HANDLE = ->(_, data) { loop {} if data.include?('end') }") do |pid, client|
       client.write("end")
       Process.kill(:INT, pid)
-      # Ruby notes a signal for the fiber that runs. One that comes just before the fiber of the
-      # blocks goes on is seen with the next signal, where no other thread runs (see the README).
+      # One that comes just before this block is for the end of the turn, which never comes: the block
+      # sees the next one (see the README).
       Thread.new do
         loop { sleep(1) && Process.kill(:INT, pid) }
       rescue Errno::ESRCH
         nil
       end
     end
+  end
+
+  # Wherever Ruby notices the signal: in a block, or in the binding on the way to one.
+  def test_no_interrupt_is_lost
+    source = "begin\nserver.run\nrescue Interrupt\nputs 'interrupted'\nretry\nend"
+    status, = program("#{SERVER}\n#{source}") do |pid, io|
+      port = Integer(io.gets)
+      over = false
+      traffic = Array.new(4) { Thread.new { send_on(port) until over } }
+      40.times do
+        client = TCPSocket.new("127.0.0.1", port)
+        client.write("x")
+        assert_equal "x", client.readpartial(1) # it runs
+        client.close
+        Process.kill(:INT, pid)
+        assert_equal "interrupted\n", in_time { io.gets }
+      end
+      over = true
+      Process.kill(:KILL, pid)
+      traffic.each(&:join)
+    end
+    assert_equal 9, status.termsig
   end
 
   def test_at_exit

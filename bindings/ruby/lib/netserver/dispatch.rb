@@ -126,7 +126,7 @@ module Netserver
 
     # Has `run` raise it after the turn. A killed thread ends by itself.
     def leave_to_program(exception)
-      @pending ||= exception unless Runner::KILLED.equal?(exception)
+      @runner.leave(exception) unless Runner::KILLED.equal?(exception)
     end
   end
 end

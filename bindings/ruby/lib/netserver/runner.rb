@@ -18,19 +18,41 @@ module Netserver
     # A thread was killed in a block: what an attempt returns then.
     KILLED = Object.new.freeze
 
+    # A function that the library calls. What is raised outside of the blocks (Ruby raises an Interrupt
+    # wherever it notices the signal) leaves the turn: the ffi gem forgets it at the next callback.
+    def self.function(result, *arguments)
+      FFI::Function.new(result, arguments) do |*values|
+        yield(*values)
+      rescue Exception => e # rubocop:disable Lint/RescueException
+        runner = Thread.current.thread_variable_get(:netserver_runner) or raise # the call raises it
+        runner.leave(e)
+        0
+      end
+    end
+
     def initialize
       @killed = []
       @over = true
     end
 
-    # Runs a call of the library that may call back.
+    # Runs a call of the library that may call back, and then raises what is to leave it.
     def turn
       @fiber = nil unless Thread.current.equal?(@thread)
       @thread = Thread.current
+      outer = @thread.thread_variable_get(:netserver_runner)
+      @thread.thread_variable_set(:netserver_runner, self)
       Thread.handle_interrupt(LATER) { yield }
     ensure
+      @thread.thread_variable_set(:netserver_runner, outer)
       # Only now can a killed thread go on to unwind: that ends it.
       @killed.pop.resume until @killed.empty?
+      pending, @pending = @pending, nil
+      raise pending if pending
+    end
+
+    # Has the turn raise an exception when it is over.
+    def leave(exception)
+      @pending ||= exception
     end
 
     # The thread that runs the turns.
@@ -38,7 +60,7 @@ module Netserver
 
     # Calls a block and returns its value, or the exception that it raised.
     def call(block, *arguments)
-      @fiber = start unless @over && @fiber # an interrupt may have ended it
+      @fiber = start unless @over && @fiber&.alive? # an interrupt may have ended it
       @over = false
       outcome = @fiber.resume(block, arguments)
       until @over

@@ -30,7 +30,7 @@ module Netserver
     def initialize(service, **settings, &handler)
       raise ArgumentError, "a server needs a block, its handler" unless handler
 
-      @service = service.to_s
+      @service = Text.for_c(service)
       @settings = Settings.new(settings)
       @services = []
       @blocks = { on_input: handler, exception_handler: DEFAULT_EXCEPTION_HANDLER }
@@ -81,7 +81,7 @@ module Netserver
     # Adds a service before the start, with TLS of its own or without. Returns its number.
     def add_service(service, tls: nil)
       only_before_start
-      @services << [service.to_s, tls && TLS.of(tls)]
+      @services << [Text.for_c(service), tls && TLS.of(tls)]
       @services.size
     end
 
@@ -89,7 +89,7 @@ module Netserver
     def start
       only_before_start
       make
-      turn { Error.checked { |err| Library.ns_server_start(@pointer, HOSTED, err) } }
+      @runner.turn { Error.checked { |err| Library.ns_server_start(@pointer, HOSTED, err) } }
       @io = IO.for_fd(check(Library.ns_server_poll_fd(@pointer)), "r", autoclose: false)
       self
     rescue Error => e
@@ -227,17 +227,9 @@ module Netserver
       end
     end
 
-    # Runs a call that calls back, then raises what the blocks leave to the program.
-    def turn(&call)
-      @runner.turn(&call)
-    ensure
-      pending, @pending = @pending, nil
-      raise pending if pending
-    end
-
     # Does what is due. Returns false when the server has stopped.
     def step
-      status = turn { Library.ns_server_run_once(@pointer, 0) }
+      status = @runner.turn { Library.ns_server_run_once(@pointer, 0) }
       return true if status.zero?
       raise StateError, "a server stays with the process that made it" if forked?
 
@@ -264,7 +256,7 @@ module Netserver
       stop
       limit = within && (now + within)
       alone { @io.wait_readable(limit && [limit - now, 0].max) while (limit.nil? || now < limit) && step }
-      turn { Library.ns_server_stop_within(@pointer, 0) }
+      @runner.turn { Library.ns_server_stop_within(@pointer, 0) }
     end
 
     def now
@@ -272,7 +264,7 @@ module Netserver
     end
 
     def free
-      turn do
+      @runner.turn do
         check(Library.ns_server_free(@pointer))
         @pointer = 0
       end

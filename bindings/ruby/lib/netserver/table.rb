@@ -30,7 +30,7 @@ module Netserver
     end
 
     # The one drop function.
-    DROP = FFI::Function.new(:void, [:ulong]) do |number|
+    DROP = Runner.function(:void, :ulong) do |number|
       entry = remove(number)
       entry.ended if entry.is_a?(Socket)
     end

@@ -8,6 +8,14 @@ module Netserver
       strings.size == 1 ? strings[0].to_s : strings.map { |string| string.to_s.b }.join
     end
 
+    # Returns a text as a string for the library. C ends it at its first NUL, so it must have none.
+    def self.for_c(text)
+      string = text.to_s
+      raise ArgumentError, "#{string.inspect} has a NUL" if string.include?("\0")
+
+      string
+    end
+
     # Yields a buffer and its length to a call that returns the length of the whole text.
     def self.read(size = 256, &call)
       bytes(size) { |buffer, length| call.call(buffer, length) + 1 }.chomp("\0").force_encoding("UTF-8")
