@@ -121,6 +121,12 @@ int64_t int_of(const struct call *call, size_t i);
 uint64_t id_of(const struct call *call, size_t i);
 struct server *server_of(const struct call *call, size_t i);
 struct conn *conn_of(const struct call *call, size_t i);
+/* Begins a function that returns a status, and whose first argument is the server. */
+#define SERVER_OR_CLOSED(call, server)                                                             \
+    begin(&call, env, info);                                                                       \
+    server = server_of(&call, 0);                                                                  \
+    if (server == NULL)                                                                            \
+    return int_value(env, NS_ERR_CLOSED)
 bool bytes_of(const struct call *call, size_t i, void **bytes, size_t *len);
 char *text_of(const struct call *call, size_t i); /* malloc'ed; NULL for what is no string */
 napi_value number_value(napi_env env, double number);

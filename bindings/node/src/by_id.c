@@ -3,13 +3,6 @@
 
 #include <stdlib.h>
 
-/* Begins a function whose first argument is the server; NS_ERR_CLOSED where there is none. */
-#define SERVER_OR_CLOSED(call, server)                                                             \
-    begin(&call, env, info);                                                                       \
-    server = server_of(&call, 0);                                                                  \
-    if (server == NULL)                                                                            \
-    return int_value(env, NS_ERR_CLOSED)
-
 /* send(server, id, bytes) */
 static napi_value send_by_id(napi_env env, napi_callback_info info) {
     struct call call;

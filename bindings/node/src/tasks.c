@@ -3,11 +3,17 @@
 
 #include <stdlib.h>
 
-static struct task *new_task(struct server *server, int64_t number) {
-    struct task *task = malloc(sizeof *task);
+/* The task of a function whose arguments begin with a server and a number of JavaScript's; NULL where
+ * there is no such server, or no memory. */
+static struct task *begin_task(struct call *call, napi_env env, napi_callback_info info) {
+    struct server *server;
+    struct task *task;
+    begin(call, env, info);
+    server = server_of(call, 0);
+    task = server == NULL ? NULL : malloc(sizeof *task);
     if (task != NULL) {
         task->server = server;
-        task->number = (uint32_t)number;
+        task->number = (uint32_t)int_of(call, 1);
     }
     return task;
 }
@@ -15,16 +21,12 @@ static struct task *new_task(struct server *server, int64_t number) {
 /* watch(server, task, fd, events): returns the id. */
 static napi_value watch(napi_env env, napi_callback_info info) {
     struct call call;
-    struct server *server;
-    struct task *task;
+    struct task *task = begin_task(&call, env, info);
     ns_error *error = NULL;
     uint64_t id;
-    begin(&call, env, info);
-    server = server_of(&call, 0);
-    task = server == NULL ? NULL : new_task(server, int_of(&call, 1));
     if (task == NULL)
         return throw_error(env, NS_ERR_STATE, NULL);
-    id = ns_server_watch(server->ns, 0, (int32_t)int_of(&call, 2), (uint32_t)int_of(&call, 3),
+    id = ns_server_watch(task->server->ns, 0, (int32_t)int_of(&call, 2), (uint32_t)int_of(&call, 3),
                          on_watch, task, drop_task, &error);
     return id == 0 ? throw_error(env, NS_ERR_INVALID, error) : id_value(env, id);
 }
@@ -32,20 +34,16 @@ static napi_value watch(napi_env env, napi_callback_info info) {
 static napi_value watch_change(napi_env env, napi_callback_info info) {
     struct call call;
     struct server *server;
-    begin(&call, env, info);
-    server = server_of(&call, 0);
-    return int_value(env, server == NULL ? NS_ERR_CLOSED
-                                         : ns_server_watch_change(server->ns, id_of(&call, 1),
-                                                                  (uint32_t)int_of(&call, 2)));
+    SERVER_OR_CLOSED(call, server);
+    return int_value(env, ns_server_watch_change(server->ns, id_of(&call, 1),
+                                                 (uint32_t)int_of(&call, 2)));
 }
 
 static napi_value unwatch(napi_env env, napi_callback_info info) {
     struct call call;
     struct server *server;
-    begin(&call, env, info);
-    server = server_of(&call, 0);
-    return int_value(env, server == NULL ? NS_ERR_CLOSED
-                                         : ns_server_unwatch(server->ns, id_of(&call, 1)));
+    SERVER_OR_CLOSED(call, server);
+    return int_value(env, ns_server_unwatch(server->ns, id_of(&call, 1)));
 }
 
 /* A time that is no number of the library's becomes one that it refuses. */
@@ -57,16 +55,12 @@ static uint32_t ms_of(const struct call *call, size_t i) {
 /* timer(server, task, firstMs, repeatMs): returns the id. */
 static napi_value timer(napi_env env, napi_callback_info info) {
     struct call call;
-    struct server *server;
-    struct task *task;
+    struct task *task = begin_task(&call, env, info);
     ns_error *error = NULL;
     uint64_t id;
-    begin(&call, env, info);
-    server = server_of(&call, 0);
-    task = server == NULL ? NULL : new_task(server, int_of(&call, 1));
     if (task == NULL)
         return throw_error(env, NS_ERR_STATE, NULL);
-    id = ns_server_timer(server->ns, 0, ms_of(&call, 2), ms_of(&call, 3), on_timer, task,
+    id = ns_server_timer(task->server->ns, 0, ms_of(&call, 2), ms_of(&call, 3), on_timer, task,
                          drop_task, &error);
     return id == 0 ? throw_error(env, NS_ERR_INVALID, error) : id_value(env, id);
 }
@@ -74,80 +68,76 @@ static napi_value timer(napi_env env, napi_callback_info info) {
 static napi_value timer_cancel(napi_env env, napi_callback_info info) {
     struct call call;
     struct server *server;
-    begin(&call, env, info);
-    server = server_of(&call, 0);
-    return int_value(env, server == NULL ? NS_ERR_CLOSED
-                                         : ns_server_timer_cancel(server->ns, id_of(&call, 1)));
+    SERVER_OR_CLOSED(call, server);
+    return int_value(env, ns_server_timer_cancel(server->ns, id_of(&call, 1)));
 }
 
 /* post(server, task): returns a status. */
 static napi_value post(napi_env env, napi_callback_info info) {
     struct call call;
-    struct server *server;
-    struct task *task;
-    begin(&call, env, info);
-    server = server_of(&call, 0);
-    task = server == NULL ? NULL : new_task(server, int_of(&call, 1));
+    struct task *task = begin_task(&call, env, info);
     if (task == NULL)
         return int_value(env, NS_ERR_STATE);
-    return int_value(env, ns_server_post(server->ns, 0, on_task, task, drop_task));
+    return int_value(env, ns_server_post(task->server->ns, 0, on_task, task, drop_task));
 }
 
-static napi_value numbers_of(napi_env env, uint32_t number, ns_conn_id id) {
+/* The connection of a function that brings one, whose first argument is the server; NULL where there
+ * is no such server, or no memory. JavaScript has no socket of it yet, so a failure drops it in
+ * silence. */
+static struct conn *begin_conn(struct call *call, napi_env env, napi_callback_info info) {
+    struct server *server;
+    struct conn *conn;
+    begin(call, env, info);
+    server = server_of(call, 0);
+    conn = server == NULL ? NULL : new_conn(server);
+    if (conn != NULL)
+        conn->closed = true;
+    return conn;
+}
+
+/* Returns [number, id]; `number` is that of `conn`, which a failure (id 0) has dropped. */
+static napi_value end_conn(napi_env env, struct conn *conn, uint32_t number, ns_conn_id id,
+                           ns_error *error) {
     napi_value pair;
+    if (id == 0)
+        return throw_error(env, NS_ERR_STATE, error);
+    conn->id = id;
+    conn->closed = false;
     napi_create_array_with_length(env, 2, &pair);
     napi_set_element(env, pair, 0, int_value(env, number));
     napi_set_element(env, pair, 1, id_value(env, id));
     return pair;
 }
 
-/* adopt(server, fd): returns [number, id]. */
+/* adopt(server, fd) */
 static napi_value adopt(napi_env env, napi_callback_info info) {
     struct call call;
-    struct server *server;
-    struct conn *conn;
+    struct conn *conn = begin_conn(&call, env, info);
     ns_error *error = NULL;
     uint32_t number;
     ns_conn_id id;
-    begin(&call, env, info);
-    server = server_of(&call, 0);
-    conn = server == NULL ? NULL : new_conn(server);
     if (conn == NULL)
         return throw_error(env, NS_ERR_STATE, NULL);
     number = conn->number;
-    conn->closed = true; /* until JavaScript has a socket of it: a failure drops it in silence */
-    id = ns_server_adopt(server->ns, (int)int_of(&call, 1), conn, drop_conn, &error);
-    if (id == 0)
-        return throw_error(env, NS_ERR_STATE, error);
-    conn->id = id;
-    conn->closed = false;
-    return numbers_of(env, number, id);
+    id = ns_server_adopt(conn->server->ns, (int)int_of(&call, 1), conn, drop_conn, &error);
+    return end_conn(env, conn, number, id, error);
 }
 
-/* connect(server, service, timeoutMs): returns [number, id]. */
+/* connect(server, service, timeoutMs) */
 static napi_value connect_to(napi_env env, napi_callback_info info) {
     struct call call;
-    struct server *server;
-    struct conn *conn;
+    struct conn *conn = begin_conn(&call, env, info);
     ns_error *error = NULL;
     uint32_t number;
     ns_conn_id id;
     char *service;
-    begin(&call, env, info);
-    server = server_of(&call, 0);
-    conn = server == NULL ? NULL : new_conn(server);
     if (conn == NULL)
         return throw_error(env, NS_ERR_STATE, NULL);
     number = conn->number;
-    conn->closed = true; /* as in adopt */
     service = text_of(&call, 1);
-    id = ns_server_connect(server->ns, service, ms_of(&call, 2), conn, drop_conn, &error);
+    id = ns_server_connect(conn->server->ns, service, ms_of(&call, 2), conn, drop_conn, &error);
     free(service);
-    if (id == 0)
-        return throw_error(env, NS_ERR_STATE, error);
-    conn->id = id;
-    conn->closed = false;
-    return numbers_of(env, number, id);
+    return end_conn(env, conn, number, id, error);
 }
 
 bool define_tasks(napi_env env, napi_value exports, struct instance *instance) {
