@@ -246,6 +246,28 @@ def test_ctrl_c_of_an_idle_server() -> None:
     assert result == -signal.SIGINT and "KeyboardInterrupt" in output and seconds < 30
 
 
+def test_signals_at_any_moment_of_a_call() -> None:
+    program = """
+    import random
+    class Alarm(BaseException): pass
+    def ring(*_): raise Alarm
+    server = Server(lambda socket: None, "127.0.0.1:0")
+    server.start()
+    signal.signal(signal.SIGALRM, ring)
+    for _ in range(3000):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 1e-4))
+            while True:
+                server.run_once()
+        except Alarm:
+            pass
+    print("calls", len(server._calls), flush=True)
+    server.close()
+    """
+    result, output, seconds = run(program)
+    assert result == 0 and output == "calls 0\n", output
+
+
 def test_ctrl_c_while_a_handler_does_not_return() -> None:
     program = """
     import socket
@@ -317,7 +339,7 @@ def test_fork_while_another_thread_calls() -> None:
     server = Server(print, "127.0.0.1:0")
     held, end = threading.Event(), threading.Event()
     def call():
-        with server._no_calls:  # as a call does
+        with server._lock:  # as a call does
             held.set()
             end.wait()
     thread = threading.Thread(target=call)

@@ -14,7 +14,7 @@ from typing import Any, Callable, Optional
 from . import _callbacks, _config
 from ._config import Config
 from ._enums import State, Status
-from ._errors import Reported, StateError, check
+from ._errors import Reported, StateError, check, for_c
 from ._loops import Loops
 from ._native import ffi, lib
 from ._objects import objects, pointer
@@ -34,9 +34,8 @@ class Handle(Loops):
 
     def __init__(self, service: str, config: Config, tls: Optional[TLS]) -> None:
         self._c: Any = None
-        self._calls = 0
-        # Reentrant: a signal handler may call the server in the middle of a call of its thread.
-        self._no_calls = threading.Condition(threading.RLock())
+        self._calls: set[object] = set()
+        self._make_lock()
         self._number = int(lib.new_number())
         self._is_left = False  # the thread that ran the turns left serve_forever by an exception
         self._is_forked = False  # this process is a child of the one that made the server
@@ -58,12 +57,17 @@ class Handle(Loops):
             loops = lib.ns_config_max_thread(c_config)
             self._hosted = bool(lib.ns_config_non_blocking(c_config)) and loops == 1
             reported = Reported()
-            what = service.encode(), ffi.addressof(lib, "on_handler"), pointer(self._number)
+            what = for_c(service), ffi.addressof(lib, "on_handler"), pointer(self._number)
             server = lib.ns_server_new(*what, ffi.NULL, c_config, reported.pointer)
             reported.check()
             self._c = server
         finally:
             lib.ns_config_free(c_config)
+
+    def _make_lock(self) -> None:
+        # Reentrant: a signal handler may call the server in the middle of a call of its thread.
+        self._lock = threading.RLock()
+        self._no_calls = threading.Condition(self._lock)
 
     def _set_callbacks(self, c_config: Any) -> None:
         raise NotImplementedError
@@ -76,26 +80,37 @@ class Handle(Loops):
 
     def _use(self, function: Any, *arguments: Any) -> Any:
         """Calls a function of the C API with the server, which is not freed meanwhile."""
+        call = object()
         try:
-            with self._no_calls:
-                self._calls += 1
-                c = self._c
-            if c is None:
-                raise StateError("the server is closed")
-            if self._is_forked:
-                raise StateError("the server belongs to the parent process")
-            return function(c, *arguments)
+            return function(self._enter(call), *arguments)
         finally:
-            with self._no_calls:
-                self._calls -= 1
-                if self._calls == 0 and self._c is None:
-                    self._no_calls.notify_all()
+            try:
+                self._leave(call)
+            except BaseException:  # a signal handler's, which came in its middle
+                self._leave(call)
+                raise
+
+    def _enter(self, call: object) -> Any:
+        with self._lock:
+            self._calls.add(call)
+            c = self._c
+        if c is None:
+            raise StateError("the server is closed")
+        if self._is_forked:
+            raise StateError("the server belongs to the parent process")
+        return c
+
+    def _leave(self, call: object) -> None:
+        with self._lock:
+            self._calls.discard(call)
+            if not self._calls and self._c is None:
+                self._no_calls.notify_all()
 
     def _free(self) -> None:
         """Frees a server that has stopped, when the last call has left it."""
-        with self._no_calls:
+        with self._lock:
             c, self._c = self._c, None
-            self._no_calls.wait_for(lambda: self._calls <= 0)
+            self._no_calls.wait_for(lambda: not self._calls)
         check(lib.ns_server_free(c))
 
     def _turn(self, timeout_ms: int) -> bool:
@@ -160,8 +175,8 @@ class Handle(Loops):
 def _after_fork() -> None:
     """A lock that another thread held stays locked in the child."""
     for handle in _all:
-        handle._no_calls = threading.Condition(threading.RLock())
-        handle._calls = 0
+        handle._make_lock()
+        handle._calls.clear()
         handle._is_forked = True
 
 
