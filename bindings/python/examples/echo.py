@@ -36,7 +36,10 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     arguments = parse()
     config = Config(
-        non_blocking=arguments.n, max_thread=arguments.t, shutdown_port=arguments.shutdown_port
+        non_blocking=arguments.n,
+        max_thread=arguments.t,
+        shutdown_port=arguments.shutdown_port,
+        drain_timeout=0.5,
     )
     tls = TLS(arguments.cert, arguments.key) if arguments.cert else None
     with Server(echo, arguments.service, config, tls=tls) as server:

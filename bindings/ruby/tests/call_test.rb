@@ -49,6 +49,29 @@ class CallTest < NetserverTest
     end
   end
 
+  # In a callback of the socket itself, but on a thread that is not the server's.
+  def test_a_callback_is_its_own_threads_alone
+    seen = Queue.new
+    handler = lambda do |socket|
+      socket.recv or next socket.close
+      Thread.new do
+        socket.write("by id\n")
+        seen << assert_raises(Netserver::NotInHandlerError) { socket.peer }
+        socket.close
+      rescue Exception => e # rubocop:disable Lint/RescueException
+        seen << e
+      end.join
+      socket.write("and direct\n")
+    end
+    serving(handler) do |server|
+      client = connect(server)
+      client.write("x")
+      assert_instance_of Netserver::NotInHandlerError, take(seen)
+      assert_equal ["and direct\n", "by id\n"], [line(client), line(client)].sort
+      assert_equal "", rest(client)
+    end
+  end
+
   def test_close_and_abort_from_outside
     opened = Queue.new
     prepare = ->(server) { server.on_open { |socket| opened << socket } }
