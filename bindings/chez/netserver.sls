@@ -10,7 +10,8 @@
     ;; settings and certificates
     make-config config? config-ref make-tls tls? tls-add-certificate!
     ;; connections in their callbacks, and owned ones
-    socket? socket-recv socket-recv! socket-send socket-flush socket-cork socket-uncork
+    socket? socket-recv socket-recv! socket-send socket-sendv socket-flush socket-cork
+    socket-uncork
     socket-shutdown socket-close socket-abort socket-closed? socket-id socket-fd socket-service
     socket-peer-credentials socket-queued socket-os-error socket-set-timer!
     socket-set-io-timeout! socket-pause! socket-resume! socket-peer socket-local

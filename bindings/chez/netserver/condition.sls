@@ -4,7 +4,8 @@
     &netserver netserver-error? netserver-error-status netserver-error-os-code
     netserver-error-handler-code make-netserver-error
     status->symbol symbol->status status-message WOULD-BLOCK
-    check call-with-error error->condition text-of with-c-string)
+    check call-with-error error->condition text-of text-for-c
+    with-c-string with-pieces)
   (import (chezscheme) (netserver foreign) (netserver table))
 
   (define-condition-type &netserver &error make-netserver-condition netserver-error?
@@ -93,15 +94,38 @@
             (utf8->string (bytevector-truncate! buffer length))
             (loop (+ length 64))))))
 
-  ;; A copy in C's memory, for a call that may wait.
+  ;; A text for C (#f: none), which ends it at its first NUL: so there must be none.
+  (define (text-for-c who text)
+    (when (and text (memv #\nul (string->list text)))
+      (raise (make-netserver-error who 'invalid (format "~s has a NUL" text))))
+    text)
+
+  ;; A copy in C's memory, to be freed.
+  (define (copy-of bytes)
+    (let* ([length (bytevector-length bytes)]
+           [place (foreign-alloc (max length 1))])
+      (copy-out! place bytes length)
+      place))
+
+  ;; Calls `procedure` with a copy in C's memory, for a call that may wait.
   (define (with-c-string text procedure)
-    (let* ([bytes (string->utf8 text)]
-           [length (bytevector-length bytes)]
-           [place (foreign-alloc (+ length 1))])
-      (do ([i 0 (+ i 1)])
-          ((= i length))
-        (foreign-set! 'unsigned-8 place i (bytevector-u8-ref bytes i)))
-      (foreign-set! 'unsigned-8 place length 0)
-      (let ([result (procedure place)])
-        (foreign-free place)
+    (let* ([place (copy-of (string->utf8 (string-append text "\x0;")))]
+           [result (procedure place)])
+      (foreign-free place)
+      result))
+
+  ;; Calls `procedure`, which raises nothing, with two arrays, of pointers to copies of the
+  ;; bytevectors and of their lengths, and with how many they are.
+  (define (with-pieces pieces procedure)
+    (let* ([count (length pieces)]
+           [pointers (foreign-alloc (* 8 (max count 1)))]
+           [lengths (foreign-alloc (* 8 (max count 1)))]
+           [places (map copy-of pieces)])
+      (for-each
+        (lambda (piece place i)
+          (foreign-set! 'uptr pointers (* 8 i) place)
+          (foreign-set! 'size_t lengths (* 8 i) (bytevector-length piece)))
+        pieces places (iota count))
+      (let ([result (procedure pointers lengths count)])
+        (for-each foreign-free (cons* pointers lengths places))
         result))))

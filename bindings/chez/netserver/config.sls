@@ -1,7 +1,8 @@
 ;;; Settings of servers, with the defaults of the library. Times are in milliseconds.
 (library (netserver config)
   (export make-config config? config-ref config-settings-table config-settings)
-  (import (chezscheme) (netserver foreign) (netserver keywords) (netserver tls))
+  (import (chezscheme) (netserver condition) (netserver foreign) (netserver keywords)
+          (netserver tls))
 
   (define-record-type (config make-config-record config?)
     (fields settings) ; ((keyword . value) ...)
@@ -79,7 +80,9 @@
            [(size_t)
             (require (and (integer? value) (exact? value) (<= 0 value (- (expt 2 64) 1)))
                      "a number from 0 to 18446744073709551615")]
-           [(string) (require (string? value) "a string")])])))
+           [(string)
+            (require (string? value) "a string")
+            (text-for-c 'make-config value)])])))
 
   (define (config-ref config keyword)
     (let ([entry (or (assq keyword (config-settings config)) (assq keyword defaults))])

@@ -20,7 +20,7 @@
     ns_server_watch ns_server_watch_change ns_server_unwatch ns_server_timer
     ns_server_timer_cancel ns_server_post ns_server_adopt ns_server_connect
     ns_server_stats ns_server_thread_stats ns_server_report
-    ns_socket_recv ns_socket_recv/blocking ns_socket_send ns_socket_send/blocking
+    ns_socket_recv ns_socket_recv/blocking ns_socket_send ns_socket_send/blocking ns_socket_sendv
     ns_socket_flush ns_socket_flush/blocking ns_socket_cork ns_socket_uncork
     ns_socket_shutdown ns_socket_shutdown/blocking ns_socket_close ns_socket_close/blocking
     ns_socket_abort ns_socket_is_closed ns_socket_id ns_socket_fd ns_socket_service
@@ -191,6 +191,7 @@
     (ns_socket_starttls ns_socket_starttls/blocking
       (uptr uptr u8* size_t) (uptr uptr uptr size_t)))
   (blocking int
+    (ns_socket_sendv uptr uptr uptr size_t)
     (ns_socket_uncork uptr)
     (ns_socket_release_fd uptr))
   (blocking void (ns_socket_free uptr))

@@ -150,7 +150,7 @@
       [(server service timeout) (server-connect server service timeout #f)]
       [(server service timeout data)
        (let ([pointer (server-live-pointer 'server-connect server)])
-         (with-c-string service
+         (with-c-string (text-for-c 'server-connect service)
            (lambda (service)
              (call-with-error 'server-connect
                (lambda (error)

@@ -80,6 +80,7 @@
          (assertion-violation 'make-server "the service is not a string" service))
        (unless (procedure? handler)
          (assertion-violation 'make-server "the handler is not a procedure" handler))
+       (text-for-c 'make-server service)
        (free-unreachable!)
        (let* ([number (object-add! #f)]
               [pointer (make-pointer service config number)]
@@ -277,7 +278,8 @@
     (case-lambda
       [(server service) (server-add-service! server service #f)]
       [(server service tls)
-       (let ([pointer (server-live-pointer 'server-add-service! server)])
+       (let ([pointer (server-live-pointer 'server-add-service! server)]
+             [service (text-for-c 'server-add-service! service)])
          (call-with-error 'server-add-service!
            (lambda (error)
              (if tls

@@ -1,7 +1,8 @@
 ;;; Calls for one connection: in its callbacks, or by the owner of a detached one.
 (library (netserver socket)
   (export
-    socket-recv socket-recv! socket-send socket-flush socket-cork socket-uncork
+    socket-recv socket-recv! socket-send socket-sendv socket-flush socket-cork
+    socket-uncork
     socket-shutdown socket-close socket-abort socket-closed? socket-id socket-fd socket-service
     socket-peer-credentials socket-queued socket-os-error socket-set-timer!
     socket-set-io-timeout! socket-pause! socket-resume! socket-peer socket-local
@@ -113,6 +114,15 @@
                  (if (eqv? start 0) bytes (slice bytes start count))
                  count)))
          count)]))
+
+  ;; Sends all bytevectors of a list in a row, at most 1024. Returns how many bytes that are.
+  (define (socket-sendv socket pieces)
+    (let ([pointer (socket-live-pointer 'socket-sendv socket)]
+          [total (apply + (map bytevector-length pieces))]) ; which also looks at their types
+      (check 'socket-sendv
+        (with-pieces pieces
+          (lambda (places lengths count) (ns_socket_sendv pointer places lengths count))))
+      total))
 
   (define (check-range who bytes start count)
     (unless (<= 0 start (+ start count) (bytevector-length bytes))

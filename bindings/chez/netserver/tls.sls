@@ -81,7 +81,8 @@
                         "not a file or PEM text with its key, nor DER with its key"
                         certificates)])])
          (call-with-error 'tls-add-certificate!
-           (lambda (error) (add! (tls-pointer tls) server-name certificates key error)))
+           (lambda (error)
+             (add! (tls-pointer tls) (text-for-c 'make-tls server-name) certificates key error)))
          (void))]))
 
   (define (add-pem! pointer server-name certificates key error)
@@ -90,28 +91,8 @@
         (let ([chain (string->utf8 chain)] [key (string->utf8 key)])
           (ns_tls_add_cert_pem pointer server-name chain (bytevector-length chain)
                                key (bytevector-length key) error))
-        (ns_tls_add_cert_file pointer server-name chain key error)))
-
-  ;; Calls `procedure` with an array of pointers to copies of the bytevectors, and one of their
-  ;; lengths.
-  (define (with-pieces pieces procedure)
-    (let* ([count (length pieces)]
-           [pointers (foreign-alloc (* 8 (max count 1)))]
-           [lengths (foreign-alloc (* 8 (max count 1)))]
-           [places
-            (map (lambda (piece i)
-                   (let* ([length (bytevector-length piece)]
-                          [place (foreign-alloc (max length 1))])
-                     (do ([j 0 (+ j 1)])
-                         ((= j length))
-                       (foreign-set! 'unsigned-8 place j (bytevector-u8-ref piece j)))
-                     (foreign-set! 'uptr pointers (* 8 i) place)
-                     (foreign-set! 'size_t lengths (* 8 i) length)
-                     place))
-                 pieces (iota count))]
-           [result (procedure pointers lengths count)])
-      (for-each foreign-free (cons* pointers lengths places))
-      result))
+        (ns_tls_add_cert_file pointer server-name (text-for-c 'make-tls chain)
+                              (text-for-c 'make-tls key) error)))
 
   (define (add-der! pointer server-name certificates key error)
     (with-pieces certificates
@@ -126,10 +107,13 @@
           (if (pem? authorities)
               (let ([text (string->utf8 authorities)])
                 (ns_tls_set_client_ca_pem pointer text (bytevector-length text) required error))
-              (ns_tls_set_client_ca_file pointer authorities required error))))))
+              (ns_tls_set_client_ca_file
+                pointer (text-for-c 'make-tls authorities) required error))))))
 
   (define (set-alpn! pointer protocols)
-    (with-pieces
-      (map (lambda (protocol) (string->utf8 (string-append protocol "\x0;"))) protocols)
-      (lambda (pointers lengths count)
-        (check 'make-tls (ns_tls_set_alpn pointer pointers count))))))
+    (check 'make-tls
+      (with-pieces
+        (map (lambda (protocol)
+               (string->utf8 (string-append (text-for-c 'make-tls protocol) "\x0;")))
+             protocols)
+        (lambda (pointers lengths count) (ns_tls_set_alpn pointer pointers count))))))

@@ -204,9 +204,9 @@
       text)))
 
 ;; What a TLS client gets back for a line, by the command openssl.
-(define (ask-over-tls port line)
-  (let* ([command (format "printf '~a\\n' | timeout ~a openssl s_client -quiet -verify_return_error -CAfile ~aca.pem -connect 127.0.0.1:~a 2>/dev/null"
-                          line patience data port)]
+(define (ask-over-tls port line . options)
+  (let* ([command (format "printf '~a\\n' | timeout ~a openssl s_client -quiet -verify_return_error -CAfile ~aca.pem -connect 127.0.0.1:~a ~{~a ~}2>/dev/null"
+                          line patience data port options)]
          [ports (process (string-append "exec sh -c \"" command "\""))]
          [answer (get-line (car ports))])
     (close-port (car ports))

@@ -12,6 +12,15 @@
         (socket-close socket)
         (socket-send socket (string->utf8 (format "~20,'0d" (socket-id socket)))))))
 
+(define poll-call (foreign-procedure "poll" (u8* unsigned-long int) int))
+
+;; Within so many milliseconds.
+(define (readable? fd milliseconds)
+  (let ([place (make-bytevector 8 0)]) ; a struct pollfd
+    (bytevector-s32-native-set! place 0 fd)
+    (bytevector-u16-native-set! place 4 1) ; POLLIN
+    (= (poll-call place 1 milliseconds) 1)))
+
 (define (id-of client)
   (say client "?")
   (string->number (hear client 20)))
@@ -142,6 +151,10 @@
         (check-equal 3 (socket-recv! client into 4 6))
         (check-equal '(0 0 0 0 99 100 101 0 0 0) (bytevector->u8-list into))
         (check (guard (e [(assertion-violation? e) #t]) (socket-send client into 5 6) #f))
+        (check-equal 6 (socket-sendv client (list (string->utf8 "abc") #vu8() (string->utf8 "def"))))
+        (check-equal "abcdef" (hear client 6))
+        (check-equal 0 (socket-sendv client '()))
+        (check (guard (e [(assertion-violation? e) #t]) (socket-sendv client '("text")) #f))
         (check-equal (format "127.0.0.1:~a" port) (socket-peer client))
         (check-equal 16 (bytevector-length (socket-peer-address client)))
         (check-equal 'unsupported
@@ -190,9 +203,10 @@
         (run-until ready?)))
     (check-raises 'state (server-run-once! server 0))
     (server-start! server :hosted #t)
-    (check (>= (server-poll-fd server) 0))
+    (run-until (lambda () (not (readable? (server-poll-fd server) 0))))
     (let ([client (connect (server-port server))])
       (say client "hosted")
+      (check (readable? (server-poll-fd server) 10000)) ; there is something to do
       (run-until (lambda () kept))
       ;; Its callback has returned.
       (check (socket-closed? kept))
@@ -201,6 +215,7 @@
       (check-equal (get-thread-id) (take! ran))
       (let ([posted #f])
         (server-post server (lambda (server) (set! posted #t)))
+        (check (readable? (server-poll-fd server) 10000))
         (run-until (lambda () posted)))
       (socket-close client))
     (server-request-stop! server)

@@ -1,5 +1,12 @@
 ;;; (netserver): servers, settings, errors, callbacks.
 
+;; What a program writes.
+(define (output-of . words)
+  (let-values ([(in out err process) (open-process-ports (apply string-append "exec " words))])
+    (let ([bytes (get-bytevector-all out)])
+      (for-each close-port (list in out err))
+      bytes)))
+
 (test "settings have the library's defaults, and their bounds are the library's"
   (let ([config (make-config)])
     (check-equal 1 (config-ref config :max-thread))
@@ -28,6 +35,17 @@
             (server-start! second :background #t)
             (fail-test "it started"))
           (server-free! second))))))
+
+(test "a text that has a NUL is refused"
+  (let ([text "0\x0;x"] [server (make-server "127.0.0.1:0" echo)])
+    (check-raises 'invalid (make-server text echo))
+    (check-raises 'invalid (make-config :shutdown-port text))
+    (check-raises 'invalid (server-add-service! server text))
+    (check-raises 'invalid (server-connect server text))
+    (check-raises 'invalid (make-tls :certificates (list text) :private-key "x"))
+    (check-raises 'invalid (make-tls :alpn (list text)))
+    (check-raises 'invalid (make-tls :client-ca text))
+    (server-free! server)))
 
 (test "a condition that on-start raises comes back from the start"
   (let* ([object (make-message-condition "not today")]
@@ -215,10 +233,37 @@
           (check-equal 2 (car call))
           (check-equal "1.3" (cdr (assq 'version (cadr call))))
           (check (not (cdr (assq 'resumed? (cadr call))))))
-        (server-reload-tls! server (make-tls :certificates certificate :private-key key) 2)
+        (server-reload-tls! server
+          (make-tls
+            :certificates (list (output-of "openssl x509 -outform DER -in " (car certificate)))
+            :private-key (output-of "openssl pkey -outform DER -in " key))
+          2)
         (check-equal "reloaded" (ask-over-tls (port-of 2) "reloaded"))
         (check-raises 'state
           (server-reload-tls! server (make-tls :certificates certificate :private-key key)))))))
+
+(test "a connection goes over to TLS"
+  (for-each
+    (lambda (non-blocking?)
+      (let* ([data (string-append (getenv "NETSERVER_ROOT") "/tests/data/")]
+             [tls (make-tls :certificates (list (string-append data "server.pem"))
+                            :private-key (string-append data "server-key.pem"))]
+             ;; As PostgreSQL does: a request of 8 bytes, and S for yes.
+             [handler
+              (lambda (server socket)
+                (if (socket-tls-info socket)
+                    (echo server socket)
+                    (let ([request (socket-recv socket 8)])
+                      (when (bytevector? request)
+                        (socket-send socket (string->utf8 "S"))
+                        (socket-starttls! socket tls)
+                        (unless non-blocking? (echo server socket))))))])
+        (call-with-server
+          (make-server "127.0.0.1:0" handler (make-config :non-blocking? non-blocking?))
+          (lambda (server port)
+            (check-equal "by STARTTLS"
+              (ask-over-tls port "by STARTTLS" "-starttls postgres"))))))
+    '(#f #t)))
 
 (test "wrong certificates are refused with a reason"
   (let ([data (string-append (getenv "NETSERVER_ROOT") "/tests/data/")])
