@@ -187,6 +187,13 @@ inline uint32_t count_of(milliseconds time) noexcept {
     return fits ? static_cast<uint32_t>(time.count()) : UINT32_MAX;
 }
 
+/// C ends a text at its first NUL, so there must be none.
+inline const char *c_text(const std::string &text) {
+    if (text.find('\0') != std::string::npos)
+        throw error(NS_ERR_INVALID, "a text has a NUL");
+    return text.c_str();
+}
+
 /// The text of a function that writes as `snprintf` does.
 template <class Write> std::string text_of(Write write) {
     std::string text(127, '\0');
@@ -322,8 +329,8 @@ public:
     tls &add_cert_file(const std::string &chain_file, const std::string &key_file,
                        const std::string &server_name = {}) {
         return after([&](ns_error **failure) {
-            return ns_tls_add_cert_file(get(), name_of(server_name), chain_file.c_str(),
-                                        key_file.c_str(), failure);
+            return ns_tls_add_cert_file(get(), name_of(server_name), detail::c_text(chain_file),
+                                        detail::c_text(key_file), failure);
         });
     }
     tls &add_cert_pem(const_buffer chain, const_buffer key, const std::string &server_name = {}) {
@@ -347,7 +354,7 @@ public:
     }
     tls &client_ca_file(const std::string &path, bool is_required = true) {
         return after([&](ns_error **failure) {
-            return ns_tls_set_client_ca_file(get(), path.c_str(), is_required, failure);
+            return ns_tls_set_client_ca_file(get(), detail::c_text(path), is_required, failure);
         });
     }
     tls &client_ca_pem(const_buffer pem, bool is_required = true) {
@@ -358,7 +365,7 @@ public:
     tls &alpn(const std::vector<std::string> &protocols) {
         std::vector<const char *> names;
         for (const std::string &protocol : protocols)
-            names.push_back(protocol.c_str());
+            names.push_back(detail::c_text(protocol));
         return after(ns_tls_set_alpn(get(), names.data(), names.size()));
     }
     /// NS_TLS_1_2 or NS_TLS_1_3.
@@ -375,8 +382,8 @@ public:
     ns_tls *get() const noexcept { return tls_.get(); }
 
 private:
-    static const char *name_of(const std::string &name) noexcept {
-        return name.empty() ? nullptr : name.c_str();
+    static const char *name_of(const std::string &name) {
+        return name.empty() ? nullptr : detail::c_text(name);
     }
     template <class Call> auto after(Call call) -> decltype(call(nullptr), *this) {
         ns_error *failure = nullptr;
@@ -729,7 +736,8 @@ private:
     }
     conn_id connect_any(const std::string &service, milliseconds timeout, any_data kept) const {
         ns_error *failure = nullptr;
-        const conn_id id = ns_server_connect(server_, service.c_str(), detail::count_of(timeout),
+        const char *text = detail::c_text(service); // before `kept` is given away
+        const conn_id id = ns_server_connect(server_, text, detail::count_of(timeout),
                                              kept.release(), detail::drop_any, &failure);
         return non_zero(id, failure);
     }
@@ -970,11 +978,11 @@ public:
 #undef NETSERVER_TIME
 
     config &thread_name(const std::string &prefix) {
-        return after(ns_config_set_thread_name(get(), prefix.c_str()));
+        return after(ns_config_set_thread_name(get(), detail::c_text(prefix)));
     }
     std::string thread_name() const { return ns_config_thread_name(get()); }
     config &shutdown_port(const std::string &service) {
-        return after(ns_config_set_shutdown_port(get(), service.c_str()));
+        return after(ns_config_set_shutdown_port(get(), detail::c_text(service)));
     }
     std::optional<std::string> shutdown_port() const {
         const char *service = ns_config_shutdown_port(get());
@@ -1064,8 +1072,9 @@ public:
         : server_ref(nullptr) {
         using callbacks = detail::callbacks<std::decay_t<F>>;
         ns_error *failure = nullptr;
+        const char *text = detail::c_text(service); // before there is anything to free
         auto *kept = new std::decay_t<F>(std::forward<F>(handler));
-        server_ = non_zero(ns_server_new(service.c_str(), callbacks::event, kept, callbacks::drop,
+        server_ = non_zero(ns_server_new(text, callbacks::event, kept, callbacks::drop,
                                          settings.get(), &failure),
                            failure);
     }
@@ -1082,13 +1091,13 @@ public:
     /// A further service. Returns its number.
     int32_t add_service(const std::string &service) {
         ns_error *failure = nullptr;
-        return numbered(ns_server_add_service(server_, service.c_str(), &failure), failure);
+        return numbered(ns_server_add_service(server_, detail::c_text(service), &failure), failure);
     }
     int32_t add_service(const std::string &service, const tls &certificates) {
         ns_error *failure = nullptr;
-        return numbered(
-            ns_server_add_service_tls(server_, service.c_str(), certificates.get(), &failure),
-            failure);
+        return numbered(ns_server_add_service_tls(server_, detail::c_text(service),
+                                                  certificates.get(), &failure),
+                        failure);
     }
     /// Keeps a T with the server, until it is freed. Before the start.
     template <class T, class... Args> T &emplace_context(Args &&...args) {

@@ -192,6 +192,9 @@ func (s *Server) Adopt(fd int, data any) (ID, error) {
 // which waits. The rest may take timeout; 0: the kernel's time.
 func (s *Server) Connect(service string, timeout time.Duration, data any) (ID, error) {
 	ms, failure := milliseconds(timeout)
+	if failure == nil {
+		failure = noNUL(service)
+	}
 	if failure != nil {
 		return 0, failure
 	}

@@ -70,6 +70,9 @@ func newLoop(s *Server, index int) (*loop, error) {
 
 func (l *loop) make() error {
 	s := l.server
+	if err := noNUL(s.config.Service, s.config.ShutdownPort); err != nil {
+		return err
+	}
 	var callbacks C.uint32_t
 	if s.events.OnDrain != nil {
 		callbacks |= C.GO_ON_DRAIN
@@ -105,6 +108,9 @@ func (l *loop) make() error {
 }
 
 func (l *loop) addService(service string, tls *TLS) error {
+	if err := noNUL(service); err != nil {
+		return err
+	}
 	name := C.CString(service)
 	defer C.free(unsafe.Pointer(name))
 	var err *C.ns_error

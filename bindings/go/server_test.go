@@ -41,6 +41,29 @@ func TestStartFails(t *testing.T) {
 	expect(t, err, ErrInvalid)
 }
 
+func TestTextsWithANUL(t *testing.T) {
+	text := "0\x00x"
+	ignore := Events{OnData: func(*Socket, []byte) error { return nil }}
+	for _, config := range []Config{
+		{Service: text},
+		{Service: "0", ShutdownPort: text},
+		{Service: "0", Services: []Service{{Service: text}}},
+	} {
+		_, err := Start(config, ignore)
+		expect(t, err, ErrInvalid)
+	}
+	s, err := Start(local(), ignore)
+	check(t, err)
+	defer s.Stop()
+	_, err = s.Connect(text, 0, nil)
+	expect(t, err, ErrInvalid)
+	expect(t, NewTLS().AddCertFile("", text, text), ErrInvalid)
+	expect(t, NewTLS().AddCertPEM(text, nil, nil), ErrInvalid)
+	expect(t, NewTLS().AddCertDER(text, [][]byte{nil}, nil), ErrInvalid)
+	expect(t, NewTLS().SetClientCAFile(text, true), ErrInvalid)
+	expect(t, NewTLS().SetALPN(text), ErrInvalid)
+}
+
 func TestServices(t *testing.T) {
 	config := local()
 	config.Loops = 2

@@ -8,6 +8,7 @@ import "C"
 
 import (
 	"runtime"
+	"strings"
 	"unsafe"
 )
 
@@ -29,6 +30,16 @@ func NewTLS() *TLS {
 func LoadTLS(chainFile, keyFile string) (*TLS, error) {
 	t := NewTLS()
 	return t, t.AddCertFile("", chainFile, keyFile)
+}
+
+// noNUL returns an error for a text that has a NUL, at which it would end in C.
+func noNUL(texts ...string) error {
+	for _, text := range texts {
+		if strings.IndexByte(text, 0) >= 0 {
+			return invalid("%q has a NUL", text)
+		}
+	}
+	return nil
 }
 
 // cString returns a string for C, to be freed; nil for "".
@@ -60,6 +71,9 @@ func result(status C.ns_status, err *C.ns_error) error {
 // "example.org" or "*.example.org"; "": all others.
 func (t *TLS) AddCertFile(serverName, chainFile, keyFile string) error {
 	defer runtime.KeepAlive(t)
+	if err := noNUL(serverName, chainFile, keyFile); err != nil {
+		return err
+	}
 	name, chain, key := cString(serverName), C.CString(chainFile), C.CString(keyFile)
 	defer C.free(unsafe.Pointer(name))
 	defer C.free(unsafe.Pointer(chain))
@@ -71,6 +85,9 @@ func (t *TLS) AddCertFile(serverName, chainFile, keyFile string) error {
 // AddCertPEM is AddCertFile with PEM text in memory.
 func (t *TLS) AddCertPEM(serverName string, chain, key []byte) error {
 	defer runtime.KeepAlive(t)
+	if err := noNUL(serverName); err != nil {
+		return err
+	}
 	name := cString(serverName)
 	defer C.free(unsafe.Pointer(name))
 	var err *C.ns_error
@@ -84,6 +101,9 @@ func (t *TLS) AddCertDER(serverName string, chain [][]byte, key []byte) error {
 	defer runtime.KeepAlive(t)
 	if len(chain) == 0 {
 		return invalid("a chain has a certificate")
+	}
+	if err := noNUL(serverName); err != nil {
+		return err
 	}
 	name := cString(serverName)
 	defer C.free(unsafe.Pointer(name))
@@ -108,6 +128,9 @@ func (t *TLS) AddCertDER(serverName string, chain [][]byte, key []byte) error {
 // clients with another one are refused anyway.
 func (t *TLS) SetClientCAFile(path string, required bool) error {
 	defer runtime.KeepAlive(t)
+	if err := noNUL(path); err != nil {
+		return err
+	}
 	file := C.CString(path)
 	defer C.free(unsafe.Pointer(file))
 	var err *C.ns_error
@@ -125,6 +148,9 @@ func (t *TLS) SetClientCAPEM(pem []byte, required bool) error {
 // one first: "http/1.1".
 func (t *TLS) SetALPN(protocols ...string) error {
 	defer runtime.KeepAlive(t)
+	if err := noNUL(protocols...); err != nil {
+		return err
+	}
 	count := len(protocols)
 	names := (**C.char)(C.calloc(C.size_t(count+1), C.size_t(unsafe.Sizeof(uintptr(0)))))
 	defer C.free(unsafe.Pointer(names))

@@ -364,7 +364,9 @@ export declare class Server extends EventEmitter {
   /** "127.0.0.1:5000", "unix:/path"; "" where it does not listen. */
   addressText(service?: number): string;
   getConnections(callback: (error: null, count: number) => void): this;
+  /** Throws NS_ERR_STATE before listen() and after 'close'. */
   stats(): Stats;
+  /** A report for people. It throws as stats() does. */
   report(): string;
   /** Has the handshakes that begin from now on use other certificates. */
   reloadTls(tls: Tls | TlsOptions, service?: number): void;

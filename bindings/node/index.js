@@ -1,6 +1,6 @@
 'use strict';
 
-const { addon, objectCount, Status } = require('./lib/native');
+const { addon, objectCount, textOf, Status } = require('./lib/native');
 require('./lib/dispatch');
 const { Server } = require('./lib/server');
 const { Socket } = require('./lib/socket');
@@ -17,7 +17,7 @@ function createServer(options, connectionListener) {
 }
 
 function hasFeature(name) {
-  return addon.hasFeature(name);
+  return addon.hasFeature(textOf(name, 'the name'));
 }
 
 module.exports = {

@@ -201,6 +201,20 @@ TEST(an_error_says_what_failed) {
     }
 }
 
+TEST(a_text_that_has_a_nul_is_refused) {
+    const std::string text("0\0x", 3);
+    netserver::server server("127.0.0.1:0", echo);
+    CHECK_FAILS(netserver::server(text, echo), NS_ERR_INVALID);
+    CHECK_FAILS(server.add_service(text), NS_ERR_INVALID);
+    CHECK_FAILS(server.connect(text), NS_ERR_INVALID);
+    CHECK_FAILS(netserver::config().shutdown_port(text), NS_ERR_INVALID);
+    CHECK_FAILS(netserver::config().thread_name(text), NS_ERR_INVALID);
+    CHECK_FAILS(netserver::tls(text, text), NS_ERR_INVALID);
+    CHECK_FAILS(netserver::tls().client_ca_file(text), NS_ERR_INVALID);
+    CHECK_FAILS(netserver::tls().alpn({text}), NS_ERR_INVALID);
+    CHECK_FAILS(netserver::tls().add_cert_pem("", "", text), NS_ERR_INVALID);
+}
+
 TEST(services_have_numbers) {
     events served;
     std::atomic<int32_t> number{-2};

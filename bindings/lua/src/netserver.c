@@ -118,11 +118,21 @@ static uint32_t time_option(lua_State *L, const char *name) {
     return milliseconds(L, -1);
 }
 
+/* The string at `index`, NULL where there is none; `name` is what it is called. C ends a text at its
+ * first NUL, so there must be none. */
+static const char *c_text(lua_State *L, int index, const char *name) {
+    size_t length;
+    const char *text = lua_tolstring(L, index, &length);
+    if (text != NULL && strlen(text) != length)
+        luaL_error(L, "%s has a NUL", name);
+    return text;
+}
+
 static const char *field(lua_State *L, int index, const char *name) {
     lua_getfield(L, index, name);
     if (!lua_isnil(L, -1) && !lua_isstring(L, -1))
         luaL_error(L, "option '%s' is no string", name);
-    const char *text = lua_tostring(L, -1);
+    const char *text = c_text(L, -1, name);
     lua_pop(L, 1); /* the table keeps it */
     return text;
 }
@@ -148,7 +158,7 @@ static void set_tls(lua_State *L, ns_config *config) {
             lua_geti(L, list, i + 1);
             if (!lua_isstring(L, -1))
                 luaL_error(L, "option 'alpn' has what is no string");
-            protocols[i] = lua_tostring(L, -1);
+            protocols[i] = c_text(L, -1, "alpn");
         }
     }
     ns_tls *tls = ns_tls_new();
@@ -185,7 +195,8 @@ static int configure(lua_State *L) {
 /* netserver.server(service, handler[, options]) */
 static int new_server(lua_State *L) {
     netserver_current = L;
-    const char *service = luaL_checkstring(L, 1);
+    luaL_checkstring(L, 1);
+    const char *service = c_text(L, 1, "the service");
     luaL_checktype(L, 2, LUA_TFUNCTION);
     lua_settop(L, 3);
     lua_newtable(L); /* the options, and the handler */

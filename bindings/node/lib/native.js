@@ -65,6 +65,24 @@ function statusError(status, message = addon.statusMessage(status)) {
   return error;
 }
 
+// These return what they were given, and throw where it is of another kind.
+
+function objectOf(value, what) {
+  if (typeof value === 'object' && value !== null) return value;
+  throw statusError(Status.INVALID, `${what} is no object`);
+}
+
+function arrayOf(value, what) {
+  if (Array.isArray(value)) return value;
+  throw statusError(Status.INVALID, `${what} is no array`);
+}
+
+// C ends a text at its first NUL, so there must be none.
+function textOf(value, what) {
+  if (typeof value === 'string' && value !== '' && !value.includes('\0')) return value;
+  throw statusError(Status.INVALID, `${what} is no string, or is empty, or has a NUL`);
+}
+
 // Returns what is not negative, and throws the Error of what is.
 function check(result) {
   if (result < 0) throw statusError(result);
@@ -80,5 +98,5 @@ function throwUncaught(error) {
 
 module.exports = {
   addon, servers, sockets, tasks, raised, newNumber, addTask, objectCount, Status, statusError,
-  check, throwUncaught,
+  objectOf, arrayOf, textOf, check, throwUncaught,
 };

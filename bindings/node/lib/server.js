@@ -3,8 +3,9 @@
 const { EventEmitter } = require('node:events');
 const { isIPv6 } = require('node:net');
 const {
-  addon, servers, sockets, addTask, Status, statusError, check,
+  addon, servers, sockets, addTask, Status, statusError, objectOf, arrayOf, textOf, check,
 } = require('./native');
+const { DetachedSocket } = require('./detached');
 const { Socket } = require('./socket');
 const { Tls } = require('./tls');
 
@@ -16,20 +17,22 @@ const OWN_OPTIONS = new Set([
 const WHERE = ['port', 'host', 'path', 'service', 'fd'];
 const WRITABLE_HIGH_WATER_MARK = 65536;
 
+function textOfNumber(value) {
+  return typeof value === 'number' ? String(value) : value;
+}
+
 // The service of the library that options of node:net mean.
 function serviceOf({ port = 0, host, path, service, fd }) {
-  if (service !== undefined) return String(service);
-  if (fd !== undefined) return `fd:${fd}`;
-  if (path !== undefined) return `unix:${path.replace(/^\0/, '@')}`;
-  if (host === undefined) return String(port);
-  return `${isIPv6(host) ? `[${host}]` : host}:${port}`;
+  if (service !== undefined) return textOf(textOfNumber(service), 'service');
+  if (fd !== undefined) return textOf(`fd:${fd}`, 'fd');
+  if (path !== undefined) return textOf(`unix:${String(path).replace(/^\0/, '@')}`, 'path');
+  const number = textOf(textOfNumber(port), 'port');
+  if (host === undefined) return number;
+  return textOf(`${isIPv6(host) ? `[${host}]` : host}:${number}`, 'host');
 }
 
 function checkOptions(options) {
-  if (typeof options !== 'object' || options === null) {
-    throw statusError(Status.INVALID, 'the options are no object');
-  }
-  for (const name of Object.keys(options)) {
+  for (const name of Object.keys(objectOf(options, 'options'))) {
     if (!SETTINGS.has(name) && !OWN_OPTIONS.has(name)) {
       throw statusError(Status.INVALID, `unknown option "${name}"`);
     }
@@ -39,6 +42,7 @@ function checkOptions(options) {
       throw statusError(Status.INVALID, `${name} is no function`);
     }
   }
+  if (options.services !== undefined) arrayOf(options.services, 'services');
   const { writableHighWaterMark: mark = WRITABLE_HIGH_WATER_MARK } = options;
   if (!Number.isSafeInteger(mark) || mark < 1) {
     throw statusError(Status.INVALID, 'writableHighWaterMark is out of its bounds');
@@ -127,15 +131,17 @@ class Server extends EventEmitter {
       settings,
       serviceOf(options),
       options.tls === undefined ? undefined : Tls.from(options.tls)._tls,
-      options.shutdownPort === undefined ? undefined : String(options.shutdownPort),
+      options.shutdownPort === undefined
+        ? undefined : textOf(textOfNumber(options.shutdownPort), 'shutdownPort'),
       this.onShutdown !== undefined,
       options.writableHighWaterMark ?? WRITABLE_HIGH_WATER_MARK,
     );
     servers[number] = this;
     try {
       for (const service of options.services ?? []) {
-        const tls = service.tls === undefined ? undefined : Tls.from(service.tls)._tls;
-        addon.serverAddService(number, serviceOf(service), tls);
+        const { tls } = objectOf(service, 'a service');
+        addon.serverAddService(
+          number, serviceOf(service), tls === undefined ? undefined : Tls.from(tls)._tls);
       }
       this._number = number;
       addon.serverStart(number, this);
@@ -301,7 +307,7 @@ class Server extends EventEmitter {
 
   // Connects to "host:port", "unix:/path" or "unix:@name".
   connect(service, timeoutMs = 0) {
-    return this._take(addon.connect(this._number, service, timeoutMs));
+    return this._take(addon.connect(this._number, textOf(service, 'service'), timeoutMs));
   }
 
   _take([number, id]) {
@@ -313,6 +319,9 @@ class Server extends EventEmitter {
 
   // Takes a detached connection in. Returns its socket.
   attach(detached) {
+    if (!(detached instanceof DetachedSocket)) {
+      throw statusError(Status.INVALID, 'this is no detached socket');
+    }
     const { socket } = detached;
     socket._attached(this, addon.attach(this._number, socket._number));
     return socket;

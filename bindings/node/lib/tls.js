@@ -1,6 +1,6 @@
 'use strict';
 
-const { addon, Status, statusError } = require('./native');
+const { addon, Status, statusError, objectOf, arrayOf, textOf } = require('./native');
 
 const MIN_VERSION = 0;
 const TICKETS = 1;
@@ -15,28 +15,45 @@ function bytes(value) {
   return typeof value === 'string' ? Buffer.from(value) : value;
 }
 
+function textIfAny(value, what) {
+  return value === undefined ? undefined : textOf(value, what);
+}
+
 // Adds one certificate: files, PEM, or DER where `cert` is an array.
-function addCertificate(tls, { servername, cert, key, certFile, keyFile }) {
-  if (certFile !== undefined) addon.tlsAddCertFile(tls, servername, certFile, keyFile);
-  else if (Array.isArray(cert)) addon.tlsAddCertDer(tls, servername, cert, key);
-  else addon.tlsAddCertPem(tls, servername, bytes(cert), bytes(key));
+function addCertificate(tls, certificate) {
+  const { cert, key, certFile, keyFile } = objectOf(certificate, 'a certificate');
+  const servername = textIfAny(certificate.servername, 'servername');
+  if (certFile !== undefined) {
+    addon.tlsAddCertFile(
+      tls, servername, textOf(certFile, 'certFile'), textIfAny(keyFile, 'keyFile'));
+  } else if (Array.isArray(cert)) {
+    addon.tlsAddCertDer(tls, servername, cert, key);
+  } else {
+    addon.tlsAddCertPem(tls, servername, bytes(cert), bytes(key));
+  }
 }
 
 // Certificates and what belongs to them; for any number of servers.
 class Tls {
   constructor(options) {
-    for (const name of Object.keys(options)) {
+    for (const name of Object.keys(objectOf(options, 'tls'))) {
       if (!OPTIONS.has(name)) throw statusError(Status.INVALID, `unknown TLS option "${name}"`);
     }
     const tls = addon.tlsNew();
     if (options.cert !== undefined || options.certFile !== undefined) addCertificate(tls, options);
-    for (const certificate of options.certificates ?? []) addCertificate(tls, certificate);
-    const ca = options.caFile ?? (options.ca === undefined ? undefined : Buffer.from(options.ca));
+    for (const certificate of arrayOf(options.certificates ?? [], 'certificates')) {
+      addCertificate(tls, certificate);
+    }
+    const ca = textIfAny(options.caFile, 'caFile')
+      ?? (options.ca === undefined ? undefined : Buffer.from(options.ca));
     if (ca !== undefined) addon.tlsSetClientCa(tls, ca, options.rejectUnauthorized ?? true);
     else if (options.rejectUnauthorized !== undefined) {
       throw statusError(Status.INVALID, 'rejectUnauthorized needs ca or caFile');
     }
-    if (options.ALPNProtocols !== undefined) addon.tlsSetAlpn(tls, options.ALPNProtocols);
+    if (options.ALPNProtocols !== undefined) {
+      const protocols = arrayOf(options.ALPNProtocols, 'ALPNProtocols');
+      addon.tlsSetAlpn(tls, protocols.map((name) => textOf(name, 'a protocol')));
+    }
     if (options.minVersion !== undefined) {
       addon.tlsSet(tls, MIN_VERSION, VERSIONS[options.minVersion] ?? -1);
     }

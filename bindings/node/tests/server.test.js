@@ -75,6 +75,35 @@ check('a port in use, and a bad service, are errors with a sentence', async ({ s
   assert.throws(() => createServer({ idleTimout: 1 }), /unknown option "idleTimout"/);
 });
 
+check('what is no service is an error with a sentence', async ({ own }) => {
+  for (const where of [
+    { service: '' }, { service: null }, { service: '0\0x' }, { service: {} }, { port: '' }, { port: null },
+    { host: '127.0.0.1\0' }, { path: '' }, { path: 5 }, { path: '/a\0b' }, { fd: '3\0' },
+    { port: 0, shutdownPort: '0\0x' }, { port: 0, services: [null] }, { port: 0, services: [{ service: '' }] },
+    { port: 0, tls: null }, { port: 0, tls: { certFile: 'a\0', keyFile: 'b' } },
+    { port: 0, tls: { certificates: [5] } }, { port: 0, tls: { ALPNProtocols: 'h2' } },
+    { port: 0, tls: { ALPNProtocols: ['h2\0'] } }, { port: 0, tls: { caFile: 5 } },
+  ]) {
+    const server = createServer(where);
+    own({ stop: () => server.destroy() });
+    const [error] = await once(server, 'error');
+    assert.equal(error.code, 'NS_ERR_INVALID', JSON.stringify(where));
+    assert.match(error.message, / /);
+  }
+  assert.throws(() => createServer({ services: 5 }), { code: 'NS_ERR_INVALID', message: /services/ });
+});
+
+check('before listen() and after close there is nothing to ask', async ({ serve }) => {
+  const server = await serve({}, echo);
+  assert.throws(() => server.attach(5), { code: 'NS_ERR_INVALID', message: /no detached socket/ });
+  assert.throws(() => server.connect('0\0x'), { code: 'NS_ERR_INVALID', message: /service/ });
+  await closed(server);
+  for (const each of [server, createServer()]) {
+    assert.throws(() => each.stats(), { code: 'NS_ERR_STATE' });
+    assert.throws(() => each.report(), { code: 'NS_ERR_STATE' });
+  }
+});
+
 check('a setting out of its bounds is an error that names it', async () => {
   for (const [name, value] of [['backlog', 0], ['keepAlive', 2 ** 33], ['noDelay', 'yes']]) {
     const [error] = await once(createServer({ port: 0, [name]: value }), 'error');

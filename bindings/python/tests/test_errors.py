@@ -6,13 +6,13 @@ import pickle
 import socket
 import sys
 import threading
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import pytest
 from conftest import BLOCKING, HOSTED, LOOPS, SECONDS, Client, echo, serving, until
 
 import netserver
-from netserver import Config, Error, Server, Socket, Status
+from netserver import TLS, Config, Error, Server, Socket, Status
 from netserver._enums import CloseReason, string
 from netserver._errors import error_of
 from netserver._native import lib
@@ -43,6 +43,26 @@ def test_errors_are_those_of_python_too() -> None:
 def test_a_bad_service() -> None:
     with pytest.raises(netserver.InvalidError, match="99999"):
         Server(echo, "127.0.0.1:99999")
+
+
+def test_a_text_with_a_nul() -> None:
+    text = "0\0x"
+    server = Server(echo, "127.0.0.1:0")
+    texts: list[Callable[[], object]] = [
+        lambda: Server(echo, text),
+        lambda: Server(echo, "0", Config(shutdown_port=text)),
+        lambda: Server(echo, "0", Config(thread_name=text)),
+        lambda: server.add_service(text),
+        lambda: server.connect(text),
+        lambda: TLS(text, text),
+        lambda: TLS(client_ca=text),
+        lambda: TLS(alpn=[text]),
+        lambda: TLS().add_certificate_pem(b"", b"", text),
+    ]
+    for call in texts:
+        with pytest.raises(netserver.InvalidError, match="has a NUL|cannot be"):
+            call()
+    server.close()
 
 
 def test_a_port_in_use() -> None:

@@ -46,6 +46,18 @@ class ServerTest < NetserverTest
     assert_raises(Netserver::CertificateError) { server.start }
   end
 
+  def test_a_text_with_a_nul
+    text = "0\0x"
+    server = Netserver::Server.new("127.0.0.1:0", &ECHO)
+    assert_raises(ArgumentError) { Netserver::Server.new(text, &ECHO) }
+    assert_raises(ArgumentError) { Netserver::Server.new("0", shutdown_port: text, &ECHO) }
+    assert_raises(ArgumentError) { server.add_service(text) }
+    assert_raises(ArgumentError) { server.connect(text) }
+    assert_raises(ArgumentError) { Netserver::TLS.new(cert: text, key: text) }
+    assert_raises(ArgumentError) { Netserver::TLS.new(client_ca: text) }
+    assert_raises(ArgumentError) { Netserver::TLS.new(alpn: [text]) }
+  end
+
   def test_bad_services_and_ports_in_use
     error = assert_raises(Netserver::InvalidError) { Netserver::Server.new("1:2:3", &ECHO).start }
     assert_includes error.message, "1:2:3"

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any, Optional
 
 from ._enums import string
-from ._errors import error_of
+from ._errors import error_of, for_c
 from ._native import ffi, lib
 from ._objects import milliseconds
 
@@ -65,7 +65,7 @@ def apply(config: Config, pointer: Any) -> None:
         if value is None:
             continue
         if name in _TEXTS:
-            value = value.encode()
+            value = for_c(value)
         elif name in _FLAGS:
             value = bool(value)
         elif name in _TIMES:

@@ -5,7 +5,7 @@ thing, that is a base too: `except ConnectionResetError` and `except TimeoutErro
 from __future__ import annotations
 
 import builtins
-from typing import Any
+from typing import Any, Union
 
 from ._enums import Status, string
 from ._native import ffi, lib
@@ -218,6 +218,14 @@ def check(status: int) -> int:
     if status < 0:
         raise error_of(status)
     return status
+
+
+def for_c(text: Union[str, bytes]) -> bytes:
+    """Returns a text for the library. C ends it at its first NUL, so it must have none."""
+    encoded = text.encode() if isinstance(text, str) else text
+    if b"\0" in encoded:
+        raise InvalidError(f"{text!r} has a NUL")
+    return encoded
 
 
 class Reported:

@@ -11,7 +11,7 @@ from typing import Any, Callable, Optional, Union
 from . import _config
 from ._config import Config
 from ._enums import CloseReason, State, Status, ThreadKind
-from ._errors import BusyError, Error, HookError, InvalidError, Reported, StateError, check, error_of
+from ._errors import BusyError, Error, HookError, InvalidError, Reported, StateError, check, error_of, for_c
 from ._handle import Handle
 from ._native import ffi, lib
 from ._objects import ON_DROP, milliseconds, objects, pointer
@@ -243,10 +243,10 @@ class Server(Handle):
         the service's number, which `Socket.service` shows."""
         reported = Reported()
         if tls is None:
-            text = service.encode()
+            text = for_c(service)
             number = self._use(lib.ns_server_add_service, text, reported.pointer)
         else:
-            what = service.encode(), tls._pointer
+            what = for_c(service), tls._pointer
             number = self._use(lib.ns_server_add_service_tls, *what, reported.pointer)
         reported.check()
         return int(number)
@@ -391,7 +391,7 @@ class Server(Handle):
     def connect(self, service: str, timeout: float = 0.0, data: Any = None) -> int:
         """Connects to "host:port", "unix:/path" or "unix:@name" and makes a connection of it.
         Returns its id. A literal address does not wait. What fails later goes to `on_exception`."""
-        what = service.encode(), milliseconds(timeout)
+        what = for_c(service), milliseconds(timeout)
         return self._bring(lib.ns_server_connect, what, data)
 
     def _bring(self, function: Any, what: tuple[Any, ...], data: Any) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Optional, Union
 
 from ._enums import TLSVersion
-from ._errors import Reported, check
+from ._errors import Reported, check, for_c
 from ._native import ffi, lib
 
 Path = Union[str, "os.PathLike[str]"]
@@ -55,7 +55,7 @@ class TLS:
     ) -> None:
         """Adds a chain and its key from PEM files, for clients that ask for `server_name`
         ("example.org", "*.example.org"); None: for all other names."""
-        reported, files = Reported(), (os.fsencode(certificate), os.fsencode(key))
+        reported, files = Reported(), (_file(certificate), _file(key))
         lib.ns_tls_add_cert_file(self._pointer, _name(server_name), *files, reported.pointer)
         reported.check()
 
@@ -79,7 +79,7 @@ class TLS:
 
     def set_client_ca(self, authorities: Path, *, required: bool = True) -> None:
         """Asks clients for a certificate of these authorities (a PEM file)."""
-        reported, file = Reported(), os.fsencode(authorities)
+        reported, file = Reported(), _file(authorities)
         lib.ns_tls_set_client_ca_file(self._pointer, file, required, reported.pointer)
         reported.check()
 
@@ -91,7 +91,7 @@ class TLS:
 
     def set_alpn(self, protocols: Sequence[str]) -> None:
         """Sets the application protocols that the server speaks, the preferred one first."""
-        kept = [ffi.new("char[]", protocol.encode()) for protocol in protocols]
+        kept = [ffi.new("char[]", for_c(protocol)) for protocol in protocols]
         check(lib.ns_tls_set_alpn(self._pointer, kept, len(kept)))
 
 
@@ -106,4 +106,8 @@ class TLSInfo(NamedTuple):
 
 
 def _name(server_name: Optional[str]) -> object:
-    return ffi.NULL if server_name is None else server_name.encode()
+    return ffi.NULL if server_name is None else for_c(server_name)
+
+
+def _file(path: Path) -> bytes:
+    return for_c(os.fsencode(path))

@@ -112,6 +112,7 @@ module Netserver
     # It waits where a name is to be resolved. What fails later goes to the exception handler, as a
     # ConnectError. Returns the Socket.
     def connect(service, timeout: nil, data: nil)
+      service = Text.for_c(service)
       bring(data) do |number, err|
         Library.ns_server_connect(@pointer, service, Settings.milliseconds(timeout), number, Table::DROP, err)
       end

@@ -74,7 +74,7 @@ module Netserver
     end
 
     def set_alpn(protocols)
-      texts = protocols.map { |each| FFI::MemoryPointer.from_string(each) }
+      texts = protocols.map { |each| FFI::MemoryPointer.from_string(Text.for_c(each)) }
       Error.check(Library.ns_tls_set_alpn(pointer, texts.map(&:address).pack("J*"), texts.size))
     end
 
