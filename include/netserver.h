@@ -284,6 +284,9 @@ typedef int32_t ns_status;
 /** Connecting failed. */
 #define NS_ERR_CONNECT -1028
 
+/** Connections were refused beyond a limit of their address. */
+#define NS_ERR_LIMIT -1031
+
 /**
  * Returns: the status, a negative `NS_ERR_...`; 0 for NULL.
  * [any]
@@ -410,6 +413,9 @@ int32_t ns_raise_with(ns_socket *socket,
 
 /** It was never connected: the connect failed. No `on_close` gets this reason. */
 #define NS_CLOSE_CONNECT 13
+
+/** It was refused beyond a limit of its address. No `on_close` gets this reason. */
+#define NS_CLOSE_LIMIT 15
 
 /**
  * Returns: one word for an `NS_CLOSE_...` reason, for example `"peer"`;
@@ -852,6 +858,92 @@ ns_status ns_config_set_tls(ns_config *config, const ns_tls *tls);
  * [setup]
  */
 ns_status ns_config_clear_tls(ns_config *config);
+
+/**
+ * Sets how many connections one address may have open, those that wait for a
+ * worker included; 0 (default) is no bound. The server closes a further one
+ * immediately, by a reset and before TLS: it has no callback, `ns_stats.closed`
+ * counts it under NS_CLOSE_LIMIT, and the exception handler gets NS_ERR_LIMIT
+ * without a socket, at most once a second, with the number of the refused in its
+ * message.
+ *
+ * One address is all that shares a prefix (`ns_config_set_ipv4_prefix`,
+ * `ns_config_set_ipv6_prefix`); the server has one count over all its threads and
+ * services. A client of a unix socket does not count, nor does an adopted,
+ * outgoing or attached connection, nor a detached one from its detach on.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_max_per_address(ns_config *config, uint32_t count);
+
+/**
+ * Returns: the setting `max_per_address`.
+ * [any]
+ */
+uint32_t ns_config_max_per_address(const ns_config *config);
+
+/**
+ * Sets how many connections one address may open in a second, on average; 0
+ * (default) is no bound. A further one is refused as by `max_per_address`. A
+ * connection that is refused, by whichever limit, does not count. The server
+ * keeps the rates of 65536 addresses and forgets those that were used least.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_accept_rate_per_address(ns_config *config, uint32_t per_second);
+
+/**
+ * Returns: the setting `accept_rate_per_address`, in connections a second.
+ * [any]
+ */
+uint32_t ns_config_accept_rate_per_address(const ns_config *config);
+
+/**
+ * Sets how many connections one address may open at once where it has opened none
+ * for long enough; 0 (default): as many as `accept_rate_per_address`.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_accept_burst_per_address(ns_config *config, uint32_t count);
+
+/**
+ * Returns: the setting `accept_burst_per_address`.
+ * [any]
+ */
+uint32_t ns_config_accept_burst_per_address(const ns_config *config);
+
+/**
+ * Sets how many bits of an IPv4 address make one address for the limits above: 1
+ * to 32, default 32.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_ipv4_prefix(ns_config *config, uint32_t bits);
+
+/**
+ * Returns: the setting `ipv4_prefix`, in bits.
+ * [any]
+ */
+uint32_t ns_config_ipv4_prefix(const ns_config *config);
+
+/**
+ * Sets how many bits of an IPv6 address make one address for the limits above: 1
+ * to 128, default 64, which is the least that a site has (RFC 6177).
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_ipv6_prefix(ns_config *config, uint32_t bits);
+
+/**
+ * Returns: the setting `ipv6_prefix`, in bits.
+ * [any]
+ */
+uint32_t ns_config_ipv6_prefix(const ns_config *config);
 
 /**
  * Reports a failure: of a handler, a refused connection, an accept, a listener

@@ -51,6 +51,16 @@ impl Peer {
         })
     }
 
+    /// Returns the first bits of an IP address, as one number; `None` for other
+    /// peers. `ipv4` bits of an IPv4 address and `ipv6` bits of an IPv6 address
+    /// count.
+    pub fn prefix(self, ipv4: u32, ipv6: u32) -> Option<u128> {
+        let ip = Ipv6Addr::from(self.ip);
+        let bits = if ip.to_ipv4_mapped().is_some() { 96 + ipv4 } else { ipv6 };
+        let rest = u128::MAX.checked_shr(bits).unwrap_or(0);
+        (self.kind == Kind::Ip).then(|| ip.to_bits() & !rest)
+    }
+
     pub fn is_unix(self) -> bool {
         self.kind == Kind::Unix
     }

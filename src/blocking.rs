@@ -24,6 +24,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use crossbeam_channel::Sender;
 
+use crate::admission::Admission;
 use crate::clock::Deadline;
 use crate::config::{Config, Limits};
 use crate::conn::{Conn, ForcedEnd, Owner, ThreadContext};
@@ -91,6 +92,7 @@ pub(crate) struct Pool {
     turn: AtomicUsize,
     /// Closed connections whose input the control thread must discard.
     lingering: Sender<Remains>,
+    admission: Option<Arc<Admission>>,
 }
 
 impl Pool {
@@ -137,6 +139,7 @@ impl Pool {
             max_connections,
             turn: AtomicUsize::new(0),
             lingering,
+            admission: Admission::of(config),
         }
     }
 
@@ -201,6 +204,7 @@ impl Pool {
             return Ok(());
         };
         let mut conn = Conn::open(self.lobby.clone(), id, accepted);
+        self.note_left(&mut conn);
         if how == ForcedEnd::Abort {
             conn.abort();
         }
@@ -220,6 +224,13 @@ impl Pool {
     pub fn lobby<T>(&self, look: impl FnOnce(&ThreadContext, u64) -> T) -> T {
         let state = self.state();
         look(&self.lobby, state.queue.len() as u64)
+    }
+
+    /// A connection has ended.
+    fn note_left(&self, conn: &mut Conn) {
+        if let Some(admission) = &self.admission {
+            conn.leave(admission);
+        }
     }
 
     fn next_id(&self) -> u64 {

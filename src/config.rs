@@ -69,6 +69,34 @@ pub struct Config {
     /// process's descriptor limit less a reserve of 64 and a sixteenth, but at
     /// least 16.
     pub max_connections: u32,
+    /// The most connections that one address may have open, waiting ones
+    /// included: 0 (default) is no bound. The server closes a further one
+    /// immediately, by a reset and before TLS; it has no callback.
+    /// [`Stats::closed`](crate::Stats::closed) counts it by
+    /// [`CloseReason::Limit`](crate::CloseReason::Limit), and the exception
+    /// handler gets [`Status::Limit`] without a socket, at most once a second,
+    /// with the number of the refused in its text. What shares a prefix
+    /// ([`ipv4_prefix`](#structfield.ipv4_prefix),
+    /// [`ipv6_prefix`](#structfield.ipv6_prefix)) is one address, over all
+    /// threads and services of the server. Clients of unix sockets, adopted,
+    /// outgoing, attached and detached connections do not count.
+    pub max_per_address: u32,
+    /// The most connections that one address may open in a second, on average:
+    /// 0 (default) is no bound. A further one is refused as by
+    /// `max_per_address`. A refused connection does not count. The server keeps
+    /// the rates of 65,536 addresses and forgets those that were used least.
+    pub accept_rate_per_address: u32,
+    /// The most connections that one address may open at once, where it has
+    /// opened none for long enough; 0 (default): as many as
+    /// `accept_rate_per_address`.
+    pub accept_burst_per_address: u32,
+    /// How many bits of an IPv4 address make one address for the limits per
+    /// address: 1 to 32; default 32.
+    pub ipv4_prefix: u32,
+    /// How many bits of an IPv6 address make one address for the limits per
+    /// address: 1 to 128; default 64, the least that a site
+    /// has (RFC 6177).
+    pub ipv6_prefix: u32,
     /// The number of connections that the kernel holds until the server
     /// accepts them: 1 to 65,535; default 4096. The kernel's own cap
     /// (`somaxconn`) applies.
@@ -145,6 +173,11 @@ impl Default for Config {
             unix_mode: 0o600,
             shutdown_port: None,
             max_connections: 0,
+            max_per_address: 0,
+            accept_rate_per_address: 0,
+            accept_burst_per_address: 0,
+            ipv4_prefix: 32,
+            ipv6_prefix: 64,
             backlog: 4096,
             tls: None,
             max_handshakes: 1024,
@@ -195,6 +228,11 @@ impl Config {
         reuse_port: bool;
         unix_mode: u32;
         max_connections: u32;
+        max_per_address: u32;
+        accept_rate_per_address: u32;
+        accept_burst_per_address: u32;
+        ipv4_prefix: u32;
+        ipv6_prefix: u32;
         backlog: u32;
         tls: impl Into<Option<TlsConfig>>;
         max_handshakes: u32;
@@ -226,6 +264,8 @@ impl Config {
             ("max_thread", u64::from(self.max_thread), 1, u64::from(MAX_THREADS)),
             ("max_retry", u64::from(self.max_retry), 0, 1_000_000),
             ("backlog", u64::from(self.backlog), 1, 65_535),
+            ("ipv4_prefix", self.ipv4_prefix.into(), 1, 32),
+            ("ipv6_prefix", self.ipv6_prefix.into(), 1, 128),
             ("send_limit", self.send_limit as u64, 1, i32::MAX as u64),
             ("stack_size", self.stack_size as u64, 128 << 10, 1 << 30),
             ("high_water_mark", self.high_water_mark as u64, 1, self.send_limit as u64),

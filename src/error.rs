@@ -103,6 +103,8 @@ statuses! {
     Certificate = -1027, "NS_ERR_CERTIFICATE", "a certificate or key cannot be used";
     /// Connecting failed.
     Connect = -1028, "NS_ERR_CONNECT", "cannot connect";
+    /// Connections were refused beyond a limit of their address.
+    Limit = -1031, "NS_ERR_LIMIT", "refused: beyond a limit of the address";
 }
 
 impl Status {
@@ -184,13 +186,15 @@ pub enum CloseReason {
     Handshake = 12,
     /// It was never connected: the connect failed.
     Connect = 13,
+    /// It was refused beyond a limit of its address. It has no callback.
+    Limit = 15,
 }
 
 impl CloseReason {
     /// One more than the largest number; the length of `Stats::closed`.
-    pub const COUNT: usize = 14;
+    pub const COUNT: usize = 16;
 
-    const ALL: [CloseReason; 13] = [
+    const ALL: [CloseReason; 14] = [
         CloseReason::Handler,
         CloseReason::Peer,
         CloseReason::Reset,
@@ -204,6 +208,7 @@ impl CloseReason {
         CloseReason::Rejected,
         CloseReason::Handshake,
         CloseReason::Connect,
+        CloseReason::Limit,
     ];
 
     /// Returns the reason that has a number, if there is one.
@@ -227,6 +232,7 @@ impl CloseReason {
             CloseReason::Rejected => "rejected",
             CloseReason::Handshake => "handshake",
             CloseReason::Connect => "connect",
+            CloseReason::Limit => "limit",
         }
     }
 }

@@ -38,6 +38,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
+use crate::admission::Admission;
 use crate::callback;
 use crate::clock::Deadline;
 use crate::config::{Config, Limits};
@@ -73,6 +74,7 @@ pub(crate) struct LoopGroup {
     max_connections: u64,
     /// Accepting waits until a connection closes.
     paused: AtomicBool,
+    pub(crate) admission: Option<Arc<Admission>>,
 }
 
 impl LoopGroup {
@@ -95,6 +97,7 @@ impl LoopGroup {
             loops,
             max_connections: max_connections as u64,
             paused: AtomicBool::new(false),
+            admission: Admission::of(config),
         };
         Ok((loops, pollers))
     }
@@ -165,6 +168,13 @@ impl LoopGroup {
     fn note_closed(&self) {
         if self.paused.load(Ordering::SeqCst) && self.paused.swap(false, Ordering::SeqCst) {
             self.loops[0].post(Mail::Accept);
+        }
+    }
+
+    /// A connection has ended, or leaves the server.
+    fn note_left(&self, conn: &mut Conn) {
+        if let Some(admission) = &self.admission {
+            conn.leave(admission);
         }
     }
 
@@ -279,6 +289,7 @@ impl LoopGroup {
             let _ = poller.remove(fd);
         }
         let (aborted, wake_pending) = ids.release(conn.id);
+        self.note_left(conn);
         let mut detached = conn.detach(owner);
         detached.set_wake_pending(wake_pending);
         if aborted {

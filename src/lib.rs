@@ -32,6 +32,7 @@
 compile_error!("net-server runs on Linux; other systems are not supported yet");
 
 mod address;
+mod admission;
 mod blocking;
 mod callback;
 mod clock;

@@ -123,10 +123,12 @@ pub(crate) enum Kind {
     Refused,
     /// A TLS handshake failed.
     Handshake,
+    /// A connection was refused beyond a limit of its address.
+    Limit,
 }
 
 impl Kind {
-    const ALL: [Kind; 3] = [Kind::Accept, Kind::Refused, Kind::Handshake];
+    const ALL: [Kind; 4] = [Kind::Accept, Kind::Refused, Kind::Handshake, Kind::Limit];
 
     /// Returns what several of them are called.
     fn plural(self) -> &'static str {
@@ -134,6 +136,7 @@ impl Kind {
             Kind::Accept => "failures to accept",
             Kind::Refused => "refused connections",
             Kind::Handshake => "failed TLS handshakes",
+            Kind::Limit => "connections beyond the limits of an address",
         }
     }
 }

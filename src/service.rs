@@ -22,6 +22,7 @@ pub(crate) struct Origin(u16);
 
 impl Origin {
     const TLS: u16 = 1 << 15;
+    const COUNTED: u16 = 1 << 12;
     /// Of a connection that came by no service of its server.
     pub const NONE: Origin = Origin(Origin::TLS - 1);
     /// Of a peer of a hosted server's shutdown port.
@@ -34,11 +35,24 @@ impl Origin {
 
     pub fn number(self) -> Option<usize> {
         let has_service = self != Origin::NONE && self != Origin::SHUTDOWN;
-        has_service.then_some((self.0 & !Origin::TLS).into())
+        has_service.then_some((self.0 & !(Origin::TLS | Origin::COUNTED)).into())
     }
 
     pub fn has_tls(self) -> bool {
         self.0 & Origin::TLS != 0
+    }
+
+    /// Returns whether the connection is counted among those of its address.
+    pub fn is_counted(self) -> bool {
+        self.number().is_some() && self.0 & Origin::COUNTED != 0
+    }
+
+    pub fn counted(self) -> Origin {
+        Origin(self.0 | Origin::COUNTED)
+    }
+
+    pub fn uncounted(self) -> Origin {
+        Origin(self.0 & !Origin::COUNTED)
     }
 }
 

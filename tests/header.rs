@@ -21,7 +21,7 @@ const GROUPS: [(&str, &[&str]); 10] = [
     ),
     (
         "CONFIG: settings and callbacks, each with a default",
-        &["config", "settings", "callbacks", "logger"],
+        &["config", "settings", "limits", "callbacks", "logger"],
     ),
     ("SERVER: make, start, stop, free", &["server", "services"]),
     (

@@ -9,6 +9,7 @@ use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use super::{Arrival, Gate, Pool, Seat, State, Waiting, REJECTION_MS};
+use crate::admission;
 use crate::callback;
 use crate::clock::Deadline;
 use crate::conn::{Conn, ForcedEnd, Owner, ThreadContext};
@@ -45,6 +46,7 @@ impl Pool {
             }
         }
         self.reject_waiting(server, |_| true);
+        self.report_refusals(server, true);
     }
 
     fn wait_for_gate(&self) -> bool {
@@ -56,15 +58,17 @@ impl Pool {
     /// Accepts until there is a connection with a free seat. Returns `None`
     /// when the server stops.
     fn next(&self, server: &Server, listeners: &[Listener]) -> Option<(usize, Arrival)> {
-        let mut queued = false;
+        let mut immediately = false;
         loop {
+            self.report_refusals(server, false);
             let room = self.wait_for_room()?;
             let accepted = match room.has_seat || self.rest_ms == 0 {
                 _ if room.is_full => Err(AcceptError::Empty),
                 true => self.accept(listeners, room.until),
-                false => self.accept_for_later(listeners, room.until, queued),
+                false => self.accept_for_later(listeners, room.until, immediately),
             };
-            queued = false;
+            let accepted = accepted.and_then(|accepted| self.admit(server, accepted));
+            immediately = false;
             let mut state = self.state();
             if !room.is_full {
                 state.accepting -= 1;
@@ -75,7 +79,7 @@ impl Pool {
                     if let Some(seated) = self.seat_or_queue(server, state, arrival) {
                         return Some(seated);
                     }
-                    queued = true;
+                    immediately = true;
                 }
                 Err(error) => {
                     // Threads that back off do not do this: they would wake
@@ -85,7 +89,9 @@ impl Pool {
                     }
                     drop(state);
                     match error {
-                        AcceptError::Empty | AcceptError::Next => {}
+                        AcceptError::Empty => {}
+                        // A flood of them must not hold up the clients behind it.
+                        AcceptError::Next => immediately = true,
                         AcceptError::Lost(e) => self.report_lost_listener(server, listeners, &e),
                         AcceptError::Shut => return None,
                         AcceptError::Exhausted(e) => self.back_off(server, &e),
@@ -96,12 +102,37 @@ impl Pool {
         }
     }
 
+    /// Lets a new connection in, or turns it away beyond a limit of its address.
+    fn admit(&self, server: &Server, mut accepted: Accepted) -> Result<Accepted, AcceptError> {
+        let Some(admission) = &self.admission else { return Ok(accepted) };
+        let peer = accepted.peer;
+        let Err(limit) = admission.admit(peer, &mut accepted.origin) else { return Ok(accepted) };
+        admission::turn_away(accepted.fd);
+        {
+            let _state = self.state();
+            self.lobby.counters.accepted.add(1);
+            self.lobby.counters.closed[CloseReason::Limit as usize].add(1);
+        }
+        server.log().warn(Kind::Limit, 0, || admission::describe_refusal(peer, limit));
+        admission.note_refusal(peer, limit);
+        Err(AcceptError::Next)
+    }
+
+    /// Reports the refusals, if that is due or `in_any_case`. A worker does it
+    /// before it accepts: it cannot wait for a time there (`wait_for_room`).
+    fn report_refusals(&self, server: &Server, in_any_case: bool) {
+        let error = self.admission.as_ref().and_then(|admission| admission.report(in_any_case));
+        if let Some(error) = error {
+            self.count_report(callback::report_without_socket(server, &error));
+        }
+    }
+
     fn accept(&self, listeners: &[Listener], until: Deadline) -> Result<Accepted, AcceptError> {
         accept_until(listeners, until, self.turn.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Accepts while every seat is in use. After a connection that it `queued`
-    /// it accepts immediately. Otherwise it rests when a client has come. A
+    /// Accepts while every seat is in use; `immediately` after a connection that
+    /// it has queued or turned away. Otherwise it rests when a client has come. A
     /// worker that finishes meanwhile then finds the client in the backlog by
     /// itself, without a hand-off. After the rest this thread takes a client
     /// that is left.
@@ -109,9 +140,9 @@ impl Pool {
         &self,
         listeners: &[Listener],
         until: Deadline,
-        queued: bool,
+        immediately: bool,
     ) -> Result<Accepted, AcceptError> {
-        if !queued {
+        if !immediately {
             wait_ready(listeners, until)?;
             let state = self.state();
             if state.gate == Gate::Open {
@@ -191,10 +222,14 @@ impl Pool {
         &self,
         server: &Server,
         mut state: MutexGuard<'_, State>,
-        arrival: Arrival,
+        mut arrival: Arrival,
     ) -> Option<(usize, Arrival)> {
         if state.gate == Gate::Stopping || server.is_stopping() {
             // The server accepts no more; the peer sees the end.
+            drop(state);
+            if let Some(admission) = &self.admission {
+                admission.leave(arrival.accepted.peer, &mut arrival.accepted.origin);
+            }
             return None;
         }
         state.backoff.reset();
@@ -305,6 +340,7 @@ impl Pool {
         server.log().warn(Kind::Refused, id, || format!("{}: {error}", conn.peer_name()));
         callback::drop_on_loop(failure);
         callback::drop_on_loop(conn.replace_user_data(None));
+        self.note_left(&mut conn);
         if let Some(remains) = conn.close_waiting(until) {
             self.linger(server, remains);
         }
@@ -354,6 +390,7 @@ impl Pool {
         counters.drained.add(u64::from(stopping && reason != CloseReason::Cut));
         counters.open.sub(1);
         seat.retract();
+        self.note_left(&mut conn);
         let remains = conn.close_waiting(until);
         conn.vacate();
         drop(conn);

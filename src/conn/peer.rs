@@ -10,6 +10,7 @@ use socket2::SockRef;
 
 use super::Conn;
 use crate::address::{self, canonical};
+use crate::admission::Admission;
 use crate::error::{Error, Status};
 use crate::sys;
 
@@ -27,6 +28,12 @@ pub struct PeerCredentials {
 }
 
 impl Conn {
+    /// Takes a connection that has ended, or that leaves its server, off the
+    /// count of its address.
+    pub fn leave(&mut self, admission: &Admission) {
+        admission.leave(self.peer, &mut self.origin);
+    }
+
     pub fn peer(&self) -> Option<SocketAddr> {
         self.peer.address()
     }

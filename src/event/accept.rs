@@ -7,7 +7,10 @@ use std::os::fd::AsFd;
 
 use super::driver::Driver;
 use super::run::Loop;
+use super::schedule::Own;
 use super::{LoopGroup, LISTENERS};
+use crate::address::Peer;
+use crate::admission::{self, Limit};
 use crate::callback;
 use crate::clock::Deadline;
 use crate::conn::{Conn, ConnId, Phase};
@@ -200,8 +203,16 @@ impl Loop {
         }
     }
 
-    /// Gives a new connection to the loop with the fewest connections.
-    fn begin(&mut self, accepted: Accepted) {
+    /// Gives a new connection to the loop with the fewest connections, if the
+    /// limits of its address let it in.
+    fn begin(&mut self, mut accepted: Accepted) {
+        let admission = self.driver.loops.admission.clone();
+        if let Some(admission) = &admission {
+            if let Err(limit) = admission.admit(accepted.peer, &mut accepted.origin) {
+                return self.driver.refuse(accepted, limit);
+            }
+        }
+        let (peer, mut origin) = (accepted.peer, accepted.origin);
         let (own, loops) = (self.driver.handle.context.index, self.driver.loops.clone());
         let index = loops.least_busy(own);
         let begun = match index == own {
@@ -210,6 +221,9 @@ impl Loop {
         };
         // The target loop is already stopping, and this one will be too; not an
         // error.
+        if let (Err(_), Some(admission)) = (&begun, &admission) {
+            admission.leave(peer, &mut origin);
+        }
         if let Err(error) = begun.or_else(unless_stopping) {
             self.driver.counters().accept_errors.add(1);
             let log = self.driver.server.log();
@@ -236,6 +250,36 @@ impl Loop {
 }
 
 impl Driver {
+    /// Turns away a connection beyond a limit of its address.
+    #[cold]
+    fn refuse(&mut self, accepted: Accepted, limit: Limit) {
+        self.counters().accepted.add(1);
+        self.counters().closed[CloseReason::Limit as usize].add(1);
+        let peer = accepted.peer;
+        admission::turn_away(accepted.fd);
+        self.note_refusal(peer, limit);
+    }
+
+    /// Logs a refusal, and reports those that are due. A report that is not due
+    /// is made in time.
+    pub fn note_refusal(&mut self, peer: Peer, limit: Limit) {
+        self.server.log().warn(Kind::Limit, 0, || admission::describe_refusal(peer, limit));
+        if let Some(admission) = &self.loops.admission {
+            admission.note_refusal(peer, limit);
+        }
+        self.report_refusals(false);
+    }
+
+    /// Reports the refusals, if that is due or `in_any_case`.
+    #[cold]
+    pub fn report_refusals(&mut self, in_any_case: bool) {
+        let Some(admission) = self.loops.admission.clone() else { return };
+        if let Some(error) = admission.report(in_any_case) {
+            self.report(&error);
+        }
+        self.schedule.arm_own(Own::Refusals, admission.report_at());
+    }
+
     /// Begins with an arrival. An event that came while it waited comes again, with
     /// what has become of it.
     pub fn on_arrival(&mut self, conn: &mut Conn) {

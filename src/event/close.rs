@@ -168,6 +168,7 @@ impl Driver {
     /// (epoll(7)), so that no call is needed.
     fn vacate(&mut self, conn: &mut Conn, id: u64) {
         self.schedule.forget(conn.armed);
+        self.loops.note_left(conn);
         conn.vacate();
         self.counters().open.sub(1);
         self.handle.free(id);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::accept::Acceptor;
 use super::driver::Driver;
-use super::schedule::Due;
+use super::schedule::{Due, Own};
 use super::slab::Slab;
 use super::{dispatch, LoopGroup, CONTROL, GUEST, LISTENERS, PROBE, TIMER, WAKE, WATCHES};
 use crate::callback;
@@ -229,14 +229,18 @@ impl Loop {
     fn check_deadlines(&mut self) {
         let (driver, slab) = (&mut self.driver, &mut self.slab);
         let now = Deadline::latest_due();
-        let mut has_timers = false;
+        let (mut has_timers, mut has_refusals) = (false, false);
         while let Some(due) = driver.schedule.pop_due(now, slab) {
             match due {
                 Due::Conn(conn) => driver.check_deadline(conn),
-                Due::Timers => has_timers = true,
+                Due::Own(Own::Timers) => has_timers = true,
+                Due::Own(Own::Refusals) => has_refusals = true,
             }
         }
         driver.schedule.clean(slab);
+        if has_refusals {
+            self.driver.report_refusals(false);
+        }
         if has_timers {
             self.run_timers();
         }

@@ -18,27 +18,45 @@ pub(super) struct Schedule {
     /// The connections that get a turn without an event.
     ready: VecDeque<u64>,
     timers: Timers,
-    /// The entry of the program's timers in `timers`, or `NEVER`.
-    tasks_armed: Deadline,
+    /// The entries of the loop's own deadlines in `timers`, or `NEVER`.
+    own_armed: [Deadline; 2],
     poller: Poller,
 }
 
 /// What a deadline that has passed belongs to.
 pub(super) enum Due<'a> {
     Conn(&'a mut Conn),
-    /// The program's timers.
-    Timers,
+    Own(Own),
 }
 
-/// In place of a connection's slot: the program's timers. No connection has it.
-const TASKS: u32 = u32::MAX;
+/// What the loop itself has to do at a time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Own {
+    /// The program's timers.
+    Timers,
+    /// The report of connections that were refused.
+    Refusals,
+}
+
+impl Own {
+    const ALL: [Own; 2] = [Own::Timers, Own::Refusals];
+
+    /// Returns what stands in place of a connection's slot. No connection has it.
+    fn slot(self) -> u32 {
+        u32::MAX - self as u32
+    }
+
+    fn of_slot(slot: u32) -> Option<Own> {
+        Own::ALL.into_iter().find(|own| own.slot() == slot)
+    }
+}
 
 impl Schedule {
     pub fn new(poller: Poller) -> Schedule {
         Schedule {
             ready: VecDeque::new(),
             timers: Timers::default(),
-            tasks_armed: Deadline::NEVER,
+            own_armed: [Deadline::NEVER; 2],
             poller,
         }
     }
@@ -112,11 +130,12 @@ impl Schedule {
         self.timers.next()
     }
 
-    /// Makes the loop look at the program's timers at this time.
-    pub fn arm_tasks(&mut self, due: Deadline) {
-        if due < self.tasks_armed {
-            let former = std::mem::replace(&mut self.tasks_armed, due);
-            self.timers.arm(due, TASKS);
+    /// Makes the loop look at a work of its own at this time.
+    pub fn arm_own(&mut self, own: Own, due: Deadline) {
+        let armed = &mut self.own_armed[own as usize];
+        if due < *armed {
+            let former = std::mem::replace(armed, due);
+            self.timers.arm(due, own.slot());
             self.forget(former);
         }
     }
@@ -126,9 +145,10 @@ impl Schedule {
     pub fn pop_due<'a>(&mut self, now: Deadline, slab: &'a mut Slab) -> Option<Due<'a>> {
         loop {
             let (due, slot) = self.timers.pop_due(now)?;
-            if slot == TASKS && self.tasks_armed == due {
-                self.tasks_armed = Deadline::NEVER;
-                return Some(Due::Timers);
+            if let Some(own) = Own::of_slot(slot).filter(|own| self.own_armed[*own as usize] == due)
+            {
+                self.own_armed[own as usize] = Deadline::NEVER;
+                return Some(Due::Own(own));
             }
             if slab.get(slot).is_some_and(|conn| conn.armed == due) {
                 let conn = slab.get(slot)?;
@@ -142,10 +162,10 @@ impl Schedule {
     /// Drops the stale deadlines, if they are too many.
     pub fn clean(&mut self, slab: &mut Slab) {
         if self.timers.must_clean() {
-            let tasks_armed = self.tasks_armed;
-            self.timers.retain(|due, slot| match slot {
-                TASKS => tasks_armed == due,
-                slot => slab.get(slot).is_some_and(|conn| conn.armed == due),
+            let own_armed = self.own_armed;
+            self.timers.retain(|due, slot| match Own::of_slot(slot) {
+                Some(own) => own_armed[own as usize] == due,
+                None => slab.get(slot).is_some_and(|conn| conn.armed == due),
             });
         }
     }

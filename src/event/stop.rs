@@ -73,6 +73,7 @@ impl Loop {
             return;
         }
         self.stop_accepting();
+        self.driver.report_refusals(true);
         if let Some(guest) = &self.guest {
             guest.begin_stop(self.driver.drain.deadline());
             guest.turn();

@@ -12,6 +12,7 @@ use std::sync::{Mutex, MutexGuard};
 use super::handle::LoopHandle;
 use super::mail::Mail;
 use super::run::Loop;
+use super::schedule::Own;
 use super::{PROBE, WATCHES};
 use crate::callback;
 use crate::clock::Deadline;
@@ -368,7 +369,7 @@ impl Loop {
     /// Makes the loop look at the timers in time.
     pub(super) fn arm_tasks(&mut self) {
         let next = self.driver.handle.tasks.next_deadline();
-        self.driver.schedule.arm_tasks(next);
+        self.driver.schedule.arm_own(Own::Timers, next);
     }
 
     /// Calls the timers that are due, each once.

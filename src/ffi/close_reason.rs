@@ -34,6 +34,8 @@ pub const NS_CLOSE_REJECTED: i32 = 11;
 pub const NS_CLOSE_HANDSHAKE: i32 = 12;
 /// It was never connected: the connect failed. No `on_close` gets this reason.
 pub const NS_CLOSE_CONNECT: i32 = 13;
+/// It was refused beyond a limit of its address. No `on_close` gets this reason.
+pub const NS_CLOSE_LIMIT: i32 = 15;
 
 /// The numbers are the core's; a mismatch does not compile.
 const _: () = {
@@ -50,7 +52,8 @@ const _: () = {
     assert!(NS_CLOSE_REJECTED == CloseReason::Rejected as i32);
     assert!(NS_CLOSE_HANDSHAKE == CloseReason::Handshake as i32);
     assert!(NS_CLOSE_CONNECT == CloseReason::Connect as i32);
-    assert!(CloseReason::COUNT as i32 == NS_CLOSE_CONNECT + 1);
+    assert!(NS_CLOSE_LIMIT == CloseReason::Limit as i32);
+    assert!(CloseReason::COUNT as i32 == NS_CLOSE_LIMIT + 1);
 };
 
 /// Returns: one word for an `NS_CLOSE_...` reason, for example `"peer"`;

@@ -84,6 +84,8 @@ pub const NS_ERR_HANDSHAKE: i32 = -1026;
 pub const NS_ERR_CERTIFICATE: i32 = -1027;
 /// Connecting failed.
 pub const NS_ERR_CONNECT: i32 = -1028;
+/// Connections were refused beyond a limit of their address.
+pub const NS_ERR_LIMIT: i32 = -1031;
 
 /// What failed: a status, a sentence, and the code of the operating system or
 /// of the handler. Owned where a call returned it through `err`

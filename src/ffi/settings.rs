@@ -28,7 +28,7 @@ use crate::{Config, Error};
 ///
 /// # Safety
 /// The caller's contract.
-unsafe fn set(
+pub(super) unsafe fn set(
     config: *mut ns_config,
     change: impl Fn(Config) -> Result<Config, Error>,
 ) -> ns_status {
@@ -47,7 +47,7 @@ unsafe fn set(
 ///
 /// # Safety
 /// The caller's contract.
-unsafe fn setting<T: Copy + Default>(
+pub(super) unsafe fn setting<T: Copy + Default>(
     config: *const ns_config,
     read: impl FnOnce(&Config) -> T,
 ) -> T {

@@ -47,6 +47,9 @@ impl Guest {
     pub(super) fn start(host: Server, service: &Service) -> Result<(Guest, Seen), Error> {
         let config = Config {
             max_connections: MAX_PEERS,
+            // They are those of the services.
+            max_per_address: 0,
+            accept_rate_per_address: 0,
             tls: None,
             shutdown_port: None,
             // A client must reach this server.

@@ -160,10 +160,15 @@ pub(crate) fn poll_many(entries: &mut [PollFd<'_>], timeout: i32) -> io::Result<
 
 /// `CLOCK_MONOTONIC` in milliseconds, rounded down.
 pub(crate) fn monotonic_millis() -> u64 {
+    monotonic_nanos() / 1_000_000
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds.
+pub(crate) fn monotonic_nanos() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the call may write `time`; every system has this clock.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
-    time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 /// How many descriptors this process may have open (`RLIMIT_NOFILE`).

@@ -77,6 +77,11 @@ fn configure(config: &Config, hooks: &Arc<Hooks>) -> Result<*mut ns_config, Erro
             ns_config_set_shutdown_port(raw, port.as_ptr());
         }
         ns_config_set_max_connections(raw, config.max_connections);
+        ns_config_set_max_per_address(raw, config.max_per_address);
+        ns_config_set_accept_rate_per_address(raw, config.accept_rate_per_address);
+        ns_config_set_accept_burst_per_address(raw, config.accept_burst_per_address);
+        ns_config_set_ipv4_prefix(raw, config.ipv4_prefix);
+        ns_config_set_ipv6_prefix(raw, config.ipv6_prefix);
         ns_config_set_backlog(raw, config.backlog);
         ns_config_set_max_handshakes(raw, config.max_handshakes);
         ns_config_set_handshake_timeout_ms(raw, count(config.handshake_timeout));
