@@ -18,6 +18,7 @@ import threading
 import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+import files
 import harness
 import relaying
 import store
@@ -709,6 +710,7 @@ def checks():
     add("relay --cert stop", relay_stop, pair, tls_context)
     add("relay bad arguments", relay_bad_arguments)
     all_checks.extend(store.CHECKS)
+    all_checks.extend(files.checks(pair, certificate))
     if harness.under == "native":
         add("relay before HTTP", relay_http)
     if harness.under == "native":
