@@ -158,7 +158,7 @@ fn a_stop_does_not_wait_for_a_callback_that_hangs() {
 }
 
 /// Ends a listener from outside, as an administrator can.
-fn destroy(listener: i32) {
+pub fn destroy(listener: i32) {
     // SAFETY: this process is one test's: the listener is open.
     let listener = unsafe { BorrowedFd::borrow_raw(listener) };
     socket2::SockRef::from(&listener).shutdown(std::net::Shutdown::Both).unwrap();

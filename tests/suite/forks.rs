@@ -24,7 +24,7 @@ impl Child {
     }
 
     /// Forks; `None` in the child, which ends by itself where it hangs.
-    fn forked() -> Option<Child> {
+    pub fn forked() -> Option<Child> {
         // SAFETY: the child allocates, which the C library allows after a fork, and calls the
         // library under test.
         match unsafe { libc::fork() } {
@@ -49,7 +49,7 @@ impl Child {
     }
 }
 
-fn exit_now(status: i32) -> ! {
+pub fn exit_now(status: i32) -> ! {
     // SAFETY: it takes a number.
     unsafe { libc::_exit(status) }
 }

@@ -5,7 +5,8 @@ use crate::support::*;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::forks::{free, Child};
+use super::deadline_races::destroy;
+use super::forks::{exit_now, free, Child};
 use super::hosted::{host, hosted_with};
 use super::unix::Folder;
 
@@ -219,6 +220,27 @@ fn failures_to_accept() {
     });
 }
 
+/// LG2: A listener that was lost is an error, which is not thinned; the stop that follows says how
+/// many there were.
+#[test]
+fn a_lost_listener() {
+    isolated(|| {
+        for config in both_modes() {
+            let (logger, lines) = logging(LogLevel::Info);
+            let server = start(config.logger(logger), Hooks::new(echo));
+            lines.take(2);
+            destroy(listening_sockets()[0]);
+            let line = lines.next();
+            assert_eq!(line.id, None);
+            expect(&line, LogLevel::Error, "a listener was lost: ");
+            server.wait(Some(SOON)).unwrap();
+            let line = lines.next();
+            expect(&line, LogLevel::Info, "stopped after ");
+            assert!(line.text.ends_with("accept errors 1"), "{line:?}");
+        }
+    });
+}
+
 /// LG4: A logger may make every call, also those that cannot work in a callback: it holds no lock,
 /// counts as a callback, and does not wait for itself.
 #[test]
@@ -362,6 +384,38 @@ fn silent_in_a_child() {
             })
             .succeeds();
             Client::connect(&server).echo("hello");
+        }
+    });
+}
+
+/// FK5, LG9: A child that returns from a logger ends on a thread of the library; in a start the call
+/// fails in it. The parent's start and stop go on.
+#[test]
+fn a_child_that_returns_from_a_logger() {
+    isolated(|| {
+        for config in [blocking(2), non_blocking(2)] {
+            let (log, lines) = events();
+            let parent = std::process::id();
+            let logger = Logger::new(LogLevel::Info, move |_, _, _| {
+                if std::process::id() != parent {
+                    exit_now(1);
+                }
+                if let Some(child) = Child::forked() {
+                    child.succeeds();
+                    log.add(());
+                }
+            });
+            let server = unstarted(config.logger(logger), Hooks::new(echo));
+            let started = server.start_background();
+            if std::process::id() != parent {
+                let failed = status(started) == Status::State;
+                free(&server);
+                exit_now((!failed).into());
+            }
+            started.unwrap();
+            Client::connect(&server).echo("hello");
+            server.stop().unwrap();
+            assert_eq!(lines.drain().len(), 3, "an address, the start, the stop");
         }
     });
 }
