@@ -284,6 +284,9 @@ typedef int32_t ns_status;
 /** Connecting failed. */
 #define NS_ERR_CONNECT -1028
 
+/** The PROXY header is missing or bad, or comes from no trusted proxy. */
+#define NS_ERR_PROXY -1030
+
 /** Connections were refused beyond a limit of their address. */
 #define NS_ERR_LIMIT -1031
 
@@ -413,6 +416,12 @@ int32_t ns_raise_with(ns_socket *socket,
 
 /** It was never connected: the connect failed. No `on_close` gets this reason. */
 #define NS_CLOSE_CONNECT 13
+
+/**
+ * Its PROXY header was missing or bad, or came from no trusted proxy. No `on_close`
+ * gets this reason.
+ */
+#define NS_CLOSE_PROXY 14
 
 /** It was refused beyond a limit of its address. No `on_close` gets this reason. */
 #define NS_CLOSE_LIMIT 15
@@ -1787,8 +1796,9 @@ ns_status ns_socket_set_user_data(ns_socket *socket, void *user_data, ns_drop_fn
 /**
  * Writes the peer's address as text: "127.0.0.1:4711", "[::1]:4711"; for a unix
  * socket "unix:" and the peer's own path or "@" and abstract name, which few have;
- * "" where it is not known. It writes as `snprintf` does: at most `len` bytes with
- * the final NUL.
+ * "" where it is not known. A PROXY header may have announced it
+ * (`ns_config_set_proxy_protocol`). It writes as `snprintf` does: at most `len`
+ * bytes with the final NUL.
  *
  * Returns: the length of the whole text without the NUL.
  * [handler]
@@ -1873,6 +1883,149 @@ void ns_socket_free(ns_socket *owned);
  * [any, by the owner] [blocks]
  */
 int ns_socket_release_fd(ns_socket *owned);
+
+/* ============================================================================================
+ * PROXY: the client's address behind a load balancer
+ * ============================================================================================ */
+
+/** Version 1 of the PROXY protocol: a line of text. */
+#define NS_PROXY_V1 1
+
+/** Version 2: a binary header, which may have extras. */
+#define NS_PROXY_V2 2
+
+/** An extra of a PROXY header: the protocol above (ALPN). */
+#define NS_PROXY_TLV_ALPN 1
+
+/** The name that the client asked for (SNI), in UTF-8. */
+#define NS_PROXY_TLV_AUTHORITY 2
+
+/** The connection's unique id: at most 128 bytes. */
+#define NS_PROXY_TLV_UNIQUE_ID 5
+
+/** The client's TLS, in a structure of its own with extras of its own. */
+#define NS_PROXY_TLV_SSL 32
+
+/** The name of the network namespace. */
+#define NS_PROXY_TLV_NETNS 48
+
+/**
+ * Sets which versions of the PROXY protocol every service accepts: NS_PROXY_V1,
+ * NS_PROXY_V2, both (1 | 2), or 0 (default). `ns_server_set_service_proxy` changes
+ * it for one service; the shutdown port never has it, nor have adopted and outgoing
+ * connections.
+ *
+ * Nothing is detected, as the protocol demands
+ * (https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt): a trusted source
+ * (`ns_config_add_trusted_proxy`) must send a header, before TLS and within
+ * `proxy_timeout`; any other source is refused, or let in without a look at its
+ * bytes (`ns_config_set_proxy_others`). Without a trusted source `ns_server_new`
+ * fails.
+ *
+ * From `on_open` on the addresses of the connection are those that the header
+ * announced, also after STARTTLS and a detach; LOCAL, UNKNOWN and AF_UNSPEC keep the
+ * real ones. A source that is refused, and a header that is bad, longer than 4096
+ * bytes, of datagrams, incomplete or late, end the connection without a byte to the
+ * peer: the exception handler gets NS_ERR_PROXY, the connection counts as
+ * NS_CLOSE_PROXY, and no other callback runs.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_proxy_protocol(ns_config *config, int32_t versions);
+
+/**
+ * Returns: the setting `proxy_protocol`, 0 to 3.
+ * [any]
+ */
+int32_t ns_config_proxy_protocol(const ns_config *config);
+
+/**
+ * Adds a source whose PROXY headers are believed: an address or a network
+ * ("192.0.2.1", "10.0.0.0/8", "::1", "2001:db8::/32"), or "unix" for all peers of
+ * unix sockets. Copied. The default is none.
+ *
+ * Returns: 0, NS_ERR_INVALID (also for a network whose address has bits beyond its
+ * prefix) or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_add_trusted_proxy(ns_config *config, const char *network);
+
+/**
+ * Writes the trusted sources as they were added, with ", " between them; "" for
+ * none. It writes as `snprintf` does: at most `len` bytes with the final NUL.
+ *
+ * Returns: the length of the whole text without the NUL.
+ * [any]
+ */
+size_t ns_config_trusted_proxies(const ns_config *config, char *buf, size_t len);
+
+/**
+ * Sets the time that a whole PROXY header may take: milliseconds, 0 to 2^31 - 1,
+ * default 3000. That of a TLS handshake begins after it.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_proxy_timeout_ms(ns_config *config, uint32_t time);
+
+/**
+ * Returns: the setting `proxy_timeout`, in milliseconds.
+ * [any]
+ */
+uint32_t ns_config_proxy_timeout_ms(const ns_config *config);
+
+/**
+ * Sets whether a service with the PROXY protocol serves a source that is not
+ * trusted as an ordinary client, whose bytes are not looked at: 1, or 0 (default)
+ * to refuse it.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_proxy_others(ns_config *config, int32_t value);
+
+/**
+ * Returns: the setting `proxy_others`, 0 or 1.
+ * [any]
+ */
+int32_t ns_config_proxy_others(const ns_config *config);
+
+/**
+ * Sets which versions of the PROXY protocol one service accepts, in place of those
+ * of `ns_config_set_proxy_protocol`; 0 for none: a port for health checks takes none.
+ * `service` is 0 for that of `ns_server_new`, else what `ns_server_add_service`
+ * returned. `err`: see RESULTS.
+ *
+ * Returns: 0, NS_ERR_INVALID (also where no proxy is trusted) or NS_ERR_STATE (the
+ * server has been started).
+ * [setup]
+ */
+ns_status ns_server_set_service_proxy(ns_server *server,
+                                      uint32_t service,
+                                      int32_t versions,
+                                      ns_error **err);
+
+/**
+ * Writes the address that the connection itself comes from, as `ns_socket_peer`
+ * does: behind a PROXY header that of the proxy.
+ *
+ * Returns: the length of the whole text without the NUL.
+ * [handler]
+ */
+size_t ns_socket_transport_peer(const ns_socket *socket, char *buf, size_t len);
+
+/**
+ * Writes the value of the first extra (TLV) of this type in the PROXY header, at
+ * most `len` bytes of it. `kind` is an NS_PROXY_TLV_... or another of 0 to 255;
+ * section 2.2 of the protocol's specification has the formats. Version 1 has no
+ * extras, and those of a connection of the proxy's own (LOCAL) are ignored.
+ *
+ * Returns: the length of the whole value; NS_ERR_STATE where there is none,
+ * NS_ERR_INVALID, NS_ERR_DETACHED or NS_ERR_NOT_IN_HANDLER.
+ * [handler]
+ */
+int64_t ns_socket_proxy_tlv(const ns_socket *socket, int32_t kind, void *buf, size_t len);
 
 /* ============================================================================================
  * BY ID: calls for a connection from any thread

@@ -106,8 +106,12 @@ impl Admission {
 
     /// Judges a new connection of `peer`, a client with an IP address; others
     /// have no limits. A connection that comes in is counted until
-    /// [`Admission::leave`], and `origin` notes that it is.
+    /// [`Admission::leave`], and `origin` notes that it is. One whose PROXY header is
+    /// to come is judged after that.
     pub fn admit(&self, peer: Peer, origin: &mut Origin) -> Result<(), Limit> {
+        if origin.awaits_proxy() {
+            return Ok(());
+        }
         let Some(address) = peer.prefix(self.ipv4_prefix, self.ipv6_prefix) else { return Ok(()) };
         let now = self.rate.as_ref().map_or(0, |_| sys::monotonic_nanos());
         let mut shard = lock(self.shard(address));
@@ -249,7 +253,7 @@ mod tests {
     fn one_count_for_each_prefix() {
         let admission = of(Config::new().max_per_address(2));
         let enter = |address| {
-            let mut origin = Origin::new(0, false);
+            let mut origin = Origin::new(0, false, false);
             admission.admit(peer(address), &mut origin).map(|()| origin)
         };
         let mut first = enter("192.0.2.1:1").unwrap();
@@ -273,7 +277,7 @@ mod tests {
         let admission = of(Config::new().max_per_address(1));
         let peers: Vec<_> =
             (0..20_000_u32).map(|n| peer(&format!("{}:1", std::net::Ipv4Addr::from(n)))).collect();
-        let mut origins = vec![Origin::new(0, false); peers.len()];
+        let mut origins = vec![Origin::new(0, false, false); peers.len()];
         for (peer, origin) in peers.iter().zip(&mut origins) {
             admission.admit(*peer, origin).unwrap();
         }

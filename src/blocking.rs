@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+mod opening;
 mod seat;
 mod worker;
 

@@ -337,6 +337,12 @@ pub(crate) fn note_handshake_failure(server: &Server, conn: &Conn, error: &Error
     server.log().warn(Kind::Handshake, conn.id, || format!("{}: {error}", conn.peer_name()));
 }
 
+/// Logs that a PROXY header was refused, or its source.
+pub(crate) fn note_proxy_failure(server: &Server, conn: &Conn, error: &Error) {
+    let peer = || conn.transport_peer_name();
+    server.log().warn(Kind::Proxy, conn.id, || format!("{}: {error}", peer()));
+}
+
 /// Reports to the exception handler a failure that belongs to no connection.
 /// Returns the exception handler's own failure, if it failed.
 pub(crate) fn report_without_socket(server: &Server, error: &Error) -> Option<Error> {

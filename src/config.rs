@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::error::{quoted, Error, Status};
 use crate::logger::Logger;
+use crate::proxy::{ProxyProtocol, Trusted};
 use crate::tls::TlsConfig;
 
 /// The largest time that a setting accepts: `i32::MAX` milliseconds (24.8
@@ -111,6 +112,28 @@ pub struct Config {
     pub max_handshakes: u32,
     /// The time that a whole TLS handshake may take; default 10 s.
     pub handshake_timeout: Duration,
+    /// The versions of the PROXY protocol that every service accepts, unless
+    /// [`Server::set_service_proxy`](crate::Server::set_service_proxy) says
+    /// otherwise; default [`ProxyProtocol::Off`]. Nothing is detected: a source
+    /// among `trusted_proxies` must send a header, before TLS, and every other one
+    /// is refused, unless `proxy_others` lets it in. A connection that is refused,
+    /// or whose header is bad, ends immediately: the exception handler gets
+    /// [`Status::Proxy`], no other callback runs, and it is counted as
+    /// [`CloseReason::Proxy`](crate::CloseReason::Proxy). A header has at most
+    /// 4,096 bytes.
+    pub proxy_protocol: ProxyProtocol,
+    /// The sources whose PROXY headers are believed: addresses and networks
+    /// (`192.0.2.1`, `10.0.0.0/8`, `::1`, `2001:db8::/32`), or `unix` for all
+    /// peers of unix sockets; default none. With `proxy_protocol` there must be
+    /// one.
+    pub trusted_proxies: Vec<String>,
+    /// The time that a whole PROXY header may take; default 3 s. The time for a
+    /// TLS handshake begins after it.
+    pub proxy_timeout: Duration,
+    /// Where `proxy_protocol` is on: serve a source that is no trusted proxy as an
+    /// ordinary client, whose bytes are not looked at, instead of refusing it;
+    /// default false.
+    pub proxy_others: bool,
     /// The time after which the server closes a connection that neither sent
     /// nor received a byte; default off. In blocking mode the worker checks it
     /// while the handler waits in `recv` or `send`.
@@ -182,6 +205,10 @@ impl Default for Config {
             tls: None,
             max_handshakes: 1024,
             handshake_timeout: Duration::from_secs(10),
+            proxy_protocol: ProxyProtocol::Off,
+            trusted_proxies: Vec::new(),
+            proxy_timeout: Duration::from_secs(3),
+            proxy_others: false,
             idle_timeout: None,
             io_timeout: None,
             write_timeout: Some(Duration::from_secs(30)),
@@ -237,6 +264,10 @@ impl Config {
         tls: impl Into<Option<TlsConfig>>;
         max_handshakes: u32;
         handshake_timeout: Duration;
+        proxy_protocol: ProxyProtocol;
+        trusted_proxies: impl Into<Vec<String>>;
+        proxy_timeout: Duration;
+        proxy_others: bool;
         idle_timeout: impl Into<Option<Duration>>;
         io_timeout: impl Into<Option<Duration>>;
         write_timeout: impl Into<Option<Duration>>;
@@ -254,6 +285,13 @@ impl Config {
     #[must_use]
     pub fn shutdown_port(mut self, service: impl Into<String>) -> Config {
         self.shutdown_port = Some(service.into());
+        self
+    }
+
+    /// Adds one to [`trusted_proxies`](#structfield.trusted_proxies).
+    #[must_use]
+    pub fn add_trusted_proxy(mut self, network: impl Into<String>) -> Config {
+        self.trusted_proxies.push(network.into());
         self
     }
 
@@ -289,6 +327,7 @@ impl Config {
         let times = [
             ("retry_interval", Some(self.retry_interval)),
             ("handshake_timeout", Some(self.handshake_timeout)),
+            ("proxy_timeout", Some(self.proxy_timeout)),
             ("idle_timeout", self.idle_timeout),
             ("io_timeout", self.io_timeout),
             ("write_timeout", self.write_timeout),
@@ -305,7 +344,19 @@ impl Config {
         if self.keep_alive.is_some_and(|time| time > Duration::from_secs(32_767)) {
             return Err(invalid("keep_alive must be at most 32767 s".into()));
         }
+        self.check_proxy(self.proxy_protocol)?;
         Ok(())
+    }
+
+    /// Returns the trusted proxies, of which a service that accepts these versions
+    /// needs one.
+    pub(crate) fn check_proxy(&self, versions: ProxyProtocol) -> Result<Trusted, Error> {
+        let trusted = Trusted::parse(&self.trusted_proxies)?;
+        if versions != ProxyProtocol::Off && trusted.is_empty() {
+            let text = "proxy_protocol is on, and no proxy is trusted: trusted_proxies is empty";
+            return Err(invalid(text.into()));
+        }
+        Ok(trusted)
     }
 }
 
@@ -370,6 +421,9 @@ mod tests {
             ("low_water_mark", Config::new().low_water_mark(2).high_water_mark(1).send_limit(1)),
             ("idle_timeout", Config::new().idle_timeout(MAX_TIME + Duration::from_millis(1))),
             ("keep_alive", Config::new().keep_alive(Duration::from_secs(32_768))),
+            ("proxy_timeout", Config::new().proxy_timeout(MAX_TIME + Duration::from_millis(1))),
+            ("proxy_protocol", Config::new().proxy_protocol(ProxyProtocol::Both)),
+            ("trusted proxy \"any\"", Config::new().add_trusted_proxy("any")),
         ];
         for (name, config) in bad {
             let error = config.validate().unwrap_err();

@@ -15,6 +15,7 @@ mod inbox;
 mod nearby;
 mod peer;
 mod progress;
+mod proxy;
 mod shut;
 mod state;
 mod tls;
@@ -38,6 +39,7 @@ use crate::error::Status;
 use crate::fork;
 use crate::listener::Accepted;
 use crate::outbuf::{AckLook, OutBuf};
+use crate::proxy::Header;
 use crate::service::Origin;
 use crate::sys;
 use crate::tls::Session;
@@ -53,6 +55,7 @@ pub(crate) use ids::{IdTable, SendError};
 pub(crate) use inbox::{Inbox, Message};
 pub(crate) use nearby::Nearby;
 pub use peer::PeerCredentials;
+pub(crate) use proxy::proxy_timeout;
 pub(crate) use tls::handshake_timeout;
 pub(crate) use transfer::{READS, READ_BUDGET};
 pub(crate) use verdict::Verdict;
@@ -64,6 +67,8 @@ pub(crate) enum Phase {
     Vacant,
     /// Its connect is in progress.
     Connecting,
+    /// The thread waits for the PROXY header.
+    Proxy,
     /// The loop waits for the first record of the TLS handshake.
     Hello,
     /// That record is complete; the connection waits for a place among the
@@ -80,9 +85,10 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    /// Returns whether the connection is before or in a TLS handshake.
+    /// Returns whether the connection is before or in a TLS handshake, or before its
+    /// PROXY header.
     pub fn is_handshake(self) -> bool {
-        matches!(self, Phase::Hello | Phase::Waiting | Phase::Handshake)
+        matches!(self, Phase::Proxy | Phase::Hello | Phase::Waiting | Phase::Handshake)
     }
 }
 
@@ -102,10 +108,18 @@ struct Extra {
     wake_pending: bool,
     /// What is left to do for a connect that is in progress.
     connect: Option<Box<Connect>>,
+    /// What the PROXY header announced, or the part of it that has come.
+    proxy: Option<Box<Proxied>>,
     /// How many corks of the program hold back what is sent.
     corks: u32,
     /// The last look at what the peer has acknowledged; with a queue that is there.
     ack_look: Option<AckLook>,
+}
+
+/// A connection's PROXY header.
+enum Proxied {
+    Part(Vec<u8>),
+    Whole(Header),
 }
 
 /// A connection. A loop keeps its connections in slots that never move; a
@@ -136,8 +150,8 @@ pub(crate) struct Conn {
     os_error: i32,
     pub tls: Option<Box<Session>>,
     user_data: Option<Box<dyn Any + Send>>,
-    /// The connection's own deadline. On a loop it is first the end of the
-    /// first handshake, then the one-shot timer, then the end of lingering;
+    /// The connection's own deadline. On a loop it is first the end of the PROXY
+    /// header or the first handshake, then the one-shot timer, then the end of lingering;
     /// elsewhere it is the end of all waiting.
     pub own_deadline: Deadline,
     /// The connection's earliest entry in the loop's timers, or `NEVER`.
@@ -445,8 +459,8 @@ impl Conn {
             return (self.own_deadline, CloseReason::Connect);
         }
         if self.own_deadline != Deadline::NEVER {
-            // Until the connection is open, this is the end of its first
-            // handshake.
+            // Until the connection is open, this is the end of its PROXY header or
+            // of its first handshake.
             let is_open = !self.has(Flags::UNOPENED);
             let reason = if is_open { CloseReason::Timer } else { CloseReason::Handshake };
             consider(self.own_deadline, reason);

@@ -103,6 +103,8 @@ statuses! {
     Certificate = -1027, "NS_ERR_CERTIFICATE", "a certificate or key cannot be used";
     /// Connecting failed.
     Connect = -1028, "NS_ERR_CONNECT", "cannot connect";
+    /// The PROXY header is missing or bad, or comes from no trusted proxy.
+    Proxy = -1030, "NS_ERR_PROXY", "the PROXY header is missing or bad";
     /// Connections were refused beyond a limit of their address.
     Limit = -1031, "NS_ERR_LIMIT", "refused: beyond a limit of the address";
 }
@@ -186,6 +188,8 @@ pub enum CloseReason {
     Handshake = 12,
     /// It was never connected: the connect failed.
     Connect = 13,
+    /// Its PROXY header was missing or bad, or came from no trusted proxy.
+    Proxy = 14,
     /// It was refused beyond a limit of its address. It has no callback.
     Limit = 15,
 }
@@ -194,7 +198,7 @@ impl CloseReason {
     /// One more than the largest number; the length of `Stats::closed`.
     pub const COUNT: usize = 16;
 
-    const ALL: [CloseReason; 14] = [
+    const ALL: [CloseReason; 15] = [
         CloseReason::Handler,
         CloseReason::Peer,
         CloseReason::Reset,
@@ -208,6 +212,7 @@ impl CloseReason {
         CloseReason::Rejected,
         CloseReason::Handshake,
         CloseReason::Connect,
+        CloseReason::Proxy,
         CloseReason::Limit,
     ];
 
@@ -232,6 +237,7 @@ impl CloseReason {
             CloseReason::Rejected => "rejected",
             CloseReason::Handshake => "handshake",
             CloseReason::Connect => "connect",
+            CloseReason::Proxy => "proxy",
             CloseReason::Limit => "limit",
         }
     }

@@ -18,6 +18,7 @@ mod handle;
 mod handshake;
 mod hosted;
 mod mail;
+mod proxy;
 mod run;
 mod schedule;
 mod slab;

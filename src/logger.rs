@@ -125,10 +125,12 @@ pub(crate) enum Kind {
     Handshake,
     /// A connection was refused beyond a limit of its address.
     Limit,
+    /// A PROXY header was refused, or its source.
+    Proxy,
 }
 
 impl Kind {
-    const ALL: [Kind; 4] = [Kind::Accept, Kind::Refused, Kind::Handshake, Kind::Limit];
+    const ALL: [Kind; 5] = [Kind::Accept, Kind::Refused, Kind::Handshake, Kind::Limit, Kind::Proxy];
 
     /// Returns what several of them are called.
     fn plural(self) -> &'static str {
@@ -137,6 +139,7 @@ impl Kind {
             Kind::Refused => "refused connections",
             Kind::Handshake => "failed TLS handshakes",
             Kind::Limit => "connections beyond the limits of an address",
+            Kind::Proxy => "refused PROXY headers",
         }
     }
 }

@@ -32,6 +32,7 @@ use crate::fork::{self, Process};
 use crate::handler::Handler;
 use crate::listener::ListenerFd;
 use crate::logger::Log;
+use crate::proxy::Trusted;
 use crate::service::Service;
 use crate::shutdown::ShutdownPort;
 use crate::socket::{is_lent, OwnedSocket, Socket};
@@ -76,6 +77,7 @@ pub(crate) struct Inner {
     number: u64,
     process: Process,
     services: Services,
+    trusted: Trusted,
     shutdown_service: Option<Service>,
     /// The number of the first loop.
     first_loop: usize,
@@ -185,7 +187,8 @@ impl Server {
             number,
             log: Log::new(config.logger.clone(), number),
             process: Process::current(),
-            services: Services::new(service, tls),
+            services: Services::new(service, tls, &config),
+            trusted: Trusted::parse(&config.trusted_proxies)?,
             shutdown_service,
             first_loop,
             config,

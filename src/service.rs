@@ -15,36 +15,50 @@ use crate::sys;
 /// The largest number of services of one server.
 pub const MAX_SERVICES: usize = 4096;
 
-/// The service that a connection came by, and whether that has TLS, in two
-/// bytes: each connection has one.
+/// The service that a connection came by, whether that has TLS, and whether a
+/// PROXY header is to come, in two bytes: each connection has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Origin(u16);
 
 impl Origin {
     const TLS: u16 = 1 << 15;
+    const PROXY: u16 = 1 << 14;
+    const NO_SERVICE: u16 = 1 << 13;
     const COUNTED: u16 = 1 << 12;
     /// Of a connection that came by no service of its server.
-    pub const NONE: Origin = Origin(Origin::TLS - 1);
+    pub const NONE: Origin = Origin(Origin::NO_SERVICE);
     /// Of a peer of a hosted server's shutdown port.
-    pub const SHUTDOWN: Origin = Origin(Origin::TLS - 2);
+    pub const SHUTDOWN: Origin = Origin(Origin::NO_SERVICE | 1);
 
     /// `number` is below [`MAX_SERVICES`](crate::MAX_SERVICES).
-    pub fn new(number: usize, tls: bool) -> Origin {
-        Origin(number as u16 | if tls { Origin::TLS } else { 0 })
+    pub fn new(number: usize, tls: bool, proxy: bool) -> Origin {
+        let tls = if tls { Origin::TLS } else { 0 };
+        let proxy = if proxy { Origin::PROXY } else { 0 };
+        Origin(number as u16 | tls | proxy)
     }
 
     pub fn number(self) -> Option<usize> {
-        let has_service = self != Origin::NONE && self != Origin::SHUTDOWN;
-        has_service.then_some((self.0 & !(Origin::TLS | Origin::COUNTED)).into())
+        let has_service = self.0 & Origin::NO_SERVICE == 0;
+        has_service.then_some((self.0 & !(Origin::TLS | Origin::PROXY | Origin::COUNTED)).into())
     }
 
     pub fn has_tls(self) -> bool {
         self.0 & Origin::TLS != 0
     }
 
+    /// Returns whether a PROXY header is to come, or to be refused.
+    pub fn awaits_proxy(self) -> bool {
+        self.0 & Origin::PROXY != 0
+    }
+
+    /// Returns the origin without the PROXY header, which has come or never does.
+    pub fn without_proxy(self) -> Origin {
+        Origin(self.0 & !Origin::PROXY)
+    }
+
     /// Returns whether the connection is counted among those of its address.
     pub fn is_counted(self) -> bool {
-        self.number().is_some() && self.0 & Origin::COUNTED != 0
+        self.0 & Origin::COUNTED != 0
     }
 
     pub fn counted(self) -> Origin {

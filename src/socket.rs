@@ -194,13 +194,15 @@ impl<'a> Socket<'a> {
     }
 
     /// Returns the peer's address, an IPv4-mapped one as IPv4; `None` for a unix
-    /// socket.
+    /// socket. A PROXY header may have announced it
+    /// ([`Config::proxy_protocol`](crate::Config#structfield.proxy_protocol)).
     pub fn peer(&self) -> Option<SocketAddr> {
         self.conn.peer()
     }
 
     /// Returns the local address, an IPv4-mapped one as IPv4; `None` for a unix
-    /// socket.
+    /// socket. It is the one that the client connected to, where a PROXY header has
+    /// announced that.
     pub fn local(&self) -> Option<SocketAddr> {
         self.conn.local()
     }
@@ -216,7 +218,23 @@ impl<'a> Socket<'a> {
         self.conn.local_name()
     }
 
-    /// Returns the process, user and group of the peer of a unix socket.
+    /// Returns the address that the connection itself comes from, as
+    /// [`Socket::peer_name`] does: behind a PROXY header that of the proxy.
+    pub fn transport_peer_name(&self) -> String {
+        self.conn.transport_peer_name()
+    }
+
+    /// Returns the first extra (TLV) of this type in the PROXY header, for example
+    /// 2 for the name that the client asked for, 5 for a unique id, 0x20 for the
+    /// proxy's TLS; `None` where there is none. Section 2.2 of the protocol's
+    /// specification has the types and their formats. Version 1 has no extras, and
+    /// those of a connection of the proxy's own (LOCAL) are ignored.
+    pub fn proxy_tlv(&self, kind: u8) -> Option<&[u8]> {
+        self.conn.proxy_tlv(kind)
+    }
+
+    /// Returns the process, user and group of the peer of a unix socket: behind a
+    /// PROXY header those of the proxy.
     ///
     /// Errors: [`Status::Unsupported`] for another socket, [`Status::Closed`],
     /// [`Status::Detached`].

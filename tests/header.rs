@@ -13,7 +13,7 @@ const HANDLES: [&str; 5] = ["ns_server", "ns_socket", "ns_config", "ns_tls", "ns
 
 /// The groups of the header, in the order in which a program needs them: the banner, and the
 /// sources. Inside a group the order is that of the sources.
-const GROUPS: [(&str, &[&str]); 10] = [
+const GROUPS: [(&str, &[&str]); 11] = [
     ("HANDLES: what the functions are about", &["handles", "user_data"]),
     (
         "ERRORS: status numbers, error objects, why a handler fails, why a connection closed",
@@ -28,6 +28,7 @@ const GROUPS: [(&str, &[&str]); 10] = [
         "SOCKET: in the callbacks of a connection, or detached",
         &["transfer", "socket", "addresses", "owned"],
     ),
+    ("PROXY: the client's address behind a load balancer", &["proxy"]),
     ("BY ID: calls for a connection from any thread", &["calls"]),
     ("LOOPS: the program's own descriptors, timers, tasks, sockets", &["tasks", "adopt"]),
     ("TLS: certificates, and TLS on one connection", &["tls", "tls_socket"]),

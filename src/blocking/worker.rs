@@ -8,8 +8,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
-use super::{Arrival, Gate, Pool, Seat, State, Waiting, REJECTION_MS};
-use crate::admission;
+use super::{opening, Arrival, Gate, Pool, Seat, State, Waiting, REJECTION_MS};
+use crate::address::Peer;
+use crate::admission::{self, Admission, Limit};
 use crate::callback;
 use crate::clock::Deadline;
 use crate::conn::{Conn, ForcedEnd, Owner, ThreadContext};
@@ -113,9 +114,20 @@ impl Pool {
             self.lobby.counters.accepted.add(1);
             self.lobby.counters.closed[CloseReason::Limit as usize].add(1);
         }
-        server.log().warn(Kind::Limit, 0, || admission::describe_refusal(peer, limit));
-        admission.note_refusal(peer, limit);
+        note_refusal(server, admission, peer, limit);
         Err(AcceptError::Next)
+    }
+
+    /// Judges the client of a connection whose PROXY header has come, or is not to
+    /// come, as [`Pool::admit`] does. Returns `false` where it is turned away.
+    pub(super) fn admit_client(&self, server: &Server, conn: &mut Conn, has_header: bool) -> bool {
+        let Some(admission) = &self.admission else { return true };
+        let Err(limit) = conn.admit_client(admission, has_header) else { return true };
+        conn.mark_unopened();
+        conn.abort();
+        conn.reason = CloseReason::Limit;
+        note_refusal(server, admission, conn.client(), limit);
+        false
     }
 
     /// Reports the refusals, if that is due or `in_any_case`. A worker does it
@@ -366,7 +378,7 @@ impl Pool {
         counters.accepted.add(1);
         counters.open.add(1);
 
-        let failed = run_handler(server, &mut conn);
+        let failed = run_handler(self, server, &mut conn);
         let _ = conn.end_cork();
         let until = conn.linger_until();
         conn.say_goodbye(until);
@@ -400,6 +412,11 @@ impl Pool {
     }
 }
 
+fn note_refusal(server: &Server, admission: &Admission, peer: Peer, limit: Limit) {
+    server.log().warn(Kind::Limit, 0, || admission::describe_refusal(peer, limit));
+    admission.note_refusal(peer, limit);
+}
+
 /// Returns whether a close now could lose sent bytes: the peer has not
 /// acknowledged all (the last byte may be the end), or it goes on to send.
 fn may_lose(fd: BorrowedFd<'_>, silent: bool) -> bool {
@@ -427,45 +444,9 @@ fn reason(conn: &mut Conn, seat: &Seat, failed: bool, stopping: bool) -> CloseRe
     reason
 }
 
-/// Does the TLS handshake, if the service has TLS. Returns `false` where it
-/// failed.
-fn shake_hands(server: &Server, conn: &mut Conn) -> bool {
-    let Some(tls) = server.tls(conn.origin) else { return true };
-    let millis = server.config().handshake_timeout.as_millis() as u64;
-    // This thread sets `handshaking` and then looks for the stop; the stop
-    // begins and then looks at `handshaking`.
-    conn.context.handshaking.store(true, Ordering::SeqCst);
-    let result = match server.is_stopping() {
-        true => Err(Error::from(Status::Closed)),
-        false => conn.begin_tls(tls, &[], millis).and_then(|()| conn.handshake_wait()),
-    };
-    conn.context.handshaking.store(false, Ordering::SeqCst);
-    if server.is_stopping() || conn.check_forced_end().is_err() {
-        conn.mark_unopened();
-        conn.close_because(CloseReason::Stop);
-        if server.is_stopping() {
-            conn.reason = CloseReason::Stop;
-        }
-        return false;
-    }
-    let Err(error) = result else {
-        conn.context.counters.handshakes.add(1);
-        return true;
-    };
-    callback::note_handshake_failure(server, conn, &error);
-    conn.mark_unopened();
-    conn.forbid_close_notify();
-    callback::report_handshake_failure(server, conn, error);
-    conn.close_because(CloseReason::Handshake);
-    if conn.reason != CloseReason::Abort {
-        conn.reason = CloseReason::Handshake;
-    }
-    false
-}
-
 /// Runs `on_open` and the handler. Returns `true` where one of them failed.
-fn run_handler(server: &Server, conn: &mut Conn) -> bool {
-    if !shake_hands(server, conn) {
+fn run_handler(pool: &Pool, server: &Server, conn: &mut Conn) -> bool {
+    if !opening::prepare(pool, server, conn) {
         return true;
     }
     if let Err(error) = callback::run_on_open(server, conn) {

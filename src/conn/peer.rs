@@ -9,8 +9,8 @@ use socket2::SockAddr;
 use socket2::SockRef;
 
 use super::Conn;
-use crate::address::{self, canonical};
-use crate::admission::Admission;
+use crate::address::{self, canonical, Peer};
+use crate::admission::{Admission, Limit};
 use crate::error::{Error, Status};
 use crate::sys;
 
@@ -31,21 +31,56 @@ impl Conn {
     /// Takes a connection that has ended, or that leaves its server, off the
     /// count of its address.
     pub fn leave(&mut self, admission: &Admission) {
-        admission.leave(self.peer, &mut self.origin);
+        admission.leave(self.client(), &mut self.origin);
     }
 
+    /// Judges a connection by the address that its PROXY header has announced, or,
+    /// without a header, by its own. The connections of a trusted proxy itself have
+    /// no limits.
+    pub fn admit_client(&mut self, admission: &Admission, has_header: bool) -> Result<(), Limit> {
+        if has_header && self.announced().is_none() {
+            return Ok(());
+        }
+        admission.admit(self.client(), &mut self.origin)
+    }
+
+    /// Returns the address whose limits the connection has.
+    pub fn client(&self) -> Peer {
+        self.announced().map_or(self.peer, |(source, _)| source.peer())
+    }
+
+    /// Returns the peer's address: what a PROXY header announced, if there was one.
     pub fn peer(&self) -> Option<SocketAddr> {
-        self.peer.address()
+        match self.announced() {
+            Some((source, _)) => source.address(),
+            None => self.peer.address(),
+        }
     }
 
     pub fn local(&self) -> Option<SocketAddr> {
+        if let Some((_, destination)) = self.announced() {
+            return destination.address();
+        }
         let address = SockRef::from(&self.fd()?).local_addr().ok()?;
         Some(canonical(address.as_socket()?))
     }
 
     /// Returns the peer's address as text, empty where it is not known.
     pub fn peer_name(&self) -> String {
-        match self.peer() {
+        match self.announced() {
+            Some((source, _)) => source.name(),
+            None => self.transport_peer_name(),
+        }
+    }
+
+    /// Returns the address that the connection itself comes from.
+    pub fn transport_peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// Returns that address as text, empty where it is not known.
+    pub fn transport_peer_name(&self) -> String {
+        match self.peer.address() {
             Some(address) => address.to_string(),
             None if self.peer.is_unix() => {
                 let address = self.fd().map(|fd| SockRef::from(&fd).peer_addr());
@@ -59,6 +94,9 @@ impl Conn {
 
     /// Returns the address of this side as text, empty where it is not known.
     pub fn local_name(&self) -> String {
+        if let Some((_, destination)) = self.announced() {
+            return destination.name();
+        }
         let address = self.fd().map(|fd| SockRef::from(&fd).local_addr());
         address.and_then(Result::ok).map_or(String::new(), |address| address::name(&address))
     }
@@ -67,6 +105,9 @@ impl Conn {
     /// IPv4-mapped one as IPv4.
     #[cfg(feature = "capi")]
     pub fn peer_structure(&self) -> Option<SockAddr> {
+        if let Some((source, _)) = self.announced() {
+            return Some(source.structure());
+        }
         match self.peer() {
             Some(address) => Some(address.into()),
             None if self.peer.is_unix() => SockRef::from(&self.fd()?).peer_addr().ok(),
@@ -77,6 +118,9 @@ impl Conn {
     /// Returns the address of this side, as [`Conn::peer_structure`] does.
     #[cfg(feature = "capi")]
     pub fn local_structure(&self) -> Option<SockAddr> {
+        if let Some((_, destination)) = self.announced() {
+            return Some(destination.structure());
+        }
         match self.local() {
             Some(address) => Some(address.into()),
             None => SockRef::from(&self.fd()?).local_addr().ok(),

@@ -392,6 +392,26 @@ impl Conn {
         }
     }
 
+    /// Waits for the PROXY header; `on_open`, or the TLS handshake, comes after it.
+    pub fn expect_proxy(&mut self, until: Deadline) {
+        self.set_phase(Phase::Proxy);
+        self.set(Flags::UNOPENED);
+        self.own_deadline = until;
+    }
+
+    /// The PROXY header is refused: nothing is received or sent any more.
+    pub fn refuse_proxy(&mut self) {
+        self.expect_proxy(Deadline::NEVER);
+        self.forbid_sending();
+    }
+
+    /// The PROXY header is there: the loop goes on with what may follow it.
+    pub fn end_proxy(&mut self) {
+        self.set_phase(Phase::Open);
+        self.own_deadline = Deadline::NEVER;
+        self.set(Flags::CALL_AGAIN);
+    }
+
     /// Waits for the first record of the TLS handshake; `on_open` runs after
     /// the handshake.
     pub fn expect_handshake(&mut self, until: Deadline) {

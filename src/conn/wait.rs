@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
 
-use super::{Conn, Flags, ForcedEnd, Phase, Sending};
+use super::{Conn, Flags, ForcedEnd, Sending};
 use crate::clock::Deadline;
 use crate::error::{CloseReason, Status};
 use crate::linger::Remains;
@@ -106,12 +106,12 @@ impl Conn {
     }
 
     /// Returns an error where a call of the program must not wait: after
-    /// another thread has ended the connection, and after a handshake that
-    /// failed.
+    /// another thread has ended the connection, and after a handshake or a PROXY
+    /// header that failed.
     pub(super) fn may_wait(&mut self) -> Result<(), Status> {
         self.check_forced_end()?;
         match self.phase() {
-            Phase::Handshake => Err(Status::Closed),
+            phase if phase.is_handshake() => Err(Status::Closed),
             _ => Ok(()),
         }
     }
@@ -154,7 +154,7 @@ impl Conn {
     pub(super) fn wait_until(&self) -> Deadline {
         let io = match self.io_timeout() {
             0 => Deadline::NEVER,
-            _ if self.phase() == Phase::Handshake => Deadline::NEVER,
+            _ if self.phase().is_handshake() => Deadline::NEVER,
             millis => Deadline::after_ms(millis),
         };
         io.min(self.own_deadline)
@@ -177,7 +177,7 @@ impl Conn {
 
     fn idle_until(&self) -> Deadline {
         match self.phase() {
-            Phase::Handshake => Deadline::NEVER,
+            phase if phase.is_handshake() => Deadline::NEVER,
             _ => self.idle_deadline(),
         }
     }
@@ -235,7 +235,7 @@ impl Conn {
 
     /// Waits for `events`; queued bytes leave meanwhile. Every byte moves the
     /// idle deadline on.
-    fn wait(&mut self, events: PollFlags, until: Deadline) -> Result<(), Status> {
+    pub(super) fn wait(&mut self, events: PollFlags, until: Deadline) -> Result<(), Status> {
         let mut look_at = match lock(&self.context.rivals).is_some() {
             true => Deadline::after_ms(MAX_SILENCE_MS),
             false => Deadline::NEVER,
@@ -402,8 +402,9 @@ impl Conn {
         if self.os_error != 0 {
             return false;
         }
-        // The deadline of a stop has passed, or lingering is off.
-        if self.reason == CloseReason::Cut || self.context.limits.linger_ms == 0 {
+        // The deadline of a stop has passed, the peer is refused, or lingering is off.
+        let is_cut = matches!(self.reason, CloseReason::Cut | CloseReason::Proxy);
+        if is_cut || self.context.limits.linger_ms == 0 {
             return false;
         }
         // A client in its handshake is still sending, and must be able to read

@@ -310,6 +310,10 @@ impl Driver {
             self.schedule.arm(conn);
             return;
         }
+        if conn.origin.awaits_proxy() {
+            self.expect_proxy(conn);
+            return;
+        }
         if conn.origin.has_tls() && !conn.is_tls() {
             self.expect_handshake(conn);
             return;

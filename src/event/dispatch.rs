@@ -6,7 +6,7 @@
 use super::driver::Driver;
 use crate::callback;
 use crate::clock::Deadline;
-use crate::conn::{handshake_timeout, Conn, Phase, Verdict};
+use crate::conn::{handshake_timeout, proxy_timeout, Conn, Phase, Verdict};
 use crate::error::{CloseReason, Error};
 use crate::server::Server;
 use crate::sys::{Bits, OUTPUT};
@@ -126,7 +126,9 @@ impl Driver {
                 self.deliver_input(conn);
             }
             Phase::Lingering => self.discard(conn),
-            Phase::Hello | Phase::Waiting | Phase::Handshake => self.on_handshake_input(conn),
+            Phase::Proxy | Phase::Hello | Phase::Waiting | Phase::Handshake => {
+                self.on_handshake_input(conn)
+            }
             Phase::Connecting | Phase::Flushing | Phase::Vacant => {}
         }
     }
@@ -204,6 +206,7 @@ impl Driver {
 
     fn on_deadline(&mut self, conn: &mut Conn, reason: CloseReason) {
         match (conn.phase(), reason) {
+            (Phase::Proxy, _) => self.fail_proxy(conn, proxy_timeout()),
             (Phase::Open | Phase::Flushing, CloseReason::WriteTimeout | CloseReason::Idle)
                 if !conn.has_stalled(reason) => {}
             (

@@ -210,6 +210,7 @@ impl Driver {
             return;
         }
         match conn.phase() {
+            Phase::Proxy if conn.is_readable() => self.take_proxy(conn),
             Phase::Hello if conn.is_readable() => match look_for_hello(conn) {
                 Hello::Part => {}
                 Hello::Whole => self.wait_for_place(conn),

@@ -134,7 +134,7 @@ impl Driver {
             phase if phase.is_handshake() && conn.is_unopened() => {
                 self.finish_conn(conn, CloseReason::Stop)
             }
-            Phase::Open | Phase::Hello | Phase::Waiting | Phase::Handshake => {
+            Phase::Open | Phase::Proxy | Phase::Hello | Phase::Waiting | Phase::Handshake => {
                 conn.collect();
                 if !conn.is_sending_out() {
                     self.end_in_order(conn, CloseReason::Stop);

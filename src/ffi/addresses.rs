@@ -17,7 +17,7 @@ use crate::Socket;
 ///
 /// # Safety
 /// The caller's contract.
-unsafe fn give_address(
+pub(super) unsafe fn give_address(
     socket: *const ns_socket,
     buf: *mut c_char,
     len: usize,
@@ -32,8 +32,9 @@ unsafe fn give_address(
 
 /// Writes the peer's address as text: "127.0.0.1:4711", "[::1]:4711"; for a unix
 /// socket "unix:" and the peer's own path or "@" and abstract name, which few have;
-/// "" where it is not known. It writes as `snprintf` does: at most `len` bytes with
-/// the final NUL.
+/// "" where it is not known. A PROXY header may have announced it
+/// (`ns_config_set_proxy_protocol`). It writes as `snprintf` does: at most `len`
+/// bytes with the final NUL.
 ///
 /// Returns: the length of the whole text without the NUL.
 /// [handler]

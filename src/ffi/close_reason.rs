@@ -34,6 +34,9 @@ pub const NS_CLOSE_REJECTED: i32 = 11;
 pub const NS_CLOSE_HANDSHAKE: i32 = 12;
 /// It was never connected: the connect failed. No `on_close` gets this reason.
 pub const NS_CLOSE_CONNECT: i32 = 13;
+/// Its PROXY header was missing or bad, or came from no trusted proxy. No `on_close`
+/// gets this reason.
+pub const NS_CLOSE_PROXY: i32 = 14;
 /// It was refused beyond a limit of its address. No `on_close` gets this reason.
 pub const NS_CLOSE_LIMIT: i32 = 15;
 
@@ -52,6 +55,7 @@ const _: () = {
     assert!(NS_CLOSE_REJECTED == CloseReason::Rejected as i32);
     assert!(NS_CLOSE_HANDSHAKE == CloseReason::Handshake as i32);
     assert!(NS_CLOSE_CONNECT == CloseReason::Connect as i32);
+    assert!(NS_CLOSE_PROXY == CloseReason::Proxy as i32);
     assert!(NS_CLOSE_LIMIT == CloseReason::Limit as i32);
     assert!(CloseReason::COUNT as i32 == NS_CLOSE_LIMIT + 1);
 };

@@ -84,6 +84,8 @@ pub const NS_ERR_HANDSHAKE: i32 = -1026;
 pub const NS_ERR_CERTIFICATE: i32 = -1027;
 /// Connecting failed.
 pub const NS_ERR_CONNECT: i32 = -1028;
+/// The PROXY header is missing or bad, or comes from no trusted proxy.
+pub const NS_ERR_PROXY: i32 = -1030;
 /// Connections were refused beyond a limit of their address.
 pub const NS_ERR_LIMIT: i32 = -1031;
 

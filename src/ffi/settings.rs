@@ -36,6 +36,7 @@ pub(super) unsafe fn set(
         unsafe { object(config, "config") }?.change(|inner| {
             // The widest bounds for those that depend on each other.
             let others = Config::new().high_water_mark(1).send_limit(i32::MAX as usize);
+            let others = others.add_trusted_proxy("unix");
             change(others)?.validate()?;
             inner.settings = change(inner.settings.clone())?;
             Ok(())
@@ -54,12 +55,12 @@ pub(super) unsafe fn setting<T: Copy + Default>(
     unsafe { get(config, T::default(), |config| read(&lock(&config.inner).settings)) }
 }
 
-fn ms(value: u32) -> Duration {
+pub(super) fn ms(value: u32) -> Duration {
     Duration::from_millis(value.into())
 }
 
 /// `Config::validate` bounds every duration well within 32 bits.
-fn in_ms(value: impl Into<Option<Duration>>) -> u32 {
+pub(super) fn in_ms(value: impl Into<Option<Duration>>) -> u32 {
     value.into().map_or(0, |d| d.as_millis() as u32)
 }
 

@@ -1,4 +1,5 @@
-//! The services of a server: where it listens, and with which TLS settings.
+//! The services of a server: where it listens, with which TLS settings, and for
+//! whose PROXY headers.
 
 #![forbid(unsafe_code)]
 
@@ -6,8 +7,11 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::Server;
 use crate::callback;
+use crate::config::Config;
+use crate::conn::Conn;
 use crate::error::{quoted, Error, Status};
 use crate::logger::LogLevel;
+use crate::proxy::ProxyProtocol;
 use crate::service::{Origin, Service, MAX_SERVICES};
 use crate::state::State;
 use crate::tls::TlsConfig;
@@ -21,16 +25,26 @@ struct Entry {
     /// The configuration of new handshakes. A service without one never gets
     /// one, and one with it keeps having one.
     tls: Option<Arc<rustls::ServerConfig>>,
+    proxy: ProxyProtocol,
 }
 
 impl Services {
-    pub fn new(service: Service, tls: Option<Arc<rustls::ServerConfig>>) -> Services {
-        Services(RwLock::new(vec![Entry { service, tls }]))
+    pub fn new(
+        service: Service,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        config: &Config,
+    ) -> Services {
+        Services(RwLock::new(vec![Entry { service, tls, proxy: config.proxy_protocol }]))
     }
 
-    /// Returns each service, and whether it has TLS.
-    pub fn list(&self) -> Vec<(Service, bool)> {
-        self.read().iter().map(|entry| (entry.service.clone(), entry.tls.is_some())).collect()
+    /// Returns each service with the origin of its connections.
+    pub fn list(&self) -> Vec<(Service, Origin)> {
+        let origin = |number, entry: &Entry| {
+            Origin::new(number, entry.tls.is_some(), entry.proxy != ProxyProtocol::Off)
+        };
+        let list = self.read();
+        let numbered = list.iter().enumerate();
+        numbered.map(|(number, entry)| (entry.service.clone(), origin(number, entry))).collect()
     }
 
     /// Returns the quoted service strings.
@@ -69,7 +83,8 @@ impl Server {
 
     fn add(&self, service: &str, tls: Option<Arc<rustls::ServerConfig>>) -> Result<usize, Error> {
         self.check_process()?;
-        let entry = Entry { service: Service::parse(service)?, tls };
+        let proxy = self.inner.config.proxy_protocol;
+        let entry = Entry { service: Service::parse(service)?, tls, proxy };
         let mut list = self.inner.services.write();
         // The start changes the state first and reads the list then.
         let state = self.state();
@@ -84,6 +99,46 @@ impl Server {
         }
         list.push(entry);
         Ok(list.len() - 1)
+    }
+
+    /// Sets the versions of the PROXY protocol that one service accepts, in place of
+    /// those of the configuration. All services share the trusted proxies.
+    ///
+    /// Errors: [`Status::Invalid`] for a number that no service has, and where no
+    /// proxy is trusted; [`Status::State`] after the beginning of a start that did
+    /// not fail.
+    pub fn set_service_proxy(&self, service: usize, versions: ProxyProtocol) -> Result<(), Error> {
+        self.check_process()?;
+        self.inner.config.check_proxy(versions)?;
+        let mut list = self.inner.services.write();
+        // As in `add`.
+        let state = self.state();
+        if state != State::New {
+            let text = format!("cannot change service {service}: the server is {}", state.name());
+            return Err(Error::new(Status::State, text));
+        }
+        let no_service = || Error::new(Status::Invalid, format!("there is no service {service}"));
+        list.get_mut(service).ok_or_else(no_service)?.proxy = versions;
+        Ok(())
+    }
+
+    /// Returns the versions of the header that a new connection must send;
+    /// [`ProxyProtocol::Off`] for an ordinary client. An error refuses the
+    /// connection.
+    pub(crate) fn awaited_proxy(&self, conn: &Conn) -> Result<ProxyProtocol, Error> {
+        if self.inner.trusted.has(conn.transport_peer()) {
+            return Ok(self.proxy_of(conn.origin));
+        }
+        if self.inner.config.proxy_others {
+            return Ok(ProxyProtocol::Off);
+        }
+        Err(Error::new(Status::Proxy, "the source is no trusted proxy"))
+    }
+
+    /// Returns the versions of the PROXY protocol that a service accepts.
+    pub(crate) fn proxy_of(&self, origin: Origin) -> ProxyProtocol {
+        let number = origin.number().unwrap_or(usize::MAX);
+        self.inner.services.read().get(number).map_or(ProxyProtocol::Off, |entry| entry.proxy)
     }
 
     /// Returns the addresses that a service listens on, as

@@ -72,12 +72,9 @@ impl Server {
             _ => None,
         };
         let (mut listeners, mut addresses) = (Vec::new(), Vec::new());
-        for (number, (service, has_tls)) in inner.services.list().into_iter().enumerate() {
-            let origin = match inner.first_loop {
-                0 => Origin::new(number, has_tls),
-                // A guest: it has the one service.
-                _ => Origin::SHUTDOWN,
-            };
+        for (service, origin) in inner.services.list() {
+            // A guest has the one service.
+            let origin = if inner.first_loop == 0 { origin } else { Origin::SHUTDOWN };
             let bound = listener::bind(&service, origin, config)?;
             addresses.push(listener::addresses(&bound));
             listeners.extend(bound);
@@ -205,9 +202,9 @@ impl Server {
 
     fn log_start(&self, running: &Running) {
         let (log, config) = (self.log(), &self.inner.config);
-        for (addresses, (_, has_tls)) in running.addresses.iter().zip(self.inner.services.list()) {
+        for (addresses, (_, origin)) in running.addresses.iter().zip(self.inner.services.list()) {
             for address in addresses {
-                let tls = if has_tls { " with TLS" } else { "" };
+                let tls = if origin.has_tls() { " with TLS" } else { "" };
                 log.event(LogLevel::Info, || format!("listening on {address}{tls}"));
             }
         }

@@ -37,6 +37,7 @@ fn numbers_and_names_are_stable() {
         (Status::Handshake, -1026, "NS_ERR_HANDSHAKE"),
         (Status::Certificate, -1027, "NS_ERR_CERTIFICATE"),
         (Status::Connect, -1028, "NS_ERR_CONNECT"),
+        (Status::Proxy, -1030, "NS_ERR_PROXY"),
     ];
     for (status, code, name) in all {
         assert_eq!((status.code(), status.name()), (code, name));

@@ -34,6 +34,8 @@ pub mod logger;
 mod metrics;
 mod nearby;
 mod non_blocking;
+mod proxy;
+mod proxy_refused;
 mod readiness;
 mod reasons;
 mod reference;

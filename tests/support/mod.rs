@@ -9,6 +9,7 @@ pub mod faults;
 mod handlers;
 mod isolate;
 mod process;
+mod proxy;
 
 use crate::api::{Config, Hooks, Server, State, Status};
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ pub use events::{events, Events, Gate, Log, OpenOnDrop};
 pub use handlers::*;
 pub use isolate::{isolated, isolated_for};
 pub use process::*;
+pub use proxy::*;
 
 /// How long a test waits for something that should happen immediately.
 pub const SOON: Duration = Duration::from_secs(8);

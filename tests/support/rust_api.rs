@@ -7,7 +7,7 @@ pub use hooks::Hooks;
 use net_server::Handler;
 pub use net_server::{
     AdoptError, CloseReason, Config, ConnId, Error, Interest, LogLevel, Logger, OwnedSocket,
-    Server, Socket, State, Status, TaskId, ThreadKind,
+    ProxyProtocol, Server, Socket, State, Status, TaskId, ThreadKind,
 };
 
 /// A handler that leaves everything to the trait's provided methods.

@@ -17,7 +17,8 @@ pub use adopt::AdoptError;
 pub use error::Error;
 pub use hooks::Hooks;
 pub use net_server::{
-    CloseReason, Config, ConnId, LogLevel, Logger, State, Stats, Status, ThreadKind, ThreadStats,
+    CloseReason, Config, ConnId, LogLevel, Logger, ProxyProtocol, State, Stats, Status, ThreadKind,
+    ThreadStats,
 };
 pub use plain::*;
 pub use server::Server;

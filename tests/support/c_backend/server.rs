@@ -4,7 +4,7 @@ use super::callbacks::{handle, log_line, register, release, release_logger, shar
 use super::socket::{millis, OwnedSocket};
 use super::tls::with_tls;
 use super::{c_text, check, text_of, Config, ConnId, Error, Hooks, Socket};
-use super::{CloseReason, State, Stats, Status, ThreadStats};
+use super::{CloseReason, ProxyProtocol, State, Stats, Status, ThreadStats};
 use net_server::ffi::*;
 use std::ffi::c_void;
 use std::net::Shutdown;
@@ -55,6 +55,16 @@ fn added(number: i32, error: *mut ns_error) -> Result<usize, Error> {
     }
 }
 
+/// The bits of the versions of the PROXY protocol.
+fn versions(versions: ProxyProtocol) -> i32 {
+    match versions {
+        ProxyProtocol::V1 => NS_PROXY_V1,
+        ProxyProtocol::V2 => NS_PROXY_V2,
+        ProxyProtocol::Both => NS_PROXY_V1 | NS_PROXY_V2,
+        _ => 0,
+    }
+}
+
 /// A C configuration with the same settings and the hooks.
 fn configure(config: &Config, hooks: &Arc<Hooks>) -> Result<*mut ns_config, Error> {
     let port = config.shutdown_port.as_deref().map(c_text);
@@ -85,6 +95,12 @@ fn configure(config: &Config, hooks: &Arc<Hooks>) -> Result<*mut ns_config, Erro
         ns_config_set_backlog(raw, config.backlog);
         ns_config_set_max_handshakes(raw, config.max_handshakes);
         ns_config_set_handshake_timeout_ms(raw, count(config.handshake_timeout));
+        ns_config_set_proxy_protocol(raw, versions(config.proxy_protocol));
+        for network in &config.trusted_proxies {
+            ns_config_add_trusted_proxy(raw, c_text(network).as_ptr());
+        }
+        ns_config_set_proxy_timeout_ms(raw, count(config.proxy_timeout));
+        ns_config_set_proxy_others(raw, config.proxy_others.into());
         ns_config_set_idle_timeout_ms(raw, millis(config.idle_timeout));
         ns_config_set_io_timeout_ms(raw, millis(config.io_timeout));
         ns_config_set_write_timeout_ms(raw, millis(config.write_timeout));
@@ -232,6 +248,13 @@ impl Server {
         let (service, mut error) = (c_text(service), null_mut());
         let number = unsafe { ns_server_add_service(self.raw(), service.as_ptr(), &mut error) };
         added(number, error)
+    }
+
+    pub fn set_service_proxy(&self, service: usize, to: ProxyProtocol) -> Result<(), Error> {
+        let (service, mut error) = (service as u32, null_mut());
+        let set =
+            unsafe { ns_server_set_service_proxy(self.raw(), service, versions(to), &mut error) };
+        added(set, error).map(drop)
     }
 
     pub fn service_address(&self, service: usize) -> String {

@@ -110,6 +110,18 @@ impl Socket<'_> {
         text_of(|buf, len| unsafe { ns_socket_local(self.raw, buf, len) })
     }
 
+    pub fn transport_peer_name(&self) -> String {
+        text_of(|buf, len| unsafe { ns_socket_transport_peer(self.raw, buf, len) })
+    }
+
+    pub fn proxy_tlv(&self, kind: u8) -> Option<Vec<u8>> {
+        let mut value = vec![0; 4096];
+        let (room, len) = (value.as_mut_ptr().cast(), value.len());
+        let n = unsafe { ns_socket_proxy_tlv(self.raw, kind.into(), room, len) };
+        value.truncate(usize::try_from(n).ok()?);
+        Some(value)
+    }
+
     pub fn peer_credentials(&self) -> Result<PeerCredentials, Error> {
         let (mut pid, mut uid, mut gid) = (-1, 0, 0);
         check(unsafe { ns_socket_peer_credentials(self.raw, &mut pid, &mut uid, &mut gid) })?;
