@@ -18,6 +18,7 @@ import threading
 import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+import broker
 import files
 import harness
 import relaying
@@ -711,6 +712,7 @@ def checks():
     add("relay bad arguments", relay_bad_arguments)
     all_checks.extend(store.CHECKS)
     all_checks.extend(files.checks(pair, certificate))
+    all_checks.extend(broker.CHECKS)
     if harness.under == "native":
         add("relay before HTTP", relay_http)
     if harness.under == "native":
