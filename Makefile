@@ -7,9 +7,15 @@ CFLAGS ?= -O2 -g
 STRICT := -Wall -Wextra -Wpedantic -Wshadow -Werror
 
 PREFIX ?= /usr/local
-LIBDIR ?= $(PREFIX)/lib
+# In /usr a distribution with several architectures has a folder of libraries for each.
+MULTIARCH = $(if $(filter /usr,$(PREFIX)),$(shell $(CC) -print-multiarch 2>/dev/null))
+LIBDIR ?= $(PREFIX)/lib$(MULTIARCH:%=/%)
 INCLUDEDIR ?= $(PREFIX)/include
+MANDIR ?= $(PREFIX)/share/man
+DOCDIR ?= $(PREFIX)/share/doc/netserver
 INSTALL ?= install
+STRIP ?= strip
+OBJCOPY ?= objcopy
 
 SERVICE ?= 5000
 MODE ?=
@@ -29,6 +35,7 @@ OUT := $(TARGET)/release
 SO := $(OUT)/libnetserver.so
 ARCHIVE := $(OUT)/libnetserver.a
 NATIVE_LIBS := $(OUT)/libnetserver.libs
+NOTICES := $(OUT)/LICENSES-CRATES
 HEADER := include/netserver.h
 CXX_HEADER := include/netserver.hpp
 
@@ -49,7 +56,7 @@ LINK = -L$(OUT) -lnetserver -pthread -Wl,-rpath,'$$ORIGIN/$(1)release'
 .PHONY: build help run test test-bindings test-status-page lint oracle campaign-oracle install uninstall clean deps \
 	c-tests hosts examples-rust asan-programs campaign-server asan hammer-asan memcheck audit bench bench-deps bench-quick bench-tls bench-bindings campaigns $(CAMPAIGNS:%=campaign-%)
 
-build: $(SO) $(ARCHIVE) $(EXAMPLE_PROGRAMS) ## build the shared and the static library and the C examples (default)
+build: $(SO) $(ARCHIVE) $(NOTICES) $(EXAMPLE_PROGRAMS) ## build the shared and the static library and the C examples (default)
 
 help: ## print this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -64,7 +71,7 @@ NEED_CARGO = @scripts/need-cargo $(RUST_VERSION) $(CARGO)
 
 $(SO): $(RUST_SOURCES)
 	$(NEED_CARGO)
-	$(HARDENED) $(CARGO) rustc --release --lib --features $(FEATURES) --crate-type cdylib -- -C link-arg=-Wl,-soname,$(SONAME)
+	$(HARDENED) $(CARGO) rustc --release --lib --features $(FEATURES) --crate-type cdylib -- -C link-arg=-Wl,-soname,$(SONAME),--build-id=sha1
 	$(INSTALL) -m 755 $(OUT)/libnet_server.so $@
 	ln -sf libnetserver.so $(OUT)/$(SONAME)
 
@@ -72,6 +79,10 @@ $(ARCHIVE): $(RUST_SOURCES) scripts/make-archive tests/c/symbols.txt
 	$(NEED_CARGO)
 	$(HARDENED) $(CARGO) rustc --release --lib --features $(FEATURES) --crate-type staticlib -- --print native-static-libs=$(abspath $(NATIVE_LIBS))
 	scripts/make-archive $(OUT)/libnet_server.a $@
+
+# After the libraries: by then cargo has fetched the crates.
+$(NOTICES): Cargo.lock scripts/components | $(SO)
+	CARGO=$(CARGO) scripts/components notices > $@
 
 # -- C programs -------------------------------------------------------------------------------
 
@@ -253,21 +264,34 @@ FILL_IN = sed -e 's|@VERSION@|$(VERSION)|g' -e 's|@MAJOR@|$(firstword $(subst .,
 	-e 's|@INCLUDEDIR_FROM_LIBDIR@|$(shell realpath -m --relative-to=$(LIBDIR) $(INCLUDEDIR))|g' \
 	-e 's|@PRIVATE_LIBS@|$(PRIVATE_LIBS)|g' -e 's|@PRIVATE_LIBS_LIST@|$(subst $(EMPTY) $(EMPTY),;,$(strip $(PRIVATE_LIBS)))|g'
 
-install: $(SO) $(ARCHIVE) ## install [PREFIX=/usr/local] [LIBDIR=…] [INCLUDEDIR=…] [DESTDIR=]
-	$(INSTALL) -d $(DESTDIR)$(INCLUDEDIR) $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(LIBDIR)/cmake/netserver
+# Debuggers find the debug file by its name, which the library keeps, and know it by the build id.
+INSTALLED := libnetserver.so.$(VERSION)
+DEBUG_FILE := .debug/$(INSTALLED).debug
+
+install: $(SO) $(ARCHIVE) $(NOTICES) ## install [PREFIX=/usr/local] [LIBDIR=…] [INCLUDEDIR=…] [MANDIR=…] [DOCDIR=…] [DESTDIR=]
+	$(INSTALL) -d $(addprefix $(DESTDIR),$(INCLUDEDIR) $(LIBDIR)/pkgconfig $(LIBDIR)/cmake/netserver $(LIBDIR)/.debug $(MANDIR)/man3 $(DOCDIR))
 	$(INSTALL) -m 644 $(HEADER) $(CXX_HEADER) $(DESTDIR)$(INCLUDEDIR)
-	$(INSTALL) -m 755 $(SO) $(DESTDIR)$(LIBDIR)/libnetserver.so.$(VERSION)
-	ln -sf libnetserver.so.$(VERSION) $(DESTDIR)$(LIBDIR)/$(SONAME)
+	$(OBJCOPY) --only-keep-debug $(SO) $(DESTDIR)$(LIBDIR)/$(DEBUG_FILE)
+	chmod 644 $(DESTDIR)$(LIBDIR)/$(DEBUG_FILE)
+	$(INSTALL) -m 755 $(SO) $(DESTDIR)$(LIBDIR)/$(INSTALLED)
+	$(STRIP) --strip-unneeded $(DESTDIR)$(LIBDIR)/$(INSTALLED)
+	cd $(DESTDIR)$(LIBDIR) && $(OBJCOPY) --remove-section=.gnu_debuglink --add-gnu-debuglink=$(DEBUG_FILE) $(INSTALLED)
+	ln -sf $(INSTALLED) $(DESTDIR)$(LIBDIR)/$(SONAME)
 	ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/libnetserver.so
 	$(INSTALL) -m 644 $(ARCHIVE) $(DESTDIR)$(LIBDIR)/libnetserver.a
+	$(STRIP) --strip-debug --enable-deterministic-archives $(DESTDIR)$(LIBDIR)/libnetserver.a
 	$(FILL_IN) packaging/netserver.pc.in > $(DESTDIR)$(LIBDIR)/pkgconfig/netserver.pc
 	$(FILL_IN) packaging/netserver-config.cmake.in > $(DESTDIR)$(LIBDIR)/cmake/netserver/netserver-config.cmake
 	$(FILL_IN) packaging/netserver-config-version.cmake.in > $(DESTDIR)$(LIBDIR)/cmake/netserver/netserver-config-version.cmake
+	$(INSTALL) -m 644 packaging/netserver.3 $(DESTDIR)$(MANDIR)/man3
+	$(INSTALL) -m 644 LICENSE-APACHE LICENSE-MIT $(NOTICES) $(DESTDIR)$(DOCDIR)
 
 uninstall: ## remove the installed files
 	rm -f $(addprefix $(DESTDIR)$(INCLUDEDIR)/,netserver.h netserver.hpp) $(DESTDIR)$(LIBDIR)/pkgconfig/netserver.pc
-	rm -f $(addprefix $(DESTDIR)$(LIBDIR)/,libnetserver.so.$(VERSION) $(SONAME) libnetserver.so libnetserver.a)
-	rm -rf $(DESTDIR)$(LIBDIR)/cmake/netserver
+	rm -f $(addprefix $(DESTDIR)$(LIBDIR)/,$(INSTALLED) $(DEBUG_FILE) $(SONAME) libnetserver.so libnetserver.a)
+	rm -f $(DESTDIR)$(MANDIR)/man3/netserver.3
+	rm -rf $(DESTDIR)$(LIBDIR)/cmake/netserver $(DESTDIR)$(DOCDIR)
+	rmdir $(DESTDIR)$(LIBDIR)/.debug 2>/dev/null || true
 
 clean: ## remove everything that was built
 	$(CARGO) clean

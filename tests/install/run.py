@@ -50,6 +50,52 @@ def installed():
     equal(pkg_config("--modversion"), [VERSION])
 
 
+def stripped():
+    """The library without what only a debugger needs, which stands apart under the same build id."""
+    lib = prefix / "lib" / f"libnetserver.so.{VERSION}"
+    debug = prefix / "lib/.debug" / f"{lib.name}.debug"
+    sections, kept = (run(["readelf", "-SW", str(file)]) for file in (lib, debug))
+    for name in ".debug_info", ".debug_line", ".symtab":
+        assert name not in sections, name
+        contains(kept, name)
+    contains(run(["readelf", "--debug-dump=links", str(lib)]), debug.name)
+    equal(build_id(lib), build_id(debug))
+    equal(build_id(lib), build_id(harness.TARGET / "release/libnetserver.so"))
+    assert ".debug_info" not in run(["readelf", "-SW", str(prefix / "lib/libnetserver.a")])
+
+
+def build_id(file):
+    return re.search("Build ID: ([0-9a-f]{40})", run(["readelf", "-n", str(file)]))[1]
+
+
+def documents():
+    """The man page, whose example works, and the licences, those of the crates too."""
+    page = prefix / "share/man/man3/netserver.3"
+    equal(run(["mandoc", "-T", "lint", "-W", "error", str(page)]), "")
+    source = re.search(r"^\.Bd -literal.*?\n(.*?)^\.Ed$", page.read_text(), re.M | re.S)[1]
+    file = pathlib.Path(scratch.name) / "echo.c"
+    file.write_text(source)
+    run(["cc", "-Wall", "-Werror", "-o", f"{file}.program", str(file), *pkg_config("--cflags", "--libs")])
+    licences = prefix / "share/doc/netserver"
+    contains((licences / "LICENSE-MIT").read_text(), "MIT License")
+    contains((licences / "LICENSE-APACHE").read_text(), "Apache License")
+    crates = (licences / "LICENSES-CRATES").read_text()
+    for text in "aws-lc-sys ", "rustls ", "Permission to use, copy, modify":
+        contains(crates, text)
+
+
+def multiarch():
+    """In /usr, and only there, the folder of libraries is the compiler's own."""
+    name = run(["cc", "-print-multiarch"]).strip()
+    for where, lib in ("/usr", f"usr/lib/{name}"), ("/opt/usr", "opt/usr/lib"):
+        root = pathlib.Path(scratch.name) / f"staged{where.replace('/', '-')}"
+        make("install", f"DESTDIR={root}", f"PREFIX={where}")
+        assert (root / lib / SONAME).exists(), lib
+        contains((root / lib / "pkgconfig/netserver.pc").read_text(), "libdir=${prefix}/lib")
+        make("uninstall", f"DESTDIR={root}", f"PREFIX={where}")
+        equal([path for path in root.rglob("*") if not path.is_dir()], [])
+
+
 def shared():
     app = compile_app("shared", *pkg_config("--cflags", "--libs"))
     contains(needed(app), SONAME)
@@ -148,11 +194,11 @@ def uninstalled():
         "LIBDIR=/opt/net/lib/deep",
     ]:
         make("uninstall", *where)
-    left = [path for path in pathlib.Path(scratch.name).glob("[ps]*/**/*netserver*")]
-    equal(left, [])
+    for root in prefix, staged:
+        equal([path for path in root.rglob("*") if not path.is_dir()], [])
 
 
 arguments = harness.parse_arguments()
-checks = [installed, shared, cpp, fully_static, archive, only_its_own_symbols]
+checks = [installed, stripped, documents, multiarch, shared, cpp, fully_static, archive, only_its_own_symbols]
 checks += [beside_another_archive, no_larger, cmake, destdir, uninstalled]
 harness.main("install", [(check.__name__, check) for check in checks])
