@@ -230,7 +230,8 @@ $(COUNTABLE)/release/libnetserver.so: $(RUST_SOURCES)
 bench-deps: build $(COUNTABLE)/release/libnetserver.so
 	@scripts/deps unshare util-linux /usr/include/openssl/ssl.h libssl-dev \
 		/usr/include/event2/event.h libevent-dev /usr/include/boost/asio.hpp libboost-dev \
-		redis-server redis-server
+		redis-server redis-server /usr/sbin/nginx nginx-light /usr/sbin/mosquitto mosquitto \
+		/usr/include/microhttpd.h libmicrohttpd-dev
 
 bench: bench-deps $(BENCH_VENV)/ready ## measure the library and its peers, some 10 minutes; writes docs/BENCHMARKS.md and its charts
 	$(BENCH_VENV)/bin/python benches/bench.py --write docs

@@ -49,6 +49,7 @@ LIBRARIES = {
     "peers/libevent": ["-levent_core"],
     "peers/bufferevent": ["-levent_core"],
     "peers/asio": ["-pthread"],
+    "peers/microhttpd": ["-lmicrohttpd"],
 }
 RUST_PEERS = ["mio_echo", "rustls_mio", "std_threads", "tokio_echo"]
 
@@ -178,7 +179,7 @@ class Server(Program):
         self.port = self.read_port()
 
     def read_port(self):
-        """Reads until the server accepts. redis-server says the port before that, in its log."""
+        """Reads until the server accepts. Other servers than ours say the port before that."""
         port = None
         while True:
             line = self.line()
@@ -186,7 +187,7 @@ class Server(Program):
                 return int(re.search(r":(\d+)\b(?!:)", line.split("listening on")[1])[1])
             if found := re.search(r"\bport=(\d+)", line):
                 port = int(found[1])
-            if "Ready to accept connections" in line:
+            if re.search('Ready to accept connections|"epoll" event method|version .* running', line):
                 return port
 
     def cpu(self):
@@ -203,7 +204,7 @@ class Load(Program):
     """The load generator with its connections to a server."""
 
     def __init__(self, cores, server, *options):
-        program = build("subscribers" if options[-1] == "publish" else "load")
+        program = build("subscribers" if options[-1] in ("publish", "mqtt") else "load")
         super().__init__(cores, [program, *options, server.port])
         self.server = server
         if self.line() != "ready\n":

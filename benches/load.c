@@ -1,11 +1,12 @@
-/* load: loads an echo server, or a store, on loopback and checks every byte that comes back.
+/* load: loads an echo server, a store or a web server on loopback and checks every byte that comes back.
  *
- *   load [OPTIONS] echo|churn|get|set PORT
+ *   load [OPTIONS] echo|churn|get|set|page PORT
  *
  *   echo   messages over lasting connections
  *   churn  one message per connection: connect, send, receive, end, close
  *   get    as echo, where a message is redis's GET of a key whose value has 64 bytes
  *   set    as get, with SET
+ *   page   as echo, where a message is HTTP's GET of /page, less than 64 KiB of text without a NUL
  *
  *   -c N   connections at once (1)
  *   -s N   bytes of a message (64)
@@ -15,7 +16,7 @@
  *   -r     with churn: each connection resumes an earlier session, or it is a failure
  *   -n N   one burst of N operations; without it each line of the standard input is such an N
  *
- * An operation is a message of echo, get or set, a connection of churn. Prints "ready" when the lasting
+ * An operation is a message of echo, get, set or page, a connection of churn. Prints "ready" when the lasting
  * connections are there, then for each burst one line of JSON: seconds, the quantiles of the time
  * of an operation in microseconds, the cipher suite. Exits at the end of the input: 0, or 1 after
  * a wrong byte, one too many, or a connection that ended early.
@@ -47,6 +48,7 @@
 #define CHUNK (256UL << 10) /* sent or received by one call at most */
 #define MOST 10000000UL     /* of anything counted */
 #define SILENCE 30000       /* ms without any progress: a failure */
+#define DATE 29UL           /* bytes of a date of HTTP: RFC 9110, 5.6.7 */
 
 typedef struct {
     int fd;
@@ -61,7 +63,7 @@ typedef struct {
 } conn;
 
 static struct {
-    const char *command; /* of redis, or NULL: all messages are this one */
+    const char *command; /* NULL, or all messages are this one */
     int churn, tls, resume;
     unsigned long connections, size, depth, idle, burst, port;
 } opt = {NULL, 0, 0, 0, 1, 64, 1, 0, 0, 0};
@@ -70,11 +72,13 @@ static struct {
 #define SET "*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$64\r\n" VALUE "\r\n"
 #define GET "*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n"
 #define OK "+OK\r\n"
+#define PAGE "GET /page HTTP/1.1\r\nHost: localhost\r\n\r\n"
 #define ANSWER "$64\r\n" VALUE "\r\n"
 
 /* What is sent, and what comes back; the same but for a command. */
 static unsigned char pattern[PERIOD + CHUNK], answers[PERIOD + CHUNK], input[CHUNK];
 static unsigned long period = PERIOD, answer_period = PERIOD, answer_size;
+static unsigned long date_at; /* where in an answer there is a date, which may be another one; or 0 */
 static int poller;
 static SSL_CTX *tls;
 static SSL_SESSION *session;                    /* the latest ticket */
@@ -280,6 +284,18 @@ static void begin_messages(conn *c, unsigned long burst) {
     }
 }
 
+/* Makes the dates in what came, of which a part may be there, those that are expected. */
+static void set_dates(const conn *c, size_t n) {
+    uint64_t i = 0;
+    while (i < n) {
+        const uint64_t position = c->received + i, place = position % answer_size;
+        if (place >= date_at && place < date_at + DATE)
+            input[i++] = answers[place];
+        else
+            i += date_at + (place < date_at ? 0 : answer_size) - place;
+    }
+}
+
 /* Checks what came and counts the messages that it completes. */
 static void check(conn *c, size_t n) {
     const uint64_t before = c->received / answer_size;
@@ -288,6 +304,8 @@ static void check(conn *c, size_t n) {
     uint64_t message;
     if (c->received + n > due)
         die("more came back than was sent");
+    if (date_at > 0)
+        set_dates(c, n);
     if (memcmp(input, answer_at(c, c->received), n) != 0)
         die("wrong bytes came back");
     c->received += n;
@@ -465,23 +483,52 @@ static void end_lasting(conn *conns, unsigned long count) {
     }
 }
 
+/* Sends a command and receives the beginning of what it brings, `least` bytes at least. */
+static void ask(conn *c, const char *command, size_t least) {
+    if (c->sent == 0 && give(c, (const unsigned char *)command, strlen(command)) < 0)
+        die("cannot send the first message");
+    c->sent = strlen(command);
+    while (c->received < least) {
+        struct pollfd answer = {c->fd, POLLIN, 0};
+        ssize_t n;
+        if (poll(&answer, 1, SILENCE) != 1 || (n = take(c, input + c->received, CHUNK / 2)) <= 0)
+            die("the server does not answer the first message");
+        c->received += (uint64_t)n;
+    }
+}
+
 /* Gives the store the value that is asked for. */
 static void set_value(void) {
     conn c;
     memset(&c, 0, sizeof c);
     open_conn(&c);
-    if (give(&c, (const unsigned char *)SET, sizeof SET - 1) != sizeof SET - 1)
-        die("cannot set the value");
-    while (c.received < 5) {
-        struct pollfd answer = {c.fd, POLLIN, 0};
-        ssize_t n;
-        if (poll(&answer, 1, SILENCE) != 1 || (n = take(&c, input + c.received, CHUNK)) <= 0)
-            die("the store does not set the value");
-        c.received += (uint64_t)n;
-    }
+    ask(&c, SET, 5);
     if (c.received != 5 || memcmp(input, OK, 5) != 0)
         die("the store does not set the value");
     close_conn(&c);
+}
+
+/* Returns an answer of a web server, to which all others must be equal but for the date. */
+static char *first_page(void) {
+    const char *end, *length, *date;
+    char *page = (char *)allocate(CHUNK, 1);
+    conn c;
+    memset(&c, 0, sizeof c);
+    open_conn(&c);
+    do {
+        ask(&c, PAGE, c.received + 1);
+        memcpy(page, input, c.received);
+        end = strstr(page, "\r\n\r\n");
+        length = strstr(page, "\r\nContent-Length: ");
+    } while (end == NULL || length == NULL ||
+             c.received < (uint64_t)(end + 4 - page) + strtoul(length + 18, NULL, 10));
+    date = strstr(page, "\r\nDate: ");
+    date_at = date != NULL && date < end ? (unsigned long)(date + 8 - page) : 0;
+    if (strncmp(page, "HTTP/1.1 200 ", 13) != 0 || strlen(page) != c.received ||
+        c.received >= PERIOD)
+        die("the page is missing, too large, or no text");
+    close_conn(&c);
+    return page;
 }
 
 static void raise_limit(void) {
@@ -500,6 +547,8 @@ static unsigned long number(const char *text, unsigned long least) {
 }
 
 static void parse(int argc, char **argv) {
+    static const char *const commands[][2] = {{"get", GET}, {"set", SET}, {"page", PAGE}};
+    size_t i;
     int c;
     while ((c = getopt(argc, argv, "c:s:d:i:n:tr")) != -1) {
         switch (c) {
@@ -516,10 +565,11 @@ static void parse(int argc, char **argv) {
     if (argc != optind + 2)
         die("see the top of load.c");
     opt.churn = strcmp(argv[optind], "churn") == 0;
-    if (strcmp(argv[optind], "get") == 0 || strcmp(argv[optind], "set") == 0)
-        opt.command = argv[optind][0] == 'g' ? GET : SET;
+    for (i = 0; i < sizeof commands / sizeof *commands; i++)
+        if (strcmp(argv[optind], commands[i][0]) == 0)
+            opt.command = commands[i][1];
     if (!opt.churn && !opt.command && strcmp(argv[optind], "echo") != 0)
-        die("neither echo nor churn nor get nor set: %s", argv[optind]);
+        die("what is this: %s", argv[optind]);
     if (opt.resume && !opt.churn)
         die("echo resumes nothing");
     if (opt.churn && (opt.idle != 0 || opt.depth != 1))
@@ -535,21 +585,22 @@ int main(int argc, char **argv) {
     parse(argc, argv);
     signal(SIGPIPE, SIG_IGN); /* OpenSSL writes without MSG_NOSIGNAL */
     raise_limit();
-    if (opt.command) {
-        fill_commands(strcmp(opt.command, GET) == 0 ? ANSWER : OK);
-    } else {
-        fill_pattern();
-        memcpy(answers, pattern, sizeof answers);
-        answer_size = opt.size;
-    }
     if (opt.tls)
         make_context();
     poller = epoll_create1(EPOLL_CLOEXEC);
     if (poller < 0)
         die("epoll_create1: %s", strerror(errno));
     total = opt.connections + opt.idle;
-    if (opt.command)
+    if (opt.command == NULL) {
+        fill_pattern();
+        memcpy(answers, pattern, sizeof answers);
+        answer_size = opt.size;
+    } else if (strcmp(opt.command, PAGE) == 0) {
+        fill_commands(first_page());
+    } else {
         set_value();
+        fill_commands(strcmp(opt.command, GET) == 0 ? ANSWER : OK);
+    }
     conns = (conn *)allocate(total, sizeof *conns);
     for (i = 0; i < total; i++) {
         conns[i].fd = -1;

@@ -142,6 +142,53 @@ def store(command):
     return Workload(f"store, {command.upper()}, 16 deep", measure, quick=command == "get")
 
 
+NGINX = """\
+daemon off; master_process off; error_log stderr notice; pid {folder}/nginx.pid;
+events {{ worker_connections 1024; use epoll; }}
+http {{
+    access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000000;
+    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    server {{ listen 127.0.0.1:{port}; root {folder}; }}
+}}
+"""
+MOSQUITTO = """\
+listener {port} 127.0.0.1
+allow_anonymous true
+set_tcp_nodelay true
+log_dest stderr
+connection_messages false
+"""
+
+
+def configured(program, config, folder):
+    """Returns the command line of a server that gets its port in a file, and does not say it."""
+    port, file = free_port(), pathlib.Path(folder) / f"{program}.conf"
+    file.write_text(config.format(port=port, folder=folder))
+    return ["sh", "-c", 'echo "port=$0"; exec "$@" 2>&1', port, program, "-c", file]
+
+
+def page(size, title, goal=None):
+    def measure(args, title):
+        method = (
+            f"An operation is a GET of HTTP/1.1 of a file of {size:,} B; 64 lasting connections. "
+            "Ours is [the files example](../examples-c/files.c), which reads the file into memory; "
+            "nginx has one process and no log; microhttpd is libmicrohttpd with its own loop. Those "
+            "two send the file by sendfile(2)."
+        )
+        with tempfile.TemporaryDirectory(prefix="netserver-bench-") as folder:
+            (pathlib.Path(folder) / "page").write_text("0123456789abcdef" * (size // 16))
+            servers = {
+                OURS: [example("files"), "127.0.0.1:0", folder],
+                "nginx": configured("nginx", NGINX, folder),
+                "microhttpd": [peer("microhttpd"), folder],
+            }
+            return cost(args, title, method, servers, ["-c", "64", "page"], goal, least=128)
+
+    return Workload(title, measure, quick=goal is not None)
+
+
 def hosted(args, title):
     method = (
         "An operation is a message there and back; 64 lasting connections. The program runs the "
@@ -167,6 +214,24 @@ def broadcast(members):
         return cost(args, title, method, servers, options, 1.05, least=4 * members)
 
     return Workload(f"broadcast to {members:,}", measure, quick=members == 1000)
+
+
+def mqtt(members):
+    def measure(args, title):
+        method = (
+            f"An operation is a message of MQTT 3.1.1 of 64 B and QoS 0 that one of {members:,} "
+            "subscribers gets; the next is published when all have it. Ours is [the broker "
+            "example](../examples-c/broker.c)."
+        )
+        with tempfile.TemporaryDirectory(prefix="netserver-bench-") as folder:
+            servers = {
+                OURS: [example("broker"), "127.0.0.1:0"],
+                "mosquitto": configured("mosquitto", MOSQUITTO, folder),
+            }
+            options = ["-c", members, "mqtt"]
+            return cost(args, title, method, servers, options, 1.0, least=4 * members)
+
+    return Workload(f"MQTT to {members:,}", measure)
 
 
 # -- instructions -----------------------------------------------------------------------------
@@ -279,9 +344,12 @@ WORKLOADS = [
     echo("echo 1 MiB, 1 connection", ["-s", "1048576"], 0.68, quick=True),
     store("get"),
     store("set"),
+    page(1024, "HTTP, a file of 1 KiB", 1.0),
+    page(60_000, "HTTP, a file of 60 kB"),
     Workload("hosted, by poll(2), 64 connections", hosted, quick=True),
     broadcast(1000),
     broadcast(10_000),
+    mqtt(1000),
     Workload("echo 1 MiB, 1 connection, the host's congestion control", paced_stream, quick=True),
     Workload("echo 64 B, 64 connections, two cores", echo_on_two_cores),
     Workload("echo 64 B, 64 connections, two cores, 2 loops", echo_of_two),

@@ -1,11 +1,12 @@
 /* subscribers: subscribes to a server that sends each message to all, publishes, and checks every
  * byte that comes.
  *
- *   subscribers -c N publish PORT
+ *   subscribers -c N publish|mqtt PORT
  *
+ *   mqtt   messages are packets of MQTT 3.1.1, and its hello and its subscription come before them
  *   -c N   subscribers (1); the first one publishes, the next message when all have the last one
  *
- * Each connection first gets a byte '!' from the server: it is subscribed. An operation is a message
+ * Otherwise each connection first gets a byte '!' from the server: it is subscribed. An operation is a message
  * of 64 bytes that one subscriber gets. Talks as load does: "ready", then a line of JSON for each
  * line of the standard input, a number of operations.
  */
@@ -35,7 +36,7 @@ typedef struct {
 static member *members;
 static unsigned long count = 1;
 static uint64_t published; /* messages */
-static int poller;
+static int poller, mqtt;
 
 static void die(const char *what) {
     fprintf(stderr, "subscribers: %s: %s\n", what, strerror(errno));
@@ -50,13 +51,30 @@ static double now(void) {
 
 /* The byte of the stream at a position: each message has its number in it. */
 static char byte_at(uint64_t position) {
+    static const char head[] = {0x30, SIZE - 2, 0, 1, 't'}; /* QoS 0, the topic "t" */
+    if (mqtt && position % SIZE < sizeof head)
+        return head[position % SIZE];
     return (char)(position / SIZE * 31 + position % SIZE);
+}
+
+/* Waits until the server has taken the connection. */
+static void join(int fd) {
+    static const char asked[] = "\x10\x0c\0\4MQTT\4\2\0\0\0\0" /* no name, a clean session */
+                                "\x82\6\0\1\0\1t";               /* and QoS 0 */
+    static const char taken[] = "\x20\2\0\0\x90\3\0\1";
+    const char *expected = mqtt ? taken : "!";
+    const ssize_t len = mqtt ? sizeof taken : 1; /* the final NUL is the granted QoS */
+    char answer[sizeof taken];
+    if (mqtt && send(fd, asked, sizeof asked, MSG_NOSIGNAL) != sizeof asked)
+        die("cannot subscribe");
+    if (recv(fd, answer, (size_t)len, MSG_WAITALL) != len ||
+        memcmp(answer, expected, (size_t)len) != 0)
+        die("not subscribed");
 }
 
 static void subscribe(member *m, uint16_t port) {
     struct sockaddr_in address;
     struct epoll_event event;
-    char hello;
     memset(&address, 0, sizeof address);
     address.sin_family = AF_INET;
     address.sin_port = htons(port);
@@ -64,8 +82,7 @@ static void subscribe(member *m, uint16_t port) {
     m->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (m->fd < 0 || connect(m->fd, (struct sockaddr *)&address, sizeof address) != 0)
         die("cannot connect");
-    if (recv(m->fd, &hello, 1, 0) != 1 || hello != '!')
-        die("not subscribed");
+    join(m->fd);
     if (fcntl(m->fd, F_SETFL, O_NONBLOCK) != 0)
         die("fcntl");
     memset(&event, 0, sizeof event);
@@ -146,7 +163,8 @@ int main(int argc, char **argv) {
     int option;
     while ((option = getopt(argc, argv, "c:")) != -1)
         count = option == 'c' ? strtoul(optarg, NULL, 10) : 0;
-    if (argc != optind + 2 || strcmp(argv[optind], "publish") != 0 || count == 0) {
+    mqtt = optind < argc && strcmp(argv[optind], "mqtt") == 0;
+    if (argc != optind + 2 || (!mqtt && strcmp(argv[optind], "publish") != 0) || count == 0) {
         fputs("see the top of subscribers.c\n", stderr);
         return 2;
     }

@@ -21,7 +21,7 @@
 
 enum {
     HEAD = 8 * 1024,     /* bytes of the head of a request */
-    PIECE = 48 * 1024,   /* bytes of a file that are read at a time */
+    PIECE = 60 * 1024,   /* bytes of a file that are read at a time */
     WINDOW = 256 * 1024, /* bytes of unread answers at which requests wait */
     HEAD_MS = 10 * 1000, /* for a head */
     IDLE_MS = 60 * 1000  /* without a byte */
