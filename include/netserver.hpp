@@ -698,6 +698,11 @@ public:
         return detail::text_of(
             [&](char *to, std::size_t n) { return ns_server_report(server_, to, n); });
     }
+    /// The counters in the format of Prometheus.
+    std::string metrics() const {
+        return detail::text_of(
+            [&](char *to, std::size_t n) { return ns_server_metrics(server_, to, n); });
+    }
     /// Returns the T that `server::emplace_context` made; NULL where there is none.
     template <class T> T *context() const noexcept {
         return detail::any_cast<T>(ns_server_context(server_));
@@ -847,6 +852,9 @@ template <class F> struct callbacks {
     static void thread_stop(ns_server *server, int32_t kind, uint32_t number, void *data) noexcept {
         contained([=] { call_void(self(data), server_ref(server), kind, number); });
     }
+    static void log(int32_t level, conn_id id, const char *text, void *data) noexcept {
+        contained([=] { call_void(self(data), level, id, std::string_view(text)); });
+    }
     static int32_t watch(ns_server *server, uint64_t id, int32_t fd, uint32_t events,
                          void *data) noexcept {
         return raising(nullptr, [=] { call_void(self(data), server_ref(server), id, fd, events); });
@@ -994,6 +1002,15 @@ public:
     }
     config &clear_tls() { return after(ns_config_clear_tls(get())); }
 
+    /// f(level, id, text) gets each line of the log up to and including an NS_LOG_..., with a
+    /// std::string_view, on several threads at the same time.
+    template <class F> config &logger(int32_t level, F &&f) {
+        const auto set = [level](ns_config *config, ns_log_fn function, void *data,
+                                 ns_drop_fn drop) {
+            return ns_config_set_logger(config, level, function, data, drop);
+        };
+        return keep<F>(set, of<F>::log, f);
+    }
     /// f(server_ref, socket *, const error &). The socket is NULL where there is none.
     template <class F> config &exception_handler(F &&f) {
         return keep<F>(ns_config_set_exception_handler, of<F>::exception, f);

@@ -25,7 +25,7 @@
     server-post server-timer server-timer-cancel server-watch server-watch-change server-unwatch
     server-adopt server-connect
     ;; counters, errors, version
-    server-stats server-thread-stats server-report
+    server-stats server-thread-stats server-report server-metrics
     &netserver netserver-error? netserver-error-status netserver-error-os-code
     netserver-error-handler-code make-netserver-error
     netserver-fork netserver-object-count netserver-version netserver-feature?)

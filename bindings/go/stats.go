@@ -39,6 +39,7 @@ type Stats struct {
 	AcceptErrors      uint64
 	Handshakes        uint64
 	HandshakeFailures uint64
+	PeerResets        uint64 // that callbacks passed on: they are no HandlerErrors
 	Closed            map[CloseReason]uint64
 }
 
@@ -116,6 +117,7 @@ func (sum *Stats) add(c C.ns_stats) {
 	sum.AcceptErrors += uint64(c.accept_errors)
 	sum.Handshakes += uint64(c.handshakes)
 	sum.HandshakeFailures += uint64(c.handshake_failures)
+	sum.PeerResets += uint64(c.peer_resets)
 	for reason, count := range c.closed {
 		if count > 0 {
 			sum.Closed[CloseReason(reason)] += uint64(count)

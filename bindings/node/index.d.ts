@@ -321,6 +321,8 @@ export interface Stats {
   acceptErrors: number;
   handshakes: number;
   handshakeFailures: number;
+  /** That listeners passed on: they are no `handlerErrors`. */
+  peerResets: number;
   /** Connections closed, for each reason. */
   closed: Record<Exclude<CloseReason, 'detached'>, number>;
 }
@@ -368,6 +370,8 @@ export declare class Server extends EventEmitter {
   stats(): Stats;
   /** A report for people. It throws as stats() does. */
   report(): string;
+  /** The counters in the format of Prometheus. It throws as stats() does. */
+  metrics(): string;
   /** Has the handshakes that begin from now on use other certificates. */
   reloadTls(tls: Tls | TlsOptions, service?: number): void;
 

@@ -19,7 +19,7 @@
     ns_server_broadcast_each ns_server_queued ns_server_shutdown ns_server_foreach
     ns_server_watch ns_server_watch_change ns_server_unwatch ns_server_timer
     ns_server_timer_cancel ns_server_post ns_server_adopt ns_server_connect
-    ns_server_stats ns_server_thread_stats ns_server_report
+    ns_server_stats ns_server_thread_stats ns_server_report ns_server_metrics
     ns_socket_recv ns_socket_recv/blocking ns_socket_send ns_socket_send/blocking ns_socket_sendv
     ns_socket_flush ns_socket_flush/blocking ns_socket_cork ns_socket_uncork
     ns_socket_shutdown ns_socket_shutdown/blocking ns_socket_close ns_socket_close/blocking
@@ -173,7 +173,8 @@
   (foreign size_t
     (ns_server_address uptr u8* size_t)
     (ns_server_service_address uptr unsigned-32 u8* size_t)
-    (ns_server_report uptr u8* size_t))
+    (ns_server_report uptr u8* size_t)
+    (ns_server_metrics uptr u8* size_t))
   (foreign integer-64
     (ns_server_broadcast uptr u8* size_t u8* size_t)
     (ns_server_broadcast_each uptr u8* size_t u8* size_t u8*)

@@ -1,6 +1,8 @@
 ;;; Counters of a server and a report for people.
 (library (netserver stats)
-  (export server-stats server-thread-stats server-report netserver-version netserver-feature?)
+  (export
+    server-stats server-thread-stats server-report server-metrics netserver-version
+    netserver-feature?)
   (import (chezscheme) (netserver condition) (netserver foreign) (netserver types))
 
   (define small '(state non-blocking? threads active-threads port shutdown-port))
@@ -23,7 +25,8 @@
     (let* ([pointer (server-live-pointer 'server-stats server)]
            [large-start (* 4 (length small))]
            [closed-start (+ large-start (* 8 (length large)))]
-           [size (+ closed-start (* 8 reasons))]
+           [resets-start (+ closed-start (* 8 reasons))]
+           [size (+ resets-start 8)]
            [buffer (make-bytevector size)])
       (check 'server-stats (ns_server_stats pointer buffer size))
       (append
@@ -34,6 +37,7 @@
                  [else entry]))
              (numbers buffer small 0 4))
         (numbers buffer large large-start 8)
+        (numbers buffer '(peer-resets) resets-start 8)
         (list (cons 'closed (closed buffer closed-start))))))
 
   (define (closed buffer start)
@@ -58,6 +62,11 @@
   (define (server-report server)
     (let ([pointer (server-live-pointer 'server-report server)])
       (text-of (lambda (buffer size) (ns_server_report pointer buffer size)))))
+
+  ;; The counters in the format of Prometheus.
+  (define (server-metrics server)
+    (let ([pointer (server-live-pointer 'server-metrics server)])
+      (text-of (lambda (buffer size) (ns_server_metrics pointer buffer size)))))
 
   (define (netserver-version) (ns_version_string))
   (define (netserver-feature? name) (not (eqv? (ns_has_feature name) 0))))

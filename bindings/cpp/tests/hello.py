@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Runs the program that stands in README.md, in the header and in examples/hello.cpp."""
+"""Runs the program that stands in README.md, in the header and in examples/hello.cpp; and looks for
+every function of the C header in the C++ one."""
 
 import pathlib
+import re
 import signal
 import sys
 
@@ -20,6 +22,23 @@ def same_text():
     harness.contains((ROOT / "include" / "netserver.hpp").read_text(), f" *\n{quoted} *\n")
 
 
+# What a C++ program calls in C, and what the header has under another name.
+not_wrapped = {
+    "ns_close_reason_name", "ns_error_handler_code", "ns_has_feature", "ns_server_config",
+    "ns_version_number", "ns_version_string",
+    "ns_server_address", "ns_server_reload_tls",  # those of service 0
+}  # fmt: skip
+
+
+def everything():
+    header = (ROOT / "include" / "netserver.hpp").read_text()
+    for macro, ending in (("SETTING", ""), ("FLAG", ""), ("TIME", "_ms")):
+        for name in re.findall(rf"^    NETSERVER_{macro}\((\w+)", header, re.M):
+            header += f" ns_config_{name}{ending} ns_config_set_{name}{ending}"
+    names = set((ROOT / "tests" / "c" / "symbols.txt").read_text().split())
+    equal(names - set(re.findall(r"\w+", header)), not_wrapped)
+
+
 def serves(mode):
     port = free_port()
     with Program([sys.argv[1], f"127.0.0.1:{port}", *mode]) as program:
@@ -29,6 +48,7 @@ def serves(mode):
 
 checks = [
     ("the same text", same_text),
+    ("every function of the C header", everything),
     ("hello blocking", lambda: serves([])),
     ("hello non-blocking", lambda: serves(["-n"])),
 ]

@@ -97,6 +97,7 @@ TEST(both_modes_serve) {
         server.wait();
         CHECK(server.stats().accepted == 1 && server.stats().state == NS_STATE_STOPPED);
         CHECK(server.report().find("Total thread count: 2") != std::string::npos);
+        CHECK(server.metrics().find("\nnetserver_") != std::string::npos);
         CHECK(server.thread_stats(1).index == 1);
         CHECK_FAILS(server.thread_stats(2), NS_ERR_INVALID);
         CHECK_FAILS(server.start(), NS_ERR_STATE);
@@ -185,6 +186,23 @@ TEST(settings_are_kept_and_checked) {
     CHECK_FAILS(config.idle_timeout(std::chrono::hours(10000)), NS_ERR_INVALID);
     CHECK(config.idle_timeout() == 1ms);
     CHECK_FAILS(netserver::config().max_thread(0), NS_ERR_INVALID);
+}
+
+TEST(a_logger_gets_lines_with_their_level) {
+    std::mutex lock;
+    std::string lines;
+    netserver::config config;
+    config.logger(NS_LOG_INFO, [&](int32_t level, netserver::conn_id id, std::string_view line) {
+        const std::lock_guard<std::mutex> guard(lock);
+        lines.append(level == NS_LOG_INFO && id == 0 ? "info " : "? ").append(line).append("\n");
+    });
+    CHECK_FAILS(config.logger(5, [](std::string_view) {}), NS_ERR_INVALID);
+    netserver::server server("127.0.0.1:0", echo, config);
+    server.start_background();
+    const std::string address = server.address();
+    server.stop();
+    const std::lock_guard<std::mutex> guard(lock);
+    CHECK(lines.find(address) != std::string::npos && lines.find('?') == std::string::npos);
 }
 
 TEST(an_error_says_what_failed) {

@@ -314,16 +314,19 @@ static int server_stop_on_signals(lua_State *L) {
 }
 
 static int push_text(lua_State *L, size_t (*write)(const ns_server *, char *, size_t)) {
-    char text[4096];
     ns_server *server = to_server(L)->server;
+    size_t size = write(server, NULL, 0) + 64; /* it may be longer the next time */
+    luaL_Buffer buffer;
+    char *text = luaL_buffinitsize(L, &buffer, size);
     text[0] = '\0';
-    write(server, text, sizeof text);
-    lua_pushstring(L, text);
+    write(server, text, size);
+    luaL_pushresultsize(&buffer, strlen(text));
     return 1;
 }
 
 static int server_address(lua_State *L) { return push_text(L, ns_server_address); }
 static int server_report(lua_State *L) { return push_text(L, ns_server_report); }
+static int server_metrics(lua_State *L) { return push_text(L, ns_server_metrics); }
 
 static int server_port(lua_State *L) {
     lua_pushinteger(L, ns_server_port(to_server(L)->server));
@@ -439,7 +442,8 @@ static const luaL_Reg methods[] = {
     {"stop", server_stop},       {"close", server_close},
     {"address", server_address}, {"stop_on_signals", server_stop_on_signals},
     {"port", server_port},       {"report", server_report},
-    {"send", server_send},       {"broadcast", server_broadcast},
+    {"metrics", server_metrics}, {"send", server_send},
+    {"broadcast", server_broadcast},
     {"after", server_after},     {"every", server_every},
     {"cancel", server_cancel},   {"post", server_post},
     {"watch", server_watch},     {"unwatch", server_unwatch},

@@ -227,6 +227,11 @@ class Server extends EventEmitter {
     return addon.serverReport(this._number);
   }
 
+  // The counters in the format of Prometheus.
+  metrics() {
+    return addon.serverMetrics(this._number);
+  }
+
   reloadTls(tls, service = 0) {
     addon.serverReloadTls(this._number, service, Tls.from(tls)._tls);
   }

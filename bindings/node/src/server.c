@@ -267,6 +267,7 @@ static napi_value server_stats(napi_env env, napi_callback_info info) {
     COUNTER("acceptErrors", stats.accept_errors);
     COUNTER("handshakes", stats.handshakes);
     COUNTER("handshakeFailures", stats.handshake_failures);
+    COUNTER("peerResets", stats.peer_resets);
 #undef COUNTER
     napi_create_object(env, &closed);
     for (reason = NS_CLOSE_HANDLER; reason <= NS_CLOSE_CONNECT; reason++)
@@ -276,7 +277,9 @@ static napi_value server_stats(napi_env env, napi_callback_info info) {
     return object;
 }
 
-static napi_value server_report(napi_env env, napi_callback_info info) {
+/* Returns what `write` writes for the server that is the first argument. */
+static napi_value text_of_server(napi_env env, napi_callback_info info,
+                                 size_t (*write)(const ns_server *, char *, size_t)) {
     struct call call;
     struct server *server;
     napi_value value = NULL;
@@ -286,14 +289,22 @@ static napi_value server_report(napi_env env, napi_callback_info info) {
     server = server_of(&call, 0);
     if (server == NULL)
         return throw_error(env, NS_ERR_STATE, NULL);
-    size = ns_server_report(server->ns, NULL, 0) + 64; /* it may be longer the next time */
+    size = write(server->ns, NULL, 0) + 64; /* it may be longer the next time */
     text = malloc(size);
     if (text == NULL)
         return throw_error(env, NS_ERR_NO_MEMORY, NULL);
-    ns_server_report(server->ns, text, size);
+    write(server->ns, text, size);
     value = text_value(env, text);
     free(text);
     return value;
+}
+
+static napi_value server_report(napi_env env, napi_callback_info info) {
+    return text_of_server(env, info, ns_server_report);
+}
+
+static napi_value server_metrics(napi_env env, napi_callback_info info) {
+    return text_of_server(env, info, ns_server_metrics);
 }
 
 bool define_server(napi_env env, napi_value exports, struct instance *instance) {
@@ -310,6 +321,7 @@ bool define_server(napi_env env, napi_value exports, struct instance *instance) 
         {"serverReloadTls", server_reload_tls},
         {"serverStats", server_stats},
         {"serverReport", server_report},
+        {"serverMetrics", server_metrics},
     };
     return DEFINE(functions);
 }

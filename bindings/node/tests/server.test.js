@@ -219,6 +219,7 @@ check('statistics and the report', async ({ serve, connect }) => {
   assert.deepEqual([stats.accepted, stats.open, stats.bytesIn, stats.bytesOut], [1, 1, 4, 4]);
   assert.equal(stats.closed.peer, 0);
   assert.match(server.report(), /Total thread count: 1/);
+  assert.match(server.metrics(), /^netserver_/m);
   assert.equal(server.connections.length, 1);
   await closed(server);
   assert.throws(() => server.stats(), { code: 'NS_ERR_STATE' });

@@ -272,6 +272,7 @@ def test_statistics() -> None:
         assert stats.state is netserver.State.RUNNING and stats.port == server.port
         assert server.thread_stats(0).calls >= 1
         assert "Total thread count: 1" in server.report()
+        assert "\nnetserver_" in server.metrics()
         with pytest.raises(netserver.InvalidError):
             server.thread_stats(1)
     assert netserver.__version__ and netserver.has_feature("hosted") and not netserver.has_feature("x")

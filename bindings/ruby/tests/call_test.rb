@@ -258,6 +258,7 @@ class CallTest < NetserverTest
       client.close
       soon("it stays open") { server.stats.closed == { peer: 1 } }
       assert_match(/^Total thread count: 1$/, server.report)
+      assert_match(/^netserver_/, server.metrics)
     end
   end
 end

@@ -308,6 +308,10 @@ class Server(Handle):
         """A report for people: state, threads, connections, counters."""
         return text_of(lambda buffer, room: self._use(lib.ns_server_report, buffer, room))
 
+    def metrics(self) -> str:
+        """The counters in the format of Prometheus."""
+        return text_of(lambda buffer, room: self._use(lib.ns_server_metrics, buffer, room))
+
     # -- connections by id, from any thread ------------------------------------------------------
 
     def send(self, id: int, data: ReadableBuffer) -> None:

@@ -139,6 +139,7 @@ module Netserver
 
       [:ns_server_stats, %i[object pointer size_t], :status],
       [:ns_server_report, %i[object pointer size_t], :size_t],
+      [:ns_server_metrics, %i[object pointer size_t], :size_t],
       [:ns_version_string, [], :string]
     ].each { |function| attach_function(*function) }
 

@@ -174,6 +174,11 @@ module Netserver
       Text.read(4096) { |buffer, size| Library.ns_server_report(@pointer, buffer, size) }
     end
 
+    # The counters in the format of Prometheus.
+    def metrics
+      Text.read(8192) { |buffer, size| Library.ns_server_metrics(@pointer, buffer, size) }
+    end
+
     # -- of the sockets -------------------------------------------------------------------------
 
     # The thread that runs the server.
