@@ -113,6 +113,15 @@ export interface Settings {
   /** Permissions of the file of a unix socket (0o600). */
   unixMode?: number;
   maxConnections?: number;
+  /** Connections that one address may have open (0: any number). */
+  maxPerAddress?: number;
+  /** Connections a second that one address may open (0: any number). */
+  acceptRatePerAddress?: number;
+  /** How many of them it may open at once (0: as many as a second has). */
+  acceptBurstPerAddress?: number;
+  /** The bits that are one address. */
+  ipv4Prefix?: number;
+  ipv6Prefix?: number;
   backlog?: number;
   handshakeTimeout?: number;
   maxHandshakes?: number;
@@ -170,7 +179,7 @@ export interface PeerCredentials {
 
 export type CloseReason =
   | 'handler' | 'peer' | 'reset' | 'idle' | 'timer' | 'write-timeout' | 'error' | 'abort' | 'stop'
-  | 'cut' | 'rejected' | 'handshake' | 'connect' | 'detached';
+  | 'cut' | 'rejected' | 'handshake' | 'connect' | 'limit' | 'detached';
 
 interface SocketEvents {
   data: [data: Buffer];

@@ -21,11 +21,12 @@
              (string->list (substring name 7 (string-length name)))))))
 
   (define statuses
-    (let loop ([code -1001])
+    (let loop ([code -1099])
       (let ([name (ns_status_name code)])
-        (if (string=? name "NS_ERR_UNKNOWN")
-            '()
-            (cons (cons code (name->symbol name)) (loop (- code 1)))))))
+        (cond
+          [(> code -1001) '()]
+          [(string=? name "NS_ERR_UNKNOWN") (loop (+ code 1))]
+          [else (cons (cons code (name->symbol name)) (loop (+ code 1)))]))))
 
   (define (status->symbol code)
     (cond

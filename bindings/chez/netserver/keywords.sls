@@ -3,7 +3,8 @@
 (library (netserver keywords)
   (export
     :max-thread :max-retry :retry-interval :max-waiting :non-blocking? :use-ipv6? :reuse-port?
-    :thread-name :stack-size :unix-mode :max-connections :backlog :handshake-timeout
+    :thread-name :stack-size :unix-mode :max-connections :max-per-address :accept-rate-per-address
+    :accept-burst-per-address :ipv4-prefix :ipv6-prefix :backlog :handshake-timeout
     :max-handshakes :idle-timeout :io-timeout :write-timeout :linger-timeout :drain-timeout
     :keep-alive :no-delay? :high-water-mark :low-water-mark :send-limit :shutdown-port :tls
     :exception-handler :shutdown-handler :on-start :on-stop :on-thread-start :on-thread-stop
@@ -20,7 +21,8 @@
 
   (define-keywords
     :max-thread :max-retry :retry-interval :max-waiting :non-blocking? :use-ipv6? :reuse-port?
-    :thread-name :stack-size :unix-mode :max-connections :backlog :handshake-timeout
+    :thread-name :stack-size :unix-mode :max-connections :max-per-address :accept-rate-per-address
+    :accept-burst-per-address :ipv4-prefix :ipv6-prefix :backlog :handshake-timeout
     :max-handshakes :idle-timeout :io-timeout :write-timeout :linger-timeout :drain-timeout
     :keep-alive :no-delay? :high-water-mark :low-water-mark :send-limit :shutdown-port :tls
     :exception-handler :shutdown-handler :on-start :on-stop :on-thread-start :on-thread-stop

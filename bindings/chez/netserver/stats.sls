@@ -46,7 +46,7 @@
           '()
           (let ([name (ns_close_reason_name reason)])
             (if (string=? name "unknown")
-                '()
+                (loop (+ reason 1))
                 (cons (cons (string->symbol name)
                             (bytevector-u64-native-ref buffer (+ start (* 8 reason))))
                       (loop (+ reason 1))))))))

@@ -196,7 +196,7 @@ TEST(a_logger_gets_lines_with_their_level) {
         const std::lock_guard<std::mutex> guard(lock);
         lines.append(level == NS_LOG_INFO && id == 0 ? "info " : "? ").append(line).append("\n");
     });
-    CHECK_FAILS(config.logger(5, [](std::string_view) {}), NS_ERR_INVALID);
+    CHECK_FAILS(netserver::config().logger(5, [](std::string_view) {}), NS_ERR_INVALID);
     netserver::server server("127.0.0.1:0", echo, config);
     server.start_background();
     const std::string address = server.address();

@@ -34,6 +34,11 @@ static const struct {
     int is_time;
 } numbers[] = {
     {"max_connections", ns_config_set_max_connections, 0},
+    {"max_per_address", ns_config_set_max_per_address, 0},
+    {"accept_rate_per_address", ns_config_set_accept_rate_per_address, 0},
+    {"accept_burst_per_address", ns_config_set_accept_burst_per_address, 0},
+    {"ipv4_prefix", ns_config_set_ipv4_prefix, 0},
+    {"ipv6_prefix", ns_config_set_ipv6_prefix, 0},
     {"backlog", ns_config_set_backlog, 0},
     {"max_handshakes", ns_config_set_max_handshakes, 0},
     {"unix_mode", ns_config_set_unix_mode, 0},

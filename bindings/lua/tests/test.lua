@@ -1,4 +1,4 @@
--- What the table of checks does not see. Each test runs a server without clients.
+-- What the table of checks does not see. Most tests run a server without clients.
 local netserver = require "netserver"
 
 local passed, failed = 0, 0
@@ -19,8 +19,8 @@ end
 local function handler() end
 
 -- Starts a server, lets `act` use it, runs it until something stops it.
-local function serve(options, act)
-    local server = netserver.server("127.0.0.1:0", handler, options)
+local function serve(options, act, serves)
+    local server = netserver.server("127.0.0.1:0", serves or handler, options)
     server:start()
     act(server)
     server:after(30, function() error("the test takes too long") end)
@@ -113,6 +113,39 @@ test("an interrupt leaves run", function()
     server:post(function() error("x.lua:1: interrupted!", 0) end)
     equal(failure_of(server.run, server), "x.lua:1: interrupted!")
     server:close(0)
+end)
+
+test("an interrupt of a function whose failures nobody is told leaves run, too", function()
+    local server = netserver.server("127.0.0.1:0", handler, {
+        on_exception = function() error("x.lua:2: interrupted!", 0) end,
+    })
+    server:start()
+    server:post(function() error("for the exception handler") end)
+    equal(failure_of(server.run, server), "x.lua:2: interrupted!")
+    server:close(0)
+end)
+
+test("a socket after its end", function()
+    local running, client
+    local seen = {}
+    local function on_close(socket)
+        running:post(function()
+            equal(socket:closed(), true)
+            equal(failure_of(socket.send, socket, "x").name, "NS_ERR_CLOSED")
+            equal(failure_of(socket.queued, socket).name, "NS_ERR_CLOSED")
+            equal(failure_of(socket.recv, socket).name, "NS_ERR_NOT_IN_HANDLER")
+            socket:close() -- harmless
+            table.insert(seen, "the end")
+        end)
+        running:post(function() running:stop() end)
+    end
+    local function on_exception(_, value) table.insert(seen, tostring(value)) end
+    serve({ on_close = on_close, on_exception = on_exception }, function(server)
+        running = server
+        client = io.popen("nc -N 127.0.0.1 " .. server:port() .. " </dev/null")
+    end, function(socket) if not socket:recv() then socket:close() end end)
+    client:close()
+    equal(table.concat(seen, ","), "the end")
 end)
 
 test("in a coroutine, with a collection in every callback", function()

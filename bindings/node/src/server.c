@@ -270,9 +270,11 @@ static napi_value server_stats(napi_env env, napi_callback_info info) {
     COUNTER("peerResets", stats.peer_resets);
 #undef COUNTER
     napi_create_object(env, &closed);
-    for (reason = NS_CLOSE_HANDLER; reason <= NS_CLOSE_CONNECT; reason++)
-        set(env, closed, ns_close_reason_name(reason),
-            number_value(env, (double)stats.closed[reason]));
+    for (reason = NS_CLOSE_HANDLER; reason < (int32_t)(sizeof stats.closed / sizeof *stats.closed);
+         reason++)
+        if (strcmp(ns_close_reason_name(reason), "unknown") != 0)
+            set(env, closed, ns_close_reason_name(reason),
+                number_value(env, (double)stats.closed[reason]));
     set(env, object, "closed", closed);
     return object;
 }

@@ -5,7 +5,8 @@ require_relative "helper"
 # Settings, errors of making and starting, and the order of a life.
 class ServerTest < NetserverTest
   TIMES = %i[handshake_timeout idle_timeout write_timeout linger_timeout drain_timeout keep_alive].freeze
-  NUMBERS = { max_connections: 5, backlog: 6, max_handshakes: 7, unix_mode: 0o600, high_water_mark: 5000,
+  NUMBERS = { max_connections: 5, max_per_address: 4, accept_rate_per_address: 3, accept_burst_per_address: 2,
+              ipv4_prefix: 24, ipv6_prefix: 48, backlog: 6, max_handshakes: 7, unix_mode: 0o600, high_water_mark: 5000,
               low_water_mark: 300, send_limit: 9000 }.freeze
   FLAGS = { use_ipv6: true, reuse_port: true, no_delay: false }.freeze
 
@@ -165,13 +166,13 @@ class ServerTest < NetserverTest
   end
 
   def test_every_status_has_a_class
-    (1001..1028).each do |number|
+    [*1001..1028, 1031].each do |number|
       error = Netserver::Error.of(-number)
       refute_instance_of Netserver::Error, error
       assert_equal(-number, error.status)
       refute_equal "NS_ERR_UNKNOWN", error.status_name
     end
-    assert_equal "NS_ERR_UNKNOWN", Netserver::Error.of(-1029).status_name
+    assert_equal "NS_ERR_UNKNOWN", Netserver::Error.of(-1099).status_name
   end
 
   def test_the_version

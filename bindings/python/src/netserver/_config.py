@@ -39,6 +39,11 @@ class Config:
     backlog: Optional[int] = None  #: [4096]
     unix_mode: Optional[int] = None  #: Permissions of a unix socket's file [0o600].
     max_connections: Optional[int] = None  #: [what the limit of open files allows]
+    max_per_address: Optional[int] = None  #: Connections that one address may have open [any].
+    accept_rate_per_address: Optional[int] = None  #: That it may open in a second [any].
+    accept_burst_per_address: Optional[int] = None  #: That it may open at once [those of a second].
+    ipv4_prefix: Optional[int] = None  #: The bits that are one address.
+    ipv6_prefix: Optional[int] = None
     shutdown_port: Optional[str] = None  #: A service: a connection to it stops the server [none].
     thread_name: Optional[str] = None  #: The beginning of the names of the library's threads ["ns"].
     stack_size: Optional[int] = None  #: Of each of the library's threads [2 MiB].

@@ -39,6 +39,7 @@ class Status(enum.IntEnum):
     HANDSHAKE = -1026
     CERTIFICATE = -1027
     CONNECT = -1028
+    LIMIT = -1031
 
     @property
     def c_name(self) -> str:
@@ -67,6 +68,7 @@ class CloseReason(enum.IntEnum):
     REJECTED = 11  #: No worker became free in time.
     HANDSHAKE = 12  #: Its TLS handshake failed.
     CONNECT = 13  #: It was never connected.
+    LIMIT = 15  #: It was refused beyond a limit of its address.
 
 
 class State(enum.IntEnum):

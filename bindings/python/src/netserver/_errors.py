@@ -197,6 +197,12 @@ class ConnectError(Error, ConnectionError):
     status = Status.CONNECT
 
 
+class LimitError(Error):
+    """Connections were refused beyond a limit of their address."""
+
+    status = Status.LIMIT
+
+
 _CLASSES: dict[int, type[Error]] = {c.status: c for c in Error.__subclasses__() + TLSError.__subclasses__()}
 
 

@@ -98,7 +98,8 @@ module Netserver
     TruncatedError: -1025,      # the stream ended without TLS's close_notify
     HandshakeError: -1026,
     CertificateError: -1027,
-    ConnectError: -1028
+    ConnectError: -1028,
+    LimitError: -1031           # connections were refused beyond a limit of their address
   }.to_h do |name, status|
     [status, const_set(name, Class.new(Error) { const_set(:STATUS, status) })]
   end.freeze

@@ -4,7 +4,8 @@ module Netserver
   # The settings of a server, as keywords of Server.new. Times are in seconds, sizes in bytes.
   class Settings # :nodoc:
     TIMES = %i[handshake_timeout idle_timeout write_timeout linger_timeout drain_timeout keep_alive].freeze
-    COUNTS = %i[max_connections backlog max_handshakes unix_mode].freeze
+    COUNTS = %i[max_connections max_per_address accept_rate_per_address accept_burst_per_address ipv4_prefix
+                ipv6_prefix backlog max_handshakes unix_mode].freeze
     SIZES = %i[high_water_mark low_water_mark send_limit].freeze
     FLAGS = %i[use_ipv6 reuse_port no_delay].freeze
 
