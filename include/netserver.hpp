@@ -461,6 +461,23 @@ public:
         return detail::text_of(
             [&](char *to, std::size_t n) { return ns_socket_peer(socket_, to, n); });
     }
+    /// The peer of the connection itself: behind a PROXY header the proxy.
+    std::string transport_peer() const {
+        return detail::text_of(
+            [&](char *to, std::size_t n) { return ns_socket_transport_peer(socket_, to, n); });
+    }
+    /// The value of an NS_PROXY_TLV_...; nothing where the PROXY header has none.
+    std::optional<std::vector<unsigned char>> proxy_tlv(int32_t kind) const {
+        std::vector<unsigned char> value;
+        const int64_t length = ns_socket_proxy_tlv(socket_, kind, nullptr, 0);
+        if (length == NS_ERR_STATE)
+            return std::nullopt;
+        if (length < 0)
+            detail::fail(static_cast<ns_status>(length));
+        value.resize(static_cast<std::size_t>(length));
+        ns_socket_proxy_tlv(socket_, kind, value.data(), value.size());
+        return value;
+    }
     std::string local() const {
         return detail::text_of(
             [&](char *to, std::size_t n) { return ns_socket_local(socket_, to, n); });
@@ -973,6 +990,9 @@ public:
     NETSERVER_SETTING(accept_burst_per_address, uint32_t)
     NETSERVER_SETTING(ipv4_prefix, uint32_t)
     NETSERVER_SETTING(ipv6_prefix, uint32_t)
+    NETSERVER_SETTING(proxy_protocol, int32_t)
+    NETSERVER_SETTING(proxy_others, int32_t)
+    NETSERVER_TIME(proxy_timeout)
     NETSERVER_SETTING(backlog, uint32_t)
     NETSERVER_TIME(handshake_timeout)
     NETSERVER_SETTING(max_handshakes, uint32_t)
@@ -990,6 +1010,14 @@ public:
 #undef NETSERVER_FLAG
 #undef NETSERVER_TIME
 
+    /// An address, a network or "unix", whose PROXY headers are believed.
+    config &add_trusted_proxy(const std::string &network) {
+        return after(ns_config_add_trusted_proxy(get(), detail::c_text(network)));
+    }
+    std::string trusted_proxies() const {
+        return detail::text_of(
+            [&](char *to, std::size_t n) { return ns_config_trusted_proxies(get(), to, n); });
+    }
     config &thread_name(const std::string &prefix) {
         return after(ns_config_set_thread_name(get(), detail::c_text(prefix)));
     }
@@ -1120,6 +1148,12 @@ public:
         return numbered(ns_server_add_service_tls(server_, detail::c_text(service),
                                                   certificates.get(), &failure),
                         failure);
+    }
+    /// The versions of the PROXY protocol that one service accepts. Before the start.
+    void service_proxy(uint32_t service, int32_t versions) {
+        ns_error *failure = nullptr;
+        if (ns_server_set_service_proxy(server_, service, versions, &failure) < 0)
+            detail::error_access::raise(failure);
     }
     /// Keeps a T with the server, until it is freed. Before the start.
     template <class T, class... Args> T &emplace_context(Args &&...args) {

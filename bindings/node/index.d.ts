@@ -179,7 +179,7 @@ export interface PeerCredentials {
 
 export type CloseReason =
   | 'handler' | 'peer' | 'reset' | 'idle' | 'timer' | 'write-timeout' | 'error' | 'abort' | 'stop'
-  | 'cut' | 'rejected' | 'handshake' | 'connect' | 'limit' | 'detached';
+  | 'cut' | 'rejected' | 'handshake' | 'connect' | 'proxy' | 'limit' | 'detached';
 
 interface SocketEvents {
   data: [data: Buffer];

@@ -181,6 +181,9 @@ TEST(settings_are_kept_and_checked) {
     CHECK(config.send_limit() == 1 << 20 && config.thread_name() == "cpp");
     CHECK(!config.shutdown_port() && config.shutdown_port("0").shutdown_port() == "0");
     CHECK(!config.clear_shutdown_port().shutdown_port());
+    config.add_trusted_proxy("10.0.0.0/8").add_trusted_proxy("unix").proxy_protocol(NS_PROXY_V2);
+    CHECK(config.trusted_proxies() == "10.0.0.0/8, unix" && config.proxy_protocol() == NS_PROXY_V2);
+    CHECK_FAILS(netserver::config().add_trusted_proxy("10.0.0.1/8"), NS_ERR_INVALID);
     config.idle_timeout(1ms);
     CHECK_FAILS(config.idle_timeout(-1ms), NS_ERR_INVALID);
     CHECK_FAILS(config.idle_timeout(std::chrono::hours(10000)), NS_ERR_INVALID);
@@ -238,9 +241,12 @@ TEST(services_have_numbers) {
     std::atomic<int32_t> number{-2};
     netserver::server server("127.0.0.1:0", [&](netserver::socket &socket) {
         number = socket.service();
+        CHECK(socket.transport_peer() == socket.peer());
+        CHECK(!socket.proxy_tlv(NS_PROXY_TLV_AUTHORITY));
         served.add();
     });
     CHECK(server.add_service("127.0.0.1:0") == 1);
+    CHECK_FAILS(server.service_proxy(1, NS_PROXY_V1), NS_ERR_INVALID); // no proxy is trusted
     CHECK_FAILS(server.add_service("127.0.0.1:http:"), NS_ERR_INVALID);
     CHECK_FAILS(server.add_service("0", netserver::tls()), NS_ERR_CERTIFICATE);
     server.start_background();

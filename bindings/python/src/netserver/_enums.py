@@ -39,6 +39,7 @@ class Status(enum.IntEnum):
     HANDSHAKE = -1026
     CERTIFICATE = -1027
     CONNECT = -1028
+    PROXY = -1030
     LIMIT = -1031
 
     @property
@@ -68,6 +69,7 @@ class CloseReason(enum.IntEnum):
     REJECTED = 11  #: No worker became free in time.
     HANDSHAKE = 12  #: Its TLS handshake failed.
     CONNECT = 13  #: It was never connected.
+    PROXY = 14  #: Its PROXY header was missing, bad, or of no trusted proxy.
     LIMIT = 15  #: It was refused beyond a limit of its address.
 
 

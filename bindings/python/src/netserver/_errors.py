@@ -197,6 +197,12 @@ class ConnectError(Error, ConnectionError):
     status = Status.CONNECT
 
 
+class ProxyError(Error):
+    """The PROXY header is missing or bad, or comes from no trusted proxy."""
+
+    status = Status.PROXY
+
+
 class LimitError(Error):
     """Connections were refused beyond a limit of their address."""
 

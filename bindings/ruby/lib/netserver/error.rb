@@ -99,6 +99,7 @@ module Netserver
     HandshakeError: -1026,
     CertificateError: -1027,
     ConnectError: -1028,
+    ProxyError: -1030,          # the PROXY header is missing or bad, or comes from no trusted proxy
     LimitError: -1031           # connections were refused beyond a limit of their address
   }.to_h do |name, status|
     [status, const_set(name, Class.new(Error) { const_set(:STATUS, status) })]
