@@ -173,7 +173,8 @@ pub struct Config {
     /// There is a line for the start and for each address that the server
     /// listens on, for the stop with its counts, and for each reload of TLS
     /// settings ([`LogLevel::Info`](crate::LogLevel::Info)); for failures to
-    /// accept, refused connections and failed TLS handshakes
+    /// accept, refused connections and those beyond a limit, refused PROXY
+    /// headers and failed TLS handshakes
     /// ([`LogLevel::Warn`](crate::LogLevel::Warn)), of each kind one in a second
     /// with the number of those that were left out; for a listener that was lost
     /// and for a loop that has ended

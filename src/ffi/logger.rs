@@ -51,8 +51,9 @@ pub type ns_log_fn = Option<
 ///
 /// There is a line for the start and for each address, for the stop with its
 /// counts and for each reload of TLS settings; and for failures to accept, refused
-/// connections and failed TLS handshakes, of each of these kinds one in a second
-/// with the number of those that were left out, the last number at the stop.
+/// connections and those beyond a limit, refused PROXY headers and failed TLS
+/// handshakes, of each of these kinds one in a second with the number of those that
+/// were left out, the last number at the stop.
 ///
 /// The library calls the function on its threads and in calls with the tag
 /// [blocks], on several threads at the same time and under no lock. The function
