@@ -36,7 +36,7 @@ options.tls = tls.cert and tls
 
 local function echo(socket)
     local data = socket:recv()
-    if data then socket:send(data) else socket:close() end
+    if data then socket:send(data) elseif data == nil then socket:close() end
 end
 
 io.stdout:setvbuf("no")

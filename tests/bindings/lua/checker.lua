@@ -82,7 +82,8 @@ end
 
 local function handler(socket)
     local data = socket:recv()
-    if not data then return socket:close() end
+    if data == nil then return socket:close() end
+    if not data then return end -- of a TLS record only a part has come
     socket.input = socket.input .. data
     answer_lines(socket)
 end
