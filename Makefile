@@ -47,6 +47,7 @@ C_TESTS := $(patsubst tests/c/%.c,%,$(wildcard tests/c/*.c))
 C_TEST_PROGRAMS := $(C_TESTS:%=$(TARGET)/tests-c/%)
 HOSTS := $(patsubst tests/hosts/%.c,$(TARGET)/tests-c/hosts/%,$(wildcard tests/hosts/*.c))
 CAMPAIGN_SERVER := $(TARGET)/tests-c/campaigns/server
+PROXIES_SERVER := $(TARGET)/tests-c/proxies/server
 CAMPAIGNS := $(patsubst tests/campaigns/%.py,%,$(filter-out %/common.py,$(wildcard tests/campaigns/*.py)))
 
 # Programs find the library by a path from where they are, so the tree may be moved.
@@ -54,7 +55,7 @@ LINK = -L$(OUT) -lnetserver -pthread -Wl,-rpath,'$$ORIGIN/$(1)release'
 
 .DELETE_ON_ERROR:
 .PHONY: build help run test test-bindings test-status-page lint oracle campaign-oracle install uninstall clean deps \
-	c-tests hosts examples-rust asan-programs campaign-server asan hammer-asan memcheck audit bench bench-deps bench-quick bench-tls bench-bindings campaigns $(CAMPAIGNS:%=campaign-%)
+	c-tests hosts examples-rust asan-programs campaign-server proxies-server asan hammer-asan memcheck audit bench bench-deps bench-quick bench-tls bench-bindings campaigns $(CAMPAIGNS:%=campaign-%)
 
 build: $(SO) $(ARCHIVE) $(NOTICES) $(EXAMPLE_PROGRAMS) ## build the shared and the static library and the C examples (default)
 
@@ -90,6 +91,10 @@ $(TARGET)/examples-c/%: examples-c/%.c $(wildcard examples-c/*.h) $(HEADER) $(SO
 	@mkdir -p $(@D)
 	$(CC) -std=c99 $(STRICT) $(CFLAGS) -Iinclude -o $@ $< $(call LINK,../)
 
+$(TARGET)/tests-c/proxies/%: tests/proxies/%.c $(HEADER) $(SO)
+	@mkdir -p $(@D)
+	$(CC) -std=c11 $(STRICT) $(CFLAGS) -Iinclude -o $@ $< $(call LINK,../../)
+
 $(TARGET)/tests-c/campaigns/%: tests/campaigns/%.c $(HEADER) $(SO)
 	@mkdir -p $(@D)
 	$(CC) -std=c11 $(STRICT) $(CFLAGS) -Iinclude -o $@ $< $(call LINK,../../)
@@ -110,6 +115,8 @@ $(TARGET)/tests-c/%: tests/c/%.c $(wildcard tests/c/*.h) $(HEADER) $(SO)
 c-tests: $(C_TEST_PROGRAMS)
 
 campaign-server: $(CAMPAIGN_SERVER)
+
+proxies-server: $(PROXIES_SERVER)
 
 hosts: $(HOSTS)
 
@@ -135,11 +142,15 @@ $(TARGET)/asan/tests-c/%: tests/c/%.c $(wildcard tests/c/*.h) $(HEADER) $(ASAN_A
 	@mkdir -p $(@D)
 	$(CC) -std=c11 $(STRICT) $(ASAN_CFLAGS) -Iinclude -o $@ $< $(ASAN_LINK)
 
+$(TARGET)/asan/tests-c/proxies/%: tests/proxies/%.c $(HEADER) $(ASAN_ARCHIVE)
+	@mkdir -p $(@D)
+	$(CC) -std=c11 $(STRICT) $(ASAN_CFLAGS) -Iinclude -o $@ $< $(ASAN_LINK)
+
 $(TARGET)/asan/tests-c/campaigns/%: tests/campaigns/%.c $(HEADER) $(ASAN_ARCHIVE)
 	@mkdir -p $(@D)
 	$(CC) -std=c11 $(STRICT) $(ASAN_CFLAGS) -Iinclude -o $@ $< $(ASAN_LINK)
 
-asan-programs: $(TARGET)/asan/tests-c/campaigns/server $(EXAMPLES:%=$(TARGET)/asan/examples-c/%) $(C_TESTS:%=$(TARGET)/asan/tests-c/%)
+asan-programs: $(TARGET)/asan/tests-c/campaigns/server $(TARGET)/asan/tests-c/proxies/server $(EXAMPLES:%=$(TARGET)/asan/examples-c/%) $(C_TESTS:%=$(TARGET)/asan/tests-c/%)
 
 examples-rust:
 	$(NEED_CARGO)
