@@ -13,6 +13,7 @@
 #include "http.h"
 #include "serve.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <sys/stat.h>
@@ -149,6 +150,8 @@ static ns_status serve_request(ns_socket *socket, struct client *client, struct 
         status = "501 Not Implemented";
     if (status == NULL)
         client->file = openat(folder, path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    if (status == NULL && client->file < 0 && (errno == EMFILE || errno == ENFILE))
+        status = "503 Service Unavailable";
     if (client->file < 0 || fstat(client->file, &about) != 0 || !S_ISREG(about.st_mode)) {
         close_file(client);
         return refuse(socket, client, status != NULL ? status : MISSING, is_head);

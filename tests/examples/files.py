@@ -2,8 +2,10 @@
 
 import os
 import re
+import resource
 import subprocess
 import tempfile
+import time
 
 import harness
 from harness import Program, connect, contains, equal
@@ -261,6 +263,47 @@ def shorter_file():
         site.server.stop()
 
 
+def late_head():
+    """A head has 10 s, however its bytes come; a connection between two requests has longer."""
+    begun = time.monotonic()
+    with Site() as site, connect(site.port) as late, connect(site.port) as quiet:
+        quiet.sendall(GET)
+        equal(read_answer(quiet.makefile("rb")), INDEX)
+        late.settimeout(0.5)
+        late.sendall(GET)
+        equal(read_answer(late.makefile("rb")), INDEX)
+        late.sendall(GET[:10])
+        while True:
+            try:
+                equal(late.recv(1), b"")
+                break
+            except TimeoutError:
+                assert time.monotonic() < begun + 10 + harness.patience
+                late.sendall(b"x")
+        assert time.monotonic() >= begun + 10 - 0.1
+        quiet.sendall(GET)
+        equal(read_answer(quiet.makefile("rb")), INDEX)
+        site.server.stop()
+
+
+def no_descriptors():
+    """Without a descriptor for the file the answer is 503, and the next one is served."""
+    with Site() as site:
+        limit = (64, 64)
+        resource.prlimit(site.server.pid, resource.RLIMIT_NOFILE, limit)
+        clients = [connect(site.port) for _ in range(40)]
+        site.write("large", LARGE, 20)
+        answers = []
+        for client in clients:
+            client.sendall(GET.replace(b"/ ", b"/large "))
+            answers.append(client.recv(13, harness.socket.MSG_WAITALL))
+        assert b"HTTP/1.1 200 " in answers and b"HTTP/1.1 503 " in answers, answers
+        for client in clients:
+            client.close()
+        harness.wait_until(lambda: curl(site.url()) == INDEX, "the index")
+        site.server.stop()
+
+
 def bad_arguments():
     for arguments in [], ["/nowhere"], ["--cert", "x", "/"], ["1", "2", "/"], ["-x", "/"]:
         with Program([harness.c_program("examples-c", "files"), *arguments]) as server:
@@ -274,6 +317,7 @@ def checks(pair, certificate):
     def curl_tls():
         by_curl(pair(), "https", ["--cacert", certificate("ca.pem")])
 
+    native = harness.under == "native"  # valgrind has descriptors of its own
     return [
         ("files: curl", by_curl),
         ("files: curl, TLS", curl_tls),
@@ -286,4 +330,5 @@ def checks(pair, certificate):
         ("files: stop", stop_in_the_middle),
         ("files: shorter file", shorter_file),
         ("files: bad arguments", bad_arguments),
+        *([("files: late head", late_head), ("files: no descriptors", no_descriptors)] * native),
     ]
