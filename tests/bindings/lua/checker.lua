@@ -72,9 +72,10 @@ end
 local function answer_lines(socket)
     local from = 1
     while not socket.left do
-        local line, next = socket.input:match("([^\n]*)\n()", from)
-        if not line then break end
-        from = next
+        local to = socket.input:find("\n", from, true) -- a pattern would look from each byte on
+        if not to then break end
+        local line = socket.input:sub(from, to - 1)
+        from = to + 1
         answer(socket, line)
     end
     socket.input = socket.input:sub(from)
