@@ -106,7 +106,7 @@ static void announced(void)
     }
 }
 
-/* PP5, PP6, E5: Each bad input has its status, sentence and count, and leaves nothing behind. */
+/* PP5, PP6: Each bad input has its status, sentence and count, and leaves nothing behind. */
 static void refused(void)
 {
     static const struct {
