@@ -317,13 +317,11 @@ def checks(pair, certificate):
     def curl_tls():
         by_curl(pair(), "https", ["--cacert", certificate("ca.pem")])
 
-    native = [  # valgrind has descriptors of its own, and takes long for handshakes
+    not_under_valgrind = [  # it has descriptors of its own, and takes long for handshakes
         ("files: wrk, TLS", lambda: by_wrk(pair(), "https")),
         ("files: late head", late_head),
         ("files: no descriptors", no_descriptors),
     ]
-    if harness.under != "native":
-        native = []
     return [
         ("files: curl", by_curl),
         ("files: curl, TLS", curl_tls),
@@ -335,4 +333,4 @@ def checks(pair, certificate):
         ("files: stop", stop_in_the_middle),
         ("files: shorter file", shorter_file),
         ("files: bad arguments", bad_arguments),
-    ] + native
+    ] + (not_under_valgrind if harness.under != "valgrind" else [])
