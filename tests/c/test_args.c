@@ -96,6 +96,10 @@ static void settings(void)
     SETTING(low_water_mark, 0, SIZE_MAX);
     SETTING(send_limit, 1, 0);
     SETTING(send_limit, 1, SIZE_MAX);
+    SETTING(ipv4_prefix, 1, 33);
+    SETTING(ipv4_prefix, 32, 0);
+    SETTING(ipv6_prefix, 1, 129);
+    SETTING(ipv6_prefix, 128, 0);
 
     /* Any number will do. */
     CHECK_IS(ns_config_set_max_waiting(config, UINT32_MAX), NS_OK);
@@ -106,6 +110,18 @@ static void settings(void)
     CHECK_IS(ns_config_max_connections(config), UINT32_MAX);
     CHECK_IS(ns_config_set_max_connections(NULL, 0), NS_ERR_INVALID);
     CHECK_IS(ns_config_max_connections(NULL), 0);
+    CHECK_IS(ns_config_set_max_per_address(config, UINT32_MAX), NS_OK);
+    CHECK_IS(ns_config_max_per_address(config), UINT32_MAX);
+    CHECK_IS(ns_config_set_max_per_address(NULL, 0), NS_ERR_INVALID);
+    CHECK_IS(ns_config_max_per_address(NULL), 0);
+    CHECK_IS(ns_config_set_accept_rate_per_address(config, UINT32_MAX), NS_OK);
+    CHECK_IS(ns_config_accept_rate_per_address(config), UINT32_MAX);
+    CHECK_IS(ns_config_set_accept_rate_per_address(NULL, 0), NS_ERR_INVALID);
+    CHECK_IS(ns_config_accept_rate_per_address(NULL), 0);
+    CHECK_IS(ns_config_set_accept_burst_per_address(config, UINT32_MAX), NS_OK);
+    CHECK_IS(ns_config_accept_burst_per_address(config), UINT32_MAX);
+    CHECK_IS(ns_config_set_accept_burst_per_address(NULL, 0), NS_ERR_INVALID);
+    CHECK_IS(ns_config_accept_burst_per_address(NULL), 0);
 
     CHECK_TEXT(ns_config_thread_name(config), "ns");
     CHECK_IS(ns_config_set_thread_name(config, "nine-long"), NS_OK);
@@ -143,6 +159,11 @@ static void defaults(void)
     CHECK_IS(ns_config_non_blocking(config), 0);
     CHECK_IS(ns_config_use_ipv6(config), 0);
     CHECK_IS(ns_config_max_connections(config), 0);
+    CHECK_IS(ns_config_max_per_address(config), 0);
+    CHECK_IS(ns_config_accept_rate_per_address(config), 0);
+    CHECK_IS(ns_config_accept_burst_per_address(config), 0);
+    CHECK_IS(ns_config_ipv4_prefix(config), 32);
+    CHECK_IS(ns_config_ipv6_prefix(config), 64);
     CHECK_IS(ns_config_backlog(config), 4096);
     CHECK_IS(ns_config_max_handshakes(config), 1024);
     CHECK_IS(ns_config_handshake_timeout_ms(config), 10000);

@@ -34,6 +34,7 @@ pub mod logger;
 mod metrics;
 mod nearby;
 mod non_blocking;
+mod per_address;
 mod proxy;
 mod proxy_refused;
 mod readiness;

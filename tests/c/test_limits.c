@@ -1,0 +1,58 @@
+/* The limits of each address. */
+#include "check.h"
+
+static event told = EVENT;
+static char message[128];
+
+static int32_t on_exception(ns_server *server, ns_socket *socket, const ns_error *error,
+                            void *user_data)
+{
+    (void)server, (void)user_data;
+    CHECK(socket == NULL);
+    CHECK_IS(ns_error_status(error), NS_ERR_LIMIT);
+    snprintf(message, sizeof message, "%s", ns_error_message(error));
+    event_add(&told);
+    return 0;
+}
+
+static void refused_by(ns_config *config)
+{
+    ns_server *server;
+    ns_stats stats;
+    int one, two, told_before = event_count(&told);
+
+    CHECK_IS(ns_config_set_max_thread(config, 2), NS_OK);
+    CHECK_IS(ns_config_set_max_per_address(config, 1), NS_OK);
+    CHECK_IS(ns_config_set_exception_handler(config, on_exception, NULL, NULL), NS_OK);
+    server = SERVE(config, echo, NULL);
+    one = client(ns_server_port(server));
+    say(one, "hello");
+    HEAR(one, "hello");
+    two = client(ns_server_port(server));
+    CHECK(recv(two, &stats, 1, 0) <= 0);
+    EVENT_WAIT(&told, told_before + 1);
+    CHECK(strncmp(message, "refused 1 connection beyond", 27) == 0);
+    CHECK_IS(ns_server_stats(server, &stats, sizeof stats), NS_OK);
+    CHECK_IS(stats.accepted, 2);
+    CHECK_IS(stats.closed[NS_CLOSE_LIMIT], 1);
+    CHECK_IS(stats.open, 1);
+    CHECK_TEXT(ns_close_reason_name(NS_CLOSE_LIMIT), "limit");
+    say(one, "still");
+    HEAR(one, "still");
+    close(one);
+    close(two);
+    CHECK_IS(ns_server_free(server), NS_OK);
+}
+
+/* PA1, PA2, PA7: One address has one connection; the next one is refused and reported. */
+static void per_address(void)
+{
+    refused_by(ns_config_new());
+    refused_by(non_blocking());
+}
+
+int main(void)
+{
+    RUN(per_address);
+    return 0;
+}
