@@ -208,7 +208,10 @@ typedef int32_t ns_status;
 /** Nothing can be read now; no failure in a handler. */
 #define NS_ERR_WOULD_BLOCK -1006
 
-/** The outbound queue would pass `send_limit`; nothing was sent. */
+/**
+ * The outbound queue would pass `send_limit`, or all queues together
+ * `send_limit_total`; nothing was sent.
+ */
 #define NS_ERR_BUFFER_FULL -1007
 
 /** No worker became free in time. */
@@ -953,6 +956,32 @@ ns_status ns_config_set_ipv6_prefix(ns_config *config, uint32_t bits);
  * [any]
  */
 uint32_t ns_config_ipv6_prefix(const ns_config *config);
+
+/**
+ * Non-blocking mode: sets how many bytes may be queued for all connections of the
+ * server together, those included that were sent by id and wait for their loop; 0
+ * (default) is no bound. Beyond it a send, also by id, is NS_ERR_BUFFER_FULL and
+ * nothing of it is sent.
+ *
+ * In a callback of its connection, up to 65536 bytes for a connection that has
+ * nothing queued are sent at any total, if the kernel takes bytes at that moment:
+ * so a peer that reads is served although others do not. What the kernel leaves of
+ * them is queued, beyond the bound; a large message of each loop and an attached
+ * queue may pass it too.
+ *
+ * After a refusal `on_drain` tells when the connection's own queue has left; where
+ * it has none, try again after a while, as with `ns_socket_set_timer_ms`.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_send_limit_total(ns_config *config, size_t bytes);
+
+/**
+ * Returns: the setting `send_limit_total`, in bytes.
+ * [any]
+ */
+size_t ns_config_send_limit_total(const ns_config *config);
 
 /**
  * Reports a failure: of a handler, a refused connection, an accept, a listener

@@ -168,6 +168,21 @@ pub struct Config {
     /// The largest number of queued bytes of a connection: 1 to 2 GiB − 1;
     /// default 16 MiB.
     pub send_limit: usize,
+    /// The largest number of queued bytes of all connections of the server
+    /// together, those included that were sent by id and wait for their loop: 0
+    /// (default) is no bound. Beyond it `send`, also by id, is
+    /// [`Status::BufferFull`] and nothing of it is sent. For non-blocking mode.
+    ///
+    /// In a callback of its connection, up to 64 KiB for a connection that has
+    /// nothing queued are sent at any total, if the kernel takes bytes at that
+    /// moment: so a peer that reads is served although others do not. What the
+    /// kernel leaves of them is queued, beyond the bound; a large message of
+    /// each loop and an attached queue may pass it too.
+    ///
+    /// After a refusal [`on_drain`](crate::Handler::on_drain) tells when the
+    /// connection's own queue has left; where it has none, try again after a
+    /// while, as with [`Socket::set_timer`](crate::Socket::set_timer).
+    pub send_limit_total: usize,
     /// Gets the lines of the server's log; default none: then no text is made.
     ///
     /// There is a line for the start and for each address that the server
@@ -220,6 +235,7 @@ impl Default for Config {
             high_water_mark: 256 << 10,
             low_water_mark: 0,
             send_limit: 16 << 20,
+            send_limit_total: 0,
             logger: None,
         }
     }
@@ -279,6 +295,7 @@ impl Config {
         high_water_mark: usize;
         low_water_mark: usize;
         send_limit: usize;
+        send_limit_total: usize;
         logger: impl Into<Option<Logger>>;
     }
 

@@ -55,7 +55,8 @@ statuses! {
     Reset = -1005, "NS_ERR_RESET", "the connection was reset";
     /// Nothing can be read now; no failure in a handler.
     WouldBlock = -1006, "NS_ERR_WOULD_BLOCK", "the call would block";
-    /// The outbound queue would pass `send_limit`; nothing was sent.
+    /// The outbound queue would pass `send_limit`, or all queues together
+    /// `send_limit_total`; nothing was sent.
     BufferFull = -1007, "NS_ERR_BUFFER_FULL", "the outbound queue is full";
     /// No worker became free in time.
     Rejected = -1008, "NS_ERR_REJECTED", "refused: no worker became free in time";

@@ -43,7 +43,7 @@ use crate::admission::Admission;
 use crate::callback;
 use crate::clock::Deadline;
 use crate::config::{Config, Limits};
-use crate::conn::{Conn, ConnId, Message, Owner, SendError, ThreadContext};
+use crate::conn::{Conn, ConnId, Message, Owner, SendError, ThreadContext, Total};
 use crate::error::{Error, Status};
 use crate::listener::{Accepted, Listener};
 use crate::service::Origin;
@@ -87,10 +87,15 @@ impl LoopGroup {
     ) -> std::io::Result<(LoopGroup, Vec<Poller>)> {
         let mut loops = Vec::new();
         let mut pollers = Vec::new();
+        let total = Total::of(config.send_limit_total);
         let owner = if first_loop == 0 { Owner::Loop } else { Owner::Guest };
         for index in 0..config.max_thread as usize {
             let poller = Poller::new()?;
-            let context = ThreadContext::new(owner, server, first_loop + index, Limits::of(config));
+            let mut context =
+                ThreadContext::new(owner, server, first_loop + index, Limits::of(config));
+            if let Some(total) = &total {
+                context.ids.count_in(total.clone());
+            }
             loops.push(Arc::new(LoopHandle::new(context, &poller)?));
             pollers.push(poller);
         }

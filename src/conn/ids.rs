@@ -2,12 +2,17 @@
 
 #![forbid(unsafe_code)]
 
+mod total;
+
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::Arc;
 
 use once_cell::sync::OnceCell;
 
 use super::id::{ConnId, GENERATION_MAX};
+
+pub(crate) use total::{Total, PASSING};
 
 // An entry: generation (25 bits), state (8 bits), pending bytes (31 bits, as
 // many as `send_limit` may be).
@@ -78,9 +83,11 @@ pub(crate) struct IdTable {
     /// The most bytes that may be pending for a connection.
     limit: usize,
     /// The most bytes that the loop may send without a look at the entry, where
-    /// it has queued none itself. This is `limit`, or 0 while bytes that were
-    /// accepted by id may be on their way.
+    /// it has queued none itself. This is `limit`, `PASSING` at most where there
+    /// is a total, or 0 while bytes that were accepted by id may be on their way.
     direct: AtomicUsize,
+    /// What is pending in all tables of the server, if that has a bound.
+    total: Option<Arc<Total>>,
 }
 
 impl IdTable {
@@ -91,7 +98,7 @@ impl IdTable {
     /// connection.
     pub fn new(limit: usize) -> IdTable {
         let chunks = [const { OnceCell::new() }; CHUNKS];
-        IdTable { chunks, limit, direct: AtomicUsize::new(limit) }
+        IdTable { chunks, limit, direct: AtomicUsize::new(limit), total: None }
     }
 
     fn place(slot: u32) -> (usize, usize) {
@@ -139,20 +146,6 @@ impl IdTable {
         }
     }
 
-    /// Counts `n` more pending bytes if the connection takes them.
-    pub(super) fn add(&self, id: u64, n: usize) -> Result<(), SendError> {
-        let fits = |word: u64| (word & PENDING).saturating_add(n as u64) <= self.limit as u64;
-        let before = self.update(id, |word| match () {
-            () if word & SENDABLE == 0 => Err(SendError::Gone),
-            () if fits(word) => Ok(word + n as u64),
-            () => Ok(see(word)),
-        })?;
-        match fits(before) {
-            true => Ok(()),
-            false => Err(SendError::Full),
-        }
-    }
-
     /// Returns whether the connection takes `n` bytes and none are pending. Only
     /// the owning loop calls it.
     pub fn is_clear(&self, id: u64, n: usize) -> bool {
@@ -167,18 +160,22 @@ impl IdTable {
     /// connection that takes no more by id. Bytes that TLS adds may pass the
     /// limit.
     pub fn count_queued(&self, id: u64, n: usize) {
-        let _ = self.update(id, |word| {
-            let pending = (word & PENDING).saturating_add(n as u64).min(PENDING);
-            Ok(word & !PENDING | pending)
-        });
+        let sum = |word: u64| (word & PENDING).saturating_add(n as u64).min(PENDING);
+        if let Ok(before) = self.update(id, |word| Ok(word & !PENDING | sum(word))) {
+            self.note_queued((sum(before) - (before & PENDING)) as usize);
+        }
     }
 
     /// Counts `n` pending bytes as written or given up. Returns whether the
     /// program has seen pending bytes since the last time. Only the owning loop
     /// calls it.
     pub fn sub(&self, id: u64, n: usize) -> bool {
-        let before = self.update(id, |word| Ok((word & !SEEN) - (word & PENDING).min(n as u64)));
-        before.is_ok_and(|word| word & SEEN != 0)
+        let left = |word: u64| (word & PENDING).min(n as u64);
+        let Ok(before) = self.update(id, |word| Ok((word & !SEEN) - left(word))) else {
+            return false;
+        };
+        self.note_left(left(before) as usize);
+        before & SEEN != 0
     }
 
     /// Notes that the program sees what is pending.
@@ -210,7 +207,7 @@ impl IdTable {
     /// were accepted by id may be on their way: a direct send must look for
     /// them first.
     pub(super) fn set_direct(&self, direct: bool) {
-        self.direct.store(if direct { self.limit } else { 0 }, Ordering::Relaxed);
+        self.direct.store(if direct { self.largest_direct() } else { 0 }, Ordering::Relaxed);
     }
 
     /// Makes the connection take no more bytes, wakes and closes. Returns
@@ -294,6 +291,7 @@ impl IdTable {
     /// Ends the id. Returns whether an abort and a wake were on their way.
     pub fn release(&self, id: u64) -> (bool, bool) {
         let before = self.update(id, |word| Ok(word & !(STATE | PENDING))).unwrap_or(0);
+        self.note_left((before & PENDING) as usize);
         (before & ABORT_PENDING != 0, before & WAKE_PENDING != 0)
     }
 

@@ -55,7 +55,8 @@ impl Conn {
     /// Sends bytes by id directly, in a callback that is not the connection's.
     /// Returns `false`, having done nothing, where they must go through the inbox.
     pub fn send_nearby(&mut self, id: u64, message: &Message<'_>) -> bool {
-        if self.id != id || self.has(Flags::NOT_NEARBY) {
+        let len = message.bytes.len();
+        if self.id != id || self.has(Flags::NOT_NEARBY) || !self.may_pass_total(len) {
             return false;
         }
         // A failure is one of queued bytes.

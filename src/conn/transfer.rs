@@ -7,7 +7,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 
 use super::fast::RawResult;
-use super::{Conn, Flags, Phase};
+use super::{Conn, Flags, Phase, PASSING};
 use crate::clock;
 use crate::error::Status;
 use crate::outbuf::OutBuf;
@@ -183,7 +183,7 @@ impl Conn {
         }
         may_send?;
         self.collect();
-        self.admit(buf.len())?;
+        self.ensure_room(buf.len())?;
         if self.gathers() {
             // An error is one of queued bytes.
             let _ = self.gather(buf);
@@ -227,6 +227,9 @@ impl Conn {
     pub fn send_slow(&mut self, raw: RawResult, buf: &[u8]) -> Result<(), Status> {
         let Some(result) = raw.result() else { return self.send_any(buf) };
         let written = self.note_write(result)?;
+        if written == 0 && !self.context.ids.total_has_room(buf.len()) {
+            return Err(Status::BufferFull);
+        }
         self.enqueue(&buf[written..]);
         Ok(())
     }
@@ -253,7 +256,7 @@ impl Conn {
         }
         self.may_send()?;
         self.collect();
-        self.admit(total)?;
+        self.ensure_room(total)?;
         if self.gathers() {
             for buf in bufs {
                 let _ = self.gather(buf);
@@ -344,14 +347,25 @@ impl Conn {
         self.note_sent();
     }
 
-    fn admit(&mut self, n: usize) -> Result<(), Status> {
-        if !self.context.ids.has_room(self.id, n) {
+    fn ensure_room(&mut self, n: usize) -> Result<(), Status> {
+        let ids = &self.context.ids;
+        if !ids.has_room(self.id, n) || !ids.total_has_room(n) {
             let _ = self.flush_gathered();
         }
-        match self.context.ids.has_room(self.id, n) {
+        match self.context.ids.has_room(self.id, n) && self.may_pass_total(n) {
             true => Ok(()),
             false => Err(Status::BufferFull),
         }
+    }
+
+    /// Returns whether `n` bytes fit into the bound of all queues together, or
+    /// need no queue, as far as that can be known: the kernel takes bytes now.
+    pub(super) fn may_pass_total(&self, n: usize) -> bool {
+        let ids = &self.context.ids;
+        ids.total_has_room(n)
+            || (n <= PASSING
+                && ids.pending(self.id) == 0
+                && self.fd().is_some_and(sys::is_writable))
     }
 
     /// Gives the kernel the bytes that it takes now, if nothing is queued

@@ -36,7 +36,8 @@ pub const NS_ERR_CLOSED: i32 = -1004;
 pub const NS_ERR_RESET: i32 = -1005;
 /// Nothing can be read now; no failure in a handler.
 pub const NS_ERR_WOULD_BLOCK: i32 = -1006;
-/// The outbound queue would pass `send_limit`; nothing was sent.
+/// The outbound queue would pass `send_limit`, or all queues together
+/// `send_limit_total`; nothing was sent.
 pub const NS_ERR_BUFFER_FULL: i32 = -1007;
 /// No worker became free in time.
 pub const NS_ERR_REJECTED: i32 = -1008;

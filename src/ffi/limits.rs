@@ -1,4 +1,4 @@
-//! The limits of each address, as settings of a config.
+//! The limits of each address, and of all queues together, as settings of a config.
 
 // SAFETY of the blocks without a comment: the caller's contract, see `mod.rs`.
 #![allow(clippy::undocumented_unsafe_blocks)]
@@ -110,4 +110,35 @@ pub unsafe extern "C" fn ns_config_set_ipv6_prefix(config: *mut ns_config, bits:
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_ipv6_prefix(config: *const ns_config) -> u32 {
     unsafe { setting(config, |c| c.ipv6_prefix) }
+}
+
+/// Non-blocking mode: sets how many bytes may be queued for all connections of the
+/// server together, those included that were sent by id and wait for their loop; 0
+/// (default) is no bound. Beyond it a send, also by id, is NS_ERR_BUFFER_FULL and
+/// nothing of it is sent.
+///
+/// In a callback of its connection, up to 65536 bytes for a connection that has
+/// nothing queued are sent at any total, if the kernel takes bytes at that moment:
+/// so a peer that reads is served although others do not. What the kernel leaves of
+/// them is queued, beyond the bound; a large message of each loop and an attached
+/// queue may pass it too.
+///
+/// After a refusal `on_drain` tells when the connection's own queue has left; where
+/// it has none, try again after a while, as with `ns_socket_set_timer_ms`.
+///
+/// Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+/// [setup]
+#[no_mangle]
+pub unsafe extern "C" fn ns_config_set_send_limit_total(
+    config: *mut ns_config,
+    bytes: usize,
+) -> ns_status {
+    unsafe { set(config, |c| Ok(c.send_limit_total(bytes))) }
+}
+
+/// Returns: the setting `send_limit_total`, in bytes.
+/// [any]
+#[no_mangle]
+pub unsafe extern "C" fn ns_config_send_limit_total(config: *const ns_config) -> usize {
+    unsafe { setting(config, |c| c.send_limit_total) }
 }

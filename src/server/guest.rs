@@ -50,6 +50,7 @@ impl Guest {
             // They are those of the services.
             max_per_address: 0,
             accept_rate_per_address: 0,
+            send_limit_total: 0,
             tls: None,
             shutdown_port: None,
             // A client must reach this server.

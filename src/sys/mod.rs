@@ -196,6 +196,11 @@ pub(crate) fn disconnect(fd: RawFd) {
     }
 }
 
+/// Whether the kernel takes bytes now.
+pub(crate) fn is_writable(fd: BorrowedFd<'_>) -> bool {
+    poll(fd, PollFlags::OUT, 0).is_ok_and(|found| found.contains(PollFlags::OUT))
+}
+
 /// Whether the peer has ended its side, or the connection is gone.
 pub(crate) fn has_ended(fd: BorrowedFd<'_>) -> bool {
     poll(fd, PollFlags::RDHUP, 0).is_ok_and(|found| !found.is_empty())

@@ -122,6 +122,10 @@ static void settings(void)
     CHECK_IS(ns_config_accept_burst_per_address(config), UINT32_MAX);
     CHECK_IS(ns_config_set_accept_burst_per_address(NULL, 0), NS_ERR_INVALID);
     CHECK_IS(ns_config_accept_burst_per_address(NULL), 0);
+    CHECK(ns_config_set_send_limit_total(config, SIZE_MAX) == NS_OK);
+    CHECK(ns_config_send_limit_total(config) == SIZE_MAX);
+    CHECK_IS(ns_config_set_send_limit_total(NULL, 0), NS_ERR_INVALID);
+    CHECK_IS(ns_config_send_limit_total(NULL), 0);
 
     CHECK_TEXT(ns_config_thread_name(config), "ns");
     CHECK_IS(ns_config_set_thread_name(config, "nine-long"), NS_OK);
@@ -164,6 +168,7 @@ static void defaults(void)
     CHECK_IS(ns_config_accept_burst_per_address(config), 0);
     CHECK_IS(ns_config_ipv4_prefix(config), 32);
     CHECK_IS(ns_config_ipv6_prefix(config), 64);
+    CHECK_IS(ns_config_send_limit_total(config), 0);
     CHECK_IS(ns_config_backlog(config), 4096);
     CHECK_IS(ns_config_max_handshakes(config), 1024);
     CHECK_IS(ns_config_handshake_timeout_ms(config), 10000);

@@ -1,4 +1,4 @@
-/* The limits of each address. */
+/* The limits of each address, and of all queues together. */
 #include "check.h"
 
 static event told = EVENT;
@@ -51,8 +51,45 @@ static void per_address(void)
     refused_by(non_blocking());
 }
 
+static ns_conn_id opened;
+static event opens = EVENT;
+
+static int32_t on_open(ns_server *server, ns_socket *socket, void *user_data)
+{
+    (void)server, (void)user_data;
+    opened = ns_socket_id(socket);
+    event_add(&opens);
+    return 0;
+}
+
+/* QT1, QT2: By id nothing passes the bound, and what a connection held is free when it has ended. */
+static void total(void)
+{
+    enum { TOTAL = 1 << 20 };
+    static char bytes[TOTAL + 1];
+    ns_config *config = non_blocking();
+    ns_server *server;
+    int round, fd;
+
+    CHECK_IS(ns_config_set_send_limit_total(config, TOTAL), NS_OK);
+    CHECK_IS(ns_config_set_on_open(config, on_open, NULL, NULL), NS_OK);
+    server = SERVE(config, echo, NULL);
+    for (round = 1; round <= 3; round++) {
+        fd = client(ns_server_port(server));
+        EVENT_WAIT(&opens, round);
+        CHECK_IS(ns_server_send(server, opened, bytes, TOTAL + 1), NS_ERR_BUFFER_FULL);
+        WAIT_UNTIL(ns_server_send(server, opened, bytes, TOTAL) == NS_OK);
+        WAIT_UNTIL(ns_server_send(server, opened, bytes, TOTAL) == NS_ERR_BUFFER_FULL);
+        CHECK_IS(ns_server_abort(server, opened), NS_OK);
+        close(fd);
+        WAIT_UNTIL(ns_server_queued(server, opened) < 0);
+    }
+    CHECK_IS(ns_server_free(server), NS_OK);
+}
+
 int main(void)
 {
     RUN(per_address);
+    RUN(total);
     return 0;
 }

@@ -40,6 +40,7 @@ mod proxy_refused;
 mod readiness;
 mod reasons;
 mod reference;
+mod send_total;
 mod sending;
 mod services;
 mod shutdown_port;

@@ -110,6 +110,7 @@ fn configure(config: &Config, hooks: &Arc<Hooks>) -> Result<*mut ns_config, Erro
         ns_config_set_no_delay(raw, config.no_delay.into());
         // The order matters where a mark is above the limit of the moment.
         ns_config_set_send_limit(raw, config.send_limit);
+        ns_config_set_send_limit_total(raw, config.send_limit_total);
         ns_config_set_high_water_mark(raw, config.high_water_mark);
         ns_config_set_low_water_mark(raw, config.low_water_mark);
         if config.tls.is_some() {
