@@ -54,7 +54,7 @@ CAMPAIGNS := $(patsubst tests/campaigns/%.py,%,$(filter-out %/common.py,$(wildca
 LINK = -L$(OUT) -lnetserver -pthread -Wl,-rpath,'$$ORIGIN/$(1)release'
 
 .DELETE_ON_ERROR:
-.PHONY: build help run test test-bindings test-status-page lint oracle campaign-oracle install uninstall clean deps \
+.PHONY: build help run test test-bindings test-status-page test-cluster cluster lint oracle campaign-oracle install uninstall clean deps \
 	c-tests hosts examples-rust asan-programs campaign-server proxies-server asan hammer-asan memcheck audit bench bench-deps bench-quick bench-tls bench-bindings campaigns $(CAMPAIGNS:%=campaign-%)
 
 build: $(SO) $(ARCHIVE) $(NOTICES) $(EXAMPLE_PROGRAMS) ## build the shared and the static library and the C examples (default)
@@ -86,6 +86,10 @@ $(NOTICES): Cargo.lock scripts/components | $(SO)
 	CARGO=$(CARGO) scripts/components notices > $@
 
 # -- C programs -------------------------------------------------------------------------------
+
+$(TARGET)/examples-c/cluster/chat: examples-c/cluster/chat.c examples-c/cluster/redis.h examples-c/serve.h $(HEADER) $(SO)
+	@mkdir -p $(@D)
+	$(CC) -std=c99 $(STRICT) $(CFLAGS) -Iinclude -o $@ $< $(call LINK,../../) -lhiredis
 
 $(TARGET)/examples-c/%: examples-c/%.c $(wildcard examples-c/*.h) $(HEADER) $(SO)
 	@mkdir -p $(@D)
@@ -195,6 +199,14 @@ campaign-oracle: ## run the oracle for 20 minutes of each mode
 
 test-bindings: deps build ## set up and check the bindings [LANGUAGES="cpp python …"]; scripts/test-bindings --quick is shorter
 	scripts/test-bindings $(LANGUAGES)
+
+cluster: ## build the example that runs as several processes; needs hiredis
+	@scripts/deps /usr/include/hiredis/hiredis.h libhiredis-dev
+	$(MAKE) $(TARGET)/examples-c/cluster/chat
+
+test-cluster: deps cluster ## replace and kill processes of it behind HAProxy, restart its Redis; half a minute
+	@scripts/deps haproxy haproxy redis-server redis-server
+	$(PYTHON) tests/cluster/run.py
 
 test-status-page: deps $(TARGET)/examples-c/status ## look at the page of the example status in a headless Chromium
 	@scripts/deps chromedriver chromium-driver
