@@ -34,8 +34,9 @@ const TIME_LEN: usize = size_of::<u64>();
 /// How long a ticket is good, in seconds: 12 hours, as with rustls' own keys.
 const LIFETIME: u32 = 12 * 60 * 60;
 
-/// The program's keys, which replace the process's own.
-pub(super) type Keys = Mutex<Option<Arc<[Key]>>>;
+/// The program's keys, which replace the process's own. Each stays where it is
+/// until it is wiped: memory that it moved from would keep a copy.
+pub(super) type Keys = Mutex<Option<Arc<[Box<Key>]>>>;
 
 /// Tickets by the program's keys; where it has set none, by the process's own.
 pub(super) struct Tickets {
@@ -46,7 +47,7 @@ pub(super) struct Tickets {
 impl Tickets {
     /// Returns the keys for one handshake, which holds no lock while it uses
     /// them.
-    fn keys(&self) -> Option<Arc<[Key]>> {
+    fn keys(&self) -> Option<Arc<[Box<Key>]>> {
         lock(&self.keys).clone()
     }
 }
@@ -94,7 +95,7 @@ pub(super) struct Key {
 }
 
 /// Reads 1 to [`MAX_TICKET_KEYS`] keys, one behind the other.
-pub(super) fn keys(bytes: &[u8]) -> Result<Arc<[Key]>, Error> {
+pub(super) fn keys(bytes: &[u8]) -> Result<Arc<[Box<Key>]>, Error> {
     let (parts, rest) = (bytes.chunks_exact(TICKET_KEY_LEN), bytes.len() % TICKET_KEY_LEN);
     if rest != 0 || !(1..=MAX_TICKET_KEYS).contains(&parts.len()) {
         let text = format!(
@@ -105,7 +106,7 @@ pub(super) fn keys(bytes: &[u8]) -> Result<Arc<[Key]>, Error> {
         return Err(Error::new(Status::Invalid, text));
     }
     let failed = |_| Error::new(Status::Tls, "cannot set the ticket keys up");
-    parts.map(|part| Key::new(part).map_err(failed)).collect()
+    parts.map(|part| Key::new(part).map(Box::new).map_err(failed)).collect()
 }
 
 impl Key {
