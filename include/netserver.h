@@ -568,6 +568,23 @@ ns_status ns_config_set_reuse_port(ns_config *config, int32_t value);
 int32_t ns_config_reuse_port(const ns_config *config);
 
 /**
+ * Sets whether a server in blocking mode lends its listening descriptors
+ * (`ns_server_listener_fd`): 1 or 0 (default). Its workers then poll before they
+ * accept, one more system call for each connection. A server in non-blocking mode
+ * lends them anyway.
+ *
+ * Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+ * [setup]
+ */
+ns_status ns_config_set_lend_listeners(ns_config *config, int32_t value);
+
+/**
+ * Returns: the setting `lend_listeners`, 0 or 1.
+ * [any]
+ */
+int32_t ns_config_lend_listeners(const ns_config *config);
+
+/**
  * Sets the beginning of the names of the server's threads: 1 to 9 bytes without
  * control characters; default "ns". The loops are "ns-l0", "ns-l1" and so on, the
  * workers "ns-w0" and so on, the control thread is "ns-c" and that of the shutdown
@@ -1078,6 +1095,19 @@ ns_status ns_config_set_on_stop(ns_config *config,
                                 void *user_data,
                                 ns_drop_fn drop);
 
+/**
+ * Sets the hook that runs once after the server has stopped accepting
+ * (`ns_server_quiesce`), before that call returns; not where a stop comes first. It
+ * runs on the thread of the first loop; in blocking mode on the control thread.
+ *
+ * Returns: as `ns_config_set_exception_handler`.
+ * [setup] [blocks]
+ */
+ns_status ns_config_set_on_quiesce(ns_config *config,
+                                   ns_stop_fn function,
+                                   void *user_data,
+                                   ns_drop_fn drop);
+
 /** `on_thread_start`: an event loop. Its number is that of its loop. */
 #define NS_THREAD_LOOP 0
 
@@ -1430,8 +1460,8 @@ ns_status ns_server_run_once(ns_server *server, int64_t timeout_ms);
 /**
  * Stops as `ns_server_stop` does, then frees: the connections' data, the
  * callbacks, the context, in this order, with their drop functions. Other threads
- * may be in `ns_server_start`, `_stop`, `_wait` and `_run_once` meanwhile, which
- * return first; they must be in no other call.
+ * may be in `ns_server_start`, `_stop`, `_wait`, `_run_once`, `_quiesce` and
+ * `_wait_idle` meanwhile, which return first; they must be in no other call.
  *
  * Returns: 0, also for NULL; NS_ERR_BUSY in a callback; NS_ERR_TIMEOUT if a
  * handler does not return. After a failure nothing is freed, and you may call it
@@ -1463,6 +1493,12 @@ int32_t ns_server_is_stopped(const ns_server *server);
  * `ns_server_stop`, `ns_server_wait` and `ns_server_free` join it.
  */
 #define NS_STATE_STOPPED 4
+
+/**
+ * The server accepts no more and goes on to serve what it has
+ * (`ns_server_quiesce`).
+ */
+#define NS_STATE_QUIESCING 5
 
 /**
  * Returns: an `NS_STATE_...`; NS_STATE_NEW for NULL.
@@ -1516,6 +1552,79 @@ void *ns_server_context(const ns_server *server);
  * [setup] [blocks]
  */
 ns_status ns_server_set_context(ns_server *server, void *context, ns_drop_fn drop);
+
+/**
+ * Stops accepting for good, and returns when the listening descriptors are closed
+ * and `on_quiesce` has returned.
+ *
+ * Before, the server takes what waits in the kernel's backlog, also beyond
+ * `max_connections`; but what waits at a socket that others have too ("fd:",
+ * "systemd", or lent by `ns_server_listener_fd`) is left to them. Open and waiting
+ * connections are served on, TLS handshakes too, and the shutdown port,
+ * `ns_attach`, `ns_server_adopt` and `ns_server_connect` go on, until
+ * `ns_server_stop`. While descriptors are used up the server tries for a second to
+ * take the rest of the backlog; then the kernel resets it. A client that connects
+ * just when an unshared TCP socket is closed may be reset too: lend the socket to a
+ * successor, and none is.
+ *
+ * In a callback this only requests it, and returns 0 immediately. A hosted server
+ * does it in its turns: on the host's thread this call runs them, on another thread
+ * it waits for them. A second call waits for the same quiesce.
+ *
+ * Returns: 0, also in a stop and after it; NS_ERR_STATE before the start;
+ * NS_ERR_TIMEOUT if a callback does not return, or nobody runs the turns of a hosted
+ * server, within the drain timeout and a second (the quiesce goes on);
+ * NS_ERR_INVALID for NULL.
+ * [any] [blocks]
+ */
+ns_status ns_server_quiesce(ns_server *server);
+
+/**
+ * Requests a quiesce and returns immediately; it keeps errno.
+ *
+ * Returns: 0, also in a stop and after it; NS_ERR_STATE before the start;
+ * NS_ERR_INVALID for NULL.
+ * [any] [signal]
+ */
+ns_status ns_server_request_quiesce(ns_server *server);
+
+/**
+ * Waits until no connection of the server is open or waiting, usually after
+ * `ns_server_quiesce` and before `ns_server_stop`: a server that accepts may have
+ * one again. In non-blocking mode a connection that lingers is open.
+ *
+ * Returns: 0 when there is none, also before the start and after the stop;
+ * NS_ERR_TIMEOUT after `timeout_ms` milliseconds (-1: wait forever);
+ * NS_ERR_DEADLOCK in a callback; NS_ERR_INVALID for NULL and for a number below -1.
+ * [any] [blocks]
+ */
+ns_status ns_server_wait_idle(ns_server *server, int64_t timeout_ms);
+
+/**
+ * Returns: 1 while the server accepts: from the start until a quiesce or a stop is
+ * requested; else 0, also for NULL.
+ * [any]
+ */
+int32_t ns_server_is_ready(const ns_server *server);
+
+/**
+ * Lends a listening descriptor of the services: `number` is 0, 1, ... in the order
+ * of the services; one with several addresses has a descriptor for each. Borrowed:
+ * the server's, close-on-exec, not to be closed, valid until a quiesce or a stop
+ * begins. You may give it to a successor, as a duplicate that execve(2) keeps
+ * ("fd:N") or over a unix socket (SCM_RIGHTS, unix(7)).
+ *
+ * From now on the server regards the socket as one that others have too: a quiesce
+ * and a stop do not end it, and leave what waits in its backlog, and the file of a
+ * "unix:" service, to them. A blocking server needs
+ * `ns_config_set_lend_listeners`.
+ *
+ * Returns: the descriptor; NS_ERR_INVALID for NULL and for a number that no
+ * descriptor has; NS_ERR_STATE before the start and once it is closed;
+ * NS_ERR_UNSUPPORTED for a blocking server without that setting.
+ * [any]
+ */
+int32_t ns_server_listener_fd(ns_server *server, uint32_t number);
 
 /**
  * Adds a service without TLS: the server listens there too when it starts.

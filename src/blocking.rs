@@ -13,7 +13,9 @@
 
 #![forbid(unsafe_code)]
 
+mod admit;
 mod opening;
+mod quiesce;
 mod seat;
 mod worker;
 
@@ -21,7 +23,8 @@ pub(crate) use seat::Seat;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
@@ -50,18 +53,24 @@ struct Waiting {
 enum Gate {
     Shut,
     Open,
+    /// No thread accepts any more; what was accepted is served.
+    Quiescing,
     Stopping,
 }
 
 struct State {
     gate: Gate,
+    /// Empty once the pool accepts no more. A thread has it only while it
+    /// accepts.
+    listeners: Arc<[Listener]>,
     /// The numbers of the free seats.
     free: Vec<usize>,
     queue: VecDeque<Waiting>,
     /// How many threads are in accept(2); each holds room for the connection
     /// that it will get.
     accepting: usize,
-    /// How many threads wait for room or for descriptors.
+    /// How many threads wait for room, for descriptors, or until the pool is
+    /// idle.
     paused: usize,
     backoff: Backoff,
 }
@@ -74,7 +83,6 @@ pub(crate) struct Pool {
     lobby: Arc<ThreadContext>,
     state: Mutex<State>,
     changed: Condvar,
-    listeners: Mutex<Arc<[Listener]>>,
     next_id: AtomicU64,
     /// The seats of connections that are being rejected.
     rejecting: Mutex<Vec<Arc<Seat>>>,
@@ -104,7 +112,7 @@ impl Pool {
         listeners: Vec<Listener>,
         lingering: Sender<Remains>,
     ) -> Pool {
-        if listeners.len() > 1 {
+        if listeners.len() > 1 || config.lend_listeners {
             // Several threads may see the same connection; one that does not
             // get it must not wait on this listener for another one.
             for listener in &listeners {
@@ -122,6 +130,7 @@ impl Pool {
             lobby: Arc::new(ThreadContext::new(Owner::Worker, server, seats, lobby_limits)),
             state: Mutex::new(State {
                 gate: Gate::Shut,
+                listeners: listeners.into(),
                 free: (0..seats.min(max_connections)).rev().collect(),
                 queue: VecDeque::new(),
                 accepting: 0,
@@ -129,7 +138,6 @@ impl Pool {
                 backoff: Backoff::default(),
             }),
             changed: Condvar::new(),
-            listeners: Mutex::new(listeners.into()),
             next_id: AtomicU64::new(1),
             rejecting: Mutex::new(Vec::new()),
             reject_until: AtomicU64::new(Deadline::NEVER.to_bits()),
@@ -164,13 +172,12 @@ impl Pool {
     /// Begins the drain: no thread accepts or begins any more, and connections
     /// that wait are rejected.
     pub fn begin_drain(&self) {
-        self.state().gate = Gate::Stopping;
+        let listeners = self.take_listeners(Gate::Stopping);
         let until = Deadline::after_ms(REJECTION_MS);
         self.reject_until.store(until.to_bits(), Ordering::SeqCst);
         self.changed.notify_all();
-        let mut listeners = lock(&self.listeners);
         listeners.iter().for_each(Listener::shut);
-        *listeners = Arc::new([]);
+        drop(listeners);
         for seat in self.seats.iter().filter(|s| s.context().handshaking.load(Ordering::SeqCst)) {
             seat.force_end_any(ForcedEnd::Close);
         }
@@ -232,6 +239,31 @@ impl Pool {
         if let Some(admission) = &self.admission {
             conn.leave(admission);
         }
+    }
+
+    fn take_listeners(&self, gate: Gate) -> Arc<[Listener]> {
+        let mut state = self.state();
+        state.gate = gate;
+        std::mem::replace(&mut state.listeners, Arc::new([]))
+    }
+
+    /// Waits until something changes, at most until a deadline.
+    fn pause<'a>(
+        &self,
+        mut state: MutexGuard<'a, State>,
+        until: Deadline,
+    ) -> MutexGuard<'a, State> {
+        state.paused += 1;
+        let mut state = match until {
+            Deadline::NEVER => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            _ => {
+                let time = Duration::from_millis(until.ms_left());
+                let waited = self.changed.wait_timeout(state, time);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
+        state.paused -= 1;
+        state
     }
 
     fn next_id(&self) -> u64 {

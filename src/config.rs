@@ -60,6 +60,11 @@ pub struct Config {
     /// ports (`SO_REUSEPORT`, socket(7)); the kernel spreads the clients over
     /// them. Not for the shutdown port; default false.
     pub reuse_port: bool,
+    /// The program may lend the listening descriptors of a server in blocking
+    /// mode ([`Server::listener_fd`](crate::Server::listener_fd)): its workers
+    /// poll before they accept, one more system call for each connection. A
+    /// server in non-blocking mode lends them anyway; default false.
+    pub lend_listeners: bool,
     /// The permissions of the file of a `unix:` service, at most 0o777; default
     /// 0o600: this user alone may connect. The process's umask does not matter.
     pub unix_mode: u32,
@@ -209,6 +214,7 @@ impl Default for Config {
             stack_size: 2 << 20,
             use_ipv6: false,
             reuse_port: false,
+            lend_listeners: false,
             unix_mode: 0o600,
             shutdown_port: None,
             max_connections: 0,
@@ -270,6 +276,7 @@ impl Config {
         stack_size: usize;
         use_ipv6: bool;
         reuse_port: bool;
+        lend_listeners: bool;
         unix_mode: u32;
         max_connections: u32;
         max_per_address: u32;

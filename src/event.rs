@@ -17,8 +17,10 @@ mod driver;
 mod handle;
 mod handshake;
 mod hosted;
+mod idle;
 mod mail;
 mod proxy;
+mod quiesce;
 mod run;
 mod schedule;
 mod slab;
@@ -29,6 +31,7 @@ pub(crate) use accept::watch;
 pub(crate) use adopt::Newcomer;
 pub(crate) use handle::LoopHandle;
 pub(crate) use hosted::HostedLoop;
+use idle::{Idle, ROOM};
 pub(crate) use mail::Mail;
 pub(crate) use run::Loop;
 pub use tasks::Interest;
@@ -36,7 +39,7 @@ pub(crate) use tasks::{TaskFn, TimerFn, WatchFn};
 
 use std::net::Shutdown;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::Arc;
 
 use crate::admission::Admission;
@@ -73,8 +76,9 @@ const BOTH: Bits = INPUT.union(sys::OUTPUT);
 pub(crate) struct LoopGroup {
     loops: Vec<Arc<LoopHandle>>,
     max_connections: u64,
-    /// Accepting waits until a connection closes.
-    paused: AtomicBool,
+    /// What waits until a connection closes: bits of [`idle`].
+    awaited: AtomicU8,
+    idle: Idle,
     pub(crate) admission: Option<Arc<Admission>>,
 }
 
@@ -102,7 +106,8 @@ impl LoopGroup {
         let loops = LoopGroup {
             loops,
             max_connections: max_connections as u64,
-            paused: AtomicBool::new(false),
+            awaited: AtomicU8::new(0),
+            idle: Idle::default(),
             admission: Admission::of(config),
         };
         Ok((loops, pollers))
@@ -129,6 +134,11 @@ impl LoopGroup {
         self.loops[0].post(Mail::Listen(listeners));
     }
 
+    /// Makes the first loop accept what waits in the backlog, and then no more.
+    pub fn quiesce(&self) {
+        self.loops[0].post(Mail::Quiesce);
+    }
+
     /// The loop with the fewest connections. `first` wins a tie.
     fn least_busy(&self, first: usize) -> usize {
         if self.loops.len() == 1 {
@@ -147,7 +157,7 @@ impl LoopGroup {
 
     /// Makes accepting wait until the next connection closes.
     fn pause(&self) {
-        self.paused.store(true, Ordering::SeqCst);
+        self.awaited.fetch_or(ROOM, Ordering::SeqCst);
     }
 
     /// Returns whether accepting must wait, because the server has its largest
@@ -160,20 +170,26 @@ impl LoopGroup {
         self.pause();
         let is_full = self.is_full();
         if !is_full {
-            self.paused.store(false, Ordering::SeqCst);
+            self.awaited.fetch_and(!ROOM, Ordering::SeqCst);
         }
         is_full
     }
 
     fn is_full(&self) -> bool {
-        let open: u64 = self.contexts().map(|context| context.counters.open.get()).sum();
-        open >= self.max_connections
+        self.open() >= self.max_connections
+    }
+
+    fn open(&self) -> u64 {
+        self.contexts().map(|context| context.counters.open.get()).sum()
     }
 
     /// A connection is closed, and the counters say so: accepting may go on.
     fn note_closed(&self) {
-        if self.paused.load(Ordering::SeqCst) && self.paused.swap(false, Ordering::SeqCst) {
-            self.loops[0].post(Mail::Accept);
+        if self.awaited.load(Ordering::SeqCst) != 0 {
+            if self.awaited.fetch_and(!ROOM, Ordering::SeqCst) & ROOM != 0 {
+                self.loops[0].post(Mail::Accept);
+            }
+            self.note_idle();
         }
     }
 

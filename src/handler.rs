@@ -40,6 +40,14 @@ pub trait Handler: Send + Sync + 'static {
         let _ = server;
     }
 
+    /// Runs once after the server has stopped accepting by
+    /// [`Server::quiesce`](crate::Server::quiesce), before that returns; not
+    /// where a stop comes first. It runs on the thread of the first loop, or on
+    /// the control thread of a server in blocking mode.
+    fn on_quiesce(&self, server: &Server) {
+        let _ = server;
+    }
+
     /// Runs first on each thread that the library makes, before `on_start`;
     /// never on a thread of the program's own, so not on one that calls `start`
     /// and becomes a loop. `number` counts the threads of a kind from 0. An

@@ -36,19 +36,20 @@ pub(crate) struct Listener {
     origin: Origin,
     /// The file of a unix socket, until the listener is shut.
     file: Mutex<Option<unix::SocketFile>>,
-    /// Others have the socket too, and go on to accept.
-    shared: Option<Shared>,
+    /// The socket was made by others, who go on to accept.
+    inherited: Option<Inherited>,
+    /// Wakes the threads that wait for a connection when the listener is shut,
+    /// where nothing else may: shutdown(2) would end the socket for all that
+    /// have it. Those threads poll before they accept.
+    end: Option<OwnedFd>,
     /// The socket accepts no more: it was shut, or destroyed from outside.
     lost: AtomicBool,
 }
 
-/// What a socket needs that other processes have too.
-struct Shared {
+/// What a socket needs that others have made.
+struct Inherited {
     /// The options of accepted sockets: the listener's are not ours to set.
     options: Option<TcpOptions>,
-    /// Wakes the threads that wait for a connection when the listener is shut.
-    /// Nothing else may: shutdown(2) would end the socket for everybody.
-    end: OwnedFd,
 }
 
 /// Why accept returned no connection.
@@ -72,22 +73,35 @@ impl Listener {
     fn new(socket: Socket) -> io::Result<Listener> {
         Ok(Listener {
             address: socket.local_addr()?,
-            number: Arc::new(ListenerFd(AtomicI32::new(socket.as_raw_fd()))),
+            number: Arc::new(ListenerFd::new(socket.as_raw_fd())),
             process: Process::current(),
             socket: Some(socket),
             origin: Origin::NONE,
             file: Mutex::new(None),
-            shared: None,
+            inherited: None,
+            end: None,
             lost: AtomicBool::new(false),
         })
     }
 
-    /// Takes a socket that others have too.
-    fn shared(socket: Socket, config: &Config) -> io::Result<Listener> {
+    /// Takes a socket that others have made, and have too.
+    fn inherited(socket: Socket, config: &Config) -> io::Result<Listener> {
         let mut listener = Listener::new(socket)?;
         let options = listener.address.as_socket().map(|_| TcpOptions::of(config));
-        listener.shared = Some(Shared { options, end: sys::new_event()? });
+        listener.inherited = Some(Inherited { options });
+        listener.poll_first()?;
         Ok(listener)
+    }
+
+    /// Makes the threads that wait for a connection poll before they accept.
+    fn poll_first(&mut self) -> io::Result<()> {
+        self.end = Some(sys::new_event()?);
+        Ok(())
+    }
+
+    /// Returns whether others have the socket too, and go on to accept.
+    pub fn is_shared(&self) -> bool {
+        self.inherited.is_some() || self.number.is_lent()
     }
 
     fn socket(&self) -> &Socket {
@@ -105,12 +119,12 @@ impl Listener {
 
     /// Accepts the next waiting connection.
     pub fn accept(&self, non_blocking: bool) -> Result<Accepted, AcceptError> {
-        if self.shared.is_some() {
+        if self.is_shared() {
             self.prepare_shared()?;
         }
         let accepted = sys::accept(self.socket().as_fd(), non_blocking);
         let complete = |(fd, peer)| {
-            if let Some(Shared { options: Some(options), .. }) = &self.shared {
+            if let Some(Inherited { options: Some(options) }) = &self.inherited {
                 options.set(SockRef::from(&fd));
             }
             Accepted { fd, peer: Peer::new(&peer), origin: self.origin }
@@ -156,13 +170,21 @@ impl Listener {
             // A child has the same socket as its parent.
             return;
         }
-        drop(lock(&self.file).take());
-        match &self.shared {
-            None => sys::shutdown(self.socket().as_raw_fd(), Shutdown::Both),
-            Some(shared) => {
-                self.lost.store(true, Ordering::SeqCst);
-                sys::signal_event(shared.end.as_fd());
-            }
+        self.remove_file();
+        if let Some(end) = &self.end {
+            self.lost.store(true, Ordering::SeqCst);
+            sys::signal_event(end.as_fd());
+        }
+        if !self.is_shared() {
+            sys::shutdown(self.socket().as_raw_fd(), Shutdown::Both);
+        }
+    }
+
+    /// Removes the file of a unix socket; it leaves that of a lent one.
+    pub fn remove_file(&self) {
+        let file = lock(&self.file).take();
+        if let (true, Some(file)) = (self.number.is_lent(), file) {
+            file.leave();
         }
     }
 
@@ -170,7 +192,7 @@ impl Listener {
     /// that others have until that, although this descriptor is closed
     /// (epoll(7)).
     pub fn unwatch(&self, poller: &Poller) {
-        if self.shared.is_some() {
+        if self.is_shared() {
             let _ = poller.remove(self.as_fd());
         }
     }
@@ -188,14 +210,33 @@ impl Drop for Listener {
     }
 }
 
-/// The number of a listener's descriptor, for a child of fork(2), which cannot
-/// use the listener itself: a thread of the parent may own that.
-pub(crate) struct ListenerFd(AtomicI32);
+/// The number of a listener's descriptor, for those that cannot use the listener
+/// itself, which a thread of the server owns: for the program that lends it, and
+/// for a child of fork(2).
+pub(crate) struct ListenerFd {
+    fd: AtomicI32,
+    /// The program has the number, and perhaps gives the socket to others.
+    lent: AtomicBool,
+}
 
 impl ListenerFd {
+    fn new(fd: RawFd) -> ListenerFd {
+        ListenerFd { fd: AtomicI32::new(fd), lent: AtomicBool::new(false) }
+    }
+
+    /// Lends the descriptor; `None` where it is closed.
+    pub fn lend(&self) -> Option<RawFd> {
+        self.lent.store(true, Ordering::SeqCst);
+        Some(self.fd.load(Ordering::SeqCst)).filter(|fd| *fd >= 0)
+    }
+
+    fn is_lent(&self) -> bool {
+        self.lent.load(Ordering::SeqCst)
+    }
+
     /// Takes the descriptor, to close it; -1 where it was taken before.
     fn take(&self) -> RawFd {
-        self.0.swap(-1, Ordering::SeqCst)
+        self.fd.swap(-1, Ordering::SeqCst)
     }
 
     /// Closes the child's copy of the descriptor.
@@ -230,7 +271,8 @@ impl AsRawFd for Listener {
     }
 }
 
-/// Makes the listeners of a service. Their connections get `origin`.
+/// Makes the listeners of a service. Their connections get `origin`. Those of a
+/// blocking server that may be lent are polled first.
 pub(crate) fn bind(
     service: &Service,
     origin: Origin,
@@ -243,7 +285,12 @@ pub(crate) fn bind(
         Place::Systemd(name) => inherited::take_from_systemd(service, name.as_deref(), config)?,
         Place::Abstract(name) => vec![unix::bind_abstract(service, name, config)?],
     };
-    listeners.iter_mut().for_each(|listener| listener.origin = origin);
+    for listener in &mut listeners {
+        listener.origin = origin;
+        if config.lend_listeners && !config.non_blocking && listener.end.is_none() {
+            listener.poll_first().map_err(|e| listen_error(service, &e))?;
+        }
+    }
     Ok(listeners)
 }
 
@@ -259,7 +306,7 @@ pub(crate) struct Accepted {
     pub origin: Origin,
 }
 
-/// accept(2) with a deadline. With one listener that nobody shares and no
+/// accept(2) with a deadline. With one listener that nobody may share and no
 /// deadline it is the bare call. The caller passes a different `turn` each time.
 pub(crate) fn accept_until(
     listeners: &[Listener],
@@ -267,7 +314,7 @@ pub(crate) fn accept_until(
     turn: usize,
 ) -> Result<Accepted, AcceptError> {
     match listeners {
-        [listener] if until == Deadline::NEVER && listener.shared.is_none() => {
+        [listener] if until == Deadline::NEVER && listener.end.is_none() => {
             return match listener.is_lost() {
                 true => Err(AcceptError::Shut),
                 false => listener.accept(false),
@@ -289,8 +336,8 @@ pub(crate) fn wait_ready(
         return Err(AcceptError::Shut);
     }
     let mut entries: Vec<_> = usable.iter().map(|l| PollFd::new(*l, PollFlags::IN)).collect();
-    let shared = usable.iter().filter_map(|l| l.shared.as_ref());
-    entries.extend(shared.map(|shared| PollFd::new(&shared.end, PollFlags::IN)));
+    let ends = usable.iter().filter_map(|l| l.end.as_ref());
+    entries.extend(ends.map(|end| PollFd::new(end, PollFlags::IN)));
     match sys::poll_many(&mut entries, until.poll_timeout()) {
         Ok(0) => Err(AcceptError::Empty),
         Ok(_) => {
@@ -359,6 +406,36 @@ impl Backoff {
 
     pub fn reset(&mut self) {
         self.wait_ms = 0;
+    }
+}
+
+/// How much of the backlog a quiesce takes.
+pub(crate) struct Quota {
+    /// No more than the kernel holds, so that new clients do not keep it going.
+    left: usize,
+    give_up_at: Deadline,
+}
+
+impl Quota {
+    /// How long it tries again while descriptors or memory are used up, in ms.
+    pub const RETRY_MS: u64 = 1000;
+
+    pub fn new(config: &Config, listeners: usize) -> Quota {
+        // The kernel holds one more than it is told.
+        let left = (config.backlog as usize + 1) * listeners;
+        Quota { left, give_up_at: Deadline::after_ms(Quota::RETRY_MS) }
+    }
+
+    pub fn is_left(&self) -> bool {
+        self.left > 0
+    }
+
+    pub fn use_one(&mut self) {
+        self.left = self.left.saturating_sub(1);
+    }
+
+    pub fn may_retry(&self) -> bool {
+        !self.give_up_at.is_due()
     }
 }
 

@@ -11,6 +11,7 @@ mod guest;
 mod handover;
 mod hosted;
 mod lifecycle;
+mod quiesce;
 mod services;
 mod start;
 mod tasks;
@@ -97,7 +98,10 @@ pub(crate) struct Running {
     port: u16,
     /// The addresses of each service.
     addresses: Vec<Vec<String>>,
-    /// The descriptors of all listeners, for a child of fork(2).
+    /// How many of the descriptors are the services'; they come first.
+    lendable: usize,
+    /// The descriptors of all listeners, for the program and for a child of
+    /// fork(2).
     listener_fds: Vec<Arc<ListenerFd>>,
     started: Instant,
     /// Set where the program runs the only loop.

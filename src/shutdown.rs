@@ -41,7 +41,7 @@ impl ShutdownPort {
     pub fn bind(service: &Service, config: &Config, server: u64) -> Result<ShutdownPort, Error> {
         let limits = Limits { idle_ms: 0, ..Limits::of(config) };
         // A client must reach this server.
-        let config = Config { reuse_port: false, ..config.clone() };
+        let config = Config { reuse_port: false, lend_listeners: false, ..config.clone() };
         let listeners = listener::bind(service, Origin::NONE, &config)?;
         for listener in &listeners {
             let failed = |e| Error::from_os(Status::Listen, "cannot watch the shutdown port", &e);

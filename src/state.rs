@@ -2,8 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-/// The state of a server. A server goes through the states once, in this
-/// order; a failed start leads back to `New`.
+/// The state of a server. A server goes through the states once: `New`,
+/// `Starting`, `Running`, perhaps `Quiescing`, `Stopping`, `Stopped`; a failed
+/// start leads back to `New`.
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
@@ -18,6 +19,8 @@ pub enum State {
     Stopping = 3,
     /// The server has stopped.
     Stopped = 4,
+    /// The server accepts no more and goes on to serve what it has.
+    Quiescing = 5,
 }
 
 impl State {
@@ -29,6 +32,7 @@ impl State {
             State::Running => "running",
             State::Stopping => "stopping",
             State::Stopped => "stopped",
+            State::Quiescing => "quiescing",
         }
     }
 }

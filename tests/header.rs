@@ -23,7 +23,7 @@ const GROUPS: [(&str, &[&str]); 11] = [
         "CONFIG: settings and callbacks, each with a default",
         &["config", "settings", "limits", "callbacks", "logger"],
     ),
-    ("SERVER: make, start, stop, free", &["server", "services"]),
+    ("SERVER: make, start, stop, free", &["server", "quiesce", "services"]),
     (
         "SOCKET: in the callbacks of a connection, or detached",
         &["transfer", "socket", "addresses", "owned"],

@@ -9,8 +9,6 @@ use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use super::{opening, Arrival, Gate, Pool, Seat, State, Waiting, REJECTION_MS};
-use crate::address::Peer;
-use crate::admission::{self, Admission, Limit};
 use crate::callback;
 use crate::clock::Deadline;
 use crate::conn::{Conn, ForcedEnd, Owner, ThreadContext};
@@ -22,8 +20,16 @@ use crate::server::Server;
 use crate::sync::lock;
 use crate::sys::{self, PollFlags};
 
+/// What a thread that has no connection does next.
+enum Step {
+    Accept(Room),
+    /// It serves a connection that waited, on this seat.
+    Serve(usize, Arrival),
+}
+
 /// A thread's permission to accept.
 struct Room {
+    listeners: Arc<[Listener]>,
     /// The thread may wait until then: the first connection of the queue has
     /// waited too long after it.
     until: Deadline,
@@ -35,44 +41,50 @@ struct Room {
 impl Pool {
     /// Accepts and serves, for the whole life of a thread.
     pub fn work(&self, server: &Server) {
-        if !self.wait_for_gate() {
-            return;
-        }
-        let listeners = lock(&self.listeners).clone();
-        while let Some((number, arrival)) = self.next(server, &listeners) {
+        self.wait_for_gate();
+        while let Some((number, arrival)) = self.next(server) {
             let mut arrival = Some(arrival);
             while let Some(current) = arrival {
                 self.serve(server, number, current);
                 arrival = self.next_for_seat(server, number);
             }
         }
+        // Also where a stop came before this thread: a quiesce may have queued.
         self.reject_waiting(server, |_| true);
         self.report_refusals(server, true);
     }
 
-    fn wait_for_gate(&self) -> bool {
+    fn wait_for_gate(&self) {
         let state = self.state();
-        let state = self.changed.wait_while(state, |state| state.gate == Gate::Shut);
-        state.is_ok_and(|state| state.gate == Gate::Open)
+        drop(self.changed.wait_while(state, |state| state.gate == Gate::Shut));
     }
 
     /// Accepts until there is a connection with a free seat. Returns `None`
     /// when the server stops.
-    fn next(&self, server: &Server, listeners: &[Listener]) -> Option<(usize, Arrival)> {
+    fn next(&self, server: &Server) -> Option<(usize, Arrival)> {
         let mut immediately = false;
         loop {
             self.report_refusals(server, false);
-            let room = self.wait_for_room()?;
+            let room = match self.wait_for_step()? {
+                Step::Accept(room) => room,
+                Step::Serve(number, arrival) => return Some((number, arrival)),
+            };
             let accepted = match room.has_seat || self.rest_ms == 0 {
                 _ if room.is_full => Err(AcceptError::Empty),
-                true => self.accept(listeners, room.until),
-                false => self.accept_for_later(listeners, room.until, immediately),
+                true => self.accept(&room.listeners, room.until),
+                false => self.accept_for_later(&room.listeners, room.until, immediately),
             };
             let accepted = accepted.and_then(|accepted| self.admit(server, accepted));
             immediately = false;
+            let all_lost = accepted.is_err() && room.listeners.iter().all(Listener::is_lost);
+            // A quiesce waits until no thread has the listeners.
+            drop(room.listeners);
             let mut state = self.state();
             if !room.is_full {
                 state.accepting -= 1;
+            }
+            if state.gate == Gate::Quiescing {
+                self.make_room(&state);
             }
             match accepted {
                 Ok(accepted) => {
@@ -93,49 +105,14 @@ impl Pool {
                         AcceptError::Empty => {}
                         // A flood of them must not hold up the clients behind it.
                         AcceptError::Next => immediately = true,
-                        AcceptError::Lost(e) => self.report_lost_listener(server, listeners, &e),
-                        AcceptError::Shut => return None,
+                        AcceptError::Lost(e) => self.report_lost_listener(server, all_lost, &e),
+                        // The pool quiesces or stops; or the server will stop.
+                        AcceptError::Shut => self.wait_for_end(),
                         AcceptError::Exhausted(e) => self.back_off(server, &e),
                     }
                 }
             }
             self.reject_waiting(server, |waiting| waiting.until.is_due());
-        }
-    }
-
-    /// Lets a new connection in, or turns it away beyond a limit of its address.
-    fn admit(&self, server: &Server, mut accepted: Accepted) -> Result<Accepted, AcceptError> {
-        let Some(admission) = &self.admission else { return Ok(accepted) };
-        let peer = accepted.peer;
-        let Err(limit) = admission.admit(peer, &mut accepted.origin) else { return Ok(accepted) };
-        admission::turn_away(accepted.fd);
-        {
-            let _state = self.state();
-            self.lobby.counters.accepted.add(1);
-            self.lobby.counters.closed[CloseReason::Limit as usize].add(1);
-        }
-        note_refusal(server, admission, peer, limit);
-        Err(AcceptError::Next)
-    }
-
-    /// Judges the client of a connection whose PROXY header has come, or is not to
-    /// come, as [`Pool::admit`] does. Returns `false` where it is turned away.
-    pub(super) fn admit_client(&self, server: &Server, conn: &mut Conn, has_header: bool) -> bool {
-        let Some(admission) = &self.admission else { return true };
-        let Err(limit) = conn.admit_client(admission, has_header) else { return true };
-        conn.mark_unopened();
-        conn.abort();
-        conn.reason = CloseReason::Limit;
-        note_refusal(server, admission, conn.client(), limit);
-        false
-    }
-
-    /// Reports the refusals, if that is due or `in_any_case`. A worker does it
-    /// before it accepts: it cannot wait for a time there (`wait_for_room`).
-    fn report_refusals(&self, server: &Server, in_any_case: bool) {
-        let error = self.admission.as_ref().and_then(|admission| admission.report(in_any_case));
-        if let Some(error) = error {
-            self.count_report(callback::report_without_socket(server, &error));
         }
     }
 
@@ -169,33 +146,33 @@ impl Pool {
     /// that may accept holds room for one connection from then on, so that it
     /// can wait in accept(2): nothing can call it back from there when another
     /// thread takes the last room.
-    fn wait_for_room(&self) -> Option<Room> {
+    fn wait_for_step(&self) -> Option<Step> {
         let mut state = self.state();
         loop {
-            if state.gate == Gate::Stopping {
-                return None;
+            let is_quiescing = match state.gate {
+                Gate::Stopping => return None,
+                gate => gate == Gate::Quiescing,
+            };
+            if is_quiescing && !state.free.is_empty() {
+                if let Some(Waiting { arrival, .. }) = state.queue.pop_front() {
+                    let number = state.free.pop()?;
+                    return Some(Step::Serve(number, arrival));
+                }
             }
             let until = state.head_deadline();
-            let is_full = self.occupied(&state) >= self.max_connections;
+            let is_full = is_quiescing || self.occupied(&state) >= self.max_connections;
             if !is_full || (until != Deadline::NEVER && until.is_due()) {
                 state.accepting += usize::from(!is_full);
-                return Some(Room { until, has_seat: !state.free.is_empty(), is_full });
+                let (listeners, has_seat) = (state.listeners.clone(), !state.free.is_empty());
+                return Some(Step::Accept(Room { listeners, until, has_seat, is_full }));
             }
-            state.paused += 1;
-            state = match until {
-                Deadline::NEVER => self.changed.wait(state).ok()?,
-                _ => {
-                    let time = Duration::from_millis(until.ms_left());
-                    self.changed.wait_timeout(state, time).ok()?.0
-                }
-            };
-            state.paused -= 1;
+            state = self.pause(state, until);
         }
     }
 
     /// Returns how many connections are served or wait, or have room held for
     /// them.
-    fn occupied(&self, state: &State) -> usize {
+    pub(super) fn occupied(&self, state: &State) -> usize {
         let seats = self.seats.len().min(self.max_connections);
         seats - state.free.len() + state.queue.len() + state.accepting
     }
@@ -208,22 +185,22 @@ impl Pool {
     }
 
     /// Reports that a listener was lost. Without any listener the server stops.
-    fn report_lost_listener(&self, server: &Server, listeners: &[Listener], error: &io::Error) {
+    fn report_lost_listener(&self, server: &Server, all_lost: bool, error: &io::Error) {
         {
             let state = self.state();
-            if state.gate == Gate::Stopping {
+            if state.gate != Gate::Open {
                 return;
             }
             self.lobby.counters.accept_errors.add(1);
         }
         self.count_report(callback::report_lost_listener(server, error));
-        if listeners.iter().all(Listener::is_lost) {
+        if all_lost {
             server.request_stop();
         }
     }
 
     /// Counts it if the exception handler failed.
-    fn count_report(&self, failure: Option<Error>) {
+    pub(super) fn count_report(&self, failure: Option<Error>) {
         if failure.is_some() {
             let _state = self.state();
             self.lobby.counters.handler_errors.add(1);
@@ -273,21 +250,16 @@ impl Pool {
 
     /// Waits, because descriptors or memory ran out, but no longer than until a
     /// connection is closed or the server stops.
-    fn back_off(&self, server: &Server, error: &io::Error) {
+    pub(super) fn back_off(&self, server: &Server, error: &io::Error) {
         let (wait, report) = {
             let mut state = self.state();
             self.lobby.counters.accept_errors.add(1);
             state.backoff.back_off(error)
         };
         self.count_report(callback::report_accept_failure(server, error, report));
-        let mut state = self.state();
-        if state.gate == Gate::Open {
-            state.paused += 1;
-            if let Ok((mut state, _)) =
-                self.changed.wait_timeout(state, Duration::from_millis(wait))
-            {
-                state.paused -= 1;
-            }
+        let state = self.state();
+        if state.gate != Gate::Stopping {
+            drop(self.pause(state, Deadline::after_ms(wait)));
         }
     }
 
@@ -341,13 +313,14 @@ impl Pool {
             conn.note_forced_end(forced_end);
         }
         {
-            let _state = self.state();
+            let state = self.state();
             let (counters, seat_counters) = (&lobby.counters, &seat.context().counters);
             counters.refused.add(1);
             counters.handler_errors.add(u64::from(failure.is_some()));
             counters.closed[CloseReason::Rejected as usize].add(1);
             counters.bytes_in.add(seat_counters.bytes_in.get());
             counters.bytes_out.add(seat_counters.bytes_out.get());
+            self.make_room(&state);
         }
         server.log().warn(Kind::Refused, id, || format!("{}: {error}", conn.peer_name()));
         callback::drop_on_loop(failure);
@@ -410,11 +383,6 @@ impl Pool {
             self.linger(server, remains);
         }
     }
-}
-
-fn note_refusal(server: &Server, admission: &Admission, peer: Peer, limit: Limit) {
-    server.log().warn(Kind::Limit, 0, || admission::describe_refusal(peer, limit));
-    admission.note_refusal(peer, limit);
 }
 
 /// Returns whether a close now could lose sent bytes: the peer has not

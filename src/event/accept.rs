@@ -13,9 +13,10 @@ use crate::address::Peer;
 use crate::admission::{self, Limit};
 use crate::callback;
 use crate::clock::Deadline;
+use crate::config::Config;
 use crate::conn::{Conn, ConnId, Phase};
 use crate::error::{CloseReason, Error, Status};
-use crate::listener::{self, AcceptError, Accepted, Backoff, Listener};
+use crate::listener::{self, AcceptError, Accepted, Backoff, Listener, Quota};
 use crate::logger::Kind;
 use crate::service::Origin;
 use crate::sync::lock;
@@ -41,6 +42,8 @@ pub(super) struct Acceptor {
     resume_at: Deadline,
     /// The server has its largest number of connections.
     full: bool,
+    /// What a quiesce still takes, whatever the number of connections.
+    quota: Option<Quota>,
 }
 
 /// What one attempt to accept brought.
@@ -67,6 +70,7 @@ impl Acceptor {
             backoff: Backoff::default(),
             resume_at: Deadline::NOW,
             full: false,
+            quota: None,
         }
     }
 
@@ -82,6 +86,24 @@ impl Acceptor {
         self.reconsider();
     }
 
+    /// Prepares to accept what waits in the backlog now, and no more. A listener
+    /// that others have too is left to them with what waits there.
+    pub fn begin_quiesce(&mut self, config: &Config, poller: &Poller) {
+        for (listener, ready) in self.listeners.iter().zip(&mut self.ready) {
+            *ready = !listener.is_shared() && !listener.is_lost();
+            listener.unwatch(poller);
+            listener.remove_file();
+        }
+        self.full = false;
+        self.quota = Some(Quota::new(config, self.listeners.len()));
+        self.reconsider();
+    }
+
+    /// Returns whether a quiesce has taken what waited.
+    pub fn is_drained(&self) -> bool {
+        self.quota.is_some() && !self.ready.contains(&true)
+    }
+
     /// Closes the listeners, of which the poller reports nothing any more.
     pub fn stop(&mut self, poller: &Poller) {
         self.listeners.iter().for_each(|listener| listener.unwatch(poller));
@@ -90,7 +112,7 @@ impl Acceptor {
 
     /// Notes that an event reported connections.
     pub fn note_event(&mut self, listener: usize) {
-        if let Some(ready) = self.ready.get_mut(listener) {
+        if let Some(ready) = self.ready.get_mut(listener).filter(|_| self.quota.is_none()) {
             *ready = true;
             self.reconsider();
         }
@@ -102,6 +124,14 @@ impl Acceptor {
         self.full = false;
         self.resume_at = Deadline::NOW;
         self.reconsider();
+    }
+
+    fn note_taken(&mut self) {
+        let Some(quota) = &mut self.quota else { return };
+        quota.use_one();
+        if !quota.is_left() {
+            self.ready.fill(false);
+        }
     }
 
     fn reconsider(&mut self) {
@@ -125,7 +155,7 @@ impl Acceptor {
             return Attempt::Rest;
         };
         self.turn = i + 1;
-        self.full = loops.must_pause();
+        self.full = self.quota.is_none() && loops.must_pause();
         if self.full {
             return Attempt::Rest;
         }
@@ -133,6 +163,7 @@ impl Acceptor {
             Ok(accepted) => {
                 self.backoff.reset();
                 self.resume_at = Deadline::NOW;
+                self.note_taken();
                 Attempt::Client(accepted)
             }
             Err(AcceptError::Empty | AcceptError::Shut) => {
@@ -152,6 +183,9 @@ impl Acceptor {
                 self.resume_at = Deadline::after_ms(wait);
                 // The loop retries immediately when the next connection closes.
                 loops.pause();
+                if self.quota.as_ref().is_some_and(|quota| !quota.may_retry()) {
+                    self.ready.fill(false);
+                }
                 Attempt::Failed(e, report)
             }
         }
@@ -171,9 +205,13 @@ pub(crate) fn watch(poller: &Poller, listeners: &[Listener]) -> Result<(), Error
 impl Loop {
     /// Accepts some of the waiting connections.
     pub(super) fn accept(&mut self) {
-        if !self.acceptor.next_try().is_due() {
-            return;
+        if self.acceptor.next_try().is_due() {
+            self.accept_some();
+            self.end_quiesce();
         }
+    }
+
+    fn accept_some(&mut self) {
         for _ in 0..PER_TURN {
             if self.driver.is_stopping() {
                 // The stop's mail comes behind this.

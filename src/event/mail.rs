@@ -24,6 +24,8 @@ pub(crate) enum Mail {
     Listen(Vec<Listener>),
     /// There may be room for connections again.
     Accept,
+    /// Accept what waits in the backlog, and then no more.
+    Quiesce,
     /// Close all connections, and cut the remaining ones at this time.
     Stop(Deadline),
     /// Run this code of the program.
@@ -101,6 +103,7 @@ impl Loop {
             Mail::Listen(_) if self.driver.is_stopping() => {}
             Mail::Listen(listeners) => self.acceptor.listen(listeners),
             Mail::Accept => self.acceptor.note_room(),
+            Mail::Quiesce => self.begin_quiesce(),
             Mail::Stop(deadline) => self.begin_drain(deadline),
             Mail::Task(task) => self.run_task(task),
             #[cfg(test)]

@@ -21,6 +21,7 @@ pub(super) struct Callbacks {
     pub exception: Callback<ns_exception_fn>,
     pub start: Callback<ns_start_fn>,
     pub stop: Callback<ns_stop_fn>,
+    pub quiesce: Callback<ns_stop_fn>,
     pub thread_start: Callback<ns_thread_start_fn>,
     pub thread_stop: Callback<ns_thread_stop_fn>,
     pub open: Callback<ns_open_fn>,
@@ -167,6 +168,22 @@ pub unsafe extern "C" fn ns_config_set_on_stop(
     drop: ns_drop_fn,
 ) -> ns_status {
     unsafe { set(config, |c| &mut c.stop, function, user_data, drop) }
+}
+
+/// Sets the hook that runs once after the server has stopped accepting
+/// (`ns_server_quiesce`), before that call returns; not where a stop comes first. It
+/// runs on the thread of the first loop; in blocking mode on the control thread.
+///
+/// Returns: as `ns_config_set_exception_handler`.
+/// [setup] [blocks]
+#[no_mangle]
+pub unsafe extern "C" fn ns_config_set_on_quiesce(
+    config: *mut ns_config,
+    function: ns_stop_fn,
+    user_data: *mut c_void,
+    drop: ns_drop_fn,
+) -> ns_status {
+    unsafe { set(config, |c| &mut c.quiesce, function, user_data, drop) }
 }
 
 /// `on_thread_start`: an event loop. Its number is that of its loop.

@@ -100,6 +100,12 @@ impl Handler for CHandler {
         }
     }
 
+    fn on_quiesce(&self, _: &Server) {
+        if let Callback { function: Some(call), user_data, .. } = self.callbacks.quiesce {
+            unsafe { call(self.server, user_data) }
+        }
+    }
+
     fn on_thread_start(&self, _: &Server, kind: ThreadKind, number: usize) -> Result<(), Error> {
         let Callback { function: Some(call), user_data, .. } = self.callbacks.thread_start else {
             return Ok(());

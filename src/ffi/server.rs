@@ -33,7 +33,7 @@ pub struct ns_server {
     pub(super) server: Server,
     config: InUse,
     context: Context,
-    calls: Arc<Calls>,
+    pub(super) calls: Arc<Calls>,
 }
 
 /// The program's own pointer: every callback may read it, without a lock.
@@ -45,13 +45,13 @@ struct Context {
 /// Counts the calls that block in a server, so that `ns_server_free` on another
 /// thread lets them return before it frees the memory.
 #[derive(Default)]
-struct Calls {
+pub(super) struct Calls {
     count: Mutex<usize>,
     none: Condvar,
 }
 
 impl Calls {
-    fn enter(self: &Arc<Calls>) -> BlockingCall {
+    pub fn enter(self: &Arc<Calls>) -> BlockingCall {
         *lock(&self.count) += 1;
         BlockingCall { calls: self.clone(), _outer: raise::outside() }
     }
@@ -65,7 +65,7 @@ impl Calls {
 
 /// Callbacks may run in such a call; what they raise is not that of a callback
 /// around it.
-struct BlockingCall {
+pub(super) struct BlockingCall {
     calls: Arc<Calls>,
     _outer: raise::Outer,
 }
@@ -225,7 +225,7 @@ fn millis(ms: i64) -> Result<Duration, Status> {
 }
 
 /// A time to wait; −1 is forever.
-fn optional_wait(ms: i64) -> Result<Option<Duration>, Status> {
+pub(super) fn optional_wait(ms: i64) -> Result<Option<Duration>, Status> {
     match ms {
         -1 => Ok(None),
         ms => Ok(Some(millis(ms)?)),
@@ -320,8 +320,8 @@ pub unsafe extern "C" fn ns_server_run_once(server: *mut ns_server, timeout_ms: 
 
 /// Stops as `ns_server_stop` does, then frees: the connections' data, the
 /// callbacks, the context, in this order, with their drop functions. Other threads
-/// may be in `ns_server_start`, `_stop`, `_wait` and `_run_once` meanwhile, which
-/// return first; they must be in no other call.
+/// may be in `ns_server_start`, `_stop`, `_wait`, `_run_once`, `_quiesce` and
+/// `_wait_idle` meanwhile, which return first; they must be in no other call.
 ///
 /// Returns: 0, also for NULL; NS_ERR_BUSY in a callback; NS_ERR_TIMEOUT if a
 /// handler does not return. After a failure nothing is freed, and you may call it
@@ -371,6 +371,9 @@ pub const NS_STATE_STOPPING: i32 = 3;
 /// The server has stopped: no descriptor of it is left. Its last thread is ending;
 /// `ns_server_stop`, `ns_server_wait` and `ns_server_free` join it.
 pub const NS_STATE_STOPPED: i32 = 4;
+/// The server accepts no more and goes on to serve what it has
+/// (`ns_server_quiesce`).
+pub const NS_STATE_QUIESCING: i32 = 5;
 
 /// The numbers are the core's; a mismatch does not compile.
 const _: () = {
@@ -379,6 +382,7 @@ const _: () = {
     assert!(NS_STATE_RUNNING == State::Running as i32);
     assert!(NS_STATE_STOPPING == State::Stopping as i32);
     assert!(NS_STATE_STOPPED == State::Stopped as i32);
+    assert!(NS_STATE_QUIESCING == State::Quiescing as i32);
 };
 
 /// Returns: an `NS_STATE_...`; NS_STATE_NEW for NULL.

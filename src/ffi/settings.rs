@@ -198,6 +198,28 @@ pub unsafe extern "C" fn ns_config_reuse_port(config: *const ns_config) -> i32 {
     unsafe { setting(config, |c| c.reuse_port.into()) }
 }
 
+/// Sets whether a server in blocking mode lends its listening descriptors
+/// (`ns_server_listener_fd`): 1 or 0 (default). Its workers then poll before they
+/// accept, one more system call for each connection. A server in non-blocking mode
+/// lends them anyway.
+///
+/// Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
+/// [setup]
+#[no_mangle]
+pub unsafe extern "C" fn ns_config_set_lend_listeners(
+    config: *mut ns_config,
+    value: i32,
+) -> ns_status {
+    unsafe { set(config, |c| Ok(c.lend_listeners(flag(value, "lend_listeners")?))) }
+}
+
+/// Returns: the setting `lend_listeners`, 0 or 1.
+/// [any]
+#[no_mangle]
+pub unsafe extern "C" fn ns_config_lend_listeners(config: *const ns_config) -> i32 {
+    unsafe { setting(config, |c| c.lend_listeners.into()) }
+}
+
 /// Sets the beginning of the names of the server's threads: 1 to 9 bytes without
 /// control characters; default "ns". The loops are "ns-l0", "ns-l1" and so on, the
 /// workers "ns-w0" and so on, the control thread is "ns-c" and that of the shutdown

@@ -35,7 +35,7 @@ pub(super) fn take(service: &Service, fd: RawFd, config: &Config) -> Result<List
         Err(Error::new(Status::Listen, text))
     };
     match descriptor::examine(socket.as_fd()) {
-        Ok(Stream::Listening) => Listener::shared(socket, config).map_err(failed),
+        Ok(Stream::Listening) => Listener::inherited(socket, config).map_err(failed),
         Ok(Stream::Connected(_)) => unfit("a connected socket, not a listening one"),
         Ok(Stream::Connecting | Stream::Idle) => unfit("a socket that does not listen"),
         Err(Unfit::Other(what)) => unfit(what),

@@ -29,12 +29,18 @@ pub(super) struct SocketFile {
     identity: (u64, u64),
     /// A child of fork(2) has a copy of this, and removes nothing.
     process: Process,
+    is_left: bool,
 }
 
 impl SocketFile {
     fn new(path: &Path) -> io::Result<SocketFile> {
         let identity = identity(&fs::symlink_metadata(path)?);
-        Ok(SocketFile { path: path.into(), identity, process: Process::current() })
+        Ok(SocketFile { path: path.into(), identity, process: Process::current(), is_left: false })
+    }
+
+    /// Leaves the file to others who have the socket.
+    pub fn leave(mut self) {
+        self.is_left = true;
     }
 
     /// The kernel gives the number of the file to no other one while the socket
@@ -46,7 +52,7 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.process.is_current() && self.is_there() {
+        if !self.is_left && self.process.is_current() && self.is_there() {
             let _ = fs::remove_file(&self.path);
         }
     }

@@ -108,6 +108,8 @@ impl Control {
         let on_wake = move || {
             if server.is_stopping() {
                 begin_drain(&running, server.begin_stopping());
+            } else {
+                quiesce_if_requested(&server, &running);
             }
         };
         event_loop.watch_control(&self.server.inner.life.wake, Box::new(on_wake))?;
@@ -153,6 +155,7 @@ impl Control {
         let mut events = Events::new(EVENTS);
         while !self.server.is_stopping() {
             self.turn(&mut events, Deadline::NEVER);
+            quiesce_if_requested(&self.server, &running);
         }
         self.drain(&running, &mut events);
         self.join();
@@ -230,6 +233,22 @@ impl Control {
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
+    }
+}
+
+/// Makes the engine quiesce, the first time after it was requested.
+fn quiesce_if_requested(server: &Server, running: &Running) {
+    if !server.begin_quiesce() {
+        return;
+    }
+    match &running.engine {
+        Engine::Pool(pool) => {
+            let _inside = CallbackScope::enter(server.number());
+            pool.quiesce(server);
+            server.end_quiesce();
+        }
+        // The first loop calls `end_quiesce`.
+        Engine::Loops(loops) => loops.quiesce(),
     }
 }
 

@@ -193,6 +193,11 @@ impl Server {
     /// the given time. Returns `false` on any other thread, which can only wait
     /// for the host.
     pub(super) fn run_turns(&self, until: Deadline) -> bool {
+        self.run_turns_while(until, || true)
+    }
+
+    /// Does the same, as long as `goes_on` after a turn.
+    pub(super) fn run_turns_while(&self, until: Deadline, goes_on: impl Fn() -> bool) -> bool {
         let Some(running) = self.running() else { return false };
         let Some(hosted) = running.hosted.get() else { return false };
         if !hosted.is_host() {
@@ -200,7 +205,7 @@ impl Server {
         }
         // Another thread that runs a turn is the host's from now on.
         let Some(turn) = hosted.try_turn().filter(|_| hosted.is_host()) else { return false };
-        self.run(&running, hosted, turn, until, || until.is_due()).is_ok()
+        self.run(&running, hosted, turn, until, || until.is_due() || !goes_on()).is_ok()
     }
 
     /// Makes the calling thread the host's and runs the turns of a requested

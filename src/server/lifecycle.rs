@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::control::Control;
 use super::handover::handover;
+use super::quiesce::Quiesce;
 use super::{Running, Server, State};
 use crate::callback;
 use crate::clock::{self, Deadline};
@@ -25,9 +26,13 @@ const PROGRESS_CHECK_MS: u64 = 10;
 
 pub(super) struct Life {
     now: Mutex<Now>,
-    changed: Condvar,
+    pub(super) changed: Condvar,
+    /// The start has begun, and has not failed: for signal handlers.
+    pub(super) started: AtomicBool,
     /// A stop was requested, perhaps by a signal handler.
     requested: AtomicBool,
+    /// And so was a quiesce.
+    pub(super) quiesce_requested: AtomicBool,
     pub wake: Waker,
     /// Threads of the engine and the shutdown port that have not ended.
     pub alive: AtomicUsize,
@@ -36,8 +41,9 @@ pub(super) struct Life {
     pub control: Mutex<Option<JoinHandle<()>>>,
 }
 
-struct Now {
-    state: State,
+pub(super) struct Now {
+    pub(super) state: State,
+    pub(super) quiesce: Quiesce,
     /// The drain time of the next stop, if it is not the configured one.
     drain: Option<Duration>,
     /// The time at which the stop cuts the connections that are left.
@@ -51,19 +57,22 @@ impl Life {
         Ok(Life {
             now: Mutex::new(Now {
                 state: State::New,
+                quiesce: Quiesce::None,
                 drain: None,
                 deadline: Deadline::NEVER,
                 latest: Deadline::NEVER,
             }),
             changed: Condvar::new(),
+            started: AtomicBool::new(false),
             requested: AtomicBool::new(false),
+            quiesce_requested: AtomicBool::new(false),
             wake: Waker::new()?,
             alive: AtomicUsize::new(0),
             control: Mutex::new(None),
         })
     }
 
-    fn now(&self) -> MutexGuard<'_, Now> {
+    pub(super) fn now(&self) -> MutexGuard<'_, Now> {
         lock(&self.now)
     }
 
@@ -75,6 +84,10 @@ impl Life {
     }
 
     pub(super) fn set(&self, state: State) {
+        if state == State::New {
+            self.started.store(false, Ordering::SeqCst);
+            self.quiesce_requested.store(false, Ordering::SeqCst);
+        }
         self.now().state = state;
         self.changed.notify_all();
     }
@@ -158,6 +171,7 @@ impl Server {
             return Ok(false);
         }
         now.state = State::Starting;
+        life.started.store(true, Ordering::SeqCst);
         Ok(true)
     }
 
@@ -240,7 +254,7 @@ impl Server {
     /// long as the cut ends connections.
     fn wait_for_stop(&self, until: Deadline) -> Result<(), Error> {
         self.wait_for_start(until)?;
-        if self.state() == State::Running {
+        if matches!(self.state(), State::Running | State::Quiescing) {
             // The stop begins now: the control thread may be in a handler and
             // would begin it late.
             self.begin_stopping();
@@ -250,7 +264,7 @@ impl Server {
             let cut_at = until.min(self.inner.life.now().deadline);
             let was_cut = cut_at.is_due();
             let time = Duration::from_millis(cut_at.ms_left().max(PROGRESS_CHECK_MS));
-            let is_unfinished = |state| matches!(state, State::Running | State::Stopping);
+            let is_unfinished = |now: &Now| !matches!(now.state, State::New | State::Stopped);
             let stopped = self.wait_while(Some(time), is_unfinished);
             let (progress, now) = (self.progress(), clock::now());
             match stopped {
@@ -265,7 +279,7 @@ impl Server {
     /// Waits for the end of a running start, which sees the request then.
     fn wait_for_start(&self, until: Deadline) -> Result<(), Error> {
         let limit = until.later_by(GRACE_MS).ms_left();
-        self.wait_while(Some(Duration::from_millis(limit)), |state| state == State::Starting)
+        self.wait_while(Some(Duration::from_millis(limit)), |now| now.state == State::Starting)
     }
 
     /// Returns two numbers that change while a stop goes on: that of the ended
@@ -307,7 +321,7 @@ impl Server {
         let until = timeout.map_or(Deadline::NEVER, Deadline::after);
         let left = if self.run_turns(until) { Some(Duration::ZERO) } else { timeout };
         self.check_process()?;
-        self.wait_while(left, |state| !matches!(state, State::New | State::Stopped))?;
+        self.wait_while(left, |now| !matches!(now.state, State::New | State::Stopped))?;
         self.join_stopped();
         Ok(())
     }
@@ -315,18 +329,18 @@ impl Server {
     /// Waits a moment, or until the server has stopped. Returns whether it has.
     pub(super) fn has_stopped_soon(&self) -> bool {
         let time = Duration::from_millis(PROGRESS_CHECK_MS);
-        self.wait_while(Some(time), |state| state != State::Stopped).is_ok()
+        self.wait_while(Some(time), |now| now.state != State::Stopped).is_ok()
     }
 
-    fn wait_while(
+    pub(super) fn wait_while(
         &self,
         timeout: Option<Duration>,
-        is_unfinished: impl Fn(State) -> bool,
+        is_unfinished: impl Fn(&Now) -> bool,
     ) -> Result<(), Error> {
         let life = &self.inner.life;
         let until = timeout.and_then(|time| Instant::now().checked_add(time));
         let mut now = life.now();
-        while is_unfinished(now.state) {
+        while is_unfinished(&now) {
             now = match until {
                 None => life.changed.wait(now).unwrap_or_else(|e| e.into_inner()),
                 Some(until) => {
@@ -382,8 +396,8 @@ impl Server {
     pub(super) fn begin_stopping(&self) -> Deadline {
         let life = &self.inner.life;
         let mut now = life.now();
-        if now.deadline == Deadline::NEVER && matches!(now.state, State::Running | State::Starting)
-        {
+        let is_up = matches!(now.state, State::Running | State::Quiescing | State::Starting);
+        if now.deadline == Deadline::NEVER && is_up {
             let drain = now.drain.unwrap_or(self.inner.config.drain_timeout);
             now.state = State::Stopping;
             now.deadline = Deadline::after(drain).min(now.latest);

@@ -82,6 +82,7 @@ impl Server {
         let port = listeners.first().map_or(0, Listener::port);
         let max = self.max_connections();
         let mut listener_fds: Vec<_> = listeners.iter().map(Listener::number).collect();
+        let lendable = listener_fds.len();
         listener_fds.extend(shutdown.iter().flat_map(ShutdownPort::listener_fds));
         let mut pollers = Vec::new();
         let engine = if config.non_blocking {
@@ -104,6 +105,7 @@ impl Server {
             guest: OnceCell::new(),
             port,
             addresses,
+            lendable,
             listener_fds,
             started: Instant::now(),
             hosted: OnceCell::new(),

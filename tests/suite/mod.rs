@@ -37,6 +37,7 @@ mod non_blocking;
 mod per_address;
 mod proxy;
 mod proxy_refused;
+mod quiesce;
 mod readiness;
 mod reasons;
 mod reference;

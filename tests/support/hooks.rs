@@ -65,6 +65,7 @@ hooks! {
     handler(&Server, &mut Socket<'_>) -> Result;
     on_start(&Server) -> Result;
     on_stop(&Server);
+    on_quiesce(&Server);
     on_thread_start(&Server, ThreadKind, usize) -> Result;
     on_thread_stop(&Server, ThreadKind, usize);
     on_open(&Server, &mut Socket<'_>) -> Result;

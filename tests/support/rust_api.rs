@@ -41,6 +41,13 @@ impl Handler for Hooks {
         }
     }
 
+    fn on_quiesce(&self, server: &Server) {
+        match &self.on_quiesce {
+            Some(f) => f(server),
+            None => Defaults.on_quiesce(server),
+        }
+    }
+
     fn on_thread_start(
         &self,
         server: &Server,

@@ -36,6 +36,7 @@ pub(super) fn register(config: *mut ns_config, hooks: &Arc<Hooks>) -> Result<(),
     register! {
         on_start: ns_config_set_on_start(on_start);
         on_stop: ns_config_set_on_stop(on_stop);
+        on_quiesce: ns_config_set_on_quiesce(on_quiesce);
         on_thread_start: ns_config_set_on_thread_start(on_thread_start);
         on_thread_stop: ns_config_set_on_thread_stop(on_thread_stop);
         on_open: ns_config_set_on_open(on_open);
@@ -160,6 +161,12 @@ unsafe extern "C-unwind" fn on_stop(server: *mut ns_server, user_data: *mut c_vo
     // SAFETY: the library calls with what it was given.
     let hooks = unsafe { hooks(user_data) };
     hooks.on_stop.as_ref().expect("registered")(&Server::lent(server));
+}
+
+unsafe extern "C-unwind" fn on_quiesce(server: *mut ns_server, user_data: *mut c_void) {
+    // SAFETY: the library calls with what it was given.
+    let hooks = unsafe { hooks(user_data) };
+    hooks.on_quiesce.as_ref().expect("registered")(&Server::lent(server));
 }
 
 fn thread_kind(number: i32) -> ThreadKind {

@@ -80,6 +80,7 @@ fn configure(config: &Config, hooks: &Arc<Hooks>) -> Result<*mut ns_config, Erro
         ns_config_set_non_blocking(raw, config.non_blocking.into());
         ns_config_set_use_ipv6(raw, config.use_ipv6.into());
         ns_config_set_reuse_port(raw, config.reuse_port.into());
+        ns_config_set_lend_listeners(raw, config.lend_listeners.into());
         ns_config_set_unix_mode(raw, config.unix_mode);
         ns_config_set_thread_name(raw, c_text(&config.thread_name).as_ptr());
         ns_config_set_stack_size(raw, config.stack_size);
@@ -223,6 +224,31 @@ impl Server {
     pub fn wait(&self, limit: Option<Duration>) -> Result<(), Error> {
         let limit = limit.map_or(-1, |limit| limit.as_millis() as i64);
         check(unsafe { ns_server_wait(self.raw(), limit) })
+    }
+
+    pub fn quiesce(&self) -> Result<(), Error> {
+        check(unsafe { ns_server_quiesce(self.raw()) })
+    }
+
+    pub fn request_quiesce(&self) -> Result<(), Status> {
+        let code = unsafe { ns_server_request_quiesce(self.raw()) };
+        check(code).map_err(|error| error.status())
+    }
+
+    pub fn wait_idle(&self, limit: Option<Duration>) -> Result<(), Error> {
+        let limit = limit.map_or(-1, |limit| limit.as_millis() as i64);
+        check(unsafe { ns_server_wait_idle(self.raw(), limit) })
+    }
+
+    pub fn is_ready(&self) -> bool {
+        unsafe { ns_server_is_ready(self.raw()) != 0 }
+    }
+
+    pub fn listener_fd(&self, number: usize) -> Result<RawFd, Error> {
+        match unsafe { ns_server_listener_fd(self.raw(), number as u32) } {
+            fd if fd >= 0 => Ok(fd),
+            code => Err(check(code).unwrap_err()),
+        }
     }
 
     pub fn is_stopped(&self) -> bool {
@@ -419,10 +445,9 @@ fn count(number: i64) -> Result<usize, Error> {
 }
 
 fn state(number: i32) -> State {
-    [State::New, State::Starting, State::Running, State::Stopping, State::Stopped]
-        .into_iter()
-        .find(|state| *state as i32 == number)
-        .expect("a state")
+    use State::{New, Quiescing, Running, Starting, Stopped, Stopping};
+    let states = [New, Starting, Running, Stopping, Stopped, Quiescing];
+    states.into_iter().find(|state| *state as i32 == number).expect("a state")
 }
 
 impl Drop for Handle {

@@ -1,0 +1,105 @@
+//! The quiesce of a pool: it accepts no more, and serves what it has.
+
+#![forbid(unsafe_code)]
+
+use super::{Arrival, Gate, Pool, State, Waiting};
+use crate::clock::Deadline;
+use crate::config::Config;
+use crate::listener::{AcceptError, Listener, Quota};
+use crate::server::Server;
+use crate::sync::lock;
+
+impl Pool {
+    /// Takes the clients that wait in the backlog into the queue, also beyond
+    /// the limits, and closes the listeners. When this returns no thread has one
+    /// any more. The control thread runs it.
+    pub fn quiesce(&self, server: &Server) {
+        if self.state().gate != Gate::Open {
+            return;
+        }
+        let listeners = self.take_listeners(Gate::Quiescing);
+        self.changed.notify_all();
+        let (shared, own): (Vec<_>, Vec<_>) = listeners.iter().partition(|l| l.is_shared());
+        shared.iter().for_each(|listener| listener.shut());
+        for listener in &own {
+            listener.remove_file();
+            // This thread must not wait for another client. A worker that waits
+            // goes on to wait.
+            let _ = listener.set_nonblocking();
+        }
+        self.take_backlog(server, &own);
+        own.iter().for_each(|listener| listener.shut());
+        let mut state = self.state();
+        while state.accepting > 0 {
+            state = self.pause(state, Deadline::NEVER);
+        }
+        drop(state);
+        drop(listeners);
+    }
+
+    /// Accepts until no client waits. While descriptors are used up it tries
+    /// again for a while.
+    fn take_backlog(&self, server: &Server, listeners: &[&Listener]) {
+        let mut quota = Quota::new(server.config(), listeners.len());
+        for listener in listeners {
+            while quota.is_left() && !server.is_stopping() {
+                let accepted = listener.accept(false);
+                if accepted.is_ok() {
+                    quota.use_one();
+                }
+                match accepted.and_then(|accepted| self.admit(server, accepted)) {
+                    Ok(accepted) => {
+                        let arrival = Arrival { id: self.next_id(), accepted };
+                        self.queue(server.config(), arrival);
+                    }
+                    Err(AcceptError::Next) if !listener.is_lost() => {}
+                    Err(AcceptError::Exhausted(e)) if quota.may_retry() => {
+                        self.back_off(server, &e)
+                    }
+                    Err(_) => break,
+                }
+            }
+        }
+    }
+
+    fn queue(&self, config: &Config, arrival: Arrival) {
+        let mut state = self.state();
+        state.backoff.reset();
+        self.lobby.counters.accepted.add(1);
+        // With one worker clients wait for it however long, as in the backlog.
+        let until = match config.max_thread {
+            1 => Deadline::NEVER,
+            _ => Deadline::after_ms(self.max_wait_ms),
+        };
+        state.queue.push_back(Waiting { arrival, until });
+        self.make_room(&state);
+    }
+
+    /// Waits until no connection is served or waits, at most until a deadline.
+    /// Returns whether none is.
+    pub fn wait_idle(&self, until: Deadline) -> bool {
+        let mut state = self.state();
+        loop {
+            if self.is_idle(&state) {
+                return true;
+            }
+            if until.is_due() {
+                return false;
+            }
+            state = self.pause(state, until);
+        }
+    }
+
+    /// No listener is left: waits until the gate says why.
+    pub(super) fn wait_for_end(&self) {
+        let mut state = self.state();
+        while state.gate == Gate::Open {
+            state = self.pause(state, Deadline::NEVER);
+        }
+    }
+
+    fn is_idle(&self, state: &State) -> bool {
+        let served = self.occupied(state) - state.queue.len() - state.accepting;
+        served == 0 && state.queue.is_empty() && lock(&self.rejecting).is_empty()
+    }
+}
