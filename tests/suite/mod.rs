@@ -23,6 +23,7 @@ mod fairness;
 mod farewell;
 mod forks;
 mod gathering;
+mod handover;
 pub mod hosted;
 mod hosted_shutdown;
 mod hygiene;
