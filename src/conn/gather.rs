@@ -112,11 +112,14 @@ impl Conn {
         if out.len() == 0 {
             self.take_queue();
         }
-        if self.context.ids.sub(self.id, gathered.len()) {
+        let len = gathered.len();
+        self.context.ids.hold(len);
+        if self.context.ids.sub(self.id, len) {
             // A send that fails takes this back.
             self.set(Flags::DRAINED);
         }
         let result = self.send_through(&gathered);
+        self.context.ids.let_go(len);
         self.context.scratch.put(gathered);
         result
     }

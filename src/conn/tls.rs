@@ -151,6 +151,7 @@ impl Conn {
             // From here on these bytes count as queued, even if the kernel
             // takes all.
             held = std::mem::take(&mut tls.held);
+            self.context.ids.hold(held.len());
             self.context.ids.sub(self.id, held.len());
             self.set(Flags::DRAINED);
         }
@@ -162,6 +163,7 @@ impl Conn {
             tls.write_to(&mut sink);
         }
         let failed = sink.failed;
+        self.context.ids.let_go(held.len());
         self.tls = Some(tls);
         failed.map_or(Ok(()), Err)
     }

@@ -328,11 +328,13 @@ impl Conn {
             // A send that fails takes this back.
             self.set(Flags::DRAINED);
             for piece in bytes.pieces() {
+                self.context.ids.hold(piece.len());
                 self.context.ids.sub(self.id, piece.len());
                 let _ = match self.is_upgrading() {
                     true => self.send_tls(piece),
                     false => self.gather(piece),
                 };
+                self.context.ids.let_go(piece.len());
             }
             if !gathers {
                 let _ = self.flush_gathered();

@@ -154,7 +154,9 @@ fn ends_at_the_beginning_give_it_back() {
             }
             for _ in 0..2 {
                 // Over TLS it is no handshake.
+                let before = server.stats().accepted;
                 drop(silent_client(&server, 7));
+                eventually("it came", || server.stats().accepted > before);
                 wait_idle(&server);
             }
             assert_eq!(limited(&server), 0);

@@ -85,6 +85,16 @@ impl IdTable {
         added
     }
 
+    /// Keeps the room of `n` bytes in the total that are about to be counted anew,
+    /// encrypted: other threads must not take it meanwhile.
+    pub(in crate::conn) fn hold(&self, n: usize) {
+        self.note_queued(n);
+    }
+
+    pub(in crate::conn) fn let_go(&self, n: usize) {
+        self.note_left(n);
+    }
+
     pub(super) fn note_queued(&self, n: usize) {
         if let Some(total) = &self.total {
             total.add(n);
