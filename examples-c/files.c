@@ -142,11 +142,11 @@ static ns_status send_file(ns_socket *socket, struct client *client) {
 static ns_status serve_request(ns_socket *socket, struct client *client, struct request *request) {
     char path[HEAD + sizeof "index.html"], piece[PIECE];
     const char *status = read_path(request->target, path);
-    const int is_head = is(request->method, "HEAD");
+    const int is_head = is_exactly(request->method, "HEAD");
     struct stat about;
     ssize_t n;
     client->is_last = request->closes || (request->minor == 0 && !request->keeps);
-    if (!is_head && !is(request->method, "GET"))
+    if (!is_head && !is_exactly(request->method, "GET"))
         status = "501 Not Implemented";
     if (status == NULL)
         client->file = openat(folder, path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);

@@ -26,6 +26,11 @@ static inline int is(struct text text, const char *other) {
     return text.len == strlen(other) && strncasecmp(text.at, other, text.len) == 0;
 }
 
+/* For what tells upper case from lower case: methods (RFC 9110, 9.1). */
+static inline int is_exactly(struct text text, const char *other) {
+    return text.len == strlen(other) && memcmp(text.at, other, text.len) == 0;
+}
+
 /* Takes the characters up to `end`, which must come. Returns 0 if it does not. */
 static inline int take_until(struct text *from, char end, struct text *taken) {
     const char *found = (const char *)memchr(from->at, end, from->len);
@@ -81,7 +86,12 @@ static inline const char *read_field(struct text line, struct request *request) 
     for (i = 0; i < value.len; i++)
         if (((unsigned char)value.at[i] < ' ' && value.at[i] != '\t') || value.at[i] == 127)
             return HTTP_BAD;
-    request->hosts += is(name, "Host");
+    if (is(name, "Host")) {
+        request->hosts++;
+        for (i = 0; i < value.len; i++) /* no user, path, query or space (RFC 3986, 3.2.2) */
+            if (memchr(" \t\"#/<>?@\\^`{|}", value.at[i], 15) != NULL)
+                return HTTP_BAD;
+    }
     request->encodings += is(name, "Transfer-Encoding");
     if (is(name, "Expect") && !is(value, "100-continue"))
         return "417 Expectation Failed";

@@ -80,6 +80,7 @@ def by_curl(options=(), scheme="http", args=()):
         equal(curl(*args, *chunked, url()), b"501 Not Implemented")
         equal(curl(*args, "-H", "Expect: more", url()), b"417 Expectation Failed")
         equal(curl(*args, "-X", "DELETE", url()), b"501 Not Implemented")
+        equal(curl(*args, "-X", "get", url()), b"501 Not Implemented")
         site.server.stop()
 
 
@@ -139,6 +140,9 @@ def strict():
         b"GET / http/1.1\r\n" + host + b"\r\n": 400,
         b"GET / HTTP/2.0\r\n" + host + b"\r\n": 505,
         b"G@T / HTTP/1.1\r\n" + host + b"\r\n": 400,
+        get + b"Host: a b\r\n\r\n": 400,
+        get + b"Host: ann@here\r\n\r\n": 400,
+        get + b"Host: here/there\r\n\r\n": 400,
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\n": 400,
     }
     with Site() as site:
