@@ -89,7 +89,7 @@ fn write_server<W: Write>(out: &mut Families<'_, W>, stats: &Stats) -> fmt::Resu
     let mode = if stats.non_blocking { "non-blocking" } else { "blocking" };
     let version = crate::VERSION;
     writeln!(out.0, "netserver_info{{mode=\"{mode}\",version=\"{version}\"}} 1")?;
-    let states = "0 new, 1 starting, 2 running, 3 stopping, 4 stopped.";
+    let states = "0 new, 1 starting, 2 running, 3 stopping, 4 stopped, 5 quiescing.";
     out.gauge("state", states, stats.state as i32)?;
     let (seconds, ms) = (stats.uptime.as_secs(), stats.uptime.subsec_millis());
     let help = "Time since the server bound its port, up to the stop.";
