@@ -58,8 +58,9 @@ pub(super) unsafe fn set<F>(
 }
 
 /// Reports a failure: of a handler, a refused connection, an accept, a listener
-/// that was lost, a TLS handshake or a connect (then nothing can be sent or
-/// received).
+/// that was lost; or of a TLS handshake, a PROXY header or a connect (then nothing
+/// can be sent or received). Connections beyond a limit of their address are
+/// reported together, once a second, without a socket.
 ///
 /// `socket` is NULL where there is none. Unless the connection has ended it is
 /// still open, and this function can send on it. It has 250 ms for a refused
