@@ -1038,9 +1038,8 @@ public:
     /// f(level, id, text) gets each line of the log up to and including an NS_LOG_..., with a
     /// std::string_view, on several threads at the same time.
     template <class F> config &logger(int32_t level, F &&f) {
-        const auto set = [level](ns_config *config, ns_log_fn function, void *data,
-                                 ns_drop_fn drop) {
-            return ns_config_set_logger(config, level, function, data, drop);
+        const auto set = [level](ns_config *to, ns_log_fn function, void *data, ns_drop_fn drop) {
+            return ns_config_set_logger(to, level, function, data, drop);
         };
         return keep<F>(set, of<F>::log, f);
     }
