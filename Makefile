@@ -54,7 +54,7 @@ CAMPAIGNS := $(patsubst tests/campaigns/%.py,%,$(filter-out %/common.py,$(wildca
 LINK = -L$(OUT) -lnetserver -pthread -Wl,-rpath,'$$ORIGIN/$(1)release'
 
 .DELETE_ON_ERROR:
-.PHONY: build help run test test-bindings test-status-page test-cluster cluster lint oracle campaign-oracle install uninstall clean deps \
+.PHONY: build help run test test-package test-bindings test-status-page test-cluster cluster lint oracle campaign-oracle install uninstall clean deps \
 	c-tests hosts examples-rust asan-programs campaign-server proxies-server asan hammer-asan memcheck audit bench bench-deps bench-quick bench-tls bench-bindings campaigns $(CAMPAIGNS:%=campaign-%)
 
 build: $(SO) $(ARCHIVE) $(NOTICES) $(EXAMPLE_PROGRAMS) ## build the shared and the static library and the C examples (default)
@@ -196,6 +196,9 @@ oracle: ## run the test that knows only the rules of docs/BEHAVIOUR.md [SECONDS=
 
 campaign-oracle: ## run the oracle for 20 minutes of each mode
 	$(MAKE) oracle SECONDS=2400 SEED=$(SEED)
+
+test-package: ## make the crate as a registry gets it, and run the tests of its content
+	scripts/test-package
 
 test-bindings: deps build ## set up and check the bindings [LANGUAGES="cpp python …"]; scripts/test-bindings --quick is shorter
 	scripts/test-bindings $(LANGUAGES)
