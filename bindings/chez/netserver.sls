@@ -3,7 +3,7 @@
 (library (netserver)
   (export
     ;; servers
-    make-server server? server-config server-context server-start! server-stop!
+    make-server server? server-config server-context server-start! server-quiesce! server-stop!
     server-request-stop! server-wait server-run-once! server-poll-fd server-free!
     server-stopped? server-state server-port server-shutdown-port server-address
     server-add-service! server-service-address server-reload-tls!

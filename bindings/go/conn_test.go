@@ -426,7 +426,7 @@ func TestAccept(t *testing.T) {
 	check(t, listener.Close())
 	expect(t, take(t, failed), net.ErrClosed)
 	expect(t, listener.Close(), net.ErrClosed)
-	dial(t, listener.Addr()).end()
+	refused(t, listener.Addr())
 	_, err = conn.Write([]byte("still here"))
 	check(t, err)
 	c.hear("still here")

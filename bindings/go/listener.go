@@ -297,13 +297,14 @@ func (l *Listener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// Close ends accepting. Connections that were accepted go on: when the last one has
-// ended the server stops, and the port is free. Until then new clients are refused
-// as they come. Close waits only where there is no connection.
+// Close ends accepting, and frees the port. Connections that were accepted go on:
+// when the last one has ended the server stops. Close waits only where there is no
+// connection; else the port is free soon after it.
 func (l *Listener) Close() error {
 	if !l.shut() {
 		return &net.OpError{Op: "close", Net: l.addr.Network(), Addr: l.addr, Err: net.ErrClosed}
 	}
+	l.server.RequestQuiesce()
 	l.mu.Lock()
 	none := len(l.conns) == 0
 	l.mu.Unlock()

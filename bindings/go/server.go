@@ -139,6 +139,18 @@ func peerOf(socket *Socket) string {
 	return socket.RemoteAddr().String()
 }
 
+// RequestQuiesce asks the server to accept no more, and returns immediately. The
+// connections that there are go on, and the port is free; the server runs until it
+// is stopped.
+func (s *Server) RequestQuiesce() {
+	for _, l := range s.loops {
+		if c := l.hold(); c != nil {
+			C.ns_server_request_quiesce(c)
+			l.release()
+		}
+	}
+}
+
 // RequestStop asks for a stop, and returns immediately. No connection is accepted
 // any more; what is queued leaves, for DrainTimeout at most.
 func (s *Server) RequestStop() {

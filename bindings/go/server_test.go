@@ -1,6 +1,7 @@
 package netserver
 
 import (
+	"errors"
 	"net"
 	"runtime"
 	"sync"
@@ -115,6 +116,34 @@ func TestStatsAndReport(t *testing.T) {
 	contains(t, server.Report(), "stopped")
 	equal(t, server.Port(), 0)
 	c.end()
+}
+
+// refused waits until nobody listens there any more.
+func refused(t *testing.T, address net.Addr) {
+	t.Helper()
+	await(t, "refused", func() bool {
+		late, err := net.Dial(address.Network(), address.String())
+		if err == nil {
+			late.Close()
+		}
+		return errors.Is(err, syscall.ECONNREFUSED)
+	})
+}
+
+func TestQuiesce(t *testing.T) {
+	config := local()
+	config.Loops = 2
+	server, sockets := opened(t, config, Events{})
+	address := server.Addr()
+	c := dial(t, address)
+	take(t, sockets)
+	server.RequestQuiesce()
+	refused(t, address)
+	c.say("still here")
+	c.hear("still here")
+	equal(t, server.Stats().State, Quiescing)
+	server.Stop()
+	equal(t, server.Stats().State, Stopped)
 }
 
 func TestStopFromEverywhere(t *testing.T) {

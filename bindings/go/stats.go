@@ -14,10 +14,22 @@ import (
 type State uint32
 
 const (
-	Running  State = C.NS_STATE_RUNNING  // it accepts connections
-	Stopping State = C.NS_STATE_STOPPING // a stop is in progress
-	Stopped  State = C.NS_STATE_STOPPED  // it has stopped
+	Running   State = C.NS_STATE_RUNNING   // it accepts connections
+	Quiescing State = C.NS_STATE_QUIESCING // it accepts no more, and serves on
+	Stopping  State = C.NS_STATE_STOPPING  // a stop is in progress
+	Stopped   State = C.NS_STATE_STOPPED   // it has stopped
 )
+
+// before returns whether a server is in the state s before it is in the other.
+func (s State) before(other State) bool {
+	place := func(s State) State {
+		if s == Quiescing {
+			return 2*Running + 1
+		}
+		return 2 * s
+	}
+	return place(s) < place(other)
+}
 
 // Stats is a snapshot of a server: the sum over its loops. When nothing changes:
 // Accepted + Attached + Adopted = Open + all of Closed + Detached.
@@ -97,7 +109,7 @@ func (s *Server) LoopStats(loop int) (Stats, error) {
 }
 
 func (sum *Stats) add(c C.ns_stats) {
-	if state := State(c.state); state < sum.State {
+	if state := State(c.state); state.before(sum.State) {
 		sum.State = state
 	}
 	if uptime := time.Duration(c.uptime_ms) * time.Millisecond; uptime > sum.Uptime {

@@ -10,7 +10,8 @@
     ns_error_free ns_status_name ns_status_message ns_raise_with ns_close_reason_name
     ns_config_new ns_config_free config-setter config-getter callback-setter
     ns_config_set_tls
-    ns_server_new ns_server_start ns_server_stop ns_server_stop_within ns_server_request_stop
+    ns_server_new ns_server_start ns_server_quiesce ns_server_stop ns_server_stop_within
+    ns_server_request_stop
     ns_server_wait ns_server_poll_fd ns_server_run_once ns_server_free ns_server_is_stopped
     ns_server_state ns_server_port ns_server_shutdown_port ns_server_address
     ns_server_add_service ns_server_add_service_tls ns_server_reload_service_tls
@@ -137,6 +138,7 @@
   (foreign uptr (ns_server_new string uptr uptr uptr uptr uptr))
   (blocking int
     (ns_server_start uptr unsigned-32 uptr)
+    (ns_server_quiesce uptr)
     (ns_server_stop uptr)
     (ns_server_stop_within uptr integer-64)
     (ns_server_wait uptr integer-64)

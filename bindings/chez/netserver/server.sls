@@ -1,8 +1,8 @@
 ;;; The life of a server: make, start, run, stop, free.
 (library (netserver server)
   (export
-    make-server server-start! server-stop! server-request-stop! server-wait server-run-once!
-    server-poll-fd server-free! server-stopped? server-state server-port server-shutdown-port
+    make-server server-start! server-quiesce! server-stop! server-request-stop! server-wait
+    server-run-once! server-poll-fd server-free! server-stopped? server-state server-port server-shutdown-port
     server-address server-service-address server-add-service! server-reload-tls!
     netserver-fork)
   (import (chezscheme) (netserver callbacks) (netserver condition) (netserver config)
@@ -174,6 +174,13 @@
     (unless (eqv? (getpid) (server-process server))
       (raise (make-netserver-error who 'state "the server belongs to another process"))))
 
+  ;; Returns when the server accepts no more; in a callback immediately. It serves on what it has,
+  ;; until the stop.
+  (define (server-quiesce! server)
+    (check-process 'server-quiesce! server)
+    (server-call server-quiesce! ns_server_quiesce server)
+    (void))
+
   ;; Returns when the server has stopped; in a callback immediately. `:within`: how many
   ;; milliseconds handlers and queued bytes have, instead of the setting :drain-timeout. The stop
   ;; hook of (net server) gets the other keywords.
@@ -240,7 +247,7 @@
 
   (define (server-state server)
     (unless-freed server (pointer) 'stopped
-      (vector-ref '#(new starting running stopping stopped) (ns_server_state pointer))))
+      (state->symbol (ns_server_state pointer))))
 
   (define (server-port server)
     (unless-freed server (pointer) 0 (ns_server_port pointer)))

@@ -10,8 +10,6 @@
     '(uptime accepted attached adopted refused open waiting detached drained cut bytes-in
       bytes-out handler-errors accept-errors handshakes handshake-failures))
   (define reasons 32)
-  (define states '#(new starting running stopping stopped))
-
   (define (numbers buffer names start width)
     (map (lambda (name i)
            (cons name
@@ -32,7 +30,7 @@
       (append
         (map (lambda (entry)
                (case (car entry)
-                 [(state) (cons 'state (vector-ref states (cdr entry)))]
+                 [(state) (cons 'state (state->symbol (cdr entry)))]
                  [(non-blocking?) (cons 'non-blocking? (eqv? (cdr entry) 1))]
                  [else entry]))
              (numbers buffer small 0 4))

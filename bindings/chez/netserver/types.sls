@@ -5,7 +5,7 @@
     server-handler server-waits? server-context
     server-process server-hooks server-options server-options-set!
     make-server-hooks server-hooks? hooks-start hooks-stop
-    server-live-pointer
+    server-live-pointer state->symbol
     socket? make-socket-record socket-pointer socket-pointer-set! socket-thread
     socket-thread-set! socket-waits? socket-waits?-set!
     socket-data socket-data-set! socket-live-pointer)
@@ -39,6 +39,9 @@
       (mutable data))    ; the program's own
     (nongenerative)
     (opaque #t))
+
+  (define (state->symbol state)
+    (vector-ref '#(new starting running stopping stopped quiescing) state))
 
   (define (server-live-pointer who server)
     (let ([pointer (server-pointer server)])

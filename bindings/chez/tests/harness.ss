@@ -99,6 +99,14 @@
            (loop)]
           [else (fail-test "nothing came")])))))
 
+;; Scheme cannot collect while another thread is in it: one that leaves its last callback.
+(define (collect-all)
+  (wait-until "no other thread is in Scheme"
+    (lambda ()
+      (guard (failure [#t #f])
+        (collect (collect-maximum-generation))
+        #t))))
+
 ;; Calls `thunk` in a thread of its own. Returns a procedure that waits for its result.
 (define (in-thread thunk)
   (let ([result (make-mailbox)])

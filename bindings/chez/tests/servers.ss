@@ -282,7 +282,7 @@
     (let ([server (make-server "127.0.0.1:0" echo)])
       (server-start! server :background #t)
       (server-stop! server)))
-  (collect (collect-maximum-generation))
+  (collect-all)
   (server-free! (make-server "127.0.0.1:0" echo)))
 
 (test "a running server that nothing refers to goes on"
@@ -297,12 +297,24 @@
               (server-start! server :background #t)
               (server-port server)))]
          [port (start)])
-    (collect (collect-maximum-generation))
+    (collect-all)
     (server-free! (make-server "127.0.0.1:0" echo)) ; frees those that nothing refers to
     (call-with-client port (lambda (client) (check-equal "on" (ask client "on"))))
     (check (take! stopped)))
-  (collect (collect-maximum-generation))
+  (collect-all)
   (server-free! (make-server "127.0.0.1:0" echo)))
+
+(test "a server that quiesces serves on and accepts no more"
+  (call-with-server (make-server "127.0.0.1:0" echo)
+    (lambda (server port)
+      (call-with-client port
+        (lambda (client)
+          (check-equal "before" (ask client "before"))
+          (server-quiesce! server)
+          (check-equal 'quiescing (server-state server))
+          (check-equal 'quiescing (cdr (assq 'state (server-stats server))))
+          (check (not (server-stopped? server)))
+          (check-equal "after" (ask client "after")))))))
 
 (test "a forked child gets an error"
   (call-with-server (make-server "127.0.0.1:0" echo)

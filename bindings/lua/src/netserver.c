@@ -270,6 +270,12 @@ static int server_stop(lua_State *L) {
     return 0;
 }
 
+/* server:quiesce(): it accepts no more, and serves on until a stop. */
+static int server_quiesce(lua_State *L) {
+    netserver_check(L, ns_server_request_quiesce(to_server(L)->server));
+    return 0;
+}
+
 static void forget_signals(const ns_server *server) {
     if (stopped_by_signals != server)
         return;
@@ -448,7 +454,7 @@ static const luaL_Reg methods[] = {
     {"address", server_address}, {"stop_on_signals", server_stop_on_signals},
     {"port", server_port},       {"report", server_report},
     {"metrics", server_metrics}, {"send", server_send},
-    {"broadcast", server_broadcast},
+    {"quiesce", server_quiesce}, {"broadcast", server_broadcast},
     {"after", server_after},     {"every", server_every},
     {"cancel", server_cancel},   {"post", server_post},
     {"watch", server_watch},     {"unwatch", server_unwatch},

@@ -125,6 +125,18 @@ test("an interrupt of a function whose failures nobody is told leaves run, too",
     server:close(0)
 end)
 
+test("a server that quiesces serves on and accepts no more", function()
+    local server = netserver.server("127.0.0.1:0", handler)
+    equal(failure_of(server.quiesce, server).name, "NS_ERR_STATE")
+    server:start()
+    local port = server:port()
+    server:quiesce()
+    equal(server:run_once(0), true)
+    equal(os.execute("nc -z 127.0.0.1 " .. port .. " 2>/dev/null"), nil)
+    equal(server:run_once(0), true)
+    server:close(0)
+end)
+
 test("a socket after its end", function()
     local running, client
     local seen = {}
