@@ -4,7 +4,7 @@
  *
  * Try `mosquitto_sub -p 5000 -q 1 -t 'a/#'` and `mosquitto_pub -p 5000 -q 1 -t a/b -m hello`.
  * SIGINT and SIGTERM end it. It has wills and the qualities of service (QoS) 0 and 1, but neither
- * QoS 2 nor retained messages, and a session ends with its connection.
+ * QoS 2 nor retained messages, no packet longer than 64 KiB, and a session ends with its connection.
  *
  * One loop serves all clients, so the data needs no lock. The connection's timer bounds the time to
  * the first packet, then the time between packets: if it fires, the library closes the connection,

@@ -6,7 +6,8 @@
  * GET, SET, DEL. SIGINT and SIGTERM end it.
  *
  * One loop serves all clients, so the data needs no lock. Clients send requests without waiting for
- * the replies; each reply is a send, and the library gathers what a call sends. If a client does
+ * the replies; each reply is a send, and the library gathers what a call sends. A request has at
+ * most 1 MiB: a longer one is an error, and ends the connection. If a client does
  * not read its replies, its requests wait until it does: see on_drain.
  * https://redis.io/docs/latest/develop/reference/protocol-spec/
  */
