@@ -57,6 +57,9 @@ type Config struct {
 	LowWaterMark int
 	// SendLimit is the number of bytes that may be queued; default 16 MiB.
 	SendLimit int
+	// SendLimitTotal is the number of bytes that may be queued for all connections
+	// together, an equal part of it in each loop; default no bound.
+	SendLimitTotal int
 
 	// ShutdownPort is a service, on loopback unless it names a host, on which a
 	// connection stops the server. OnShutdown, if set, gets what the peer sends, and
@@ -165,6 +168,7 @@ func (c *Config) settings(index, loops int) *C.ns_config {
 	duration(func(v C.uint32_t) { C.ns_config_set_drain_timeout_ms(config, v) }, c.DrainTimeout)
 	duration(func(v C.uint32_t) { C.ns_config_set_keep_alive_ms(config, v) }, c.KeepAlive)
 	size(func(v C.size_t) { C.ns_config_set_send_limit(config, v) }, c.SendLimit)
+	size(func(v C.size_t) { C.ns_config_set_send_limit_total(config, v) }, share(c.SendLimitTotal, index, loops))
 	size(func(v C.size_t) { C.ns_config_set_high_water_mark(config, v) }, c.HighWaterMark)
 	size(func(v C.size_t) { C.ns_config_set_low_water_mark(config, v) }, c.LowWaterMark)
 	if c.TLS != nil {

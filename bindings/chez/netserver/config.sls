@@ -40,6 +40,7 @@
       (:high-water-mark "high_water_mark" size_t)
       (:low-water-mark "low_water_mark" size_t)
       (:send-limit "send_limit" size_t)
+      (:send-limit-total "send_limit_total" size_t)
       (:shutdown-port "shutdown_port" string)))
 
   ;; What Scheme alone knows: procedures, #f where there is none, and the TLS object.

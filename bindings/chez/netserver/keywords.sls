@@ -6,7 +6,8 @@
     :thread-name :stack-size :unix-mode :max-connections :max-per-address :accept-rate-per-address
     :accept-burst-per-address :ipv4-prefix :ipv6-prefix :backlog :handshake-timeout
     :max-handshakes :idle-timeout :io-timeout :write-timeout :linger-timeout :drain-timeout
-    :keep-alive :no-delay? :high-water-mark :low-water-mark :send-limit :shutdown-port :tls
+    :keep-alive :no-delay? :high-water-mark :low-water-mark :send-limit :send-limit-total
+    :shutdown-port :tls
     :exception-handler :shutdown-handler :on-start :on-stop :on-thread-start :on-thread-stop
     :on-open :on-close :on-drain :on-timeout :on-wake
     :secure? :certificates :private-key
@@ -24,7 +25,8 @@
     :thread-name :stack-size :unix-mode :max-connections :max-per-address :accept-rate-per-address
     :accept-burst-per-address :ipv4-prefix :ipv6-prefix :backlog :handshake-timeout
     :max-handshakes :idle-timeout :io-timeout :write-timeout :linger-timeout :drain-timeout
-    :keep-alive :no-delay? :high-water-mark :low-water-mark :send-limit :shutdown-port :tls
+    :keep-alive :no-delay? :high-water-mark :low-water-mark :send-limit :send-limit-total
+    :shutdown-port :tls
     :exception-handler :shutdown-handler :on-start :on-stop :on-thread-start :on-thread-stop
     :on-open :on-close :on-drain :on-timeout :on-wake
     :secure? :certificates :private-key

@@ -57,6 +57,7 @@ static const struct {
     {"high_water_mark", ns_config_set_high_water_mark},
     {"low_water_mark", ns_config_set_low_water_mark},
     {"send_limit", ns_config_set_send_limit},
+    {"send_limit_total", ns_config_set_send_limit_total},
 };
 
 static const struct {

@@ -34,6 +34,7 @@ static const struct setting {
     {"highWaterMark", SIZE, NULL, NULL, ns_config_set_high_water_mark},
     {"lowWaterMark", SIZE, NULL, NULL, ns_config_set_low_water_mark},
     {"sendLimit", SIZE, NULL, NULL, ns_config_set_send_limit},
+    {"sendLimitTotal", SIZE, NULL, NULL, ns_config_set_send_limit_total},
 };
 
 static bool apply(ns_config *config, const struct setting *setting, double value) {

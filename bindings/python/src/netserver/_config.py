@@ -61,6 +61,7 @@ class Config:
     high_water_mark: Optional[int] = None  #: Above so many queued bytes no input is read [256 KiB].
     low_water_mark: Optional[int] = None  #: `on_drain` reports a queue as short as this [0].
     send_limit: Optional[int] = None  #: The most bytes that may be queued [16 MiB].
+    send_limit_total: Optional[int] = None  #: The same for all connections together [0: no bound].
 
 
 def apply(config: Config, pointer: Any) -> None:

@@ -6,7 +6,7 @@ module Netserver
     TIMES = %i[handshake_timeout idle_timeout write_timeout linger_timeout drain_timeout keep_alive].freeze
     COUNTS = %i[max_connections max_per_address accept_rate_per_address accept_burst_per_address ipv4_prefix
                 ipv6_prefix backlog max_handshakes unix_mode].freeze
-    SIZES = %i[high_water_mark low_water_mark send_limit].freeze
+    SIZES = %i[high_water_mark low_water_mark send_limit send_limit_total].freeze
     FLAGS = %i[use_ipv6 reuse_port no_delay].freeze
 
     TIMES.each { |name| Library.attach_function(:"ns_config_set_#{name}_ms", %i[object uint32], :status) }
