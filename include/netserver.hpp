@@ -28,8 +28,8 @@
  * connection that is gone is no exception. What a callback throws never passes through C. It
  * reaches the exception handler, where `error::cause` is the same std::exception_ptr; from on_start
  * and on_thread_start it reaches the caller of `start`. What nobody takes, and what a callback
- * throws that cannot fail (on_close, on_stop, on_thread_stop, the exception handler, the shutdown
- * handler), goes to the function of `set_uncaught_handler`, which prints it on stderr by default.
+ * throws that cannot fail (on_close, on_stop, on_quiesce, on_thread_stop, the exception handler, the
+ * shutdown handler), goes to the function of `set_uncaught_handler`, which prints it on stderr by default.
  * An `error` of a client that went away (NS_ERR_RESET, _TRUNCATED, _CLOSED, _TIMEOUT) is left out.
  *
  * OWNERSHIP. `server`, `config`, `tls` and `owned_socket` own what they name and can only be moved.
@@ -690,6 +690,23 @@ public:
         return has_ended(ns_server_wait(server_, time.count() < 0 ? 0 : time.count()));
     }
     bool is_stopped() const noexcept { return ns_server_is_stopped(server_) != 0; }
+    /// Accepts no more, and serves on until a stop. Returns false where a callback does not return.
+    bool quiesce() const { return has_ended(ns_server_quiesce(server_)); }
+    /// Also in a signal handler.
+    ns_status request_quiesce() const noexcept { return ns_server_request_quiesce(server_); }
+    void wait_idle() const { detail::check(ns_server_wait_idle(server_, -1)); }
+    /// Returns whether no connection is left.
+    bool wait_idle_for(milliseconds time) const {
+        return has_ended(ns_server_wait_idle(server_, time.count() < 0 ? 0 : time.count()));
+    }
+    /// Returns whether the server accepts.
+    bool is_ready() const noexcept { return ns_server_is_ready(server_) != 0; }
+    /// Lends a listening descriptor, until a quiesce or a stop: for a successor.
+    int listener_fd(uint32_t number = 0) const {
+        const int32_t fd = ns_server_listener_fd(server_, number);
+        detail::check(fd < 0 ? fd : NS_OK);
+        return fd;
+    }
     /// An NS_STATE_....
     int32_t state() const noexcept { return ns_server_state(server_); }
 
@@ -982,6 +999,7 @@ public:
     NETSERVER_FLAG(non_blocking)
     NETSERVER_FLAG(use_ipv6)
     NETSERVER_FLAG(reuse_port)
+    NETSERVER_FLAG(lend_listeners)
     NETSERVER_SETTING(stack_size, std::size_t)
     NETSERVER_SETTING(unix_mode, uint32_t)
     NETSERVER_SETTING(max_connections, uint32_t)
@@ -1006,6 +1024,7 @@ public:
     NETSERVER_SETTING(high_water_mark, std::size_t)
     NETSERVER_SETTING(low_water_mark, std::size_t)
     NETSERVER_SETTING(send_limit, std::size_t)
+    NETSERVER_SETTING(send_limit_total, std::size_t)
 #undef NETSERVER_SETTING
 #undef NETSERVER_FLAG
 #undef NETSERVER_TIME
@@ -1059,6 +1078,10 @@ public:
     /// f(server_ref).
     template <class F> config &on_stop(F &&f) {
         return keep<F>(ns_config_set_on_stop, of<F>::stop, f);
+    }
+    /// f(server_ref).
+    template <class F> config &on_quiesce(F &&f) {
+        return keep<F>(ns_config_set_on_quiesce, of<F>::stop, f);
     }
     /// f(server_ref, kind, number), with an NS_THREAD_....
     template <class F> config &on_thread_start(F &&f) {

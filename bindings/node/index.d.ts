@@ -136,6 +136,8 @@ export interface Settings {
   lowWaterMark?: number;
   /** Queued bytes that write() does not pass: it throws NS_ERR_BUFFER_FULL (16777216). */
   sendLimit?: number;
+  /** The same for all connections of the server together (0: no bound). */
+  sendLimitTotal?: number;
 }
 
 /** A connection of the shutdown port. */
@@ -312,7 +314,7 @@ export interface Watch extends Task {
 }
 
 export interface Stats {
-  state: 'new' | 'starting' | 'running' | 'stopping' | 'stopped';
+  state: 'new' | 'starting' | 'running' | 'quiescing' | 'stopping' | 'stopped';
   port: number;
   shutdownPort: number;
   uptime: number;
@@ -364,6 +366,8 @@ export declare class Server extends EventEmitter {
   listen(path: string, callback?: () => void): this;
   listen(options: ServerOptions, callback?: () => void): this;
   listen(callback?: () => void): this;
+  /** Accepts no more, and serves on until close(). Throws NS_ERR_STATE before listen(). */
+  quiesce(): this;
   /** Stops: connections end when what was written has left, after `drainTimeout` by a reset. */
   close(callback?: (error?: NetserverError) => void): this;
   /** Stops now: resets the connections. */

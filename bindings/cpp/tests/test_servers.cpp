@@ -104,6 +104,32 @@ TEST(both_modes_serve) {
     }
 }
 
+TEST(a_server_that_quiesces_serves_on) {
+    for (const bool non_blocking : {false, true}) {
+        std::atomic<int> quiesced{0};
+        netserver::server server("127.0.0.1:0", echo,
+                                 netserver::config()
+                                     .non_blocking(non_blocking)
+                                     .lend_listeners(true)
+                                     .on_quiesce([&] { quiesced++; }));
+        CHECK(!server.is_ready() && server.request_quiesce() == NS_ERR_STATE);
+        CHECK_FAILS(server.listener_fd(), NS_ERR_STATE);
+        server.start_background();
+        CHECK(server.is_ready() && server.listener_fd() >= 0);
+        CHECK_FAILS(server.listener_fd(1), NS_ERR_INVALID);
+        client peer(server.port());
+        CHECK(peer.ask("before") == "before");
+        CHECK(server.quiesce() && quiesced == 1);
+        CHECK(server.state() == NS_STATE_QUIESCING && !server.is_ready());
+        CHECK(peer.ask("after") == "after" && !server.wait_idle_for(1ms));
+        peer.shut();
+        CHECK(peer.sees_end());
+        server.wait_idle();
+        CHECK(server.request_quiesce() == NS_OK);
+        CHECK(server.stop());
+    }
+}
+
 TEST(a_hosted_server_runs_in_turns) {
     netserver::server server("127.0.0.1:0", echo, netserver::config().non_blocking(true));
     CHECK_FAILS(server.poll_fd(), NS_ERR_STATE);
@@ -177,6 +203,7 @@ TEST(callables_live_as_long_as_the_server) {
 TEST(settings_are_kept_and_checked) {
     netserver::config config;
     config.max_thread(3).retry_interval(2s).use_ipv6(true).send_limit(1 << 20).thread_name("cpp");
+    CHECK(config.send_limit_total(1 << 21).send_limit_total() == 1 << 21);
     CHECK(config.max_thread() == 3 && config.retry_interval() == 2s && config.use_ipv6());
     CHECK(config.send_limit() == 1 << 20 && config.thread_name() == "cpp");
     CHECK(!config.shutdown_port() && config.shutdown_port("0").shutdown_port() == "0");

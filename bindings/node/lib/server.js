@@ -161,6 +161,12 @@ class Server extends EventEmitter {
     return this._number !== -1 && !this._closed;
   }
 
+  // Accepts no more, and serves on what it has, until close().
+  quiesce() {
+    check(addon.serverRequestQuiesce(this._number));
+    return this;
+  }
+
   // Stops: no connection is accepted any more, what was written leaves, the connections end.
   // 'close' follows when all have ended; `drainTimeout` says when the rest is reset.
   close(callback) {

@@ -160,6 +160,14 @@ static napi_value server_request_stop(napi_env env, napi_callback_info info) {
     return int_value(env, server == NULL ? NS_ERR_STATE : ns_server_request_stop(server->ns));
 }
 
+static napi_value server_request_quiesce(napi_env env, napi_callback_info info) {
+    struct call call;
+    struct server *server;
+    begin(&call, env, info);
+    server = server_of(&call, 0);
+    return int_value(env, server == NULL ? NS_ERR_STATE : ns_server_request_quiesce(server->ns));
+}
+
 /* serverStopWithin(server, ms): in a turn, after the turn. */
 static napi_value server_stop_within(napi_env env, napi_callback_info info) {
     struct call call;
@@ -233,7 +241,8 @@ static napi_value server_reload_tls(napi_env env, napi_callback_info info) {
 }
 
 static napi_value server_stats(napi_env env, napi_callback_info info) {
-    static const char *const states[] = {"new", "starting", "running", "stopping", "stopped"};
+    static const char *const states[] = {"new",      "starting", "running",
+                                         "stopping", "stopped",  "quiescing"};
     struct call call;
     struct server *server;
     ns_stats stats;
@@ -249,7 +258,7 @@ static napi_value server_stats(napi_env env, napi_callback_info info) {
     ns_server_thread_stats(server->ns, 0, &loop, sizeof loop);
     napi_create_object(env, &object);
 #define COUNTER(name, value) set(env, object, name, number_value(env, (double)(value)))
-    set(env, object, "state", text_value(env, states[stats.state <= 4 ? stats.state : 4]));
+    set(env, object, "state", text_value(env, states[stats.state <= NS_STATE_QUIESCING ? stats.state : NS_STATE_STOPPED]));
     COUNTER("port", stats.port);
     COUNTER("shutdownPort", stats.shutdown_port);
     COUNTER("uptime", stats.uptime_ms);
@@ -316,6 +325,7 @@ bool define_server(napi_env env, napi_value exports, struct instance *instance) 
         {"serverStart", server_start},
         {"serverFree", server_free},
         {"serverRequestStop", server_request_stop},
+        {"serverRequestQuiesce", server_request_quiesce},
         {"serverStopWithin", server_stop_within},
         {"serverRef", server_ref},
         {"serverAddress", server_address},

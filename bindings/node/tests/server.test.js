@@ -180,6 +180,22 @@ check('a close listener may ask for the end, and listen again', async ({ serve }
   assert.equal(server.stats().state, 'running');
 });
 
+check('a server that quiesces serves on and accepts no more', async ({ serve }) => {
+  const server = await serve({}, echo);
+  const { port } = server.address();
+  const client = net.connect(port, '127.0.0.1');
+  await once(server, 'connection');
+  server.quiesce();
+  client.write('still here');
+  assert.equal(String((await once(client, 'data'))[0]), 'still here');
+  assert.equal(server.stats().state, 'quiescing');
+  const [error] = await once(net.connect(port, '127.0.0.1'), 'error');
+  assert.equal(error.code, 'ECONNREFUSED');
+  client.end();
+  const unused = createServer();
+  assert.throws(() => unused.quiesce(), { code: 'NS_ERR_STATE' });
+});
+
 check('the shutdown port stops it', async ({ serve }) => {
   const server = await serve({ shutdownPort: 0 }, echo);
   const client = net.connect(server.shutdownPort, '127.0.0.1');

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -38,6 +39,19 @@ def test_states() -> None:
     server.serve_forever()
     server.close()
     assert states == [State.NEW, State.STARTING, State.RUNNING, State.STOPPED]
+
+
+def test_quiesce() -> None:
+    for config in (HOSTED, BLOCKING):
+        server = Server(echo, "127.0.0.1:0", config)
+        with pytest.raises(netserver.StateError):
+            server.quiesce()
+        with server:
+            address = "127.0.0.1", server.port
+            server.quiesce()
+            assert server.state is State.QUIESCING and not server.is_stopped
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(address, 5)
 
 
 def test_a_stop_before_the_start() -> None:

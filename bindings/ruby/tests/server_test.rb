@@ -7,7 +7,7 @@ class ServerTest < NetserverTest
   TIMES = %i[handshake_timeout idle_timeout write_timeout linger_timeout drain_timeout keep_alive].freeze
   NUMBERS = { max_connections: 5, max_per_address: 4, accept_rate_per_address: 3, accept_burst_per_address: 2,
               ipv4_prefix: 24, ipv6_prefix: 48, backlog: 6, max_handshakes: 7, unix_mode: 0o600, high_water_mark: 5000,
-              low_water_mark: 300, send_limit: 9000 }.freeze
+              low_water_mark: 300, send_limit: 9000, send_limit_total: 90_000 }.freeze
   FLAGS = { use_ipv6: true, reuse_port: true, no_delay: false }.freeze
 
   # The getters of the C API say what a server was made with.
@@ -81,6 +81,19 @@ class ServerTest < NetserverTest
     server.start
     assert_equal :running, server.state
     server.close
+  end
+
+  def test_quiesce
+    server = Netserver::Server.new("127.0.0.1:0", &ECHO)
+    assert_raises(Netserver::StateError) { server.quiesce }
+    server.start
+    port = server.port
+    server.quiesce
+    assert_equal true, server.run_once(0)
+    assert_equal [:quiescing, false], [server.state, server.stopped?]
+    assert_raises(Errno::ECONNREFUSED) { TCPSocket.new("127.0.0.1", port) }
+    server.close
+    assert_equal :stopped, server.state
   end
 
   def test_states

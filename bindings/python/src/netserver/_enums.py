@@ -81,6 +81,7 @@ class State(enum.IntEnum):
     RUNNING = 2
     STOPPING = 3
     STOPPED = 4
+    QUIESCING = 5  #: It accepts no more and goes on to serve what it has.
 
 
 class ThreadKind(enum.IntEnum):

@@ -174,6 +174,12 @@ class Server(Handle):
         """Requests a stop and returns immediately: from any thread, callback or signal handler."""
         check(self._use(lib.ns_server_request_stop))
 
+    def quiesce(self) -> None:
+        """Stops accepting for good, and returns when it does; connections are served on, until `stop`.
+        In a callback it only requests that. `TimeoutError` if a handler does not return."""
+        self._take_over()
+        check(self._use(lib.ns_server_quiesce))
+
     def close(self) -> None:
         """Stops the server and frees it. Closing twice is harmless. `BusyError` in a callback,
         `TimeoutError` if a handler does not return: it may then be called again."""

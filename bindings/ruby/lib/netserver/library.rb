@@ -61,6 +61,7 @@ module Netserver
       [:ns_server_start, %i[object uint32 pointer], :status],
       [:ns_server_stop_within, %i[object int64], :status],
       [:ns_server_request_stop, [:object], :status],
+      [:ns_server_request_quiesce, [:object], :status],
       [:ns_server_poll_fd, [:object], :int32],
       [:ns_server_run_once, %i[object int64], :status],
       [:ns_server_free, [:object], :status],

@@ -20,7 +20,7 @@ module Netserver
     # The bytes that `recv` reads at most where it is not told otherwise.
     BUFFER_SIZE = 65_536
 
-    STATES = %i[new starting running stopping stopped].freeze
+    STATES = %i[new starting running stopping stopped quiescing].freeze
     HOSTED = 2 # NS_START_HOSTED
     private_constant :STATES, :HOSTED
 
@@ -127,6 +127,13 @@ module Netserver
       nil
     end
 
+    # Requests that the server accepts no more and serves on what it has, until a stop; and returns.
+    # On any thread, in any block, in a signal handler.
+    def quiesce
+      check(Library.ns_server_request_quiesce(@pointer))
+      nil
+    end
+
     # Stops the server, for so many seconds at most (nil: `drain_timeout`), and frees what it has.
     # Not in a block of the server, and not while another thread runs it.
     def close(within: nil)
@@ -137,9 +144,9 @@ module Netserver
       free
     end
 
-    # :new, :starting, :running, :stopping or :stopped.
+    # :new, :starting, :running, :quiescing, :stopping or :stopped.
     def state
-      return STATES.last if @pointer.zero? && @io
+      return :stopped if @pointer.zero? && @io
 
       STATES.fetch(Library.ns_server_state(@pointer))
     end
