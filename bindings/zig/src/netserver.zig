@@ -133,6 +133,12 @@ pub fn Server(comptime Program: type) type {
             }
         }
 
+        /// The server accepts no more, and serves on until a stop. In any thread, callback or signal
+        /// handler. `Error.State`: it was not started.
+        pub fn quiesce(server: Self) Error!void {
+            _ = try check(c.ns_server_request_quiesce(server.handle));
+        }
+
         /// In any thread, callback or signal handler.
         pub fn stop(server: Self) void {
             _ = c.ns_server_request_stop(server.handle);

@@ -24,7 +24,11 @@ test "run returns when the server has stopped, and fails before the start" {
     const server = try netserver.Server(Program).init("127.0.0.1:0", &program, config);
     defer server.deinit();
     try std.testing.expectError(error.State, server.run());
+    try std.testing.expectError(error.State, server.quiesce());
     try server.start();
+    try server.quiesce();
+    try std.testing.expectEqual(netserver.c.NS_OK, netserver.c.ns_server_run_once(server.handle, 0));
+    try std.testing.expectEqual(netserver.c.NS_STATE_QUIESCING, netserver.c.ns_server_state(server.handle));
     server.stop();
     try server.run();
 }
