@@ -1445,9 +1445,10 @@ int32_t ns_server_poll_fd(ns_server *server);
  * Runs one bounded turn of a hosted server. If there is nothing to do it waits for
  * that, `timeout_ms` milliseconds at most (-1: forever); a signal ends the wait.
  * The callbacks of a hosted server run only in this call, in `ns_server_stop`,
- * `ns_server_wait` and `ns_server_free`, on the calling thread, which is the
- * host's from then on: `ns_server_stop` and `ns_server_wait` on it run turns until
- * the server has stopped, and on another thread they wait for the host's turns.
+ * `ns_server_wait`, `ns_server_quiesce`, `ns_server_wait_idle` and
+ * `ns_server_free`, on the calling thread, which is the host's from then on: the
+ * first four run turns on it until what they wait for has come, and on another
+ * thread they wait for the host's turns.
  * `while (ns_server_run_once(server, -1) == 0) ;` serves until the stop.
  *
  * Returns: 0 when a turn was done or the time has passed; NS_ERR_STATE before the
@@ -1592,7 +1593,8 @@ ns_status ns_server_request_quiesce(ns_server *server);
 /**
  * Waits until no connection of the server is open or waiting, usually after
  * `ns_server_quiesce` and before `ns_server_stop`: a server that accepts may have
- * one again. In non-blocking mode a connection that lingers is open.
+ * one again. In non-blocking mode a connection that lingers is open. On a hosted
+ * server's own thread this call runs turns, on another one it waits for them.
  *
  * Returns: 0 when there is none, also before the start and after the stop;
  * NS_ERR_TIMEOUT after `timeout_ms` milliseconds (-1: wait forever);

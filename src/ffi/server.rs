@@ -298,9 +298,10 @@ pub unsafe extern "C" fn ns_server_poll_fd(server: *mut ns_server) -> i32 {
 /// Runs one bounded turn of a hosted server. If there is nothing to do it waits for
 /// that, `timeout_ms` milliseconds at most (-1: forever); a signal ends the wait.
 /// The callbacks of a hosted server run only in this call, in `ns_server_stop`,
-/// `ns_server_wait` and `ns_server_free`, on the calling thread, which is the
-/// host's from then on: `ns_server_stop` and `ns_server_wait` on it run turns until
-/// the server has stopped, and on another thread they wait for the host's turns.
+/// `ns_server_wait`, `ns_server_quiesce`, `ns_server_wait_idle` and
+/// `ns_server_free`, on the calling thread, which is the host's from then on: the
+/// first four run turns on it until what they wait for has come, and on another
+/// thread they wait for the host's turns.
 /// `while (ns_server_run_once(server, -1) == 0) ;` serves until the stop.
 ///
 /// Returns: 0 when a turn was done or the time has passed; NS_ERR_STATE before the
