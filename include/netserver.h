@@ -2894,7 +2894,8 @@ uint32_t ns_version_number(void);
 /**
  * Whether the library in use has a feature. The names are "blocking",
  * "non-blocking", "detach", "attach", "ipv6", "shutdown-port", "tls", "services",
- * "unix", "systemd", "hosted", "watch", "adopt", "logger", "metrics".
+ * "unix", "systemd", "hosted", "watch", "adopt", "logger", "metrics", "limits",
+ * "proxy", "quiesce", "ticket-keys".
  *
  * Returns: 1 or 0; 0 for NULL and for other names.
  * [any]

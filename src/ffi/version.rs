@@ -35,7 +35,8 @@ pub extern "C" fn ns_version_number() -> u32 {
 
 /// Whether the library in use has a feature. The names are "blocking",
 /// "non-blocking", "detach", "attach", "ipv6", "shutdown-port", "tls", "services",
-/// "unix", "systemd", "hosted", "watch", "adopt", "logger", "metrics".
+/// "unix", "systemd", "hosted", "watch", "adopt", "logger", "metrics", "limits",
+/// "proxy", "quiesce", "ticket-keys".
 ///
 /// Returns: 1 or 0; 0 for NULL and for other names.
 /// [any]
@@ -57,6 +58,10 @@ pub unsafe extern "C" fn ns_has_feature(name: *const c_char) -> i32 {
         "adopt",
         "logger",
         "metrics",
+        "limits",
+        "proxy",
+        "quiesce",
+        "ticket-keys",
     ];
     let name = unsafe { text(name, "name") };
     guard(0, || name.is_ok_and(|name| FEATURES.contains(&name)).into())

@@ -22,6 +22,10 @@ static void version(void)
     CHECK_IS(ns_has_feature("unix"), 1);
     CHECK_IS(ns_has_feature("systemd"), 1);
     CHECK_IS(ns_has_feature("logger"), 1);
+    CHECK_IS(ns_has_feature("limits"), 1);
+    CHECK_IS(ns_has_feature("proxy"), 1);
+    CHECK_IS(ns_has_feature("quiesce"), 1);
+    CHECK_IS(ns_has_feature("ticket-keys"), 1);
     CHECK_IS(ns_has_feature("nonsense"), 0);
     CHECK_IS(ns_has_feature(BAD_UTF8), 0);
     CHECK_IS(ns_has_feature(NULL), 0);
