@@ -124,7 +124,7 @@ impl Server {
     pub(crate) fn end_quiesce(&self) {
         self.log().event(LogLevel::Info, || {
             let stats = self.stats();
-            format!("accepts no more: {} connections open, {} waiting", stats.open, stats.waiting)
+            format!("accepts no more: open {}, waiting {}", stats.open, stats.waiting)
         });
         let view = self.view();
         let _ = callback::call_hook(|| view.handler().on_quiesce(&view));

@@ -14,7 +14,7 @@ use super::threads::{StartReport, ThreadKind};
 use super::{Engine, Running, Server};
 use crate::blocking::Pool;
 use crate::callback::{self, CallbackScope};
-use crate::error::{Error, Status};
+use crate::error::{CloseReason, Error, Status};
 use crate::event::{Loop, LoopGroup};
 use crate::listener::{self, Listener};
 use crate::logger::LogLevel;
@@ -229,13 +229,18 @@ impl Server {
         self.log().flush();
         self.log().event(LogLevel::Info, || {
             let stats = self.stats();
+            let closed = |reason: CloseReason| stats.closed[reason as usize];
             format!(
-                "stopped after {}.{:03} s: accepted {}, refused {}, drained {}, cut {}, \
+                "stopped after {}.{:03} s: accepted {}, refused {}, beyond limits {}, \
+                 refused PROXY headers {}, failed handshakes {}, drained {}, cut {}, \
                  handler errors {}, accept errors {}",
                 stats.uptime.as_secs(),
                 stats.uptime.subsec_millis(),
                 stats.accepted,
                 stats.refused,
+                closed(CloseReason::Limit),
+                closed(CloseReason::Proxy),
+                stats.handshake_failures,
                 stats.drained,
                 stats.cut,
                 stats.handler_errors,

@@ -266,13 +266,15 @@ fn connections_of_the_program_have_no_header() {
 }
 
 /// PP5, LG2, LG3: A refused header has a line in the log, with the proxy's address; of many there is
-/// one a second with their number.
+/// one a second with their number, and the line of the stop has it too.
 #[test]
 fn a_refused_header_is_logged() {
     isolated(|| {
         for config in both_modes() {
-            let (logger, lines) = logging(LogLevel::Warn);
+            let (logger, lines) = logging(LogLevel::Info);
             let server = start(behind_a_proxy(config).logger(logger), Hooks::new(echo));
+            let of_the_start = [lines.next().text, lines.next().text];
+            assert!(of_the_start[1].starts_with("started with "), "{of_the_start:?}");
             let mut first = Client::set_up(crate::api::plain_stream(bare(server.port()))).unwrap();
             first.send("GET / HTTP/1.1");
             let line = lines.next();
@@ -289,6 +291,8 @@ fn a_refused_header_is_logged() {
                 rest.iter().any(|line| line.text.contains("refused PROXY headers")),
                 "{rest:?}"
             );
+            let last = &rest.last().expect("the line of the stop").text;
+            assert!(last.contains(", beyond limits 0, refused PROXY headers 21, "), "{last}");
         }
     });
 }
