@@ -295,6 +295,10 @@ impl Pool {
         conn.begin(id, accepted);
         let stop_until = Deadline::from_bits(self.reject_until.load(Ordering::SeqCst));
         let until = stop_until.min(Deadline::after_ms(REJECTION_MS));
+        if conn.origin.awaits_proxy() {
+            // What comes first is for no handler, and the source may not be trusted.
+            conn.refuse_proxy();
+        }
         conn.own_deadline = until;
         if conn.origin.has_tls() {
             // Nothing may leave unencrypted, and there is no TLS session.

@@ -4,7 +4,7 @@ use super::adopt::{adopted, tcp_pair};
 use super::logger::logging;
 use crate::api::{CloseReason, Config, Hooks, LogLevel, ProxyProtocol, Server, Status};
 use crate::support::*;
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
 use std::time::Duration;
 
 const ONE: &[u8] = b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\n";
@@ -227,6 +227,37 @@ fn a_silent_peer_frees_its_worker() {
         let _silent: Vec<_> = (0..3).map(|_| bare(server.port())).collect();
         Client::announced(&server, ONE).echo("served");
         assert_eq!(server.stats().closed[CloseReason::Proxy as usize], 3);
+    });
+}
+
+/// PP5, PP9: One that finds no worker is refused as others are, but before its header not a byte of
+/// it is read, and none is sent.
+#[test]
+fn no_worker_before_the_header() {
+    isolated(|| {
+        let (gate, (log, errors)) = (Gate::new(), events());
+        let hooks = answer_behind(&gate).on_exception(move |_, socket, error| {
+            let socket = socket.expect("a socket");
+            log.add((
+                error.status(),
+                status(socket.send(b"busy")),
+                status(socket.recv(&mut [0; 9])),
+            ));
+            Ok(())
+        });
+        let server = start(behind_a_proxy(blocking(2)).max_retry(0), hooks);
+        let served = [(); 2].map(|()| Client::announced(&server, ONE).settled());
+        gate.reached_by(2);
+        let mut tcp = bare(server.port());
+        tcp.write_all(ONE).unwrap();
+        assert_eq!(errors.next(), (Status::Rejected, Status::Closed, Status::Closed));
+        tcp.set_read_timeout(Some(SOON)).unwrap();
+        let read = tcp.read(&mut [0; 9]).map_err(|error| error.kind());
+        assert!(read == Ok(0) || read == Err(ErrorKind::ConnectionReset), "{read:?}");
+        eventually("it is counted", || server.stats().refused == 1);
+        gate.open();
+        drop(served);
+        wait_idle(&server);
     });
 }
 
