@@ -19,6 +19,7 @@ impl Pool {
         server: &Server,
         mut accepted: Accepted,
     ) -> Result<Accepted, AcceptError> {
+        server.settle_origin(&mut accepted);
         let Some(admission) = &self.admission else { return Ok(accepted) };
         let peer = accepted.peer;
         let Err(limit) = admission.admit(peer, &mut accepted.origin) else { return Ok(accepted) };
@@ -32,11 +33,11 @@ impl Pool {
         Err(AcceptError::Next)
     }
 
-    /// Judges the client of a connection whose PROXY header has come, or is not to
-    /// come, as [`Pool::admit`] does. Returns `false` where it is turned away.
-    pub(super) fn admit_client(&self, server: &Server, conn: &mut Conn, has_header: bool) -> bool {
+    /// Judges the client of a connection whose PROXY header has come, as
+    /// [`Pool::admit`] does. Returns `false` where it is turned away.
+    pub(super) fn admit_client(&self, server: &Server, conn: &mut Conn) -> bool {
         let Some(admission) = &self.admission else { return true };
-        let Err(limit) = conn.admit_client(admission, has_header) else { return true };
+        let Err(limit) = conn.admit_client(admission) else { return true };
         conn.mark_unopened();
         conn.abort();
         conn.reason = CloseReason::Limit;

@@ -9,7 +9,6 @@ use crate::callback;
 use crate::clock::Deadline;
 use crate::conn::Conn;
 use crate::error::{CloseReason, Error, Status};
-use crate::proxy::ProxyProtocol;
 use crate::server::Server;
 
 /// Takes the PROXY header and does the TLS handshake, if the service has them.
@@ -57,20 +56,13 @@ fn fail(server: &Server, conn: &mut Conn, error: Error, reason: CloseReason) {
 
 #[cold]
 fn take_proxy(pool: &Pool, server: &Server, conn: &mut Conn) -> bool {
-    let result = unless_ended(server, conn, |conn| match server.awaited_proxy(conn)? {
-        ProxyProtocol::Off => {
-            conn.origin = conn.origin.without_proxy();
-            Ok(false)
-        }
-        versions => {
-            let until = Deadline::after(server.config().proxy_timeout);
-            conn.wait_for_proxy(versions, until)?;
-            Ok(true)
-        }
+    let result = unless_ended(server, conn, |conn| {
+        let versions = server.awaited_proxy(conn)?;
+        conn.wait_for_proxy(versions, Deadline::after(server.config().proxy_timeout))
     });
     match result {
         None => false,
-        Some(Ok(has_header)) => pool.admit_client(server, conn, has_header),
+        Some(Ok(())) => pool.admit_client(server, conn),
         Some(Err(error)) => {
             // The peer gets no byte, and the exception handler waits for none.
             conn.refuse_proxy();

@@ -34,11 +34,10 @@ impl Conn {
         admission.leave(self.client(), &mut self.origin);
     }
 
-    /// Judges a connection by the address that its PROXY header has announced, or,
-    /// without a header, by its own. The connections of a trusted proxy itself have
-    /// no limits.
-    pub fn admit_client(&mut self, admission: &Admission, has_header: bool) -> Result<(), Limit> {
-        if has_header && self.announced().is_none() {
+    /// Judges a connection by the address that its PROXY header has announced. The
+    /// connections of a trusted proxy itself have no limits.
+    pub fn admit_client(&mut self, admission: &Admission) -> Result<(), Limit> {
+        if self.announced().is_none() {
             return Ok(());
         }
         admission.admit(self.client(), &mut self.origin)

@@ -244,6 +244,7 @@ impl Loop {
     /// Gives a new connection to the loop with the fewest connections, if the
     /// limits of its address let it in.
     fn begin(&mut self, mut accepted: Accepted) {
+        self.driver.server.settle_origin(&mut accepted);
         let admission = self.driver.loops.admission.clone();
         if let Some(admission) = &admission {
             if let Err(limit) = admission.admit(accepted.peer, &mut accepted.origin) {

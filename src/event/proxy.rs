@@ -8,19 +8,12 @@ use crate::callback;
 use crate::clock::Deadline;
 use crate::conn::{Conn, Phase};
 use crate::error::{CloseReason, Error};
-use crate::proxy::ProxyProtocol;
 
 impl Driver {
     /// A new connection of a service with the PROXY protocol.
     #[cold]
     pub fn expect_proxy(&mut self, conn: &mut Conn) {
         match self.server.awaited_proxy(conn) {
-            Ok(ProxyProtocol::Off) => {
-                conn.origin = conn.origin.without_proxy();
-                if self.admit(conn, false) {
-                    self.on_opened(conn);
-                }
-            }
             Ok(_) => {
                 conn.expect_proxy(Deadline::after(self.server.config().proxy_timeout));
                 self.schedule.arm(conn);
@@ -35,7 +28,7 @@ impl Driver {
             Ok(false) => {}
             Ok(true) => {
                 conn.end_proxy();
-                if self.admit(conn, true) {
+                if self.admit(conn) {
                     self.on_opened(conn);
                 }
                 if conn.phase() == Phase::Hello {
@@ -49,9 +42,9 @@ impl Driver {
 
     /// Judges the client by the limits of its address. Returns `false` where that
     /// turned it away.
-    fn admit(&mut self, conn: &mut Conn, has_header: bool) -> bool {
+    fn admit(&mut self, conn: &mut Conn) -> bool {
         let Some(admission) = self.loops.admission.clone() else { return true };
-        let Err(limit) = conn.admit_client(&admission, has_header) else { return true };
+        let Err(limit) = conn.admit_client(&admission) else { return true };
         let client = conn.client();
         conn.mark_unopened();
         conn.abort();

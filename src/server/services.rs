@@ -10,6 +10,7 @@ use crate::callback;
 use crate::config::Config;
 use crate::conn::Conn;
 use crate::error::{quoted, Error, Status};
+use crate::listener::Accepted;
 use crate::logger::LogLevel;
 use crate::proxy::ProxyProtocol;
 use crate::service::{Origin, Service, MAX_SERVICES};
@@ -122,17 +123,22 @@ impl Server {
         Ok(())
     }
 
-    /// Returns the versions of the header that a new connection must send;
-    /// [`ProxyProtocol::Off`] for an ordinary client. An error refuses the
-    /// connection.
+    /// Looks whether a new connection of a service with the PROXY protocol is an
+    /// ordinary client, which sends no header.
+    pub(crate) fn settle_origin(&self, accepted: &mut Accepted) {
+        let awaits = accepted.origin.awaits_proxy() && self.inner.config.proxy_others;
+        if awaits && !self.inner.trusted.has(accepted.peer) {
+            accepted.origin = accepted.origin.without_proxy();
+        }
+    }
+
+    /// Returns the versions of the header that a new connection must send. An error
+    /// refuses the connection.
     pub(crate) fn awaited_proxy(&self, conn: &Conn) -> Result<ProxyProtocol, Error> {
-        if self.inner.trusted.has(conn.transport_peer()) {
-            return Ok(self.proxy_of(conn.origin));
+        match self.inner.trusted.has(conn.transport_peer()) {
+            true => Ok(self.proxy_of(conn.origin)),
+            false => Err(Error::new(Status::Proxy, "the source is no trusted proxy")),
         }
-        if self.inner.config.proxy_others {
-            return Ok(ProxyProtocol::Off);
-        }
-        Err(Error::new(Status::Proxy, "the source is no trusted proxy"))
     }
 
     /// Returns the versions of the PROXY protocol that a service accepts.

@@ -213,6 +213,29 @@ fn others_are_ordinary_clients() {
     });
 }
 
+/// PP1, PP10, PA3: Such a client has the limits of an address as others have, also while it waits
+/// for a worker.
+#[test]
+fn others_have_limits_while_they_wait() {
+    isolated(|| {
+        let gate = Gate::new();
+        let config = blocking(2).max_per_address(3).max_retry(1).retry_interval(SOON);
+        let config = config.proxy_protocol(ProxyProtocol::Both).add_trusted_proxy("192.0.2.0/24");
+        let server = start(config.proxy_others(true), answer_behind(&gate));
+        let served = [(); 2].map(|()| Client::connect(&server).settled());
+        gate.reached_by(2);
+        let waiting = bare(server.port());
+        eventually("it waits", || server.stats().waiting == 1);
+        let refused = bare(server.port());
+        let limited = || server.stats().closed[CloseReason::Limit as usize];
+        eventually("it is refused", || limited() == 1);
+        assert_eq!(server.stats().waiting, 1);
+        gate.open();
+        drop((served, waiting, refused));
+        wait_idle(&server);
+    });
+}
+
 /// PP1, PP2: The peers of a unix socket are trusted as "unix".
 #[test]
 fn a_proxy_on_a_unix_socket() {
