@@ -180,9 +180,10 @@ pub struct Config {
     ///
     /// In a callback of its connection, and without TLS also by id in others of
     /// its loop, up to 64 KiB for a connection that has nothing queued are sent
-    /// at any total, if the kernel takes bytes at that moment: so a peer that reads is served although others do not. What the
-    /// kernel leaves of them is queued, beyond the bound; a large message of
-    /// each loop and an attached queue may pass it too.
+    /// at any total, if the kernel takes bytes at that moment: so a peer that
+    /// reads is served although others do not. What the kernel leaves of them is
+    /// queued, beyond the bound; a large message of each loop and an attached
+    /// queue may pass it too.
     ///
     /// After a refusal [`on_drain`](crate::Handler::on_drain) tells when the
     /// connection's own queue has left; where it has none, try again after a
