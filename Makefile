@@ -275,7 +275,7 @@ bench-bindings: build ## measure the bindings beside the usual servers of their 
 
 campaigns: $(CAMPAIGNS:%=campaign-%) ## run the long load and fault campaigns, some minutes
 
-$(CAMPAIGNS:%=campaign-%): campaign-%: $(CAMPAIGN_SERVER)
+$(CAMPAIGNS:%=campaign-%): campaign-%: $(CAMPAIGN_SERVER) $(TARGET)/examples-c/handover
 	$(PYTHON) tests/campaigns/$*.py
 
 # -- install ----------------------------------------------------------------------------------

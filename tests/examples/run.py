@@ -663,6 +663,24 @@ def make_without_cargo():
             contains(first, why)
 
 
+# -- handover ---------------------------------------------------------------------------------
+
+
+def handover(*options):
+    line = r"process (\d+) listening on \S*:(\d+)"
+    with Program([c("handover"), *options, "127.0.0.1:0"]) as server:
+        pid, port = map(int, server.expect(line).groups())
+        former = connect(port)
+        former.sendall(b"before")
+        equal(former.recv(6, socket.MSG_WAITALL), b"before")
+        os.kill(pid, signal.SIGHUP)
+        successor = int(server.expect(line)[1])
+        equal(exchange(connect(port), MEGABYTE), MEGABYTE)
+        equal(exchange(former, MEGABYTE), MEGABYTE)
+        os.kill(successor, signal.SIGTERM)
+        server.finish()
+
+
 def checks():
     twins = [("C", c)] + ([("Rust", rust)] if harness.under == "native" else [])
     modes = [("blocking", []), ("non-blocking", ["-n"])]
@@ -713,6 +731,8 @@ def checks():
     all_checks.extend(store.CHECKS)
     all_checks.extend(files.checks(pair, certificate))
     all_checks.extend(broker.CHECKS)
+    add("handover", handover)
+    add("handover -n", handover, "-n")
     if harness.under == "native":
         add("relay before HTTP", relay_http)
     if harness.under == "native":
