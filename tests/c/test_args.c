@@ -282,6 +282,11 @@ static void null_server(void)
     CHECK_IS(ns_server_stop_within(NULL, 0), NS_ERR_INVALID);
     CHECK_IS(ns_server_request_stop(NULL), NS_ERR_INVALID);
     CHECK_IS(ns_server_wait(NULL, 0), NS_ERR_INVALID);
+    CHECK_IS(ns_server_quiesce(NULL), NS_ERR_INVALID);
+    CHECK_IS(ns_server_request_quiesce(NULL), NS_ERR_INVALID);
+    CHECK_IS(ns_server_wait_idle(NULL, 0), NS_ERR_INVALID);
+    CHECK_IS(ns_server_is_ready(NULL), 0);
+    CHECK_IS(ns_server_listener_fd(NULL, 0), NS_ERR_INVALID);
     CHECK_IS(ns_server_free(NULL), NS_OK);
     CHECK_IS(ns_server_is_stopped(NULL), 1);
     CHECK_IS(ns_server_state(NULL), NS_STATE_NEW);
@@ -312,12 +317,13 @@ static void null_callbacks(void)
     CHECK_IS(ns_config_set_exception_handler(NULL, NULL, NULL, drop), NS_ERR_INVALID);
     CHECK_IS(ns_config_set_on_start(NULL, NULL, NULL, drop), NS_ERR_INVALID);
     CHECK_IS(ns_config_set_on_stop(NULL, NULL, NULL, drop), NS_ERR_INVALID);
+    CHECK_IS(ns_config_set_on_quiesce(NULL, NULL, NULL, drop), NS_ERR_INVALID);
     CHECK_IS(ns_config_set_on_open(NULL, NULL, NULL, drop), NS_ERR_INVALID);
     CHECK_IS(ns_config_set_on_close(NULL, NULL, NULL, drop), NS_ERR_INVALID);
     CHECK_IS(ns_config_set_on_drain(NULL, NULL, NULL, drop), NS_ERR_INVALID);
     CHECK_IS(ns_config_set_on_timeout(NULL, NULL, NULL, drop), NS_ERR_INVALID);
     CHECK_IS(ns_config_set_on_wake(NULL, NULL, NULL, drop), NS_ERR_INVALID);
-    CHECK_IS(event_count(&dropped), before + 9);
+    CHECK_IS(event_count(&dropped), before + 10);
 }
 
 /* E5, E9: Every function of a socket takes NULL. */
@@ -501,6 +507,8 @@ static void nonsense_calls(void)
     CHECK_IS(ns_server_wait(server, -2), NS_ERR_INVALID);
     CHECK_IS(ns_server_wait(server, INT64_MIN), NS_ERR_INVALID);
     CHECK_IS(ns_server_wait(server, 0), NS_ERR_TIMEOUT);
+    CHECK_IS(ns_server_wait_idle(server, -2), NS_ERR_INVALID);
+    CHECK_IS(ns_server_wait_idle(server, INT64_MIN), NS_ERR_INVALID);
 
     CHECK_IS(ns_server_stats(server, NULL, sizeof stats), NS_ERR_INVALID);
     CHECK_IS(ns_server_stats(server, &stats, 0), NS_ERR_INVALID);

@@ -88,6 +88,7 @@ static void replaced_callbacks(void)
     REPLACE(ns_config_set_exception_handler, answer_error);
     REPLACE(ns_config_set_on_start, started);
     REPLACE(ns_config_set_on_stop, stopped);
+    REPLACE(ns_config_set_on_quiesce, stopped);
     REPLACE(ns_config_set_on_thread_start, thread_started);
     REPLACE(ns_config_set_on_thread_stop, thread_stopped);
     REPLACE(ns_config_set_on_open, answer);
