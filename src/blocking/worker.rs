@@ -50,7 +50,7 @@ impl Pool {
             }
         }
         // Also where a stop came before this thread: a quiesce may have queued.
-        self.reject_waiting(server, |_| true);
+        self.reject_waiting(server, |_, _| true);
         self.report_refusals(server, true);
     }
 
@@ -112,7 +112,7 @@ impl Pool {
                     }
                 }
             }
-            self.reject_waiting(server, |waiting| waiting.until.is_due());
+            self.reject_late(server);
         }
     }
 
@@ -263,11 +263,17 @@ impl Pool {
         }
     }
 
+    /// Rejects the connections that have waited too long while no seat is free.
+    /// A quiesce queues also where one is: who may not wait is served then.
+    fn reject_late(&self, server: &Server) {
+        self.reject_waiting(server, |state, head| state.free.is_empty() && head.until.is_due());
+    }
+
     /// Rejects connections from the head of the queue.
-    fn reject_waiting(&self, server: &Server, which: impl Fn(&Waiting) -> bool) {
+    fn reject_waiting(&self, server: &Server, which: impl Fn(&State, &Waiting) -> bool) {
         loop {
             let mut state = self.state();
-            if !state.queue.front().is_some_and(&which) {
+            if !state.queue.front().is_some_and(|head| which(&state, head)) {
                 return;
             }
             let Some(waiting) = state.queue.pop_front() else { return };

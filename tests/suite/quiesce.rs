@@ -157,6 +157,34 @@ fn amid_new_clients() {
     });
 }
 
+/// QU2: Nobody from the backlog is refused while a worker is free, also where clients may not wait.
+#[test]
+fn a_free_worker_serves_who_may_not_wait() {
+    isolated(|| {
+        for _ in 0..40 {
+            let server = start(blocking(64).max_retry(0), Hooks::new(echo));
+            thread::scope(|scope| {
+                for _ in 0..3 {
+                    scope.spawn(|| {
+                        // The last client may be reset, when the listener closes.
+                        while let Ok(mut client) = Client::try_to(address(&server)) {
+                            let _ = std::io::Write::write_all(&mut client.0, b"x");
+                            if std::io::Read::read_exact(&mut client.0, &mut [0]).is_err() {
+                                break;
+                            }
+                        }
+                    });
+                }
+                eventually("some came", || server.stats().accepted > 30);
+                within(SOON, || server.quiesce().unwrap());
+            });
+            within(SOON, || server.wait_idle(None).unwrap());
+            assert_eq!(server.stats().refused, 0);
+            server.stop().unwrap();
+        }
+    });
+}
+
 /// QU3: A TLS handshake in progress goes on, also one of a client from the backlog.
 #[test]
 fn handshakes_go_on() {
