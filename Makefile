@@ -295,14 +295,17 @@ FILL_IN = sed -e 's|@VERSION@|$(VERSION)|g' -e 's|@MAJOR@|$(firstword $(subst .,
 INSTALLED := libnetserver.so.$(VERSION)
 DEBUG_FILE := .debug/$(INSTALLED).debug
 
+# The library comes by a rename: strip and objcopy write into a file that a program may have mapped
+# otherwise.
 install: $(SO) $(ARCHIVE) $(NOTICES) ## install [PREFIX=/usr/local] [LIBDIR=…] [INCLUDEDIR=…] [MANDIR=…] [DOCDIR=…] [DESTDIR=]
 	$(INSTALL) -d $(addprefix $(DESTDIR),$(INCLUDEDIR) $(LIBDIR)/pkgconfig $(LIBDIR)/cmake/netserver $(LIBDIR)/.debug $(MANDIR)/man3 $(DOCDIR))
 	$(INSTALL) -m 644 $(HEADER) $(CXX_HEADER) $(DESTDIR)$(INCLUDEDIR)
 	$(OBJCOPY) --only-keep-debug $(SO) $(DESTDIR)$(LIBDIR)/$(DEBUG_FILE)
 	chmod 644 $(DESTDIR)$(LIBDIR)/$(DEBUG_FILE)
-	$(INSTALL) -m 755 $(SO) $(DESTDIR)$(LIBDIR)/$(INSTALLED)
-	$(STRIP) --strip-unneeded $(DESTDIR)$(LIBDIR)/$(INSTALLED)
-	cd $(DESTDIR)$(LIBDIR) && $(OBJCOPY) --remove-section=.gnu_debuglink --add-gnu-debuglink=$(DEBUG_FILE) $(INSTALLED)
+	$(INSTALL) -m 755 $(SO) $(DESTDIR)$(LIBDIR)/$(INSTALLED).new
+	$(STRIP) --strip-unneeded $(DESTDIR)$(LIBDIR)/$(INSTALLED).new
+	cd $(DESTDIR)$(LIBDIR) && $(OBJCOPY) --remove-section=.gnu_debuglink --add-gnu-debuglink=$(DEBUG_FILE) $(INSTALLED).new
+	mv -f $(DESTDIR)$(LIBDIR)/$(INSTALLED).new $(DESTDIR)$(LIBDIR)/$(INSTALLED)
 	ln -sf $(INSTALLED) $(DESTDIR)$(LIBDIR)/$(SONAME)
 	ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/libnetserver.so
 	$(INSTALL) -m 644 $(ARCHIVE) $(DESTDIR)$(LIBDIR)/libnetserver.a
