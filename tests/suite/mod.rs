@@ -39,6 +39,7 @@ mod per_address;
 mod proxy;
 mod proxy_refused;
 mod quiesce;
+mod quiesce_nearby;
 mod readiness;
 mod reasons;
 mod reference;
