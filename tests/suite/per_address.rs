@@ -77,6 +77,25 @@ fn obey(server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
     }
 }
 
+/// PA1, QU1: A quiesce serves on those of an address that is full, and then the server is idle.
+#[test]
+fn a_full_address_is_served_on_in_a_quiesce() {
+    isolated(|| {
+        for config in both_modes() {
+            let server = start(config.max_per_address(2), Hooks::new(echo));
+            let mut two = [(); 2].map(|()| client_of(&server, 1).settled());
+            expect_refused(&server, 1);
+            server.quiesce().unwrap();
+            two.iter_mut().for_each(|client| client.echo("still served"));
+            drop(two);
+            server.wait_idle(Some(SOON)).unwrap();
+            assert_eq!(limited(&server), 1);
+            server.stop().unwrap();
+            assert_settled(&server);
+        }
+    });
+}
+
 /// PA1, PA2: Beyond the limit an address is refused without a callback, and others are served.
 #[test]
 fn one_address_has_so_many() {
