@@ -22,6 +22,7 @@
 enum {
     AGENT = 1,           /* the number of that service */
     LINE = 1024,         /* the longest line in bytes */
+    TOPICS = 100,        /* the most SUBs of a client */
     WINDOW = 64,         /* a client with so many unanswered PUBs is not read */
     PAGE = 100,          /* entries that are asked for at a time to catch up */
     QUEUE = 64 * 1024,   /* no more are asked for while so many bytes wait for the client */
@@ -47,7 +48,7 @@ struct client {
     struct client *next, **place;
     struct subscription *subscriptions;
     ns_conn_id id;
-    int references, unanswered, has_ended;
+    int references, unanswered, has_ended, topics;
     size_t used; /* bytes of line that are filled */
     char line[LINE];
 };
@@ -68,7 +69,7 @@ static int parse_id(const char *text, struct id *id) {
     int length = 0;
     id->number = 0;
     return text[0] >= '0' && text[0] <= '9' &&
-           sscanf(text, "%llu%n-%llu%n", &id->ms, &length, &id->number, &length) >= 1 &&
+           sscanf(text, "%19llu%n-%19llu%n", &id->ms, &length, &id->number, &length) >= 1 &&
            text[length] == '\0';
 }
 
@@ -218,8 +219,7 @@ static void publish(struct client *client, const char *topic, const char *text) 
     if (commands.context != NULL &&
         redisAsyncCommand(commands.context, on_added, client, "XADD chat * topic %s text %s", topic,
                           text) == REDIS_OK) {
-        client->references++;
-        client->unanswered++;
+        client->references++, client->unanswered++;
     } else {
         say(client, "ERR Redis is away\n");
     }
@@ -227,8 +227,8 @@ static void publish(struct client *client, const char *topic, const char *text) 
 
 static void subscribe(struct client *client, const char *topic, const char *last_id) {
     struct subscription *to = (struct subscription *)calloc(1, sizeof *to + strlen(topic) + 1);
-    if (to == NULL || !parse_id(last_id, &to->seen)) {
-        say(client, "ERR %s\n", to == NULL ? "no memory" : "not an id");
+    if (to == NULL || client->topics++ >= TOPICS || !parse_id(last_id, &to->seen)) {
+        say(client, "ERR no memory, %d topics, or not an id\n", TOPICS);
         free(to);
         return;
     }

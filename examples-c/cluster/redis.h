@@ -30,10 +30,12 @@ static int32_t on_ready(ns_server *srv, uint64_t id, int32_t fd, uint32_t events
 }
 
 static void want(struct redis *redis, uint32_t events) {
-    if (events != 0 && redis->events == 0)
+    if (events != 0 && redis->events == 0) {
         redis->watch = ns_server_watch(server, 0, redis->context->c.fd, events, on_ready, redis,
                                        NULL, NULL);
-    else if (events == 0 && redis->events != 0)
+        if (redis->watch == 0)
+            return; /* the next command tries again */
+    } else if (events == 0 && redis->events != 0)
         ns_server_unwatch(server, redis->watch);
     else if (events != redis->events)
         ns_server_watch_change(server, redis->watch, events);
