@@ -51,7 +51,7 @@ fn versions_of(versions: i32) -> Result<ProxyProtocol, Error> {
 /// connections.
 ///
 /// Nothing is detected, as the protocol demands
-/// (https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt): a trusted source
+/// (<https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt>): a trusted source
 /// (`ns_config_add_trusted_proxy`) must send a header, before TLS and within
 /// `proxy_timeout`; any other source is refused, or let in without a look at its
 /// bytes (`ns_config_set_proxy_others`). Without a trusted source `ns_server_new`
