@@ -83,6 +83,8 @@ fn what_waits_is_the_successors() {
                 }
                 clock.at_once();
                 waiting.echo("the successor");
+                // The successor may have one worker.
+                drop(waiting);
                 Client::to(("127.0.0.1", port)).echo("again");
                 if quiesces {
                     inside.echo("still served");

@@ -165,7 +165,7 @@ fn without_descriptors(config: crate::api::Config) {
         let_pass(ms(50));
     }
     let spent = processor_time() - used;
-    assert!(spent < clock.elapsed() / 10, "{spent:?} in {:?}", clock.elapsed());
+    assert!(spent < clock.elapsed() / 4, "{spent:?} in {:?}", clock.elapsed());
     let reports = errors.drain();
     assert!(!reports.is_empty(), "the trouble goes on");
     for (.., at) in reports {
