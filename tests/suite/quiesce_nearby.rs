@@ -10,10 +10,11 @@ use std::net::TcpStream;
 #[test]
 fn half_a_proxy_header_goes_on() {
     isolated(|| {
+        // This client speaks no TLS. There the header ends before the handshake begins.
+        if crate::api::TLS {
+            return;
+        }
         for config in each_engine() {
-            if crate::api::TLS {
-                return;
-            }
             let server = start(behind_a_proxy(config), Hooks::new(echo));
             let mut client = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
             client.set_read_timeout(Some(SOON)).unwrap();
