@@ -23,8 +23,7 @@ pub(crate) use seat::Seat;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use crossbeam_channel::Sender;
 
@@ -36,7 +35,7 @@ use crate::error::{CloseReason, Status};
 use crate::linger::Remains;
 use crate::listener::{Accepted, Backoff, Listener};
 use crate::server::Server;
-use crate::sync::lock;
+use crate::sync::{lock, wait_until};
 
 /// A connection that was accepted and is not yet served.
 struct Arrival {
@@ -254,14 +253,7 @@ impl Pool {
         until: Deadline,
     ) -> MutexGuard<'a, State> {
         state.paused += 1;
-        let mut state = match until {
-            Deadline::NEVER => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-            _ => {
-                let time = Duration::from_millis(until.ms_left());
-                let waited = self.changed.wait_timeout(state, time);
-                waited.unwrap_or_else(PoisonError::into_inner).0
-            }
-        };
+        let mut state = wait_until(&self.changed, state, until);
         state.paused -= 1;
         state
     }

@@ -4,12 +4,11 @@
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::Ordering;
-use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Condvar, Mutex};
 
 use super::LoopGroup;
 use crate::clock::Deadline;
-use crate::sync::lock;
+use crate::sync::{lock, wait_until};
 
 /// Accepting waits until a connection closes.
 pub(super) const ROOM: u8 = 1;
@@ -38,12 +37,7 @@ impl LoopGroup {
             if until.is_due() {
                 break false;
             }
-            let time = match until {
-                Deadline::NEVER => Duration::MAX,
-                _ => Duration::from_millis(until.ms_left()),
-            };
-            let waited = self.idle.changed.wait_timeout(count, time);
-            count = waited.unwrap_or_else(PoisonError::into_inner).0;
+            count = wait_until(&self.idle.changed, count, until);
         };
         *count -= 1;
         if *count == 0 {
