@@ -250,6 +250,7 @@ def p99(times):
 
 
 async def wait_for(condition, what, seconds=harness.patience):
+    """For a state that nothing announces, such as one of another process."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -313,6 +314,7 @@ async def check(cluster):
 
         tally.may_break = True
         its_clients = int(cluster.states("scur")["two"])
+        # Two seconds of requests without that process are what is measured.
         await phase(tally, clients, "kill -9 of one", lambda: (cluster.kill("two"), time.sleep(2)))
         await published_again(tally)
         assert 0 < tally.lost <= its_clients, (tally.lost, its_clients)

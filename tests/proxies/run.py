@@ -145,7 +145,7 @@ def wait_for_checks(proxy, count=3):
                 return equal(found["chkfail"], "0")
         if time.monotonic() > end:
             raise AssertionError(f"the checks say {found['status']}, {found['check_status']}")
-        time.sleep(0.2)
+        time.sleep(0.2)  # HAProxy announces no check: its file is all that there is
 
 
 def refused(server):

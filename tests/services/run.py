@@ -39,7 +39,7 @@ def local(path):
 
 
 def local_when_listening(path):
-    """For a program that does not say when it listens."""
+    """For a program that does not say when it listens: nothing to wait on but the path itself."""
     end = time.monotonic() + harness.patience
     while True:
         try:

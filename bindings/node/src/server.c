@@ -152,20 +152,21 @@ static napi_value server_free(napi_env env, napi_callback_info info) {
     return NULL;
 }
 
-static napi_value server_request_stop(napi_env env, napi_callback_info info) {
+/* A request of one argument, the server: returns the status. */
+static napi_value request(napi_env env, napi_callback_info info, ns_status (*of)(ns_server *)) {
     struct call call;
     struct server *server;
     begin(&call, env, info);
     server = server_of(&call, 0);
-    return int_value(env, server == NULL ? NS_ERR_STATE : ns_server_request_stop(server->ns));
+    return int_value(env, server == NULL ? NS_ERR_STATE : of(server->ns));
+}
+
+static napi_value server_request_stop(napi_env env, napi_callback_info info) {
+    return request(env, info, ns_server_request_stop);
 }
 
 static napi_value server_request_quiesce(napi_env env, napi_callback_info info) {
-    struct call call;
-    struct server *server;
-    begin(&call, env, info);
-    server = server_of(&call, 0);
-    return int_value(env, server == NULL ? NS_ERR_STATE : ns_server_request_quiesce(server->ns));
+    return request(env, info, ns_server_request_quiesce);
 }
 
 /* serverStopWithin(server, ms): in a turn, after the turn. */
