@@ -81,7 +81,7 @@ $(ARCHIVE): $(RUST_SOURCES) scripts/make-archive tests/c/symbols.txt
 	$(HARDENED) $(CARGO) rustc --release --lib --features $(FEATURES) --crate-type staticlib -- --print native-static-libs=$(abspath $(NATIVE_LIBS))
 	scripts/make-archive $(OUT)/libnet_server.a $@
 
-# After the libraries: by then cargo has fetched the crates.
+# After the libraries: two cargos would wait for each other.
 $(NOTICES): Cargo.lock scripts/components | $(SO)
 	CARGO=$(CARGO) scripts/components notices > $@
 
