@@ -9,7 +9,7 @@ import threading
 from typing import Any
 
 import pytest
-from conftest import BLOCKING, Client, echo, serving, until
+from conftest import BLOCKING, SECONDS, Client, echo, serving, until
 
 import netserver
 from netserver import Config, DetachedSocket, Server, Socket, Status
@@ -52,7 +52,7 @@ def test_wake_pause_resume() -> None:
     with serving(handler, on_wake=lambda socket: socket.resume()) as server:
         with Client(server.port) as client:
             client.sendall(b"lost")
-            assert woken.wait(20)
+            assert woken.wait(SECONDS)
             client.sendall(b"kept")
             server.wake(server.connections()[0])
             assert client.exactly(4) == b"kept"
@@ -82,7 +82,7 @@ def test_timers_tasks_and_watches() -> None:
     reader, writer = socket.socketpair()
     with serving() as server:
         repeating = [server.timer(0.01, tick, repeat=0.01)]
-        assert done.wait(20) and order == ["tick"] * 3
+        assert done.wait(SECONDS) and order == ["tick"] * 3
         for number in range(3):
             server.post(lambda number=number: order.append(number))  # type: ignore[misc]
         until(lambda: order[3:] == [0, 1, 2])
@@ -96,7 +96,7 @@ def test_timers_tasks_and_watches() -> None:
 
         watch = server.watch(reader.fileno(), selectors.EVENT_READ, ready)
         writer.send(b"x")
-        assert seen.wait(20) and order[-1] == (selectors.EVENT_READ, b"x")
+        assert seen.wait(SECONDS) and order[-1] == (selectors.EVENT_READ, b"x")
         watch.close()
         with pytest.raises(netserver.ClosedError):
             watch.close()
@@ -140,7 +140,7 @@ def test_detach_and_attach() -> None:
 
     with serving(handler) as server, Client(server.port) as client:
         client.sendall(b"first")
-        assert ready.wait(20)
+        assert ready.wait(SECONDS)
         connection = owned[0]
         former = connection.id
         assert connection.recv(3) == b"fir" and connection.recv() == b"st"
@@ -189,18 +189,18 @@ def test_release_and_forget() -> None:
 def test_adopt_and_connect() -> None:
     opened: list[Any] = []
     here, there = socket.socketpair()
-    there.settimeout(20)
+    there.settimeout(SECONDS)
     with serving(on_open=lambda socket: opened.append(socket.data)) as server:
         server.adopt(here, data="adopted")
         there.sendall(b"hello")
         assert there.recv(5) == b"hello"
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            listener.settimeout(20)
+            listener.settimeout(SECONDS)
             port = listener.getsockname()[1]
             id = server.connect(f"127.0.0.1:{port}", 10, data="connected")
             server.send(id, b"early")
             with listener.accept()[0] as peer:
-                peer.settimeout(20)
+                peer.settimeout(SECONDS)
                 assert peer.recv(5) == b"early"
         assert opened == ["adopted", "connected"]
         with pytest.raises(netserver.InvalidError):
@@ -214,11 +214,10 @@ def test_connect_fails_later() -> None:
     def on_exception(socket: Any, error: Exception) -> None:
         failed.append((socket.data, type(error)))
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    with serving(on_exception=on_exception) as server:
+    with socket.socket() as bound, serving(on_exception=on_exception) as server:
+        bound.bind(("127.0.0.1", 0))  # and does not listen: nobody else can do so there
         try:
-            server.connect(f"127.0.0.1:{port}", data="never")
+            server.connect("127.0.0.1:%d" % bound.getsockname()[1], data="never")
         except netserver.ConnectError:
             return
         until(lambda: failed)

@@ -158,7 +158,7 @@ class Server(Handle):
             if end is not None and time.monotonic() >= end:
                 raise error_of(status)
             if not self._hosted:
-                self._awake.wait(None if end is None else rest)
+                self._awake.wait(rest)
 
     def stop(self, timeout: Optional[float] = None) -> None:
         """Stops the server in order, and returns when it has stopped. What does not end in
