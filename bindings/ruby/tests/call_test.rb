@@ -182,9 +182,11 @@ class CallTest < NetserverTest
         assert_equal :mine, take(opened)
         socket.write("there and back")
         assert_equal "there and back", take(opened)
-        free = TCPServer.open("127.0.0.1", 0) { |listener| listener.addr[1] }
+        bound = Socket.new(:INET, :STREAM) # and does not listen: nobody else can do so there
+        @clients << bound
+        bound.bind(Addrinfo.tcp("127.0.0.1", 0))
         begin
-          server.connect("127.0.0.1:#{free}", data: :refused)
+          server.connect("127.0.0.1:#{bound.local_address.ip_port}", data: :refused)
           assert_equal [Netserver::ConnectError, :refused], take(failed)
         rescue Netserver::ConnectError # it failed immediately
           nil
