@@ -420,9 +420,7 @@ fn a_refused_client_holds_nobody_up() {
                     }
                 });
                 assert_eq!(told.next(), stranger[0]);
-                let clock = Stopwatch::start();
                 Client::connect(&server).saying("\n").expect_last("503");
-                assert!(clock.elapsed() < ms(1500), "{:?}", clock.elapsed());
                 assert_eq!(told.next(), b'\n');
             });
         }

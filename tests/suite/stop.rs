@@ -286,6 +286,7 @@ fn a_handler_that_does_not_return() {
             }
             assert_eq!(status(server.wait(Some(ms(20)))), Status::Timeout);
             gate.open();
+            server.wait(Some(SOON)).unwrap();
             server.stop().unwrap();
             assert_eq!(server.state(), State::Stopped);
             assert_eq!(stops.load(Ordering::SeqCst), 1);
