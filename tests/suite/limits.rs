@@ -309,11 +309,16 @@ fn many_rounds_leave_nothing_behind() {
                     client.expect_last("x");
                 }
             };
-            rounds(500);
-            let before = resident_kib();
-            rounds(4000);
-            let grown = resident_kib().saturating_sub(before);
-            assert!(grown < 512, "{grown} KiB more");
+            // A round that leaves something behind does so each time, an allocator grows once.
+            let count = if TLS { 500 } else { 2000 };
+            let grown: Vec<_> = (0..4)
+                .map(|_| {
+                    let before = resident_kib();
+                    rounds(count);
+                    resident_kib().saturating_sub(before)
+                })
+                .collect();
+            assert!(grown[1..].iter().any(|kib| *kib < count / 8), "{grown:?} KiB more");
             wait_idle(&server);
         }
     });

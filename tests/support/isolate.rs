@@ -8,7 +8,7 @@ use std::process::Command;
 
 const CHILD: &str = "NS_TEST_CHILD";
 /// A test that runs longer hangs.
-const LIMIT_SECONDS: u32 = 60;
+const LIMIT_SECONDS: u32 = 180;
 
 /// Runs `body` in a process of its own (this test binary again, with this test alone) and checks
 /// that afterwards its threads and descriptors are what they were. To be called from the test
