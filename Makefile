@@ -26,9 +26,16 @@ VERSION := $(shell sed -n 's/^version *= *"\(.*\)"/\1/p' Cargo.toml | head -n 1)
 SONAME := libnetserver.so.$(firstword $(subst ., ,$(VERSION)))
 RUST_VERSION := $(shell sed -n 's/^rust-version *= *"\(.*\)"/\1/p' Cargo.toml)
 # This feature has the C ABI, and prints no panic message on the host program's stderr.
-FEATURES := silent-panics
+FEATURES := --features silent-panics
 
 CARGO_TARGET_DIR ?= target
+# The library without TLS, in a folder of its own, and for size rather than speed.
+NO_TLS ?=
+ifneq ($(NO_TLS),)
+FEATURES += --no-default-features
+override CARGO_TARGET_DIR := $(patsubst %/no-tls,%,$(CARGO_TARGET_DIR))/no-tls
+export CARGO_PROFILE_RELEASE_OPT_LEVEL ?= s
+endif
 export CARGO_TARGET_DIR
 TARGET := $(CARGO_TARGET_DIR)
 OUT := $(TARGET)/release
@@ -57,7 +64,7 @@ LINK = -L$(OUT) -lnetserver -pthread -Wl,-rpath,'$$ORIGIN/$(1)release'
 .PHONY: build help run test test-package test-bindings test-status-page test-cluster cluster lint oracle campaign-oracle install uninstall clean deps \
 	c-tests hosts examples-rust asan-programs campaign-server proxies-server asan hammer-asan memcheck audit bench bench-deps bench-quick bench-tls bench-bindings campaigns $(CAMPAIGNS:%=campaign-%)
 
-build: $(SO) $(ARCHIVE) $(NOTICES) $(EXAMPLE_PROGRAMS) ## build the shared and the static library and the C examples (default)
+build: $(SO) $(ARCHIVE) $(NOTICES) $(EXAMPLE_PROGRAMS) ## build the shared and the static library and the C examples (default) [NO_TLS=1, in target/no-tls]
 
 help: ## print this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -72,18 +79,18 @@ NEED_CARGO = @scripts/need-cargo $(RUST_VERSION) $(CARGO)
 
 $(SO): $(RUST_SOURCES)
 	$(NEED_CARGO)
-	$(HARDENED) $(CARGO) rustc --release --lib --features $(FEATURES) --crate-type cdylib -- -C link-arg=-Wl,-soname,$(SONAME),--build-id=sha1
+	$(HARDENED) $(CARGO) rustc --release --lib $(FEATURES) --crate-type cdylib -- -C link-arg=-Wl,-soname,$(SONAME),--build-id=sha1
 	$(INSTALL) -m 755 $(OUT)/libnet_server.so $@
 	ln -sf libnetserver.so $(OUT)/$(SONAME)
 
 $(ARCHIVE): $(RUST_SOURCES) scripts/make-archive tests/c/symbols.txt
 	$(NEED_CARGO)
-	$(HARDENED) $(CARGO) rustc --release --lib --features $(FEATURES) --crate-type staticlib -- --print native-static-libs=$(abspath $(NATIVE_LIBS))
+	$(HARDENED) $(CARGO) rustc --release --lib $(FEATURES) --crate-type staticlib -- --print native-static-libs=$(abspath $(NATIVE_LIBS))
 	scripts/make-archive $(OUT)/libnet_server.a $@
 
 # After the libraries: two cargos would wait for each other.
 $(NOTICES): Cargo.lock scripts/components | $(SO)
-	CARGO=$(CARGO) scripts/components notices > $@
+	CARGO=$(CARGO) scripts/components notices $(FEATURES) > $@
 
 # -- C programs -------------------------------------------------------------------------------
 
@@ -135,7 +142,7 @@ ASAN_LINK = $(ASAN_ARCHIVE) $$(cat $(NATIVE_LIBS)) -pthread
 
 $(ASAN_ARCHIVE): $(RUST_SOURCES) $(ARCHIVE)
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address CARGO_PROFILE_DEV_OPT_LEVEL=1 \
-		$(CARGO) rustc --lib --features $(FEATURES) --crate-type staticlib --target $(HOST) --target-dir $(TARGET)/asan/rust
+		$(CARGO) rustc --lib $(FEATURES) --crate-type staticlib --target $(HOST) --target-dir $(TARGET)/asan/rust
 	$(INSTALL) -m 644 $(TARGET)/asan/rust/$(HOST)/debug/libnet_server.a $@
 
 $(TARGET)/asan/examples-c/%: examples-c/%.c $(wildcard examples-c/*.h) $(HEADER) $(ASAN_ARCHIVE)
@@ -223,7 +230,7 @@ memcheck: deps build c-tests ## run the C examples and C tests under valgrind
 hammer-asan: ## run the hammer with AddressSanitizer [SECONDS=40 of each of three programs] [SEED=1]
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address --cfg under_asan" CARGO_PROFILE_TEST_OPT_LEVEL=1 \
 		NS_HAMMER_SECONDS=$(SECONDS) NS_HAMMER_SEED=$(SEED) \
-		$(CARGO) test --features $(FEATURES) --test hammer --test c_hammer --test tls_hammer \
+		$(CARGO) test $(FEATURES) --test hammer --test c_hammer --test tls_hammer \
 		--target $(HOST) --target-dir $(TARGET)/asan/rust
 
 asan: asan-programs ## run the C examples and C tests with AddressSanitizer

@@ -150,6 +150,9 @@ typedef struct ns_config ns_config;
  * frozen. The object remembers the first failure of a setter, and whatever uses
  * it reports that: so a program may leave the results of setters unchecked. Only
  * `ns_socket_starttls` passes over a remembered NS_ERR_STATE.
+ *
+ * In a library that was built without TLS (`ns_has_feature`), every setter and
+ * every use of the object returns NS_ERR_UNSUPPORTED.
  */
 typedef struct ns_tls ns_tls;
 
@@ -874,8 +877,9 @@ const char *ns_config_shutdown_port(const ns_config *config);
  * `ns_server_new` freezes it. `ns_server_add_service_tls` has the TLS of further
  * services.
  *
- * Returns: 0, NS_ERR_INVALID (NULL; remembered like every failure of a setter, so
- * that a missing TLS object never means plain text) or NS_ERR_STATE.
+ * Returns: 0, NS_ERR_INVALID (NULL), NS_ERR_UNSUPPORTED (a library built without
+ * TLS) or NS_ERR_STATE. The first two failures are remembered like every failure of
+ * a setter, so that a missing TLS object never means plain text.
  * [setup]
  */
 ns_status ns_config_set_tls(ns_config *config, const ns_tls *tls);
@@ -2895,7 +2899,8 @@ uint32_t ns_version_number(void);
  * Whether the library in use has a feature. The names are "blocking",
  * "non-blocking", "detach", "attach", "ipv6", "shutdown-port", "tls", "services",
  * "unix", "systemd", "hosted", "watch", "adopt", "logger", "metrics", "limits",
- * "proxy", "quiesce", "ticket-keys".
+ * "proxy", "quiesce", "ticket-keys". A library built without TLS has neither "tls"
+ * nor "ticket-keys".
  *
  * Returns: 1 or 0; 0 for NULL and for other names.
  * [any]

@@ -19,6 +19,14 @@
 //! event loops run the handler whenever its socket can be read; the handler
 //! must not block, and it closes the socket itself.
 //!
+//! # Features
+//!
+//! - `tls`, on by default: TLS by rustls and aws-lc-rs, whose build needs a C
+//!   compiler. Without it there is no `TlsConfig`, so that what takes one cannot
+//!   be called.
+//! - `log`: a logger that hands its lines to the crate `log`.
+//! - `capi`: the C functions.
+//!
 //! # From other languages
 //!
 //! The same server is a C library, `libnetserver`, with the header
@@ -59,6 +67,8 @@ mod stats;
 mod sync;
 mod sys;
 mod timers;
+// Without the feature the same names stand for what cannot be made.
+#[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
 mod tls;
 
 #[cfg(feature = "capi")]
@@ -78,6 +88,7 @@ pub use service::MAX_SERVICES;
 pub use socket::{OwnedSocket, Socket};
 pub use state::State;
 pub use stats::{Stats, ThreadStats};
+#[cfg(feature = "tls")]
 pub use tls::{TlsConfig, TlsInfo, TlsVersion, MAX_SESSIONS, MAX_TICKET_KEYS, TICKET_KEY_LEN};
 
 /// The version of this library, as in `Cargo.toml`.

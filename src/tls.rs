@@ -8,6 +8,7 @@ mod key;
 mod pem;
 mod resume;
 mod session;
+mod terms;
 mod tickets;
 
 use std::fmt;
@@ -20,35 +21,22 @@ use rustls::server::{
     NoServerSessionStorage, ProducesTickets, ServerSessionMemoryCache, StoresServerSessions,
     WebPkiClientVerifier,
 };
-use rustls::{RootCertStore, ServerConfig};
+use rustls::RootCertStore;
+pub(crate) use rustls::ServerConfig;
 
 use crate::error::{Error, Status};
 use crate::sync::lock;
 
 use cert::Resolver;
 use resume::Valid;
-pub use session::TlsInfo;
-pub(crate) use session::{Plain, Session};
+pub(crate) use session::Session;
+pub(crate) use terms::Plain;
+pub use terms::{TlsInfo, TlsVersion, MAX_SESSIONS, MAX_TICKET_KEYS, TICKET_KEY_LEN};
 use tickets::Tickets;
-pub use tickets::{MAX_TICKET_KEYS, TICKET_KEY_LEN};
-
-/// The largest number of sessions in a cache, whose table alone takes some
-/// 100 MB then.
-pub const MAX_SESSIONS: usize = 1 << 20;
 
 /// The names that errors use for a chain and a key in memory.
 const CHAIN: &str = "the certificate chain";
 const KEY: &str = "the key";
-
-/// A version of the protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum TlsVersion {
-    /// TLS 1.2 (RFC 5246).
-    V1_2,
-    /// TLS 1.3 (RFC 8446).
-    V1_3,
-}
 
 /// Certificates and what goes with them, for servers and for STARTTLS.
 ///
@@ -102,6 +90,12 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 }
 
 impl TlsConfig {
+    /// Makes settings. A build without the feature `tls` has none.
+    #[cfg(feature = "capi")]
+    pub(crate) fn if_built_in() -> Result<TlsConfig, Error> {
+        Ok(TlsConfig::new())
+    }
+
     /// Makes settings without a certificate; a server needs at least one.
     pub fn new() -> TlsConfig {
         let settings = Settings {

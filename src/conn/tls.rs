@@ -7,12 +7,10 @@ use std::cell::Cell;
 use std::io::{self, IoSlice, Write};
 use std::sync::Arc;
 
-use rustls::ServerConfig;
-
 use super::{Conn, Flags, Phase};
 use crate::clock::{self, Deadline};
 use crate::error::{CloseReason, Error, Status};
-use crate::tls::{Plain, Session, TlsInfo};
+use crate::tls::{Plain, ServerConfig, Session, TlsInfo};
 
 /// Size of the buffer for received ciphertext. Each thread has one: an idle
 /// connection holds no buffer.

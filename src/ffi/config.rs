@@ -122,7 +122,10 @@ impl Drop for InUse {
 /// [any]
 #[no_mangle]
 pub extern "C" fn ns_config_new() -> *mut ns_config {
-    let (_, failure) = make(silence_panics);
+    let (_, failure) = make(|| {
+        silence_panics();
+        Ok(())
+    });
     into_handle(ns_config::new(failure))
 }
 

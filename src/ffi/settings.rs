@@ -618,8 +618,9 @@ pub unsafe extern "C" fn ns_config_shutdown_port(config: *const ns_config) -> *c
 /// `ns_server_new` freezes it. `ns_server_add_service_tls` has the TLS of further
 /// services.
 ///
-/// Returns: 0, NS_ERR_INVALID (NULL; remembered like every failure of a setter, so
-/// that a missing TLS object never means plain text) or NS_ERR_STATE.
+/// Returns: 0, NS_ERR_INVALID (NULL), NS_ERR_UNSUPPORTED (a library built without
+/// TLS) or NS_ERR_STATE. The first two failures are remembered like every failure of
+/// a setter, so that a missing TLS object never means plain text.
 /// [setup]
 #[no_mangle]
 pub unsafe extern "C" fn ns_config_set_tls(
@@ -630,7 +631,7 @@ pub unsafe extern "C" fn ns_config_set_tls(
         let (config, tls) = unsafe { (object(config, "config")?, share(tls)) };
         config.change(|inner| {
             let tls = tls.ok_or_else(|| null("TLS object"))?;
-            inner.settings.tls = tls.config().cloned();
+            inner.settings.tls = tls.made().map(|config| Some(config.clone()))?;
             inner.tls = Some(tls);
             Ok(())
         })

@@ -102,12 +102,12 @@ impl FirstFailure {
     }
 }
 
-/// Makes the inside of an object. After a panic there is an object too, one
-/// that remembers the panic: so a program that goes on with it gets an error
+/// Makes the inside of an object. After a failure there is an object too, one
+/// that remembers the failure, which may be a panic: so a program that goes on with it gets an error
 /// and not a server without its settings.
-pub(super) fn make<T>(make: impl FnOnce() -> T) -> (Option<T>, FirstFailure) {
+pub(super) fn make<T>(make: impl FnOnce() -> Result<T, Error>) -> (Option<T>, FirstFailure) {
     let _uncancelled = Uncancelled::new();
-    match callback::contain(make) {
+    match callback::contain(make).and_then(|made| made) {
         Ok(value) => (Some(value), FirstFailure::default()),
         Err(error) => (None, FirstFailure::of(&error)),
     }
@@ -301,12 +301,12 @@ mod tests {
 
     #[test]
     fn what_cannot_be_made_remembers_why() {
-        let (value, failure) = make(|| -> u32 { panic!("no random numbers") });
+        let (value, failure) = make(|| -> Result<u32, Error> { panic!("no random numbers") });
         let error = failure.check("not valid").expect_err("remembered");
         assert_eq!((value, error.status()), (None, Status::Panic));
         assert!(error.message().contains("no random numbers"), "{}", error.message());
 
-        let (value, failure) = make(|| 5);
+        let (value, failure) = make(|| Ok(5));
         assert_eq!(value, Some(5));
         failure.check("not valid").expect("no failure");
     }

@@ -16,7 +16,8 @@ use super::support::{
 };
 use super::version::silence_panics;
 use crate::sync::lock;
-use crate::{Error, Status, TlsConfig, TlsVersion};
+use crate::tls::{TlsConfig, TlsVersion, TICKET_KEY_LEN};
+use crate::{Error, Status};
 
 /// More certificates than this in one chain are a mistake.
 const MAX_CHAIN: usize = 100;
@@ -37,6 +38,9 @@ const MAX_PROTOCOLS: usize = 1024;
 /// frozen. The object remembers the first failure of a setter, and whatever uses
 /// it reports that: so a program may leave the results of setters unchecked. Only
 /// `ns_socket_starttls` passes over a remembered NS_ERR_STATE.
+///
+/// In a library that was built without TLS (`ns_has_feature`), every setter and
+/// every use of the object returns NS_ERR_UNSUPPORTED.
 pub struct ns_tls {
     /// `None` where it could not be made; `failure` says why.
     config: Option<TlsConfig>,
@@ -46,7 +50,7 @@ pub struct ns_tls {
 
 impl ns_tls {
     fn change(&self, change: impl FnOnce(&TlsConfig) -> Result<(), Error>) -> Result<(), Error> {
-        let Some(config) = &self.config else { return self.settings().map(|_| ()) };
+        let config = self.made()?;
         // A call that comes too late is only that, whatever its arguments are: a
         // failure of them would end STARTTLS (`settings_in_use`).
         let result = config.check_unused().and_then(|()| change(config));
@@ -68,8 +72,9 @@ impl ns_tls {
         }
     }
 
-    pub(super) fn config(&self) -> Option<&TlsConfig> {
-        self.config.as_ref()
+    /// Fails if the object could not be made, as in a build without TLS.
+    pub(super) fn made(&self) -> Result<&TlsConfig, Error> {
+        self.config.as_ref().map_or_else(|| self.settings(), Ok)
     }
 
     /// For a new server: fails if a setter has failed. Otherwise a list of client
@@ -145,7 +150,7 @@ unsafe fn optional_name<'a>(name: *const c_char) -> Result<Option<&'a str>, Erro
 pub extern "C" fn ns_tls_new() -> *mut ns_tls {
     let (config, failure) = make(|| {
         silence_panics();
-        TlsConfig::new()
+        TlsConfig::if_built_in()
     });
     into_handle(ns_tls { config, failure: Mutex::new(failure) })
 }
@@ -354,7 +359,7 @@ pub unsafe extern "C" fn ns_tls_set_tickets(tls: *mut ns_tls, tickets: i32) -> n
 /// The length of a key of tickets in bytes: a name (16), a key for AES-256-CBC (32)
 /// and one for HMAC-SHA256 (32), in this order.
 pub const NS_TLS_TICKET_KEY_LEN: usize = 80;
-const _: () = assert!(NS_TLS_TICKET_KEY_LEN == crate::TICKET_KEY_LEN);
+const _: () = assert!(NS_TLS_TICKET_KEY_LEN == TICKET_KEY_LEN);
 
 /// Sets the keys of tickets, so that other processes with the same keys resume the
 /// sessions of this one: `len` bytes, which are 1 to 16 keys of

@@ -9,7 +9,8 @@ use super::error::ns_status;
 use super::handles::{ns_socket, object, usable_conn};
 use super::support::{bytes, fill, give_bytes, give_text, guard, in_place, status};
 use super::tls::{ns_tls, NS_TLS_1_2, NS_TLS_1_3};
-use crate::{Error, Socket, Status, TlsInfo, TlsVersion};
+use crate::tls::{TlsInfo, TlsVersion};
+use crate::{Error, Socket, Status};
 
 /// Upgrades a plain connection to TLS (STARTTLS). Call it after you have sent your
 /// own go-ahead. This side is the server of the handshake, on an outgoing connection

@@ -36,7 +36,8 @@ pub extern "C" fn ns_version_number() -> u32 {
 /// Whether the library in use has a feature. The names are "blocking",
 /// "non-blocking", "detach", "attach", "ipv6", "shutdown-port", "tls", "services",
 /// "unix", "systemd", "hosted", "watch", "adopt", "logger", "metrics", "limits",
-/// "proxy", "quiesce", "ticket-keys".
+/// "proxy", "quiesce", "ticket-keys". A library built without TLS has neither "tls"
+/// nor "ticket-keys".
 ///
 /// Returns: 1 or 0; 0 for NULL and for other names.
 /// [any]
@@ -49,7 +50,6 @@ pub unsafe extern "C" fn ns_has_feature(name: *const c_char) -> i32 {
         "attach",
         "ipv6",
         "shutdown-port",
-        "tls",
         "services",
         "unix",
         "systemd",
@@ -61,10 +61,11 @@ pub unsafe extern "C" fn ns_has_feature(name: *const c_char) -> i32 {
         "limits",
         "proxy",
         "quiesce",
-        "ticket-keys",
     ];
+    const OF_TLS: &[&str] = &["tls", "ticket-keys"];
     let name = unsafe { text(name, "name") };
-    guard(0, || name.is_ok_and(|name| FEATURES.contains(&name)).into())
+    let has = |name| FEATURES.contains(&name) || (cfg!(feature = "tls") && OF_TLS.contains(&name));
+    guard(0, || name.is_ok_and(has).into())
 }
 
 const _: () =

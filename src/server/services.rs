@@ -15,7 +15,7 @@ use crate::logger::LogLevel;
 use crate::proxy::ProxyProtocol;
 use crate::service::{Origin, Service, MAX_SERVICES};
 use crate::state::State;
-use crate::tls::TlsConfig;
+use crate::tls::{ServerConfig, TlsConfig};
 
 /// A service has the number of its place in the list. The list grows only
 /// before the start.
@@ -25,16 +25,12 @@ struct Entry {
     service: Service,
     /// The configuration of new handshakes. A service without one never gets
     /// one, and one with it keeps having one.
-    tls: Option<Arc<rustls::ServerConfig>>,
+    tls: Option<Arc<ServerConfig>>,
     proxy: ProxyProtocol,
 }
 
 impl Services {
-    pub fn new(
-        service: Service,
-        tls: Option<Arc<rustls::ServerConfig>>,
-        config: &Config,
-    ) -> Services {
+    pub fn new(service: Service, tls: Option<Arc<ServerConfig>>, config: &Config) -> Services {
         Services(RwLock::new(vec![Entry { service, tls, proxy: config.proxy_protocol }]))
     }
 
@@ -82,7 +78,7 @@ impl Server {
         self.add(service, Some(tls.server_config()?))
     }
 
-    fn add(&self, service: &str, tls: Option<Arc<rustls::ServerConfig>>) -> Result<usize, Error> {
+    fn add(&self, service: &str, tls: Option<Arc<ServerConfig>>) -> Result<usize, Error> {
         self.check_process()?;
         let proxy = self.inner.config.proxy_protocol;
         let entry = Entry { service: Service::parse(service)?, tls, proxy };
@@ -212,7 +208,7 @@ impl Server {
     }
 
     /// Returns the configuration of a handshake that begins now.
-    pub(crate) fn tls(&self, origin: Origin) -> Option<Arc<rustls::ServerConfig>> {
+    pub(crate) fn tls(&self, origin: Origin) -> Option<Arc<ServerConfig>> {
         if !origin.has_tls() {
             return None;
         }

@@ -7,19 +7,10 @@ use std::sync::Arc;
 
 use rustls::{HandshakeKind, ProtocolVersion, ServerConfig, ServerConnection};
 
-use super::{cert, TlsVersion};
+use super::{cert, Plain, TlsInfo, TlsVersion};
 use crate::callback::contain;
 use crate::clock::Deadline;
 use crate::error::{Error, Status};
-
-/// What a read of a session's plaintext gives.
-pub(crate) enum Plain {
-    Bytes(usize),
-    /// close_notify: the peer ended the stream in good order.
-    End,
-    /// More ciphertext is needed.
-    None,
-}
 
 pub(crate) struct Session {
     tls: ServerConnection,
@@ -42,26 +33,6 @@ pub(crate) struct Session {
     panicked: bool,
     /// The time at which the handshake must be over.
     pub deadline: Deadline,
-}
-
-/// The result of a handshake.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct TlsInfo {
-    /// The version.
-    pub version: TlsVersion,
-    /// The cipher suite by its IANA name.
-    pub cipher_suite: String,
-    /// The application protocol, if one was agreed (RFC 7301).
-    pub alpn: Option<Vec<u8>>,
-    /// The name that the client asked for (RFC 6066, section 3).
-    pub server_name: Option<String>,
-    /// Whether the session was resumed.
-    pub resumed: bool,
-    /// The verified certificate of the client in DER.
-    pub peer_certificate: Option<Vec<u8>>,
-    /// The subject of that certificate as RFC 4514 writes it.
-    pub peer_subject: Option<String>,
 }
 
 impl Session {

@@ -15,18 +15,13 @@ use aws_lc_rs::{error::Unspecified, hmac, iv};
 use rustls::pki_types::UnixTime;
 use rustls::server::ProducesTickets;
 
+use super::{MAX_TICKET_KEYS, TICKET_KEY_LEN};
 use crate::error::{Error, Status};
 use crate::sync::lock;
 
-/// The length of a key of tickets in bytes: a name (16), a key for
-/// AES-256-CBC (32) and one for HMAC-SHA256 (32).
-pub const TICKET_KEY_LEN: usize = NAME_LEN + AES_256_KEY_LEN + MAC_KEY_LEN;
-
-/// The largest number of keys of tickets.
-pub const MAX_TICKET_KEYS: usize = 16;
-
 const NAME_LEN: usize = 16;
 const MAC_KEY_LEN: usize = 32;
+const _: () = assert!(TICKET_KEY_LEN == NAME_LEN + AES_256_KEY_LEN + MAC_KEY_LEN);
 /// The length of an HMAC-SHA256.
 const TAG_LEN: usize = 32;
 /// A ticket begins with the time in seconds at which it was sealed.
