@@ -61,7 +61,7 @@ CAMPAIGNS := $(patsubst tests/campaigns/%.py,%,$(filter-out %/common.py,$(wildca
 LINK = -L$(OUT) -lnetserver -pthread -Wl,-rpath,'$$ORIGIN/$(1)release'
 
 .DELETE_ON_ERROR:
-.PHONY: build help run test test-package test-bindings test-status-page test-cluster cluster lint oracle campaign-oracle install uninstall clean deps \
+.PHONY: build help run test test-package abi test-bindings test-status-page test-cluster cluster lint oracle campaign-oracle install uninstall clean deps \
 	c-tests hosts examples-rust asan-programs campaign-server proxies-server asan hammer-asan memcheck audit bench bench-deps bench-quick bench-tls bench-bindings campaigns $(CAMPAIGNS:%=campaign-%)
 
 build: $(SO) $(ARCHIVE) $(NOTICES) $(EXAMPLE_PROGRAMS) ## build the shared and the static library and the C examples (default) [NO_TLS=1, in target/no-tls]
@@ -203,6 +203,10 @@ oracle: ## run the test that knows only the rules of docs/BEHAVIOUR.md [SECONDS=
 
 campaign-oracle: ## run the oracle for 20 minutes of each mode
 	$(MAKE) oracle SECONDS=2400 SEED=$(SEED)
+
+abi: ## fail where programs that were built with an earlier commit or tag would break [BASE=…]
+	@scripts/deps abidiff abigail-tools
+	scripts/abi $(or $(BASE),$(error make abi needs BASE=, a commit or a tag))
 
 test-package: ## make the crate as a registry gets it, and run the tests of its content
 	scripts/test-package
