@@ -26,17 +26,26 @@ VERSION := $(shell sed -n 's/^version *= *"\(.*\)"/\1/p' Cargo.toml | head -n 1)
 SONAME := libnetserver.so.$(firstword $(subst ., ,$(VERSION)))
 RUST_VERSION := $(shell sed -n 's/^rust-version *= *"\(.*\)"/\1/p' Cargo.toml)
 # This feature has the C ABI, and prints no panic message on the host program's stderr.
-FEATURES := --features silent-panics
+CARGO_OPTIONS := --features silent-panics
 
 CARGO_TARGET_DIR ?= target
 # The library without TLS, in a folder of its own, and for size rather than speed.
 NO_TLS ?=
 ifneq ($(NO_TLS),)
-FEATURES += --no-default-features
+CARGO_OPTIONS += --no-default-features
 override CARGO_TARGET_DIR := $(patsubst %/no-tls,%,$(CARGO_TARGET_DIR))/no-tls
 export CARGO_PROFILE_RELEASE_OPT_LEVEL ?= s
 endif
 export CARGO_TARGET_DIR
+# The source of `make dist` has all crates: nothing is fetched. Its libraries have the same bytes in
+# whatever folder they are built.
+VENDORED := $(wildcard vendor)
+ifneq ($(VENDORED),)
+CARGO_OPTIONS += --offline --frozen
+SAME_PATHS := -ffile-prefix-map=$(CURDIR)=.
+REMAP := --remap-path-prefix=$(CURDIR)=.
+export RUSTFLAGS := $(filter-out $(REMAP),$(RUSTFLAGS)) $(REMAP)
+endif
 TARGET := $(CARGO_TARGET_DIR)
 OUT := $(TARGET)/release
 SO := $(OUT)/libnetserver.so
@@ -61,7 +70,7 @@ CAMPAIGNS := $(patsubst tests/campaigns/%.py,%,$(filter-out %/common.py,$(wildca
 LINK = -L$(OUT) -lnetserver -pthread -Wl,-rpath,'$$ORIGIN/$(1)release'
 
 .DELETE_ON_ERROR:
-.PHONY: build help run test test-package abi test-bindings test-status-page test-cluster cluster lint oracle campaign-oracle install uninstall clean deps \
+.PHONY: build help run test test-package abi dist test-dist test-bindings test-status-page test-cluster cluster lint oracle campaign-oracle install uninstall clean deps \
 	c-tests hosts examples-rust asan-programs campaign-server proxies-server asan hammer-asan memcheck audit bench bench-deps bench-quick bench-tls bench-bindings campaigns $(CAMPAIGNS:%=campaign-%)
 
 build: $(SO) $(ARCHIVE) $(NOTICES) $(EXAMPLE_PROGRAMS) ## build the shared and the static library and the C examples (default) [NO_TLS=1, in target/no-tls]
@@ -74,23 +83,23 @@ help: ## print this list
 # Each command builds one crate type: a list of several silently drops link-time optimisation.
 
 # The C code of the cryptography gets a stack protector, as distributions build theirs.
-HARDENED = CFLAGS="$${CFLAGS-} -fstack-protector-strong"
+HARDENED = CFLAGS="$${CFLAGS-} -fstack-protector-strong $(SAME_PATHS)"
 NEED_CARGO = @scripts/need-cargo $(RUST_VERSION) $(CARGO)
 
 $(SO): $(RUST_SOURCES)
 	$(NEED_CARGO)
-	$(HARDENED) $(CARGO) rustc --release --lib $(FEATURES) --crate-type cdylib -- -C link-arg=-Wl,-soname,$(SONAME),--build-id=sha1
+	$(HARDENED) $(CARGO) rustc --release --lib $(CARGO_OPTIONS) --crate-type cdylib -- -C link-arg=-Wl,-soname,$(SONAME),--build-id=sha1
 	$(INSTALL) -m 755 $(OUT)/libnet_server.so $@
 	ln -sf libnetserver.so $(OUT)/$(SONAME)
 
 $(ARCHIVE): $(RUST_SOURCES) scripts/make-archive tests/c/symbols.txt
 	$(NEED_CARGO)
-	$(HARDENED) $(CARGO) rustc --release --lib $(FEATURES) --crate-type staticlib -- --print native-static-libs=$(abspath $(NATIVE_LIBS))
+	$(HARDENED) $(CARGO) rustc --release --lib $(CARGO_OPTIONS) --crate-type staticlib -- --print native-static-libs=$(abspath $(NATIVE_LIBS))
 	scripts/make-archive $(OUT)/libnet_server.a $@
 
 # After the libraries: two cargos would wait for each other.
 $(NOTICES): Cargo.lock scripts/components | $(SO)
-	CARGO=$(CARGO) scripts/components notices $(FEATURES) > $@
+	CARGO=$(CARGO) scripts/components notices $(CARGO_OPTIONS) > $@
 
 # -- C programs -------------------------------------------------------------------------------
 
@@ -142,7 +151,7 @@ ASAN_LINK = $(ASAN_ARCHIVE) $$(cat $(NATIVE_LIBS)) -pthread
 
 $(ASAN_ARCHIVE): $(RUST_SOURCES) $(ARCHIVE)
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address CARGO_PROFILE_DEV_OPT_LEVEL=1 \
-		$(CARGO) rustc --lib $(FEATURES) --crate-type staticlib --target $(HOST) --target-dir $(TARGET)/asan/rust
+		$(CARGO) rustc --lib $(CARGO_OPTIONS) --crate-type staticlib --target $(HOST) --target-dir $(TARGET)/asan/rust
 	$(INSTALL) -m 644 $(TARGET)/asan/rust/$(HOST)/debug/libnet_server.a $@
 
 $(TARGET)/asan/examples-c/%: examples-c/%.c $(wildcard examples-c/*.h) $(HEADER) $(ASAN_ARCHIVE)
@@ -208,6 +217,12 @@ abi: ## fail where programs that were built with an earlier commit or tag would 
 	@scripts/deps abidiff abigail-tools
 	scripts/abi $(or $(BASE),$(error make abi needs BASE=, a commit or a tag))
 
+dist: ## make target/dist/netserver-VERSION.tar.xz: the committed source with all crates [SOURCE_DATE_EPOCH=…]
+	scripts/dist
+
+test-dist: ## make it in two folders, build the libraries of both, and compare; some minutes
+	scripts/test-dist
+
 test-package: ## make the crate as a registry gets it, and run the tests of its content
 	scripts/test-package
 
@@ -234,7 +249,7 @@ memcheck: deps build c-tests ## run the C examples and C tests under valgrind
 hammer-asan: ## run the hammer with AddressSanitizer [SECONDS=40 of each of three programs] [SEED=1]
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address --cfg under_asan" CARGO_PROFILE_TEST_OPT_LEVEL=1 \
 		NS_HAMMER_SECONDS=$(SECONDS) NS_HAMMER_SEED=$(SEED) \
-		$(CARGO) test $(FEATURES) --test hammer --test c_hammer --test tls_hammer \
+		$(CARGO) test $(CARGO_OPTIONS) --test hammer --test c_hammer --test tls_hammer \
 		--target $(HOST) --target-dir $(TARGET)/asan/rust
 
 asan: asan-programs ## run the C examples and C tests with AddressSanitizer
