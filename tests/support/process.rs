@@ -4,12 +4,13 @@ use socket2::SockRef;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{comes_true, SOON};
 
 /// How many threads there are, and how many descriptors of each kind.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Inventory {
     threads: usize,
     descriptors: BTreeMap<String, usize>,
@@ -21,21 +22,31 @@ impl Inventory {
         for (_, kind) in descriptors_with_kind() {
             *descriptors.entry(kind).or_insert(0) += 1;
         }
-        let threads = fs::read_dir("/proc/self/task").unwrap().count();
-        Inventory { threads, descriptors }
+        Inventory { threads: threads().count(), descriptors }
     }
 
-    /// Nothing was left behind since then. A thread that has been joined stands in /proc a moment
-    /// longer: its end is reported before the kernel takes it off the list. So `self` may count
-    /// threads that were at their end.
+    /// Nothing was left behind since then.
     #[track_caller]
     pub fn assert_restored(&self) {
-        let restored = comes_true(SOON, || {
-            let after = Inventory::take();
-            after.threads <= self.threads && after.descriptors == self.descriptors
-        });
+        let restored = comes_true(SOON, || Inventory::take() == *self);
         assert!(restored, "left behind: before {self:?}, after {:?}", Inventory::take());
     }
+}
+
+/// The flag of a thread that exits, of include/linux/sched.h.
+const PF_EXITING: u32 = 4;
+
+/// The threads of this process, without those that exit: a thread that has been joined stands in
+/// /proc a moment longer, for the kernel reports its end before it takes it off the list.
+fn threads() -> impl Iterator<Item = PathBuf> {
+    let all = fs::read_dir("/proc/self/task").unwrap().flatten();
+    all.map(|entry| entry.path()).filter(|thread| {
+        // "number (name) state ppid pgrp session tty_nr tpgid flags ...", of proc_pid_stat(5).
+        let Ok(stat) = fs::read_to_string(thread.join("stat")) else { return false };
+        let (_, fields) = stat.rsplit_once(") ").expect("a name");
+        let flags: u32 = fields.split(' ').nth(6).expect("flags").parse().unwrap();
+        flags & PF_EXITING == 0
+    })
 }
 
 fn descriptors_with_kind() -> Vec<(RawFd, String)> {
@@ -79,16 +90,17 @@ pub fn is_close_on_exec(fd: RawFd) -> bool {
 
 /// The library's threads: their numbers and names.
 pub fn library_threads() -> Vec<(String, String)> {
-    let mut threads = Vec::new();
-    for entry in fs::read_dir("/proc/self/task").unwrap().flatten() {
-        if let Ok(name) = fs::read_to_string(entry.path().join("comm")) {
+    let mut named = Vec::new();
+    for thread in threads() {
+        if let Ok(name) = fs::read_to_string(thread.join("comm")) {
             let name = name.trim_end().to_owned();
             if name.starts_with("ns-") {
-                threads.push((entry.file_name().to_string_lossy().into_owned(), name));
+                let number = thread.file_name().expect("a number").to_string_lossy();
+                named.push((number.into_owned(), name));
             }
         }
     }
-    threads
+    named
 }
 
 pub fn count_threads_named(prefix: &str) -> usize {
