@@ -97,9 +97,9 @@ fn the_deadline_of_dribbled_bytes() {
         for config in both_modes() {
             let (hooks, told) = telling();
             let server = start(config.handshake_timeout(ms(400)), hooks);
-            let tcp = raw(&server);
-            let clock = Stopwatch::start();
             let (_, hello) = by_hand();
+            let clock = Stopwatch::start();
+            let tcp = raw(&server);
             for byte in &hello {
                 let_pass(ms(20));
                 if (&tcp).write_all(&[*byte]).is_err() || told_ended(&tcp) {
@@ -357,6 +357,7 @@ fn the_silent_give_their_places_up() {
     isolated(|| {
         let (hooks, told) = telling();
         let server = start(capped(3), hooks);
+        let clock = Stopwatch::start();
         let stalled: Vec<_> = (0..3)
             .map(|_| {
                 let tcp = raw_saying(&server, &by_hand().1);
@@ -365,7 +366,6 @@ fn the_silent_give_their_places_up() {
             })
             .collect();
         told.none();
-        let clock = Stopwatch::start();
         let mut waiting: Vec<_> = (0..5).map(|_| Client::connect(&server)).collect();
         for client in &mut waiting {
             client.echo("after all");

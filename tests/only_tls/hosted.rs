@@ -11,12 +11,12 @@ fn the_silent_give_their_places_up() {
     isolated(|| {
         let (hooks, told) = telling();
         let server = hosted_with(non_blocking(1).max_handshakes(1), hooks);
+        let clock = Stopwatch::start();
         let silent = host(&server, || {
             let silent = raw_saying(&server, &by_hand().1);
             under_way(&silent);
             silent
         });
-        let clock = Stopwatch::start();
         host(&server, || Client::connect(&server).echo("after all"));
         clock.kept(ms(1900));
         let failed = told.drain().into_iter().find(|(what, _)| *what == "exception");

@@ -154,9 +154,10 @@ fn without_descriptors(config: crate::api::Config) {
     let unconnected: Vec<_> =
         (0..12).map(|_| socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap()).collect();
     let fillers = fill_descriptors(0);
+    let began = Instant::now();
     let mut outside: Vec<_> =
         unconnected.into_iter().map(|socket| Client::finish(socket, &server)).collect();
-    let (socket, status, os_code, mut last) = errors.next();
+    let (socket, status, os_code, _) = errors.next();
     assert_eq!((socket, status, os_code), (false, Status::Accept, libc::EMFILE));
     // Over two seconds: hardly any processor time, few reports, and service as usual.
     let (clock, used) = (Stopwatch::start(), processor_time());
@@ -168,9 +169,9 @@ fn without_descriptors(config: crate::api::Config) {
     assert!(spent < clock.elapsed() / 4, "{spent:?} in {:?}", clock.elapsed());
     let reports = errors.drain();
     assert!(!reports.is_empty(), "the trouble goes on");
-    for (.., at) in reports {
-        let apart = at - std::mem::replace(&mut last, at);
-        assert!(apart >= ms(950), "two reports {apart:?} apart");
+    // A busy machine may call the handler late, never early.
+    for ((.., at), seconds) in reports.into_iter().zip(1..) {
+        assert!(at - began >= ms(950) * seconds, "report {seconds} after {:?}", at - began);
     }
     assert!(server.stats().accept_errors >= 2);
     // It recovers by itself, as soon as there is one descriptor.

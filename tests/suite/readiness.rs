@@ -203,8 +203,8 @@ fn a_stop_that_waits() {
         let client = host(&server, || Client::connect(&server).saying("go"));
         turns_until(&server, "bytes", || server.stats().bytes_out > 1 << 16);
         come_to_rest(&server);
-        server.request_stop();
         let clock = Stopwatch::start();
+        server.request_stop();
         let turns = count_turns(&server, "the stop", || server.is_stopped());
         clock.kept(ms(400));
         assert!(turns < 60, "{turns} turns");
