@@ -105,7 +105,7 @@ fn a_dribbled_record_times_out() {
 fn a_dribbled_record_is_not_idle() {
     isolated(|| {
         let (hooks, ends) = ends();
-        let server = start(blocking(2).idle_timeout(ms(200)), hooks);
+        let server = start(blocking(2).idle_timeout(ms(1500)), hooks);
         let tcp = raw(&server);
         let (mut session, hello) = by_hand();
         (&tcp).write_all(&hello).unwrap();
@@ -115,7 +115,7 @@ fn a_dribbled_record_is_not_idle() {
         let mut record = Vec::new();
         session.write_tls(&mut record).unwrap();
         for byte in &record {
-            let_pass(ms(20));
+            let_pass(ms(80));
             (&tcp).write_all(&[*byte]).unwrap();
         }
         assert_eq!(ends.next(), ("more".into(), Status::Ok));
@@ -191,7 +191,7 @@ fn close_notify_on_every_close() {
                 "panic" => panic!("on purpose"),
                 _ => Ok(()),
             });
-            let server = start(config.idle_timeout(ms(100)), hooks);
+            let server = start(config.idle_timeout(ms(1500)), hooks);
             let mut words = vec!["close", "shut", "fail", "panic"];
             words.extend(if non_blocking { ["timer", "idle"] } else { ["return", "close"] });
             for word in words {

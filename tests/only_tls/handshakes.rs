@@ -481,7 +481,7 @@ fn a_mixed_crowd() {
             let hooks = Hooks::new(echo)
                 .on_open(move |_, _| Ok(opening.lock().unwrap().0 += 1))
                 .on_close(move |_, _, _| closing.lock().unwrap().1 += 1);
-            let server = start(config.handshake_timeout(ms(500)), hooks);
+            let server = start(config.handshake_timeout(ms(8000)), hooks);
             std::thread::scope(|scope| {
                 for thread in 0..4 {
                     let server = &server;
@@ -516,12 +516,12 @@ fn a_mixed_crowd() {
 fn no_other_deadline_for_a_handshake() {
     isolated(|| {
         for config in both_modes() {
-            let server = start(config.io_timeout(ms(60)).idle_timeout(ms(60)), Hooks::new(echo));
+            let server = start(config.io_timeout(ms(800)).idle_timeout(ms(800)), Hooks::new(echo));
             let tcp = raw(&server);
-            let_pass(ms(200));
+            let_pass(ms(1000));
             let (mut session, hello) = by_hand();
             (&tcp).write_all(&hello[..50]).unwrap();
-            let_pass(ms(200));
+            let_pass(ms(1000));
             (&tcp).write_all(&hello[50..]).unwrap();
             finish_by_hand(&mut session, &tcp, b"words");
             assert_eq!(receive_by_hand(&mut session, &tcp, 5), b"words");

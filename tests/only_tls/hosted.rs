@@ -31,14 +31,14 @@ fn the_silent_give_their_places_up() {
 fn a_handshake_ends_in_time() {
     isolated(|| {
         let (hooks, told) = telling();
-        let server = hosted_with(non_blocking(1).handshake_timeout(ms(300)), hooks);
+        let server = hosted_with(non_blocking(1).handshake_timeout(ms(2000)), hooks);
         let clock = Stopwatch::start();
         let clients = [0, 10, by_hand().1.len()].map(|n| raw_saying(&server, &by_hand().1[..n]));
         turns_until(&server, "three", || server.stats().open == 3);
         come_to_rest(&server);
         assert!(!is_readable(server.poll_fd().unwrap(), ms(50)), "nothing is to be done");
         turns_until(&server, "the deadlines", || server.stats().handshake_failures == 3);
-        clock.kept(ms(300));
+        clock.kept(ms(2000));
         assert_eq!(told.drain(), [("exception", Status::Timeout); 3]);
         drop(clients);
         server.stop().unwrap();

@@ -17,7 +17,7 @@ fn a_close_with_bytes_held_back() {
             socket.send(b"for later")?;
             Ok(log.add(socket.id()))
         });
-        let server = start_plain(non_blocking(1).handshake_timeout(ms(200)), hooks);
+        let server = start_plain(non_blocking(1).handshake_timeout(ms(2000)), hooks);
         let mut tcp = raw_saying(&server, b"x");
         server.close(ids.next()).unwrap();
         let error = tcp.read(&mut [0]).expect_err("an orderly end");

@@ -116,10 +116,10 @@ fn attach_long_after_the_write_timeout() {
             // On the loop that gets it: before it can see that the socket is writable.
             _ => Ok(drop(server.attach(taken.lock().unwrap().take().unwrap()))),
         });
-        let server = start(non_blocking(1).write_timeout(ms(300)), hooks);
+        let server = start(non_blocking(1).write_timeout(ms(1500)), hooks);
         let mut client = Client::small(&server).saying("detach");
         *place.lock().unwrap() = Some(owned.next());
-        let_pass(ms(450));
+        let_pass(ms(1700));
         let _other = Client::connect(&server).saying("attach");
         assert!(client.receive(BULK) == pattern(BULK));
     });
@@ -284,7 +284,7 @@ fn attach_with_deadlines() {
             _ => Ok(()),
         })
         .on_timeout(move |_, _| timeout_log.add(()));
-        let server = start(non_blocking(1).idle_timeout(ms(400)), hooks);
+        let server = start(non_blocking(1).idle_timeout(ms(1500)), hooks);
         let (mut client, socket) = detached(&server, &owned);
         server.attach(socket).unwrap();
         client.send("timer");
@@ -292,11 +292,11 @@ fn attach_with_deadlines() {
         client.send("detach");
         let socket = owned.next();
         // Deadlines of its time in the server are over when it comes back.
-        let_pass(ms(450));
+        let_pass(ms(1600));
         let clock = Stopwatch::start();
         server.attach(socket).unwrap();
         client.expect_gone();
-        clock.kept(ms(400));
+        clock.kept(ms(1500));
         drop(client);
         wait_idle(&server);
         assert_eq!(server.stats().closed[CloseReason::Idle as usize], 1);

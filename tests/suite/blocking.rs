@@ -297,13 +297,13 @@ fn no_worker_lingers() {
 #[test]
 fn lingering_is_bounded() {
     isolated(|| {
-        let server = start(blocking(2).linger_timeout(ms(300)), Hooks::new(hasty));
+        let server = start(blocking(2).linger_timeout(ms(1500)), Hooks::new(hasty));
         let sockets = count_sockets();
         let clock = Stopwatch::start();
         let _client = lingering(&server);
         assert_eq!(count_sockets(), sockets + 2, "client and lingering server side");
         eventually("it is closed", || count_sockets() == sockets + 1);
-        clock.kept(ms(300));
+        clock.kept(ms(1500));
         wait_idle(&server);
     });
 }

@@ -38,7 +38,7 @@ fn activity_puts_the_idle_timeout_off() {
     isolated(|| {
         let (hooks, ids) = Hooks::new(|_, socket| text(socket).map(drop)).telling_ids();
         let hooks = hooks.on_close(|_, _, reason| assert_eq!(reason, CloseReason::Idle));
-        let server = start(non_blocking(1).idle_timeout(ms(400)), hooks);
+        let server = start(non_blocking(1).idle_timeout(ms(2000)), hooks);
         let mut sending = Client::connect(&server);
         ids.next();
         let mut receiving = Client::connect(&server);
@@ -48,16 +48,16 @@ fn activity_puts_the_idle_timeout_off() {
             sending.send("x");
             server.send(id, b"x").unwrap();
             receiving.expect("x");
-            let_pass(ms(80));
+            let_pass(ms(250));
         }
         assert_eq!(server.stats().open, 2, "after {:?}", clock.elapsed());
         let clock = Stopwatch::start();
         sending.send("x");
         server.send(id, b"last").unwrap();
         sending.expect_gone();
-        clock.kept(ms(400));
+        clock.kept(ms(2000));
         receiving.expect_gone();
-        clock.kept(ms(400));
+        clock.kept(ms(2000));
     });
 }
 
@@ -94,12 +94,12 @@ fn a_long_send_is_not_idle() {
             log.add(status(socket.send(&vec![1; LEN])));
             Ok(())
         });
-        let server = start(blocking(1).idle_timeout(ms(300)), hooks);
+        let server = start(blocking(1).idle_timeout(ms(1500)), hooks);
         let mut client = Client::small(&server).saying("x");
         let (clock, mut left) = (Stopwatch::start(), LEN);
         while left > 0 {
             // For much longer than the idle time, and then the rest without a pause.
-            if clock.elapsed() < ms(1000) {
+            if clock.elapsed() < ms(2500) {
                 let_pass(ms(20));
             }
             let piece = left.min(64 << 10);
@@ -369,14 +369,14 @@ fn write_timeout() {
 #[test]
 fn progress_puts_the_write_timeout_off() {
     isolated(|| {
-        let config = non_blocking(1).write_timeout(ms(500)).linger_timeout(ms(20_000));
+        let config = non_blocking(1).write_timeout(ms(2000)).linger_timeout(ms(20_000));
         let server = start(config, Hooks::new(bulk_and_close));
         let mut client = Client::small(&server).saying("x");
         let mut received = 0;
-        // About a second in all, with a pause after each part.
+        // For longer than that in all, with a pause after each part.
         for _ in 0..10 {
             received += client.receive(BULK / 11).len();
-            let_pass(ms(100));
+            let_pass(ms(250));
         }
         received += client.rest().len();
         assert_eq!(received, BULK);

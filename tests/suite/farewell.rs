@@ -267,7 +267,7 @@ fn stuck(config: Config) -> (Server, Client, OwnedSocket) {
 fn what_a_detached_socket_drops_is_a_reset() {
     isolated(|| {
         for close in [false, true] {
-            let (_server, mut client, mut owned) = stuck(non_blocking(1).linger_timeout(ms(400)));
+            let (_server, mut client, mut owned) = stuck(non_blocking(1).linger_timeout(ms(2000)));
             client.send("not read");
             let clock = Stopwatch::start();
             if close {
@@ -275,7 +275,7 @@ fn what_a_detached_socket_drops_is_a_reset() {
             }
             drop(owned);
             let took = clock.elapsed();
-            assert!((ms(400)..ms(780)).contains(&took), "{took:?}");
+            assert!((ms(2000)..ms(3900)).contains(&took), "{took:?}");
             client.expect_reset();
         }
     });
@@ -516,7 +516,8 @@ fn sends_without_pause(client: &mut Client) -> bool {
         let sent = client.0.write_all(&pattern(100_000));
         pause = pause.max(clock.elapsed());
         if let Err(error) = sent {
-            assert!(pause > ms(80), "{error} after {pause:?}");
+            // Of two pauses without a byte between them one is half of the 100 ms at least.
+            assert!(pause > ms(40), "{error} after {pause:?}");
             return false;
         }
         let_pass(ms(10));

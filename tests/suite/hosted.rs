@@ -229,7 +229,7 @@ fn when_it_is_readable() {
         let hooks = Hooks::new(echo)
             .on_open(move |_, socket| Ok(log.add(socket.id())))
             .on_wake(move |_, _| wakes.add(()));
-        let config = non_blocking(1).idle_timeout(Some(ms(400)));
+        let config = non_blocking(1).idle_timeout(Some(ms(2000)));
         let server = hosted_with(config, hooks);
         let fd = server.poll_fd().unwrap();
         come_to_rest(&server);
@@ -257,7 +257,7 @@ fn when_it_is_readable() {
             assert!(is_readable(fd, SOON), "a deadline");
             server.run_once(Some(ms(0))).unwrap();
         }
-        clock.kept(ms(350));
+        clock.kept(ms(1900));
         client.expect_gone();
         come_to_rest(&server);
         assert!(!is_readable(fd, ms(50)), "nothing is to be done");

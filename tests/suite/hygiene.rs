@@ -316,7 +316,7 @@ fn a_workers_ends_come_beside_a_child() {
     isolated(|| {
         for (config, reason) in [
             (blocking(1), CloseReason::Stop),
-            (blocking(1).idle_timeout(ms(50)), CloseReason::Idle),
+            (blocking(1).idle_timeout(ms(1500)), CloseReason::Idle),
         ] {
             let (hooks, reasons) = Hooks::new(echo).telling_reasons();
             let server = start(config.drain_timeout(ms(100)), hooks);

@@ -509,7 +509,7 @@ fn hosted_tasks() {
         };
         server.watch(0, &ours, Interest::READ, watch).unwrap();
         let clock = Stopwatch::start();
-        server.add_timer(0, ms(100), None, move |_, _| Ok(on_timer.add("timer"))).unwrap();
+        server.add_timer(0, ms(1500), None, move |_, _| Ok(on_timer.add("timer"))).unwrap();
         server.post(0, move |_| Ok(on_task.add("task"))).unwrap();
         let mut seen = Vec::new();
         for expected in ["task", "watch", "timer"] {
@@ -522,7 +522,7 @@ fn hosted_tasks() {
             });
         }
         assert_eq!(seen, ["task", "watch", "timer"]);
-        clock.kept(ms(100));
+        clock.kept(ms(1500));
         server.stop().unwrap();
     });
 }
