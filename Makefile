@@ -71,7 +71,7 @@ LINK = -L$(OUT) -lnetserver -pthread -Wl,-rpath,'$$ORIGIN/$(1)release'
 
 .DELETE_ON_ERROR:
 .PHONY: build help run test test-package abi dist test-dist test-bindings test-status-page test-cluster cluster lint oracle campaign-oracle install uninstall clean deps \
-	c-tests hosts examples-rust asan-programs campaign-server proxies-server asan hammer-asan memcheck audit bench bench-deps bench-quick bench-tls bench-bindings campaigns $(CAMPAIGNS:%=campaign-%)
+	c-tests hosts guide examples-rust asan-programs campaign-server proxies-server asan hammer-asan memcheck audit bench bench-deps bench-quick bench-tls bench-bindings campaigns $(CAMPAIGNS:%=campaign-%)
 
 build: $(SO) $(ARCHIVE) $(NOTICES) $(EXAMPLE_PROGRAMS) ## build the shared and the static library and the C examples (default) [NO_TLS=1, in target/no-tls]
 
@@ -111,6 +111,10 @@ $(TARGET)/examples-c/%: examples-c/%.c $(wildcard examples-c/*.h) $(HEADER) $(SO
 	@mkdir -p $(@D)
 	$(CC) -std=c99 $(STRICT) $(CFLAGS) -Iinclude -o $@ $< $(call LINK,../)
 
+$(TARGET)/guide/%: docs/guide/code/%.c docs/guide/code/start.h $(HEADER) $(SO)
+	@mkdir -p $(@D)
+	$(CC) -std=c11 $(STRICT) $(CFLAGS) -Iinclude -o $@ $< $(call LINK,../)
+
 $(TARGET)/tests-c/proxies/%: tests/proxies/%.c $(HEADER) $(SO)
 	@mkdir -p $(@D)
 	$(CC) -std=c11 $(STRICT) $(CFLAGS) -Iinclude -o $@ $< $(call LINK,../../)
@@ -139,6 +143,8 @@ campaign-server: $(CAMPAIGN_SERVER)
 proxies-server: $(PROXIES_SERVER)
 
 hosts: $(HOSTS)
+
+guide: $(patsubst docs/guide/code/%.c,$(TARGET)/guide/%,$(wildcard docs/guide/code/*.c))
 
 # The same programs with AddressSanitizer. They link the static library, which is also built with it
 # and with debug assertions. Stable Rust has the sanitizer and its runtime but not the flag, so this

@@ -1,0 +1,40 @@
+/* ending [SERVICE]: SIGTERM lets the clients finish, SIGINT does not wait for them. */
+#define _POSIX_C_SOURCE 200809L
+#include "start.h"
+
+static int32_t echo(ns_server *server, ns_socket *socket, void *user_data) {
+    char buf[4096];
+    int64_t n;
+    (void)server, (void)user_data;
+    while ((n = ns_socket_recv(socket, buf, sizeof buf)) > 0) {
+        ns_status sent = ns_socket_send(socket, buf, (size_t)n);
+        if (sent != NS_OK)
+            return sent;
+    }
+    return (int32_t)n;
+}
+
+int main(int argc, char **argv) {
+    sigset_t signals = block_signals();
+    ns_config *config = ns_config_new();
+    ns_server *server;
+    ns_error *err;
+    ns_status status = NS_ERR_STATE;
+    int number;
+    ns_config_set_max_thread(config, 16);
+    server = ns_server_new(argc > 1 ? argv[1] : "5000", echo, NULL, NULL, config, &err);
+    ns_config_free(config);
+    if (server == NULL)
+        return failed(err);
+    if (start(server) == 0 && sigwait(&signals, &number) == 0) {
+        if (number == SIGTERM) {
+            ns_server_quiesce(server); /* the port is free from here on */
+            puts("quiet");
+            fflush(stdout);
+            ns_server_wait_idle(server, 30 * 1000);
+        }
+        status = ns_server_stop_within(server, 1000); /* what is left has a second */
+    }
+    ns_server_free(server);
+    return status == NS_OK ? 0 : 1;
+}
