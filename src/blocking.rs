@@ -68,6 +68,8 @@ struct State {
     /// How many threads are in accept(2); each holds room for the connection
     /// that it will get.
     accepting: usize,
+    /// How many connections are being rejected. They have left the queue.
+    rejected: usize,
     /// How many threads wait for room, for descriptors, or until the pool is
     /// idle.
     paused: usize,
@@ -133,6 +135,7 @@ impl Pool {
                 free: (0..seats.min(max_connections)).rev().collect(),
                 queue: VecDeque::new(),
                 accepting: 0,
+                rejected: 0,
                 paused: 0,
                 backoff: Backoff::default(),
             }),

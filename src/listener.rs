@@ -180,8 +180,17 @@ impl Listener {
         }
     }
 
+    /// Makes a unix socket that nobody shares refuse new clients, and keep those
+    /// that wait. TCP has nothing like that.
+    pub fn refuse_more(&self) {
+        self.remove_file();
+        if self.address.is_unix() && !self.is_shared() {
+            sys::shutdown(self.socket().as_raw_fd(), Shutdown::Both);
+        }
+    }
+
     /// Removes the file of a unix socket; it leaves that of a lent one.
-    pub fn remove_file(&self) {
+    fn remove_file(&self) {
         let file = lock(&self.file).take();
         if let (true, Some(file)) = (self.number.is_lent(), file) {
             file.leave();

@@ -4,21 +4,26 @@
 
 use super::Pool;
 use crate::address::Peer;
-use crate::admission::{self, Admission, Limit};
+use crate::admission::{self, Limit};
 use crate::callback;
 use crate::conn::Conn;
 use crate::error::CloseReason;
-use crate::listener::{AcceptError, Accepted};
+use crate::listener::Accepted;
 use crate::logger::Kind;
 use crate::server::Server;
 
+/// A client that was turned away, and is not reported yet.
+pub(super) struct Refusal(Peer, Limit);
+
 impl Pool {
     /// Lets a new connection in, or turns it away beyond a limit of its address.
+    /// The caller reports that, with [`Pool::note_refusal`], when it has the
+    /// listeners no more.
     pub(super) fn admit(
         &self,
         server: &Server,
         mut accepted: Accepted,
-    ) -> Result<Accepted, AcceptError> {
+    ) -> Result<Accepted, Refusal> {
         server.settle_origin(&mut accepted);
         let Some(admission) = &self.admission else { return Ok(accepted) };
         let peer = accepted.peer;
@@ -29,8 +34,7 @@ impl Pool {
             self.lobby.counters.accepted.add(1);
             self.lobby.counters.closed[CloseReason::Limit as usize].add(1);
         }
-        note_refusal(server, admission, peer, limit);
-        Err(AcceptError::Next)
+        Err(Refusal(peer, limit))
     }
 
     /// Judges the client of a connection whose PROXY header has come, as
@@ -41,8 +45,16 @@ impl Pool {
         conn.mark_unopened();
         conn.abort();
         conn.reason = CloseReason::Limit;
-        note_refusal(server, admission, conn.client(), limit);
+        self.note_refusal(server, Refusal(conn.client(), limit));
         false
+    }
+
+    /// Logs a refusal, and notes it for the report.
+    pub(super) fn note_refusal(&self, server: &Server, Refusal(peer, limit): Refusal) {
+        server.log().warn(Kind::Limit, 0, || admission::describe_refusal(peer, limit));
+        if let Some(admission) = &self.admission {
+            admission.note_refusal(peer, limit);
+        }
     }
 
     /// Reports the refusals, if that is due or `in_any_case`. A worker does it
@@ -53,9 +65,4 @@ impl Pool {
             self.count_report(callback::report_without_socket(server, &error));
         }
     }
-}
-
-fn note_refusal(server: &Server, admission: &Admission, peer: Peer, limit: Limit) {
-    server.log().warn(Kind::Limit, 0, || admission::describe_refusal(peer, limit));
-    admission.note_refusal(peer, limit);
 }

@@ -7,7 +7,6 @@ use crate::clock::Deadline;
 use crate::config::Config;
 use crate::listener::{AcceptError, Listener, Quota};
 use crate::server::Server;
-use crate::sync::lock;
 
 impl Pool {
     /// Takes the clients that wait in the backlog into the queue, also beyond
@@ -22,10 +21,10 @@ impl Pool {
         let (shared, own): (Vec<_>, Vec<_>) = listeners.iter().partition(|l| l.is_shared());
         shared.iter().for_each(|listener| listener.shut());
         for listener in &own {
-            listener.remove_file();
             // This thread must not wait for another client. A worker that waits
             // goes on to wait.
             let _ = listener.set_nonblocking();
+            listener.refuse_more();
         }
         self.take_backlog(server, &own);
         own.iter().for_each(|listener| listener.shut());
@@ -47,11 +46,12 @@ impl Pool {
                 if accepted.is_ok() {
                     quota.use_one();
                 }
-                match accepted.and_then(|accepted| self.admit(server, accepted)) {
-                    Ok(accepted) => {
+                match accepted.map(|accepted| self.admit(server, accepted)) {
+                    Ok(Ok(accepted)) => {
                         let arrival = Arrival { id: self.next_id(), accepted };
                         self.queue(server.config(), arrival);
                     }
+                    Ok(Err(refusal)) => self.note_refusal(server, refusal),
                     Err(AcceptError::Next) if !listener.is_lost() => {}
                     Err(AcceptError::Exhausted(e)) if quota.may_retry() => {
                         self.back_off(server, &e)
@@ -75,7 +75,7 @@ impl Pool {
         self.make_room(&state);
     }
 
-    /// Waits until no connection is served or waits, at most until a deadline.
+    /// Waits until no connection is served, waits, or is being rejected, at most until a deadline.
     /// Returns whether none is.
     pub fn wait_idle(&self, until: Deadline) -> bool {
         let mut state = self.state();
@@ -100,6 +100,6 @@ impl Pool {
 
     fn is_idle(&self, state: &State) -> bool {
         let served = self.occupied(state) - state.queue.len() - state.accepting;
-        served == 0 && state.queue.is_empty() && lock(&self.rejecting).is_empty()
+        served == 0 && state.queue.is_empty() && state.rejected == 0
     }
 }

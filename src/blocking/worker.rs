@@ -20,11 +20,17 @@ use crate::server::Server;
 use crate::sync::lock;
 use crate::sys::{self, PollFlags};
 
+/// The longest wait of a quiesce before it looks whether the server stops, in ms.
+const QUIESCE_STEP_MS: u64 = 10;
+
 /// What a thread that has no connection does next.
 enum Step {
     Accept(Room),
     /// It serves a connection that waited, on this seat.
     Serve(usize, Arrival),
+    /// It rejects: there is no room, and the first connection of the queue has
+    /// waited too long.
+    Reject,
 }
 
 /// A thread's permission to accept.
@@ -34,8 +40,6 @@ struct Room {
     /// waited too long after it.
     until: Deadline,
     has_seat: bool,
-    /// There is no room: the thread may only reject.
-    is_full: bool,
 }
 
 impl Pool {
@@ -68,38 +72,45 @@ impl Pool {
             let room = match self.wait_for_step()? {
                 Step::Accept(room) => room,
                 Step::Serve(number, arrival) => return Some((number, arrival)),
+                Step::Reject => {
+                    immediately = false;
+                    self.reject_late(server);
+                    continue;
+                }
             };
             let accepted = match room.has_seat || self.rest_ms == 0 {
-                _ if room.is_full => Err(AcceptError::Empty),
                 true => self.accept(&room.listeners, room.until),
                 false => self.accept_for_later(&room.listeners, room.until, immediately),
             };
-            let accepted = accepted.and_then(|accepted| self.admit(server, accepted));
+            let accepted = accepted.map(|accepted| self.admit(server, accepted));
             immediately = false;
             let all_lost = accepted.is_err() && room.listeners.iter().all(Listener::is_lost);
-            // A quiesce waits until no thread has the listeners.
+            // A quiesce waits until no thread has the listeners: until here no
+            // code of the program runs.
             drop(room.listeners);
             let mut state = self.state();
-            if !room.is_full {
-                state.accepting -= 1;
-            }
-            if state.gate == Gate::Quiescing {
+            state.accepting -= 1;
+            // Threads that back off do not do this for the room alone: they
+            // would wake each other.
+            let is_room_back =
+                !matches!(accepted, Ok(Ok(_))) && self.occupied(&state) + 1 == self.max_connections;
+            if is_room_back || state.gate == Gate::Quiescing {
                 self.make_room(&state);
             }
             match accepted {
-                Ok(accepted) => {
+                Ok(Ok(accepted)) => {
                     let arrival = Arrival { id: self.next_id(), accepted };
                     if let Some(seated) = self.seat_or_queue(server, state, arrival) {
                         return Some(seated);
                     }
                     immediately = true;
                 }
+                Ok(Err(refusal)) => {
+                    drop(state);
+                    self.note_refusal(server, refusal);
+                    immediately = true;
+                }
                 Err(error) => {
-                    // Threads that back off do not do this: they would wake
-                    // each other.
-                    if self.occupied(&state) + 1 == self.max_connections {
-                        self.make_room(&state);
-                    }
                     drop(state);
                     match error {
                         AcceptError::Empty => {}
@@ -160,11 +171,13 @@ impl Pool {
                 }
             }
             let until = state.head_deadline();
-            let is_full = is_quiescing || self.occupied(&state) >= self.max_connections;
-            if !is_full || (until != Deadline::NEVER && until.is_due()) {
-                state.accepting += usize::from(!is_full);
+            if !is_quiescing && self.occupied(&state) < self.max_connections {
+                state.accepting += 1;
                 let (listeners, has_seat) = (state.listeners.clone(), !state.free.is_empty());
-                return Some(Step::Accept(Room { listeners, until, has_seat, is_full }));
+                return Some(Step::Accept(Room { listeners, until, has_seat }));
+            }
+            if until != Deadline::NEVER && until.is_due() {
+                return Some(Step::Reject);
             }
             state = self.pause(state, until);
         }
@@ -226,11 +239,14 @@ impl Pool {
         if let Some(number) = state.free.pop() {
             return Some((number, arrival));
         }
-        if self.max_wait_ms > 0 && state.queue.len() < self.max_waiting {
+        // A quiesce keeps whom it takes from the backlog, whichever thread does it.
+        let may_wait = state.queue.len() < self.max_waiting || state.gate == Gate::Quiescing;
+        if self.max_wait_ms > 0 && may_wait {
             let until = Deadline::after_ms(self.max_wait_ms);
             state.queue.push_back(Waiting { arrival, until });
             return None;
         }
+        state.rejected += 1;
         drop(state);
         self.reject(server, arrival);
         None
@@ -254,7 +270,10 @@ impl Pool {
         let (wait, report) = {
             let mut state = self.state();
             self.lobby.counters.accept_errors.add(1);
-            state.backoff.back_off(error)
+            let (wait, report) = state.backoff.back_off(error);
+            // Nothing calls the control thread back for a stop.
+            let is_quiescing = state.gate == Gate::Quiescing;
+            (if is_quiescing { wait.min(QUIESCE_STEP_MS) } else { wait }, report)
         };
         self.count_report(callback::report_accept_failure(server, error, report));
         let state = self.state();
@@ -277,6 +296,7 @@ impl Pool {
                 return;
             }
             let Some(waiting) = state.queue.pop_front() else { return };
+            state.rejected += 1;
             drop(state);
             self.reject(server, waiting.arrival);
         }
@@ -284,7 +304,7 @@ impl Pool {
 
     /// Rejects a connection for which no seat became free in time: the
     /// exception handler may talk to the peer, then the connection is closed.
-    /// It has a seat of its own, so that other threads can end it.
+    /// The caller has counted it (`State::rejected`). It has a seat of its own, so that other threads can end it.
     fn reject(&self, server: &Server, arrival: Arrival) {
         let Arrival { id, accepted } = arrival;
         let lobby = &self.lobby;
@@ -339,6 +359,9 @@ impl Pool {
         if let Some(remains) = conn.close_waiting(until) {
             self.linger(server, remains);
         }
+        let mut state = self.state();
+        state.rejected -= 1;
+        self.make_room(&state);
     }
 
     pub(super) fn linger(&self, server: &Server, remains: Remains) {

@@ -92,7 +92,7 @@ impl Acceptor {
         for (listener, ready) in self.listeners.iter().zip(&mut self.ready) {
             *ready = !listener.is_shared() && !listener.is_lost();
             listener.unwatch(poller);
-            listener.remove_file();
+            listener.refuse_more();
         }
         self.full = false;
         self.quota = Some(Quota::new(config, self.listeners.len()));
@@ -176,7 +176,12 @@ impl Acceptor {
             }
             Err(AcceptError::Lost(e)) => {
                 self.ready[i] = false;
-                Attempt::Lost(e)
+                // A quiesce has shut it.
+                if self.quota.is_some() {
+                    Attempt::Miss
+                } else {
+                    Attempt::Lost(e)
+                }
             }
             Err(AcceptError::Exhausted(e)) => {
                 let (wait, report) = self.backoff.back_off(&e);

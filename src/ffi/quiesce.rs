@@ -57,8 +57,11 @@ pub unsafe extern "C" fn ns_server_request_quiesce(server: *mut ns_server) -> ns
 
 /// Waits until no connection of the server is open or waiting, usually after
 /// `ns_server_quiesce` and before `ns_server_stop`: a server that accepts may have
-/// one again. In non-blocking mode a connection that lingers is open. On a hosted
-/// server's own thread this call runs turns, on another one it waits for them.
+/// one again. A connection is open before `on_open` too (the PROXY header, the TLS
+/// handshake, a connect), and in non-blocking mode while it lingers; one that is
+/// being refused is waiting. Detached sockets and the shutdown port's peers do not
+/// count. On a hosted server's own thread this call runs turns, on another one it
+/// waits for them.
 ///
 /// Returns: 0 when there is none, also before the start and after the stop;
 /// NS_ERR_TIMEOUT after `timeout_ms` milliseconds (-1: wait forever);

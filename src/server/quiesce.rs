@@ -142,8 +142,10 @@ impl Server {
     /// Waits until no connection is open or waiting, at most for `timeout`
     /// (`None`: forever). The program usually quiesces the server before and
     /// stops it then; a server that accepts may have a connection again.
-    /// Connections that linger count in non-blocking mode. Where the server was
-    /// never started or has stopped it returns immediately.
+    /// Connections count before `on_open` too (a PROXY header, a TLS handshake, a
+    /// connect), while they are being refused, and, in non-blocking mode, while
+    /// they linger. Detached sockets and the shutdown port's peers do not. Where
+    /// the server was never started or has stopped it returns immediately.
     ///
     /// Errors: [`Status::Timeout`]; [`Status::Deadlock`] in a callback or on
     /// a thread of this server.

@@ -96,6 +96,28 @@ fn a_full_address_is_served_on_in_a_quiesce() {
     });
 }
 
+/// PA1, QU1, S9: A logger that keeps a worker while it is told of a refusal holds up no quiesce, and
+/// a stop cuts the others.
+#[test]
+fn a_logger_that_does_not_return() {
+    isolated(|| {
+        let gate = Gate::new();
+        let held = gate.clone();
+        let logger = Logger::new(LogLevel::Warn, move |_, _, _| held.wait());
+        let server = start(blocking(4).max_per_address(1).logger(logger), Hooks::new(echo));
+        let _open = OpenOnDrop(gate.clone());
+        let mut client = client_of(&server, 1).settled();
+        let _refused = silent_client(&server, 1);
+        gate.reached_by(1);
+        server.quiesce().unwrap();
+        client.echo("still served");
+        assert_eq!(status(server.stop_within(ms(0))), Status::Timeout);
+        client.expect_gone();
+        gate.open();
+        server.wait(Some(SOON)).unwrap();
+    });
+}
+
 /// PA1, PA2: Beyond the limit an address is refused without a callback, and others are served.
 #[test]
 fn one_address_has_so_many() {
