@@ -1827,7 +1827,8 @@ ns_status ns_socket_abort(ns_socket *socket);
 
 /**
  * Returns: 1 if the connection is closed or cannot be used here (NULL, detached,
- * not in its callback), else 0.
+ * not in its callback), also in the exception handler after a TLS handshake or a
+ * PROXY header that failed; else 0.
  * [handler]
  */
 int32_t ns_socket_is_closed(const ns_socket *socket);

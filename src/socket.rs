@@ -182,7 +182,8 @@ impl<'a> Socket<'a> {
     }
 
     /// Returns whether the connection was closed, aborted or detached, or its
-    /// transport failed.
+    /// transport failed; so it is in the exception handler after a TLS handshake
+    /// or a PROXY header that failed.
     pub fn is_closed(&self) -> bool {
         self.conn.is_over()
     }

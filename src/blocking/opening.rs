@@ -47,8 +47,9 @@ fn unless_ended<T>(
 fn fail(server: &Server, conn: &mut Conn, error: Error, reason: CloseReason) {
     conn.mark_unopened();
     conn.forbid_close_notify();
-    callback::report_handshake_failure(server, conn, error);
+    // The exception handler finds it closed, as on a loop.
     conn.close_because(reason);
+    callback::report_handshake_failure(server, conn, error);
     if conn.reason != CloseReason::Abort {
         conn.reason = reason;
     }

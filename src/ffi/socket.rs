@@ -187,7 +187,8 @@ pub unsafe extern "C" fn ns_socket_abort(socket: *mut ns_socket) -> ns_status {
 }
 
 /// Returns: 1 if the connection is closed or cannot be used here (NULL, detached,
-/// not in its callback), else 0.
+/// not in its callback), also in the exception handler after a TLS handshake or a
+/// PROXY header that failed; else 0.
 /// [handler]
 #[no_mangle]
 pub unsafe extern "C" fn ns_socket_is_closed(socket: *const ns_socket) -> i32 {

@@ -168,6 +168,7 @@ static int32_t on_exception(ns_server *server, ns_socket *socket, const ns_error
     CHECK(socket != NULL);
     CHECK(ns_socket_id(socket) != 0);
     told_status = ns_error_status(error);
+    CHECK_IS(ns_socket_is_closed(socket), 1);
     if (told_status == NS_ERR_HANDSHAKE)
         CHECK_IS(ns_socket_tls_info(socket, &info, sizeof info), NS_ERR_STATE);
     snprintf(reason, sizeof reason, "%s", ns_error_message(error));

@@ -529,6 +529,28 @@ fn no_other_deadline_for_a_handshake() {
     });
 }
 
+/// K5: The exception handler finds a connection closed whose handshake has failed, in both modes, and
+/// sends nothing.
+#[test]
+fn a_failed_handshake_leaves_a_closed_socket() {
+    isolated(|| {
+        for config in both_modes() {
+            for said in ["", "GET / HTTP/1.0\r\n\r\n"] {
+                let (log, results) = events();
+                let hooks = Hooks::new(echo).on_exception(move |_, socket, _| {
+                    let socket = socket.expect("a socket");
+                    Ok(log.add((socket.is_closed(), status(socket.send(b"plain text")))))
+                });
+                let server = start(config.clone().handshake_timeout(ms(200)), hooks);
+                let client = raw_saying(&server, said);
+                assert_eq!(results.next(), (true, Status::Closed));
+                let heard = raw_rest(&client);
+                assert!(!heard.windows(5).any(|part| part == b"plain"), "{heard:?}");
+            }
+        }
+    });
+}
+
 /// A10.4: After a handshake that failed on a worker there is nothing to receive: `recv` does not
 /// wait.
 #[test]

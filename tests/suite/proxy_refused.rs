@@ -23,6 +23,7 @@ fn refusing(config: Config) -> (Server, Events<(Status, String)>) {
         .on_exception(move |_, socket, error| {
             let socket = socket.expect("a socket");
             // Nothing can be said to such a peer, and nothing heard.
+            assert!(socket.is_closed());
             assert_eq!(status(socket.send(b"a last word")), Status::Closed);
             assert_ne!(status(socket.recv(&mut [0; 9])), Status::Ok);
             Ok(log.add((error.status(), error.message().to_owned())))
