@@ -2805,8 +2805,9 @@ typedef struct ns_stats {
     /** Connections closed, for each NS_CLOSE_... reason. */
     uint64_t closed[32];
     /**
-     * Resets by peers that handlers passed on (a handler that returned
-     * NS_ERR_RESET after one); not among `handler_errors`.
+     * Ends by peers that handlers passed on: a handler returned NS_ERR_RESET after
+     * a reset, or NS_ERR_TRUNCATED after an end without TLS's close_notify; not
+     * among `handler_errors`.
      */
     uint64_t peer_resets;
 } ns_stats;

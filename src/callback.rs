@@ -297,8 +297,9 @@ pub(crate) fn run_on_open(server: &Server, conn: &mut Conn) -> Result<bool, Erro
 /// fails.
 pub(crate) fn report_failure(server: &Server, conn: &mut Conn, error: Error) {
     let count_error = |conn: &Conn| conn.context.counters.handler_errors.add(1);
-    // A handler that passes the peer's reset on has done nothing wrong.
-    match error.status() == Status::Reset && conn.has_failed() {
+    // A handler that passes on how the peer has ended has done nothing wrong.
+    let is_end = matches!(error.status(), Status::Reset | Status::Truncated);
+    match is_end && conn.has_failed() {
         true => conn.context.counters.peer_resets.add(1),
         false => count_error(conn),
     }

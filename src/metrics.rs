@@ -140,7 +140,11 @@ fn write_transfer<W: Write>(out: &mut Families<'_, W>, stats: &Stats) -> fmt::Re
             stats.bytes_out,
         ),
         ("handler_errors_total", "Callbacks that failed.", stats.handler_errors),
-        ("peer_resets_total", "Resets by peers that handlers passed on.", stats.peer_resets),
+        (
+            "peer_resets_total",
+            "Resets, and ends without close_notify, that handlers passed on.",
+            stats.peer_resets,
+        ),
         ("accept_errors_total", "Failures to accept.", stats.accept_errors),
         ("tls_handshakes_total", "TLS handshakes completed.", stats.handshakes),
         ("tls_handshake_failures_total", "TLS handshakes that failed.", stats.handshake_failures),

@@ -110,10 +110,11 @@ pub struct Stats {
     /// Bytes that the kernel accepted for sending; over TLS the encrypted
     /// ones.
     pub bytes_out: u64,
-    /// Failed handlers, hooks and exception handlers; without the resets by
-    /// peers that handlers pass on.
+    /// Failed handlers, hooks and exception handlers; without the ends by
+    /// peers that [`Stats::peer_resets`] counts.
     pub handler_errors: u64,
-    /// Resets by peers that handlers passed on.
+    /// Connections whose handler passed on that the peer has reset them, or, over
+    /// TLS, has ended without close_notify.
     pub peer_resets: u64,
     /// Failures to accept.
     pub accept_errors: u64,

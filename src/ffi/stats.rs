@@ -63,8 +63,9 @@ pub struct ns_stats {
     pub handshake_failures: u64,
     /// Connections closed, for each NS_CLOSE_... reason.
     pub closed: [u64; 32],
-    /// Resets by peers that handlers passed on (a handler that returned
-    /// NS_ERR_RESET after one); not among `handler_errors`.
+    /// Ends by peers that handlers passed on: a handler returned NS_ERR_RESET after
+    /// a reset, or NS_ERR_TRUNCATED after an end without TLS's close_notify; not
+    /// among `handler_errors`.
     pub peer_resets: u64,
 }
 

@@ -438,7 +438,7 @@ static int32_t until_cut(ns_server *server, ns_socket *socket, void *user_data)
     return status;
 }
 
-/* K8: A peer that dies without close_notify. */
+/* K8, X16: A peer that dies without close_notify: no failure of the handler that passes it on. */
 static void truncated(void)
 {
     for (int i = 0; i < 2; i++) {
@@ -448,11 +448,16 @@ static void truncated(void)
             SERVE(with_tls(config, tls_of("server.pem", "server-key.pem")), until_cut, NULL);
         command c = start_client(server, "-quiet");
         int before = event_count(&cut);
+        ns_stats stats;
         tell(c, "hello\n");
         hear_command(c, "hello", heard, sizeof heard);
         CHECK_IS(kill(c.pid, SIGKILL), 0);
         EVENT_WAIT(&cut, before + 1);
         finish_command(c, heard, sizeof heard);
+        CHECK_IS(ns_server_stop(server), NS_OK);
+        CHECK_IS(ns_server_stats(server, &stats, sizeof stats), NS_OK);
+        CHECK_IS(stats.peer_resets, 1);
+        CHECK_IS(stats.handler_errors, 0);
         CHECK_IS(ns_server_free(server), NS_OK);
     }
 }

@@ -55,6 +55,44 @@ fn three_ends() {
     });
 }
 
+/// X16, MT6: An end without close_notify that a handler passes on is the peer's doing and no failure
+/// of the handler; the same status of the handler's own is.
+#[test]
+fn a_truncation_that_a_handler_passes_on() {
+    isolated(|| {
+        for config in both_modes() {
+            let (log, errors) = events();
+            let hooks = Hooks::new(|_, socket| loop {
+                match text(socket)?.as_str() {
+                    "own" => return Err(Status::Truncated.into()),
+                    "" => return Ok(socket.close()),
+                    said => socket.send(said.as_bytes())?,
+                }
+            })
+            .on_exception(move |_, socket, error| {
+                log.add(error.status());
+                Ok(socket.expect("a socket").close())
+            });
+            let server = start(config, hooks);
+            for count in 1..=3 {
+                let mut client = Client::connect(&server);
+                client.echo("hello");
+                drop(into_tcp(client.0));
+                assert_eq!(errors.next(), Status::Truncated);
+                wait_idle(&server);
+                let stats = server.stats();
+                assert_eq!((stats.handler_errors, stats.peer_resets), (0, count));
+            }
+            let mut client = Client::connect(&server).saying("own");
+            client.expect_gone();
+            drop(client);
+            wait_idle(&server);
+            let stats = server.stats();
+            assert_eq!((stats.handler_errors, stats.peer_resets), (1, 3));
+        }
+    });
+}
+
 /// K8, T7: A `recv` of blocking mode that takes too long is the fourth result, also in the middle
 /// of a record.
 #[test]
