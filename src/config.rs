@@ -178,7 +178,7 @@ pub struct Config {
     /// (default) is no bound. Beyond it `send`, also by id, is
     /// [`Status::BufferFull`] and nothing of it is sent. For non-blocking mode.
     ///
-    /// In a callback of its connection, and without TLS also by id in others of
+    /// In a callback of its connection, and by id in another one of
     /// its loop, up to 64 KiB for a connection that has nothing queued are sent
     /// at any total, if the kernel takes bytes at that moment: so a peer that
     /// reads is served although others do not. What the kernel leaves of them is

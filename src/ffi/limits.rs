@@ -119,7 +119,7 @@ pub unsafe extern "C" fn ns_config_ipv6_prefix(config: *const ns_config) -> u32 
 ///
 /// In a callback of its connection, up to 65536 bytes for a connection that has
 /// nothing queued are sent at any total, if the kernel takes bytes at that moment:
-/// so a peer that reads is served although others do not; without TLS also by id, in
+/// so a peer that reads is served although others do not. The same is true by id, in
 /// other callbacks of its loop. What the kernel leaves of them is queued, beyond the
 /// bound; a large message of each loop and an attached queue may pass it too.
 ///

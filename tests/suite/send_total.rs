@@ -2,6 +2,7 @@
 
 use crate::api::{CloseReason, Config, ConnId, Hooks, Server, Status};
 use crate::support::*;
+use std::sync::{Arc, Mutex};
 
 /// The bound of these tests.
 const TOTAL: usize = 1 << 20;
@@ -188,6 +189,35 @@ fn who_does_not_read_is_refused() {
         full.server.close(second_id).unwrap();
         stuck.drain().unwrap();
         second.drain().unwrap();
+        full.expect_empty();
+    });
+}
+
+/// QT3: What a callback sends by id to a neighbour without a queue passes as a direct send does.
+/// What another thread sends does not.
+#[test]
+fn to_a_neighbour() {
+    isolated(|| {
+        let neighbour = Arc::new(Mutex::new(None));
+        let (log, sent) = events();
+        let target = neighbour.clone();
+        let hooks = Hooks::new(move |server: &Server, socket| {
+            text(socket)?;
+            let target: ConnId = target.lock().unwrap().expect("the neighbour");
+            Ok(log.add(status(server.send(target, &[7; 1000]))))
+        });
+        let full = Full::new(bounded(1), hooks);
+        let (stuck, _) = full.fill();
+        let mut reader = Client::connect(&full.server).settled();
+        let id = full.ids.next();
+        *neighbour.lock().unwrap() = Some(id);
+        let mut sender = Client::connect(&full.server).settled();
+        full.ids.next();
+        assert_eq!(status(full.server.send(id, &[7; 1000])), Status::BufferFull);
+        sender.send("go");
+        assert_eq!(sent.next(), Status::Ok);
+        assert_eq!(reader.receive(1000), [7; 1000]);
+        drop(stuck);
         full.expect_empty();
     });
 }
