@@ -399,7 +399,7 @@ fn send_status(why: SendError) -> Status {
 mod tests {
     use super::*;
     use crate::error::CloseReason;
-    use crate::{Handler, Server, Socket};
+    use crate::{Handler, LogLevel, Logger, Server, Socket};
     use std::io::Read;
     use std::net::TcpStream;
     use std::sync::atomic::AtomicU64;
@@ -444,7 +444,12 @@ mod tests {
         for loops in [1, 2] {
             let witness = Witness::default();
             let (events, opened) = (witness.events.clone(), witness.opened.clone());
-            let config = Config::new().non_blocking(true).max_thread(loops);
+            let lines = Arc::new(Mutex::new(Vec::new()));
+            let log = lines.clone();
+            let logger = Logger::new(LogLevel::Error, move |_, id, text| {
+                lock(&log).push((id, text.to_owned()));
+            });
+            let config = Config::new().non_blocking(true).max_thread(loops).logger(logger);
             let server = Server::with_config("127.0.0.1:0", witness, config).unwrap();
             server.start_background().unwrap();
             let address = ("127.0.0.1", server.port());
@@ -466,6 +471,11 @@ mod tests {
             let cut = events.iter().filter(|event| *event == "cut").count();
             assert_eq!((cut as u64, events.len()), (stats.cut, 5), "{events:?}");
             assert_eq!(stats.cut, 4 / u64::from(loops));
+            let lines = lock(&lines);
+            let (id, text) = &lines[0];
+            assert_eq!((lines.len(), *id), (1, None), "{lines:?}");
+            assert!(text.starts_with("an event loop ended, and the server stops: "), "{text}");
+            assert!(text.contains("a defect"), "{text}");
         }
     }
 }
