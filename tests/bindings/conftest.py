@@ -15,6 +15,7 @@ from programs import Server
 harness.patience = 30.0  # seconds that anything may take, on a busy machine too
 measured = []  # lines for the end of the run
 has_passed = pytest.StashKey[bool]()
+programs = pytest.StashKey[list]()  # those that the check started
 
 
 def pytest_addoption(parser):
@@ -79,6 +80,9 @@ def pytest_runtest_makereport(item, call):
     report = yield
     if call.when == "call":
         item.stash[has_passed] = report.passed
+    if report.failed:
+        for server in item.stash.get(programs, []):
+            report.sections.append((f"the {server.kind}", server.account()))
     return report
 
 
@@ -99,9 +103,10 @@ def note(request):
 
 
 @pytest.fixture
-def start(language, tmp_path):
-    """Starts programs, which it ends by force where a check failed."""
-    running = []
+def start(language, tmp_path, request):
+    """Starts programs, which it ends by force where a check failed; then it is told what became of
+    them and what they said."""
+    running = request.node.stash[programs] = []
 
     def begin(kind, variant, *options, **settings):
         server = Server(language, kind, variant, *options, folder=tmp_path, **settings)

@@ -3,10 +3,12 @@
 import contextlib
 import hashlib
 import os
+import queue
 import selectors
 import socket
 import ssl
 import struct
+import subprocess
 import threading
 import time
 
@@ -162,6 +164,19 @@ class Server(harness.Program):
             equal(self.stderr(), "")
         equal(processes_of_session(self.pid), [])
         equal(os.listdir(self.folder), [])
+
+    def account(self):
+        """What became of it, and what it said: for the report of a check that failed."""
+        if self.errors.closed:
+            return "has been ended"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(1)  # it may be what went wrong that ends it
+        with contextlib.suppress(queue.Empty):
+            while (line := self.lines.get_nowait()) is not None:
+                self.output += line
+        status = self.process.returncode
+        end = "still runs" if status is None else f"ended with status {status}"
+        return f"{end}\nstdout: {self.output}\nstderr: {self.stderr()}"
 
     def memory(self):
         """The resident memory in KiB."""
