@@ -112,7 +112,32 @@ test("an interrupt leaves run", function()
     server:start()
     server:post(function() error("x.lua:1: interrupted!", 0) end)
     equal(failure_of(server.run, server), "x.lua:1: interrupted!")
+    equal(server:run_once(0), true)
     server:close(0)
+end)
+
+test("an interrupt of a handler resets its connection", function()
+    local reason
+    local server = netserver.server("127.0.0.1:0", function(socket)
+        socket:send("half of the answer")
+        error("x.lua:1: interrupted!", 0)
+    end, { on_close = function(_, why) reason = why end })
+    server:start()
+    local client = io.popen("printf x | nc -N 127.0.0.1 " .. server:port())
+    equal(failure_of(server.run, server), "x.lua:1: interrupted!")
+    while not reason do server:run_once() end
+    equal(reason, "abort")
+    client:close()
+    server:close(0)
+end)
+
+test("an interrupt during a close leaves it", function()
+    local server = netserver.server("127.0.0.1:0", handler, {
+        on_stop = function() error("x.lua:3: interrupted!", 0) end,
+    })
+    server:start()
+    equal(failure_of(server.close, server, 0), "x.lua:3: interrupted!")
+    server:close()
 end)
 
 test("an interrupt of a function whose failures nobody is told leaves run, too", function()
@@ -178,8 +203,89 @@ test("a server that was closed", function()
     local server = netserver.server("127.0.0.1:0", handler)
     server:close()
     server:close()
-    equal(failure_of(server.start, server).name, "NS_ERR_INVALID")
-    equal(failure_of(server.post, server, handler).name, "NS_ERR_INVALID")
+    for method, arguments in pairs {
+        start = {}, run = {}, run_once = {}, stop = {}, quiesce = {}, send = { 1, "x" }, broadcast = { "x" },
+        after = { 0, handler }, every = { 1, handler }, post = { handler }, watch = { io.stdin, "r", handler },
+    } do
+        equal(failure_of(server[method], server, table.unpack(arguments)).name, "NS_ERR_INVALID")
+    end
+end)
+
+test("what cannot be watched", function()
+    serve({}, function(server)
+        local file <close> = assert(io.open(arg[0]))
+        equal(failure_of(server.watch, server, file, "r", handler).name, "NS_ERR_UNSUPPORTED")
+        equal(failure_of(server.start, server).name, "NS_ERR_STATE")
+        server:post(function() server:stop() end)
+    end)
+end)
+
+test("a coroutine that has ended calls nothing back", function()
+    local count = 0
+    serve({}, function(server)
+        for _ = 1, 10 do
+            server:post(function()
+                collectgarbage()
+                coroutine.wrap(function() server:port() end)()
+                count = count + 1
+            end)
+        end
+        server:post(function() server:stop() end)
+    end)
+    equal(count, 10)
+end)
+
+test("a connection whose handshake fails", function()
+    local running, client
+    local seen = {}
+    local function on_exception(socket, value, traceback)
+        if not socket then return table.insert(seen, type(traceback)) end
+        table.insert(seen, value.name .. " " .. type(traceback))
+        running:post(function()
+            equal(socket:closed(), true)
+            equal(failure_of(socket.send, socket, "x").name, "NS_ERR_CLOSED")
+            table.insert(seen, "the end")
+            running:stop()
+        end)
+    end
+    local data = arg[0]:gsub("bindings/lua/tests/test.lua$", "tests/data/")
+    local tls = { cert = data .. "server.pem", key = data .. "server-key.pem" }
+    serve({ tls = tls, on_exception = on_exception }, function(server)
+        running = server
+        server:post(function()
+            client = io.popen("echo plain text | nc -N 127.0.0.1 " .. server:port())
+            error("with a traceback")
+        end)
+    end)
+    client:close()
+    equal(table.concat(seen, ","), "string,NS_ERR_HANDSHAKE nil,the end")
+end)
+
+test("sockets outside of their callbacks", function()
+    for _, how in ipairs { "close", "abort" } do
+        local running, client, reason
+        local function on_open(socket)
+            running:post(function()
+                equal(socket:closed(), false)
+                equal(failure_of(socket.pause, socket).name, "NS_ERR_INVALID")
+                equal(failure_of(socket.resume, socket).name, "NS_ERR_INVALID")
+                equal(failure_of(socket.tls, socket).name, "NS_ERR_INVALID")
+                socket:send("x")
+                socket[how](socket)
+            end)
+        end
+        local function on_close(_, why)
+            reason = why
+            running:stop()
+        end
+        local function on_exception(_, value) error(value) end
+        serve({ on_open = on_open, on_close = on_close, on_exception = on_exception }, function(server)
+            running = server
+            client = io.popen("nc -d 127.0.0.1 " .. server:port())
+        end)
+        equal(reason, how == "close" and "handler" or "abort")
+        client:close()
+    end
 end)
 
 test("two servers, of which one runs the other", function()
@@ -222,4 +328,4 @@ test("a call that repeats needs a time", function()
 end)
 
 print(("lua: %d passed, %d failed"):format(passed, failed))
-os.exit(failed == 0)
+os.exit(failed == 0, true) -- the state is closed, so that what is left then is a leak
