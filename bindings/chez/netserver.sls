@@ -8,7 +8,7 @@
     server-stopped? server-state server-port server-shutdown-port server-address
     server-add-service! server-service-address server-reload-tls!
     ;; settings and certificates
-    make-config config? config-ref make-tls tls? tls-add-certificate!
+    make-config config? config-ref make-tls tls? tls-add-certificate! tls-set-ticket-keys!
     ;; connections in their callbacks, and owned ones
     socket? socket-recv socket-recv! socket-send socket-sendv socket-flush socket-cork
     socket-uncork

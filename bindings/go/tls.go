@@ -13,8 +13,8 @@ import (
 )
 
 // TLS has certificates and what belongs to them. One may serve several servers.
-// Its first use freezes it: after that the methods return ErrState. TLS 1.2 and
-// 1.3 are spoken.
+// Its first use freezes it: after that the methods, but SetTicketKeys, return
+// ErrState. TLS 1.2 and 1.3 are spoken.
 type TLS struct {
 	c *C.ns_tls
 }
@@ -180,6 +180,21 @@ func (t *TLS) SetTickets(tickets bool) error {
 func (t *TLS) SetSessionCache(sessions int) error {
 	defer runtime.KeepAlive(t)
 	return asError(C.ns_tls_set_session_cache(t.c, C.size_t(sessions)))
+}
+
+// SetTicketKeys sets the keys of tickets, with which other processes resume the
+// sessions of this one: 1 to 16 keys of 80 random bytes, one behind the other. The
+// first seals tickets, each opens those that it sealed, for 12 hours. It may be
+// called at any time, also when the TLS is in use: to rotate, give all processes
+// the new key as the second one, then as the first. A key is as secret as that of
+// the certificate.
+func (t *TLS) SetTicketKeys(keys []byte) error {
+	defer runtime.KeepAlive(t)
+	status := C.ns_tls_set_ticket_keys(t.c, unsafe.Pointer(&some(keys)[0]), C.size_t(len(keys)))
+	if status == C.NS_ERR_INVALID {
+		return invalid("ticket keys are 1 to 16 times %d bytes, not %d", C.NS_TLS_TICKET_KEY_LEN, len(keys))
+	}
+	return asError(status)
 }
 
 func cBool(b bool) C.int32_t {

@@ -1,8 +1,10 @@
 package netserver
 
 import (
+	"crypto/rand"
 	"crypto/tls"
 	"encoding/pem"
+	"fmt"
 	"io"
 	"net"
 	"testing"
@@ -99,6 +101,46 @@ func TestCertificates(t *testing.T) {
 		c.say("x")
 		c.hear("x")
 		c.Conn.Close()
+	}
+}
+
+// Another TLS with the same keys opens the tickets of one, as another process would.
+func TestTicketKeys(t *testing.T) {
+	one, other := make([]byte, 80), make([]byte, 80)
+	_, err := rand.Read(one)
+	check(t, err)
+	_, err = rand.Read(other)
+	check(t, err)
+	begin := func() (*TLS, net.Addr) {
+		own := serverTLS(t)
+		check(t, own.SetTicketKeys(one))
+		config := local()
+		config.TLS = own
+		return own, serve(t, config, echo).Addr()
+	}
+	_, first := begin()
+	own, second := begin()
+	client := clientTLS(t)
+	client.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+	isResumed := func(addr net.Addr) bool {
+		session, err := tls.Dial("tcp", addr.String(), client)
+		check(t, err)
+		defer session.Close()
+		c := talk(t, session)
+		c.say("x")
+		c.hear("x") // and the ticket
+		return session.ConnectionState().DidResume
+	}
+	equal(t, isResumed(first), false)
+	equal(t, isResumed(second), true)
+	check(t, own.SetTicketKeys(append(other[:80:80], one...)))
+	equal(t, isResumed(second), true) // by a ticket of the former key, and the client gets one of the other
+	check(t, own.SetTicketKeys(one))
+	equal(t, isResumed(second), false)
+	for _, length := range []int{0, 79, 80 * 17} {
+		err := own.SetTicketKeys(make([]byte, length))
+		expect(t, err, ErrInvalid)
+		contains(t, err.Error(), fmt.Sprintf("ticket keys are 1 to 16 times 80 bytes, not %d", length))
 	}
 }
 

@@ -65,12 +65,21 @@ export interface TlsOptions extends Certificate {
   tickets?: boolean;
   /** How many sessions are kept for clients that resume without tickets (0). */
   sessionCache?: number;
+  /** As for `Tls.setTicketKeys`. */
+  ticketKeys?: Uint8Array;
 }
 
 /** Certificates and what belongs to them; for any number of servers. */
 export declare class Tls {
   constructor(options: TlsOptions);
   static from(options: Tls | TlsOptions): Tls;
+  /**
+   * Sets the keys of tickets, with which other processes resume the sessions of this one: 1 to 16
+   * keys of 80 random bytes, one behind the other. The first seals tickets, each opens those that it
+   * sealed, for 12 hours. At any time: to rotate, give all processes the new key as the second one,
+   * then as the first. A key is as secret as the certificate's.
+   */
+  setTicketKeys(keys: Uint8Array): void;
 }
 
 /** What a TLS handshake agreed. */

@@ -33,7 +33,7 @@
     ns_socket_tls_peer_certificate ns_socket_tls_peer_subject
     ns_tls_new ns_tls_free ns_tls_add_cert_file ns_tls_add_cert_pem ns_tls_add_cert_der
     ns_tls_set_client_ca_file ns_tls_set_client_ca_pem ns_tls_set_alpn ns_tls_set_min_version
-    ns_tls_set_tickets ns_tls_set_session_cache
+    ns_tls_set_tickets ns_tls_set_session_cache ns_tls_set_ticket_keys
     ns_version_string ns_has_feature
     netserver_chez_set_hooks thread-start-address thread-stop-address)
   (import (chezscheme))
@@ -241,7 +241,8 @@
     (ns_tls_set_alpn uptr uptr size_t)
     (ns_tls_set_min_version uptr int)
     (ns_tls_set_tickets uptr int)
-    (ns_tls_set_session_cache uptr size_t))
+    (ns_tls_set_session_cache uptr size_t)
+    (ns_tls_set_ticket_keys uptr u8* size_t))
 
   ;; -- attach.c ------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@
     :secure? :certificates :private-key
     :config :context :hooks :background :hosted :within
     :server-name :client-ca :client-required? :alpn :min-version :tickets? :session-cache
+    :ticket-keys
     keywords->alist alist->keywords split-keywords keyword-value)
   (import (chezscheme))
 
@@ -31,7 +32,8 @@
     :on-open :on-close :on-drain :on-timeout :on-wake
     :secure? :certificates :private-key
     :config :context :hooks :background :hosted :within
-    :server-name :client-ca :client-required? :alpn :min-version :tickets? :session-cache)
+    :server-name :client-ca :client-required? :alpn :min-version :tickets? :session-cache
+    :ticket-keys)
 
   ;; (:a 1 :b 2) -> ((:a . 1) (:b . 2)). `known` lists the keywords that `who` takes; #f: all.
   (define (keywords->alist who known arguments)

@@ -1,6 +1,6 @@
 ;;; Certificates and what belongs to them.
 (library (netserver tls)
-  (export make-tls tls? tls-pointer tls-add-certificate!)
+  (export make-tls tls? tls-pointer tls-add-certificate! tls-set-ticket-keys!)
   (import (chezscheme) (netserver condition) (netserver foreign) (netserver keywords))
 
   (define-record-type (tls make-tls-record tls?)
@@ -19,10 +19,11 @@
 
   (define keywords
     '(:certificates :private-key :server-name :client-ca :client-required? :alpn :min-version
-      :tickets? :session-cache))
+      :tickets? :session-cache :ticket-keys))
 
   ;; (make-tls :certificates '("chain.pem") :private-key "key.pem"). `:client-ca` is a file or PEM
-  ;; text, `:alpn` a list of names, `:min-version` "1.2" or "1.3".
+  ;; text, `:alpn` a list of names, `:min-version` "1.2" or "1.3", `:ticket-keys` as those of
+  ;; tls-set-ticket-keys!.
   (define (make-tls . arguments)
     (let* ([options (keywords->alist 'make-tls keywords arguments)]
            [tls (make-tls-record (ns_tls_new))]
@@ -47,7 +48,22 @@
         (check 'make-tls (ns_tls_set_tickets pointer (if tickets? 1 0))))
       (when-given :session-cache (sessions)
         (check 'make-tls (ns_tls_set_session_cache pointer sessions)))
+      (when-given :ticket-keys (keys) (tls-set-ticket-keys! tls keys))
       tls))
+
+  ;; Sets the keys of tickets, with which other processes resume the sessions of this one: a
+  ;; bytevector of 1 to 16 keys of 80 random bytes, one behind the other. The first seals tickets,
+  ;; each opens those that it sealed, for 12 hours. At any time, also when the object is in use: to
+  ;; rotate, give all processes the new key as the second one, then as the first. A key is as secret
+  ;; as the certificate's.
+  (define (tls-set-ticket-keys! tls keys)
+    (let* ([length (bytevector-length keys)]
+           [status (ns_tls_set_ticket_keys (tls-pointer tls) keys length)])
+      (when (eq? (status->symbol status) 'invalid)
+        (raise (make-netserver-error 'tls-set-ticket-keys! 'invalid
+                 (format "ticket keys are 1 to 16 times 80 bytes, not ~a" length))))
+      (check 'tls-set-ticket-keys! status)
+      (void)))
 
   (define (version-number version)
     (cond

@@ -265,6 +265,47 @@
               (ask-over-tls port "by STARTTLS" "-starttls postgres"))))))
     '(#f #t)))
 
+;; As another process would.
+(test "another object with the same keys opens the tickets of one"
+  (let* ([data (string-append (getenv "NETSERVER_ROOT") "/tests/data/")]
+         [one (make-bytevector 80 1)]
+         [other (make-bytevector 80 2)]
+         [file (format "/tmp/netserver-chez-~a.session" (get-process-id))]
+         [seen (make-mailbox)])
+    (define (tls-with keys)
+      (make-tls :certificates (list (string-append data "server.pem"))
+                :private-key (string-append data "server-key.pem") :ticket-keys keys))
+    (define (server-with tls)
+      (make-server "127.0.0.1:0" echo
+        (make-config :non-blocking? #t :tls tls
+          :on-open (lambda (server socket)
+                     (put! seen (cdr (assq 'resumed? (socket-tls-info socket))))))))
+    (define (resumed? port option)
+      (check-equal "x" (ask-over-tls port "x" option file))
+      (take! seen))
+    (let ([last (tls-with one)])
+      (call-with-server (server-with (tls-with one))
+        (lambda (server port) (check-equal #f (resumed? port "-sess_out"))))
+      (call-with-server (server-with last)
+        (lambda (server port)
+          (check-equal #t (resumed? port "-sess_in"))
+          (tls-set-ticket-keys! last
+            (u8-list->bytevector
+              (append (bytevector->u8-list other) (bytevector->u8-list one))))
+          (check-equal #t (resumed? port "-sess_in"))
+          (tls-set-ticket-keys! last other)
+          (check-equal #f (resumed? port "-sess_in"))))
+      (delete-file file)
+      (for-each
+        (lambda (length)
+          (let ([keys (make-bytevector length 0)])
+            (check-raises 'invalid (tls-with keys))
+            (check-equal (format "ticket keys are 1 to 16 times 80 bytes, not ~a" length)
+              (guard (failure [#t (condition-message failure)])
+                (tls-set-ticket-keys! last keys)
+                #f))))
+        (list 0 79 (* 80 17))))))
+
 (test "wrong certificates are refused with a reason"
   (let ([data (string-append (getenv "NETSERVER_ROOT") "/tests/data/")])
     (check-raises 'certificate

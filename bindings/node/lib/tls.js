@@ -1,6 +1,8 @@
 'use strict';
 
-const { addon, Status, statusError, objectOf, arrayOf, textOf } = require('./native');
+const {
+  addon, Status, statusError, check, objectOf, arrayOf, textOf,
+} = require('./native');
 
 const MIN_VERSION = 0;
 const TICKETS = 1;
@@ -9,6 +11,7 @@ const VERSIONS = { 'TLSv1.2': 0x0303, 'TLSv1.3': 0x0304 };
 const OPTIONS = new Set([
   'cert', 'key', 'certFile', 'keyFile', 'servername', 'certificates', 'ca', 'caFile',
   'rejectUnauthorized', 'ALPNProtocols', 'minVersion', 'tickets', 'sessionCache',
+  'ticketKeys',
 ]);
 
 function bytes(value) {
@@ -60,6 +63,16 @@ class Tls {
     if (options.tickets !== undefined) addon.tlsSet(tls, TICKETS, Number(options.tickets));
     if (options.sessionCache !== undefined) addon.tlsSet(tls, SESSION_CACHE, options.sessionCache);
     this._tls = tls;
+    if (options.ticketKeys !== undefined) this.setTicketKeys(options.ticketKeys);
+  }
+
+  // At any time: the handshakes that begin from now on use the new keys.
+  setTicketKeys(keys) {
+    const status = addon.tlsSetTicketKeys(this._tls, keys);
+    if (status === Status.INVALID) {
+      throw statusError(status, `ticket keys are 1 to 16 times 80 bytes, not ${keys?.byteLength}`);
+    }
+    check(status);
   }
 
   static from(options) {

@@ -158,6 +158,16 @@ static napi_value tls_set(napi_env env, napi_callback_info info) {
     return done(env, status, NULL);
 }
 
+/* tlsSetTicketKeys(tls, bytes): returns a status. */
+static napi_value set_ticket_keys(napi_env env, napi_callback_info info) {
+    struct call call;
+    void *keys = NULL;
+    size_t len = 0;
+    begin(&call, env, info);
+    bytes_of(&call, 1, &keys, &len);
+    return int_value(env, ns_tls_set_ticket_keys(tls_of(&call, 0), keys, len));
+}
+
 /* starttls(number, tls, ahead): returns a status. */
 static napi_value starttls(napi_env env, napi_callback_info info) {
     struct call call;
@@ -231,6 +241,7 @@ bool define_tls(napi_env env, napi_value exports, struct instance *instance) {
         {"tlsSetClientCa", set_client_ca},
         {"tlsSetAlpn", set_alpn},
         {"tlsSet", tls_set},
+        {"tlsSetTicketKeys", set_ticket_keys},
         {"starttls", starttls},
         {"tlsInfo", tls_info},
     };

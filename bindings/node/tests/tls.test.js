@@ -1,7 +1,7 @@
 'use strict';
 
 const assert = require('node:assert/strict');
-const { X509Certificate } = require('node:crypto');
+const { X509Certificate, randomBytes } = require('node:crypto');
 const fs = require('node:fs');
 const net = require('node:net');
 const path = require('node:path');
@@ -80,6 +80,33 @@ check('certificates can be changed while it serves', async ({ serve, own }) => {
   server.reloadTls({ certFile: file('second'), keyFile: file('second-key') });
   assert.notEqual(await serial(), before);
   assert.throws(() => server.reloadTls({}), { code: 'NS_ERR_CERTIFICATE' });
+});
+
+check('another object with the same keys opens a ticket', async ({ serve, own }) => {
+  const [one, other] = [randomBytes(80), randomBytes(80)];
+  const last = new Tls({ ...OWN, ticketKeys: one });
+  const first = await serve({ tls: { ...OWN, ticketKeys: one } }, echo);
+  const second = await serve({ tls: last }, echo);
+  const isResumed = async (session) => {
+    const client = await tlsConnect(own, second, { session });
+    assert.equal(await ask(client, 'x'), 'x');
+    return client.isSessionReused();
+  };
+  const client = await tlsConnect(own, first);
+  const ticket = once(client, 'session');
+  assert.equal(await ask(client, 'x'), 'x');
+  const [session] = await ticket;
+  assert.equal(await isResumed(session), true);
+  last.setTicketKeys(Buffer.concat([other, one]));
+  assert.equal(await isResumed(session), true);
+  last.setTicketKeys(other);
+  assert.equal(await isResumed(session), false);
+  for (const length of [0, 79, 80 * 17]) {
+    const expected = { code: 'NS_ERR_INVALID', message: `ticket keys are 1 to 16 times 80 bytes, not ${length}` };
+    assert.throws(() => last.setTicketKeys(Buffer.alloc(length)), expected);
+    assert.throws(() => new Tls({ ...OWN, ticketKeys: Buffer.alloc(length) }), expected);
+  }
+  assert.throws(() => last.setTicketKeys('text'), { code: 'NS_ERR_INVALID' });
 });
 
 check('starttls() goes over to TLS', async ({ serve, connect, own }) => {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import ssl
 from collections.abc import Iterator
@@ -86,6 +87,32 @@ def test_reload_and_names() -> None:
             assert client.getpeercert(True) == chain != first
         with pytest.raises(netserver.CertificateError):
             server.reload_tls(TLS())
+
+
+def test_ticket_keys() -> None:
+    """Another object with the same keys opens the tickets of one, as another process would."""
+    one, other = os.urandom(80), os.urandom(80)
+
+    def ask(server: Server, session: Optional[ssl.SSLSession] = None) -> Any:
+        with made.wrap_socket(Client(server.port), server_hostname="localhost", session=session) as client:
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+            return client.session, client.session_reused
+
+    made = context()
+    last = server_tls(ticket_keys=one)
+    with serving(tls=server_tls(ticket_keys=one)) as first, serving(tls=last) as second:
+        session, resumed = ask(first)
+        assert not resumed and ask(second, session)[1]
+        last.set_ticket_keys(other + one)
+        assert ask(second, session)[1]
+        last.set_ticket_keys(other)
+        assert not ask(second, session)[1]
+    for wrong in b"", b"x" * 79, b"x" * 80 * 17:
+        with pytest.raises(netserver.InvalidError, match=f"1 to 16 times 80 bytes, not {len(wrong)}$"):
+            last.set_ticket_keys(wrong)
+        with pytest.raises(netserver.InvalidError):
+            server_tls(ticket_keys=wrong)
 
 
 def test_bad_certificates(tmp_path: pathlib.Path) -> None:

@@ -6,7 +6,7 @@ class TLSTest < NetserverTest
   TLS = { cert: Certificates::SERVER.cert_file, key: Certificates::SERVER.key_file }.freeze
 
   # A TLS client that trusts the tests' authority.
-  def connect_tls(server, socket: connect(server), name: "localhost", client: nil, alpn: nil, version: nil)
+  def connect_tls(server, socket: connect(server), name: "localhost", client: nil, alpn: nil, version: nil, session: nil)
     context = OpenSSL::SSL::SSLContext.new
     context.ca_file = Certificates::AUTHORITY.cert_file
     context.verify_mode = OpenSSL::SSL::VERIFY_PEER
@@ -16,6 +16,7 @@ class TLSTest < NetserverTest
     tls = OpenSSL::SSL::SSLSocket.new(socket, context)
     tls.sync_close = true
     tls.hostname = name
+    tls.session = session if session
     in_time { tls.connect }
     @clients << tls
     tls
@@ -93,6 +94,30 @@ class TLSTest < NetserverTest
       server.reload_tls({ cert: Certificates::OTHER.cert_file, key: Certificates::OTHER.key_file })
       assert_equal "/CN=other", connect_tls(server).peer_cert.subject.to_s
       assert_raises(Netserver::CertificateError) { server.reload_tls(Netserver::TLS.new) }
+    end
+  end
+
+  # Another object with the same keys opens the tickets of one, as another process would. With TLS 1.2
+  # the client has its ticket when it is connected.
+  def test_ticket_keys
+    one = Random.bytes(80)
+    other = Random.bytes(80)
+    last = Netserver::TLS.new(**TLS, ticket_keys: one)
+    serving(tls: TLS.merge(ticket_keys: one)) do |first|
+      session = connect_tls(first, version: :TLS1_2).session
+      with_infos(last) do |server, infos|
+        resumed = -> { agreed(server, infos, version: :TLS1_2, session: session).resumed }
+        assert resumed.call
+        last.ticket_keys = other + one
+        assert resumed.call
+        last.ticket_keys = other
+        refute resumed.call
+      end
+    end
+    [0, 79, 80 * 17].each do |size|
+      [-> { last.ticket_keys = "x" * size }, -> { Netserver::TLS.new(**TLS, ticket_keys: "x" * size) }].each do |act|
+        assert_equal "ticket keys are 1 to 16 times 80 bytes, not #{size}", assert_raises(Netserver::InvalidError, &act).message
+      end
     end
   end
 

@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple, Optional, Union
 
-from ._enums import TLSVersion
-from ._errors import Reported, check, for_c
+from ._enums import Status, TLSVersion
+from ._errors import InvalidError, Reported, check, for_c
 from ._native import ffi, lib
 
 Path = Union[str, "os.PathLike[str]"]
@@ -30,12 +30,14 @@ class TLS:
         min_version: TLSVersion = TLSVersion.TLS_1_2,
         tickets: bool = True,
         session_cache: int = 0,
+        ticket_keys: Optional[bytes] = None,
     ) -> None:
         """`certificate` and `key` are PEM files: a chain, the own certificate first, and its key.
 
         `client_ca`: ask clients for a certificate of these authorities (PEM), and refuse those
         without one if `client_required`. `alpn`: the protocols that the server speaks, the preferred
-        one first. `tickets` and `session_cache` (how many sessions) say how sessions resume.
+        one first. `tickets`, `session_cache` (how many sessions) and `ticket_keys` (see
+        `set_ticket_keys`) say how sessions resume.
         """
         self._pointer = ffi.gc(lib.ns_tls_new(), lib.ns_tls_free)
         if certificate is not None or key is not None:
@@ -49,6 +51,8 @@ class TLS:
         check(lib.ns_tls_set_min_version(self._pointer, min_version))
         check(lib.ns_tls_set_tickets(self._pointer, tickets))
         check(lib.ns_tls_set_session_cache(self._pointer, session_cache))
+        if ticket_keys is not None:
+            self.set_ticket_keys(ticket_keys)
 
     def add_certificate(
         self, certificate: Path, key: Path, server_name: Optional[str] = None
@@ -93,6 +97,17 @@ class TLS:
         """Sets the application protocols that the server speaks, the preferred one first."""
         kept = [ffi.new("char[]", for_c(protocol)) for protocol in protocols]
         check(lib.ns_tls_set_alpn(self._pointer, kept, len(kept)))
+
+    def set_ticket_keys(self, keys: bytes) -> None:
+        """Sets the keys of tickets, with which other processes resume the sessions of this one: 1 to
+        16 keys of 80 random bytes, one behind the other. The first seals tickets, each opens those
+        that it sealed, for 12 hours. At any time, also when the object is in use: to rotate, give all
+        processes the new key as the second one, then as the first. A key is as secret as the
+        certificate's."""
+        status = lib.ns_tls_set_ticket_keys(self._pointer, keys, len(keys))
+        if status == Status.INVALID:
+            raise InvalidError(f"ticket keys are 1 to 16 times 80 bytes, not {len(keys)}")
+        check(status)
 
 
 class TLSInfo(NamedTuple):

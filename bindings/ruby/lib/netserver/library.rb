@@ -137,6 +137,7 @@ module Netserver
       [:ns_tls_set_min_version, %i[object int32], :status],
       [:ns_tls_set_tickets, %i[object int32], :status],
       [:ns_tls_set_session_cache, %i[object size_t], :status],
+      [:ns_tls_set_ticket_keys, %i[object buffer_in size_t], :status],
 
       [:ns_server_stats, %i[object pointer size_t], :status],
       [:ns_server_report, %i[object pointer size_t], :size_t],

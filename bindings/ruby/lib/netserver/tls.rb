@@ -16,9 +16,10 @@ module Netserver
     # certificates by one of the methods. `client_ca` names the PEM file of the authorities that sign
     # clients' certificates; with `client_cert` :required (default) a client must show one, with
     # :optional it may. `alpn` has the application protocols, the preferred one first. `min_version`
-    # is "1.2" (default) or "1.3". `tickets: false` and `session_cache: N` change how sessions resume.
+    # is "1.2" (default) or "1.3". `tickets: false`, `session_cache: N` and `ticket_keys` (see
+    # ticket_keys=) change how sessions resume.
     def initialize(cert: nil, key: nil, client_ca: nil, client_cert: :required, alpn: nil, min_version: nil,
-                   tickets: nil, session_cache: nil)
+                   tickets: nil, session_cache: nil, ticket_keys: nil)
       @owner = Library.owner(Library.ns_tls_new, :ns_tls_free)
       add_certificate(cert, key) if cert || key
       set_client_ca(client_ca, client_cert) if client_ca
@@ -26,6 +27,7 @@ module Netserver
       Error.check(Library.ns_tls_set_min_version(pointer, VERSIONS.fetch(min_version.to_s))) if min_version
       Error.check(Library.ns_tls_set_tickets(pointer, tickets ? 1 : 0)) unless tickets.nil?
       Error.check(Library.ns_tls_set_session_cache(pointer, session_cache)) if session_cache
+      self.ticket_keys = ticket_keys if ticket_keys
     end
 
     # Adds a certificate chain and its key from PEM files, for the clients that ask for the name
@@ -60,6 +62,19 @@ module Netserver
         Library.ns_tls_set_client_ca_pem(pointer, pem, pem.bytesize, required(client_cert), err)
       end
       self
+    end
+
+    # Sets the keys of tickets, with which other processes resume the sessions of this one: 1 to 16 keys
+    # of 80 random bytes, one behind the other. The first seals tickets, each opens those that it sealed,
+    # for 12 hours. At any time, also when the object is in use: to rotate, give all processes the new
+    # key as the second one, then as the first. A key is as secret as the certificate's.
+    def ticket_keys=(keys)
+      status = Library.ns_tls_set_ticket_keys(pointer, keys, keys.bytesize)
+      if status == InvalidError::STATUS
+        raise InvalidError, "ticket keys are 1 to 16 times 80 bytes, not #{keys.bytesize}"
+      end
+
+      Error.check(status)
     end
 
     # The address of the `ns_tls`.
