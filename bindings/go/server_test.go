@@ -2,6 +2,7 @@ package netserver
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"runtime"
 	"sync"
@@ -144,6 +145,47 @@ func TestQuiesce(t *testing.T) {
 	equal(t, server.Stats().State, Quiescing)
 	server.Stop()
 	equal(t, server.Stats().State, Stopped)
+}
+
+// A descriptor of the program's, which all loops share: after the quiesce of each of them the clients
+// are the program's.
+func TestQuiesceOfASharedDescriptor(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	defer listener.Close()
+	shared, err := listener.(*net.TCPListener).File()
+	check(t, err)
+	defer shared.Close()
+	config := local()
+	config.Service = fmt.Sprintf("fd:%d", shared.Fd())
+	config.Loops = 4
+	server := begin(t, config, Events{})
+	c := dial(t, listener.Addr())
+	c.say("hello")
+	c.hear("hello")
+	server.RequestQuiesce()
+	const clients = 5
+	await(t, "no loop accepts", func() bool {
+		for i := 0; i < clients; i++ {
+			late, err := net.Dial("tcp", listener.Addr().String())
+			check(t, err)
+			defer late.Close()
+		}
+		time.Sleep(20 * time.Millisecond) // a loop that accepts takes them
+		check(t, listener.(*net.TCPListener).SetDeadline(time.Now().Add(100*time.Millisecond)))
+		for i := 0; i < clients; i++ {
+			conn, err := listener.Accept()
+			if err != nil {
+				return false
+			}
+			defer conn.Close()
+		}
+		return true
+	})
+	c.say("still here")
+	c.hear("still here")
+	equal(t, server.Stats().State, Quiescing)
+	server.Stop()
 }
 
 func TestStopFromEverywhere(t *testing.T) {
