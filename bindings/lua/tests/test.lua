@@ -23,9 +23,14 @@ local function serve(options, act, serves)
     local server = netserver.server("127.0.0.1:0", serves or handler, options)
     server:start()
     act(server)
-    server:after(30, function() error("the test takes too long") end)
+    local late = false
+    server:after(60, function()
+        late = true
+        server:stop()
+    end)
     server:run()
     server:close()
+    assert(not late, "the test takes too long")
 end
 
 local function failure_of(f, ...)
@@ -233,6 +238,52 @@ test("a coroutine that has ended calls nothing back", function()
         server:post(function() server:stop() end)
     end)
     equal(count, 10)
+end)
+
+test("a coroutine that yields in a callback stays as it is", function()
+    local result
+    serve({}, function(server)
+        local waiting = coroutine.create(function()
+            server:port()
+            return coroutine.yield()
+        end)
+        server:post(function() coroutine.resume(waiting) end)
+        server:post(function()
+            result = select(2, coroutine.resume(waiting, "the value"))
+            server:stop()
+        end)
+    end)
+    equal(result, "the value")
+end)
+
+test("recv is false where nothing has come, and a turn ends where nothing comes", function()
+    local running, client, received
+    local function on_open(socket)
+        received = socket:recv()
+        running:stop()
+    end
+    serve({ on_open = on_open }, function(server)
+        equal(server:run_once(), true)
+        running = server
+        client = io.popen("nc -d 127.0.0.1 " .. server:port())
+    end)
+    client:close()
+    equal(received, false)
+end)
+
+test("a close with a time cuts", function()
+    local reason
+    local server = netserver.server("127.0.0.1:0", handler, {
+        drain_timeout = 3600,
+        on_open = function(socket) socket:send(("x"):rep(15 << 20)) end, -- more than the system takes
+        on_close = function(_, why) reason = why end,
+    })
+    server:start()
+    local client = io.popen("nc -d 127.0.0.1 " .. server:port()) -- whose output nobody reads
+    while not server:report():find("open 1,", 1, true) do server:run_once() end
+    server:close(0)
+    equal(reason, "cut")
+    client:close()
 end)
 
 test("a connection whose handshake fails", function()

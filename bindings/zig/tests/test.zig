@@ -43,6 +43,22 @@ test "an error of the library is the same error in Zig, and the other way round"
     try std.testing.expectEqual(error.Invalid, netserver.errorOf(failure.?));
 }
 
+fn nothing(_: *Program) anyerror!void {}
+
+test "a server that has stopped takes no timer and no task" {
+    const config = netserver.c.ns_config_new().?;
+    defer netserver.c.ns_config_free(config);
+    var program: Program = .{};
+    const server = try netserver.Server(Program).init("127.0.0.1:0", &program, config);
+    defer server.deinit();
+    try server.start();
+    server.stop();
+    try server.run();
+    try std.testing.expectError(error.State, netserver.post(server.handle, &program, nothing));
+    try std.testing.expectError(error.Failed, netserver.after(server.handle, 0, &program, nothing));
+    try std.testing.expectError(error.State, server.start());
+}
+
 // Connects to itself.
 const Connected = struct {
     server: ?*netserver.c.ns_server = null,
