@@ -14,7 +14,7 @@ def test_port_in_use(start, variant, kind):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         service = "127.0.0.1:%d" % taken.getsockname()[1]
         server = start(kind, variant, service=service)
-        server.finish(1)
+        assert server.finish(1) == ""
         assert service in server.stderr()
         assert "in use" in server.stderr()
 
@@ -22,7 +22,7 @@ def test_port_in_use(start, variant, kind):
 @both
 def test_bad_service(start, variant, kind):
     server = start(kind, variant, service="127.0.0.1:99999")
-    server.finish(1)
+    assert server.finish(1) == ""
     assert "127.0.0.1:99999" in server.stderr()
 
 
@@ -32,7 +32,7 @@ def test_bad_certificate(start, variant, kind):
     key = DATA / "second-key.pem"
     for certificate, reason in (DATA / "server.pem", ""), ("/does/not/exist.pem", "exist.pem"):
         server = start(kind, variant, "--cert", certificate, "--key", key)
-        server.finish(1)
+        assert server.finish(1) == ""
         assert server.stderr().strip() and reason in server.stderr()
 
 

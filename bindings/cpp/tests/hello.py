@@ -13,6 +13,7 @@ import harness
 from harness import Program, connect_when_listening, equal, exchange, free_port
 
 HERE = ROOT / "bindings" / "cpp"
+harness.patience = 30.0  # seconds that anything may take, on a busy machine too
 
 
 def same_text():
