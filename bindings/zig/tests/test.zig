@@ -99,3 +99,46 @@ test "recv and send say why they do nothing" {
     try std.testing.expectEqual(error.Closed, program.sent.?);
     try std.testing.expectEqual(2, program.count);
 }
+
+const Data = struct {
+    freed: usize = 0,
+
+    pub fn deinit(data: *Data) void {
+        data.freed += 1;
+    }
+};
+
+// Connects to itself, and detaches both ends.
+const Detaching = struct {
+    server: ?*netserver.c.ns_server = null,
+    data: Data = .{},
+    refused: usize = 0,
+
+    pub fn onOpen(program: *Detaching, socket: netserver.Socket) !void {
+        const owned = netserver.c.ns_detach(program.server, socket.handle, null);
+        netserver.c.ns_socket_free(owned);
+        socket.setData(Data, &program.data) catch {
+            program.refused += 1;
+        };
+        if (program.refused == 2) _ = netserver.c.ns_server_request_stop(program.server);
+    }
+
+    pub fn onInput(_: *Detaching, _: netserver.Socket) !void {}
+};
+
+test "a detached connection takes no data, which is freed" {
+    const c = netserver.c;
+    const config = c.ns_config_new().?;
+    defer c.ns_config_free(config);
+    var program: Detaching = .{};
+    const server = try netserver.Server(Detaching).init("127.0.0.1:0", &program, config);
+    defer server.deinit();
+    program.server = server.handle;
+    try server.start();
+    var address: [64]u8 = undefined;
+    _ = c.ns_server_address(server.handle, &address, address.len);
+    try std.testing.expect(c.ns_server_connect(server.handle, &address, 0, null, null, null) != 0);
+    try server.run();
+    try std.testing.expectEqual(2, program.refused);
+    try std.testing.expectEqual(2, program.data.freed);
+}
