@@ -7,6 +7,7 @@ import contextlib
 import gc
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import threading
@@ -19,6 +20,9 @@ import uvloop
 
 from netserver import Config, Server, Socket
 from netserver._objects import objects
+
+# A shell that runs this in the background has it, and so the programs, ignore SIGINT.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SECONDS = 60.0
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent.parent

@@ -9,6 +9,9 @@ require "tempfile"
 require "timeout"
 require "tmpdir"
 
+# A shell that runs this in the background has it, and so the programs, ignore SIGINT.
+trap("INT", "DEFAULT")
+
 # What the tests share: servers in a thread of their own, clients, and that nothing is left behind.
 class NetserverTest < Minitest::Test
   PATIENCE = 60 # seconds that anything may take; a busy machine is slow
