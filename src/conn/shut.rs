@@ -4,9 +4,11 @@
 #![forbid(unsafe_code)]
 
 use std::net::Shutdown;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
 
 use super::{Conn, Flags, ForcedEnd, Owner, Phase};
+use crate::sys;
 
 impl Conn {
     /// Ends one direction, or both.
@@ -69,7 +71,9 @@ impl Conn {
     }
 
     pub(super) fn send_fin(&mut self) {
-        if self.has(Flags::FIN_SENT) || self.is_input_shut() {
+        // After a failed send a part of the message may have left: a reset follows,
+        // and no orderly end.
+        if self.has(Flags::FIN_SENT | Flags::SEND_FAILED) || self.is_input_shut() {
             return;
         }
         self.set(Flags::FIN_SENT);
@@ -107,8 +111,10 @@ impl Conn {
     pub fn shut_now(&mut self) {
         let _ = self.end_cork();
         self.say_goodbye(self.linger_until());
-        if !self.has(Flags::ABORT) {
-            self.send_fin();
+        match self.fd() {
+            Some(fd) if self.has(Flags::SEND_FAILED) => sys::disconnect(fd.as_raw_fd()),
+            _ if self.has(Flags::ABORT) => {}
+            _ => self.send_fin(),
         }
     }
 }

@@ -126,7 +126,10 @@ impl Conn {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 self.clear(Flags::READY | Flags::SPECIAL);
                 self.expect_short_reads();
-                Err(Status::WouldBlock)
+                match self.has(Flags::SEND_FAILED) {
+                    true => Err(self.cut_off()),
+                    false => Err(Status::WouldBlock),
+                }
             }
             Err(e) => Err(self.fail(&e)),
         }
@@ -139,8 +142,8 @@ impl Conn {
         self.has(Flags::SEND_FAILED) && self.os_error != libc::EPIPE
     }
 
-    /// Breaks the connection off with that failure, now that all received input
-    /// was read, and returns its status.
+    /// Breaks the connection off with the failure of a send, now that all input was
+    /// read, and returns its status: no event need come, as after ENOMEM.
     pub(super) fn cut_off(&mut self) -> Status {
         self.break_off(self.os_error);
         self.send_failure()

@@ -351,7 +351,8 @@ impl Conn {
     /// the reply on its way.
     pub fn close_waiting(&mut self, until: Deadline) -> Option<Remains> {
         self.say_goodbye(until);
-        if self.has(Flags::ABORT) || self.reason == CloseReason::Abort {
+        let is_incomplete = self.has(Flags::ABORT | Flags::SEND_FAILED);
+        if is_incomplete || self.reason == CloseReason::Abort {
             self.reset();
             return None;
         }

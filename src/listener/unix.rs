@@ -45,14 +45,17 @@ impl SocketFile {
 
     /// The kernel gives the number of the file to no other one while the socket
     /// is open.
-    fn is_there(&self) -> bool {
-        fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.identity)
+    fn is_there(&self) -> io::Result<bool> {
+        match fs::symlink_metadata(&self.path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            found => Ok(identity(&found?) == self.identity),
+        }
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if !self.is_left && self.process.is_current() && self.is_there() {
+        if !self.is_left && self.process.is_current() && self.is_there().unwrap_or(false) {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -81,7 +84,7 @@ pub(super) fn bind_file(
     let mode = fs::Permissions::from_mode(config.unix_mode);
     fs::set_permissions(path, mode).map_err(failed)?;
     socket.listen(config.backlog as i32).map_err(failed)?;
-    if !file.is_there() {
+    if !file.is_there().map_err(failed)? {
         let in_use = io::Error::from_raw_os_error(libc::EADDRINUSE);
         return Err(failed(in_use).append(" (another server uses the path)"));
     }

@@ -179,6 +179,77 @@ fn a_reset_while_paused() {
     });
 }
 
+/// A1.1: A send by id that fails while the peer goes on, as for want of memory, is told after the
+/// input that had arrived, also where the handler reads all of that in one call: no event comes
+/// from such a connection.
+#[test]
+fn a_failed_send_by_id_is_told_without_an_event() {
+    isolated(|| {
+        let seen = Arc::new(Seen::default());
+        let reader = seen.clone();
+        let (log, told) = events();
+        let failed = log.clone();
+        let hooks = Hooks::new(move |_, socket| {
+            if reader.calls.fetch_add(1, SeqCst) == 0 {
+                reader.read(socket, 100)?;
+                log.add("read");
+                await_on(socket, libc::POLLIN);
+                for call in [libc::SYS_sendto, libc::SYS_sendmsg] {
+                    faults::refuse_call(call, 0, socket.raw_fd(), libc::ENOMEM);
+                }
+                return socket.pause();
+            }
+            reader.read(socket, 100).map(drop)
+        })
+        .on_wake(|_, socket| socket.resume().unwrap())
+        .on_exception(move |_, socket, error| {
+            let os_error = socket.expect("a socket").os_error();
+            assert_eq!((error.status(), os_error), (Status::NoMemory, libc::ENOMEM));
+            Ok(failed.add("failed"))
+        });
+        let (hooks, ids) = hooks.telling_ids();
+        let (hooks, reasons) = hooks.telling_reasons();
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::connect(&server).saying("first");
+        assert_eq!(told.next(), "read");
+        client.send(" last words");
+        let id = ids.next();
+        eventually("a failed send", || status(server.send(id, b"lost")) == Status::Closed);
+        reasons.none();
+        server.wake(id).unwrap();
+        assert_eq!(told.next(), "failed");
+        assert_eq!(reasons.next(), CloseReason::Reset);
+        assert!(seen.is(b"first last words"));
+        wait_idle(&server);
+    });
+}
+
+/// A2.2, A2.1: A send that fails while the peer goes on, as for want of memory, ends in a reset, in
+/// both modes: of what was sent an unknown part has left.
+#[test]
+fn a_failed_send_ends_in_a_reset() {
+    isolated(|| {
+        for config in both_modes() {
+            let hooks = Hooks::new(move |_, socket| {
+                socket.recv(&mut [0; 100])?;
+                socket.send(b"the first half")?;
+                for call in [libc::SYS_sendto, libc::SYS_sendmsg] {
+                    faults::refuse_call(call, 0, socket.raw_fd(), libc::ENOMEM);
+                }
+                let sent = socket.send(b"the second half").and_then(|()| socket.flush());
+                assert_eq!(status(sent), Status::NoMemory);
+                Ok(socket.close())
+            });
+            let (hooks, reasons) = hooks.telling_reasons();
+            let server = start(config, hooks);
+            let mut client = Client::connect(&server).saying("a request");
+            client.expect_reset();
+            assert_eq!(reasons.next(), CloseReason::Reset);
+            wait_idle(&server);
+        }
+    });
+}
+
 /// A1.4: What is unread when the program closes or aborts the connection, or a deadline or a stop
 /// ends it, is not handed over.
 #[test]

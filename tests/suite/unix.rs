@@ -301,6 +301,26 @@ fn status_error() -> crate::api::Error {
     crate::api::Error::from(Status::Handler)
 }
 
+/// Y5, E2: A start that cannot examine the file that it has made says so, and removes the file: the
+/// path has no other server.
+#[test]
+fn a_file_that_cannot_be_examined() {
+    isolated(|| {
+        let folder = Folder::new();
+        for config in both_modes() {
+            let server = plain(&folder.service("s"), config, Hooks::new(echo));
+            faults::fail_statx(&[0, libc::ENOMEM]);
+            let error = server.start_background().expect_err("started");
+            assert_eq!(faults::statx_failures_left(), 0);
+            assert_eq!((error.status(), error.os_code()), (Status::Listen, libc::ENOMEM));
+            assert!(!error.to_string().contains("another"), "{error}");
+            assert!(!folder.path("s").exists());
+            server.start_background().unwrap();
+            drop(server);
+        }
+    });
+}
+
 /// Y6, L1: What cannot be the path or the name of a socket is an error of the call.
 #[test]
 fn bad_names() {

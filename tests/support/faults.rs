@@ -12,6 +12,8 @@ static ACCEPT_ERRORS: Mutex<VecDeque<i32>> = Mutex::new(VecDeque::new());
 static NO_DUAL_STACK: AtomicBool = AtomicBool::new(false);
 /// The errors that bind(2) will give next, each for an address of this family.
 static BIND_ERRORS: Mutex<VecDeque<(c_int, i32)>> = Mutex::new(VecDeque::new());
+/// What statx(2) will give next: 0 for what the kernel says, or an error.
+static STATX_ERRORS: Mutex<VecDeque<i32>> = Mutex::new(VecDeque::new());
 /// "localhost" has an IPv6 address and an IPv4 one, whatever hosts(5) says.
 static TWO_ADDRESSES: AtomicBool = AtomicBool::new(false);
 /// How many more threads can be made; negative for any number.
@@ -35,6 +37,14 @@ pub fn fail_bind(family: c_int, errors: &[i32]) {
 
 pub fn bind_failures_left() -> usize {
     BIND_ERRORS.lock().unwrap().len()
+}
+
+pub fn fail_statx(errors: &[i32]) {
+    STATX_ERRORS.lock().unwrap().extend(errors);
+}
+
+pub fn statx_failures_left() -> usize {
+    STATX_ERRORS.lock().unwrap().len()
 }
 
 pub fn give_localhost_two_addresses() {
@@ -138,6 +148,23 @@ unsafe extern "C" fn bind(
     drop(errors);
     // SAFETY: the caller's promise.
     unsafe { libc::syscall(libc::SYS_bind, fd, address, len) as c_int }
+}
+
+/// # Safety
+/// As statx(2).
+#[no_mangle]
+unsafe extern "C" fn statx(
+    folder: c_int,
+    path: *const c_char,
+    flags: c_int,
+    mask: libc::c_uint,
+    found: *mut libc::statx,
+) -> c_int {
+    match STATX_ERRORS.lock().unwrap().pop_front() {
+        Some(error) if error != 0 => failed(error),
+        // SAFETY: the caller's promise.
+        _ => unsafe { libc::syscall(libc::SYS_statx, folder, path, flags, mask, found) as c_int },
+    }
 }
 
 type Resolve = unsafe extern "C" fn(
