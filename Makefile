@@ -70,7 +70,7 @@ CAMPAIGNS := $(patsubst tests/campaigns/%.py,%,$(filter-out %/common.py,$(wildca
 LINK = -L$(OUT) -lnetserver -pthread -Wl,-rpath,'$$ORIGIN/$(1)release'
 
 .DELETE_ON_ERROR:
-.PHONY: build help run test test-package abi dist test-dist test-bindings test-status-page test-cluster cluster lint oracle campaign-oracle install uninstall clean deps \
+.PHONY: build help run test faults test-package abi dist test-dist test-bindings test-status-page test-cluster cluster lint oracle campaign-oracle install uninstall clean deps \
 	c-tests hosts guide examples-rust asan-programs campaign-server proxies-server asan hammer-asan memcheck audit bench bench-deps bench-quick bench-tls bench-bindings campaigns $(CAMPAIGNS:%=campaign-%)
 
 build: $(SO) $(ARCHIVE) $(NOTICES) $(EXAMPLE_PROGRAMS) ## build the shared and the static library and the C examples (default) [NO_TLS=1, in target/no-tls]
@@ -228,6 +228,12 @@ dist: ## make target/dist/netserver-VERSION.tar.xz: the committed source with al
 
 test-dist: ## make it in two folders, build the libraries of both, and compare; some minutes
 	scripts/test-dist
+
+# strace(1) makes the calls fail: see tests/faults/run.py, which also repeats single cases.
+CASES ?= 3000
+
+faults: deps build ## make each system call of the examples fail in turn, some 20 minutes; writes docs/RELIABILITY.md [CASES=3000] [SEED=1]
+	$(PYTHON) tests/faults/run.py --cases $(CASES) --seed $(SEED) --write docs/RELIABILITY.md
 
 test-package: ## make the crate as a registry gets it, and run the tests of its content
 	scripts/test-package
