@@ -335,7 +335,7 @@ fn a_free_beside_a_handler_that_hangs() {
             gate.reached_by(1);
             let clock = Stopwatch::start();
             assert_eq!(unsafe { ns_server_free(server.raw()) }, NS_ERR_TIMEOUT);
-            assert!(clock.elapsed() < ms(50) + LATE, "{:?}", clock.elapsed());
+            assert!(clock.elapsed() < ms(50) + late(), "{:?}", clock.elapsed());
             gate.open();
             host.join().unwrap();
         });

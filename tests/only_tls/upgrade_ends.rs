@@ -121,12 +121,13 @@ fn a_refusal_has_one_bound() {
         let (inside, tls) = (gate.clone(), tls());
         let hooks = Hooks::new(move |_, _| Ok(inside.wait())).on_exception(move |_, socket, _| {
             let socket = socket.expect("a socket");
-            socket.starttls(&tls, &[])?;
+            // On a busy machine the bound may be over already: the next client is asked then.
+            let _ = socket.starttls(&tls, &[]);
             // The bytes that the system's buffer does not take wait to be sent. SAFETY: the socket
             // is open in its callback.
             let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(socket.raw_fd()) };
             socket2::SockRef::from(&fd).set_send_buffer_size(8192).unwrap();
-            socket.send(&pattern(64_000))?;
+            let _ = socket.send(&pattern(64_000));
             while socket.send(&pattern(BULK)).is_ok() {}
             let clock = Stopwatch::start();
             socket.close();

@@ -58,7 +58,7 @@ fn lingering_is_bounded() {
         let clock = Stopwatch::start();
         client.send("x");
         client.expect_last("bye");
-        assert!(clock.elapsed() < ms(300) + LATE);
+        assert!(clock.elapsed() < ms(300) + late());
         eventually("it is closed", || count_sockets() == sockets + 1);
         clock.kept(ms(300));
         wait_idle(&server);

@@ -264,7 +264,7 @@ fn deadlines_of_a_connect() {
         assert_eq!(seen.next(), Seen::Open(id));
         assert_eq!(seen.next(), Seen::Drain);
         peer.expect_end();
-        assert!(clock.elapsed() < ms(300) + LATE);
+        assert!(clock.elapsed() < ms(300) + late());
         drop(peer);
         assert_eq!(seen.next(), Seen::Close(CloseReason::Idle));
         wait_idle(&server);

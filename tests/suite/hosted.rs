@@ -362,7 +362,7 @@ fn the_host_stops() {
         assert_eq!(status(server.wait(Some(ms(50)))), Status::Timeout);
         clock.kept(ms(50));
         server.stop().unwrap();
-        assert!(clock.elapsed() < ms(300) + LATE);
+        assert!(clock.elapsed() < ms(300) + late());
         assert_eq!(server.state(), State::Stopped);
         drop(client);
     });

@@ -238,7 +238,7 @@ fn a_stop_cuts_a_silent_peer() {
         called.next();
         let clock = Stopwatch::start();
         server.stop().unwrap();
-        assert!(clock.elapsed() < ms(200) + LATE, "{:?}", clock.elapsed());
+        assert!(clock.elapsed() < ms(200) + late(), "{:?}", clock.elapsed());
     });
 }
 
@@ -331,7 +331,7 @@ fn a_stop_cuts_its_farewell() {
         replied.next();
         let clock = Stopwatch::start();
         cut(&server, ms(100));
-        assert!(clock.elapsed() < ms(100) + LATE, "{:?}", clock.elapsed());
+        assert!(clock.elapsed() < ms(100) + late(), "{:?}", clock.elapsed());
     });
 }
 

@@ -20,7 +20,7 @@ fn state_and_ports() {
             assert_eq!((stats.threads, stats.port), (threads, server.port()));
             assert_eq!(stats.shutdown_port, server.shutdown_port());
             eventually("time passes", || server.stats().uptime > stats.uptime + ms(10));
-            assert!(server.stats().uptime <= clock.elapsed() + LATE);
+            assert!(server.stats().uptime <= clock.elapsed() + late());
             server.stop().unwrap();
             let stats = server.stats();
             assert_eq!((stats.state, stats.active_threads), (State::Stopped, 0));

@@ -139,6 +139,16 @@ pub fn processor_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
+/// How long this process' threads, all together, were ready to run and had no processor.
+pub fn waited_for_processor() -> Duration {
+    // "time_on_processor time_in_run_queue timeslices", in ns.
+    let delay = |thread: PathBuf| {
+        let text = fs::read_to_string(thread.join("schedstat")).ok()?;
+        text.split(' ').nth(1)?.parse::<u64>().ok()
+    };
+    Duration::from_nanos(threads().filter_map(delay).sum())
+}
+
 /// Resident memory of this process in KiB.
 pub fn resident_kib() -> usize {
     let status = fs::read_to_string("/proc/self/status").unwrap();
