@@ -190,13 +190,16 @@ fn the_timer_can_be_moved_and_stopped() {
                 }
                 _ => socket.set_timer(None)?,
             }
-            Ok(())
+            // Two commands must not come in one turn.
+            socket.send(b"set")
         })
         .on_timeout(move |_, socket| log.add(since(socket)));
         let server = start(non_blocking(1), hooks);
         let mut client = Client::connect(&server).saying("stop");
+        client.expect("set");
         times.none();
         client.send("later");
+        client.expect("set");
         kept(times.next(), ms(300));
         client.send("sooner");
         assert!(times.next() < late());
