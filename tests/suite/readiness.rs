@@ -68,7 +68,7 @@ fn edges_for_many_events() {
             echo(server, socket)
         });
         let server = hosted_with(non_blocking(1).max_connections(2000), hooks);
-        let some = || (0..100).map(|_| Client::connect(&server).settled()).collect::<Vec<_>>();
+        let some = || (0..20).map(|_| Client::connect(&server).settled()).collect::<Vec<_>>();
         let mut clients = Vec::new();
         while clients.len() < COUNT {
             clients.extend(host(&server, some));
