@@ -1,10 +1,14 @@
 //! Clients that come, say numbered bytes, and end in every way there is.
 
+use super::headers::{Header, Way};
 use super::link::{self, End, Link, Seen};
-use super::story::{Ending, Sight, Stage, Story};
+use super::quiesces::is_in_time;
+use super::sides::NOW;
+use super::story::{Ending, Sight, Stage, Story, Who};
 use super::wire::client_bytes;
 use super::world::World;
 use super::Random;
+use crate::api::{Server, Status};
 use crate::support::*;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,7 +54,13 @@ const SHAKEN: Duration = ms(6500);
 const OVERDUE: Duration = ms(1200);
 
 /// Visits the server over and over.
-pub fn client(world: &Arc<World>, port: u16, number: u8, mut random: Random) {
+pub fn client(
+    world: &Arc<World>,
+    server: &Server,
+    (port, way): (u16, Way),
+    number: u8,
+    mut random: Random,
+) {
     while !world.is_over() && !world.is_given_up() {
         let Ok((socket, address)) = link::socket([127, 0, 1, number]) else {
             let_pass(ms(10));
@@ -64,20 +74,59 @@ pub fn client(world: &Arc<World>, port: u16, number: u8, mut random: Random) {
             false => Stage::Settled,
         };
         let quiet = random.below(3) == 0;
-        let story = Story::new(world, key, quiet, stage, world.seed ^ (seed as u64) << 8);
+        let header = Header::of(way, &mut random);
+        let who = Who { key, quiet, stage, address, header };
+        let story = Story::new(world, world.seed ^ (seed as u64) << 8, who);
         world.expect(address, &story);
-        let small = random.below(2) == 0;
-        match Link::connect(socket, port, key, small) {
-            Ok(link) => {
+        if let Some((client, _)) = story.header.as_ref().and_then(|header| header.ends) {
+            world.expect(client, &story);
+        }
+        if random.below(2) == 0 {
+            let _ = socket.set_recv_buffer_size(8 << 10);
+        }
+        let link = match way {
+            Way::Asked => asked(&story, server, socket),
+            _ => Link::connect(socket, port, key).ok(),
+        };
+        match link {
+            Some(link) => {
                 world.count("clients");
+                story.with(|ledger| ledger.connected_at = Some(Instant::now()));
                 Visit::new(link, &story, &mut random).run();
             }
-            Err(_) => {
+            None => {
                 world.count("connect refused");
                 let_pass(ms(5));
             }
         }
         let_pass(ms(random.below(20) as u64));
+    }
+}
+
+/// A connection that the server makes.
+fn asked(story: &Arc<Story>, server: &Server, socket: socket2::Socket) -> Option<Link> {
+    socket.listen(1).ok()?;
+    let to = story.address.to_string();
+    let timeout = Some(SOON);
+    let result = story.world.call("connect", NOW, story, || server.connect(&to, timeout, ()));
+    match result {
+        Ok(_) => {
+            story.act("asked to connect");
+            let link = Link::accept(socket, story.key).ok();
+            if link.is_none() && !story.world.is_stopping() {
+                story.found("the server connects", "nobody came");
+            }
+            link
+        }
+        Err(error) => {
+            let in_stop = error.status() == Status::State && story.world.is_stopping();
+            story.answers(
+                "connect",
+                &Err::<(), _>(error),
+                if in_stop { &[Status::State] } else { &[] },
+            );
+            None
+        }
     }
 }
 
@@ -147,6 +196,12 @@ impl<'a> Visit<'a> {
 
     fn run(mut self) {
         self.story.note("client connected", 0);
+        if self.story.header.is_some() {
+            self.announce();
+        }
+        if self.story.is_turned_away() {
+            return self.wait_for_refusal();
+        }
         if self.story.world.tls {
             if self.random.below(10) == 0 {
                 return self.stall();
@@ -185,6 +240,49 @@ impl<'a> Visit<'a> {
             }
             self.wait();
         }
+    }
+
+    /// The header, whole or in pieces; its end perhaps together with what follows.
+    fn announce(&mut self) {
+        let story = self.story;
+        let mut rest = &story.header.as_ref().expect("a header").bytes[..];
+        if self.random.below(2) == 0 {
+            for _ in 0..self.random.below(8) {
+                if rest.len() < 2 {
+                    break;
+                }
+                let (piece, others) = rest.split_at(1 + self.random.below(rest.len() - 1));
+                self.link.begin(piece, false);
+                rest = others;
+                let_pass(ms(self.random.below(3) as u64));
+            }
+        }
+        self.link.begin(rest, !story.is_turned_away() && self.random.below(2) == 0);
+        story.note("client announced", 0);
+        story.with(|ledger| ledger.whole_at = Some(Instant::now()));
+        story.world.count("header");
+        self.begun = Instant::now();
+    }
+
+    /// PP5: The server ends it, and says nothing.
+    fn wait_for_refusal(mut self) {
+        self.story.act("client is turned away");
+        match self.random.below(4) {
+            0 => drop(self.link.finish(true)),
+            1 if self.random.below(2) == 0 => return drop(self.link.reset()),
+            1 => return,
+            _ => {}
+        }
+        while self.begun.elapsed() < PATIENCE || self.story.world.is_stopping() {
+            match self.link.read(4096) {
+                Seen::End(End::Clean | End::Reset | End::Truncated) => return,
+                Seen::Nothing => self.link.wait(true, false, Instant::now() + ms(50)),
+                Seen::Some | Seen::End(End::Broken(_)) => {
+                    return self.story.found("a bad header is refused", "it gets bytes");
+                }
+            }
+        }
+        self.story.found("a bad header is refused", "it waits for the end");
     }
 
     /// A handshake that does not go on, or does not begin.
@@ -344,7 +442,7 @@ impl<'a> Visit<'a> {
         if !shaking || self.begun.elapsed() < SHAKEN {
             return false;
         }
-        if world.non_blocking && !world.is_stopping() {
+        if world.non_blocking && !world.is_stopping() && is_in_time(self.story) {
             let kind = "a handshake is not served while others stall";
             world.found("who waits for a place gets it", kind, Some(&self.story.tell()));
         }
@@ -397,10 +495,14 @@ impl<'a> Visit<'a> {
             End::Broken(how) => ("client saw a broken stream", Sight::Broken(how)),
         };
         self.story.act(what);
-        let early = self.story.world.tls && self.link.is_shaking();
+        let early = !self.link.has_tls() || self.link.is_shaking();
         let served = self.story.world.non_blocking && !self.story.world.is_stopping();
-        if early && served && self.story.with(|ledger| ledger.opened == 0) {
-            let kind = "an honest client's handshake is ended";
+        if early && served && is_in_time(self.story) && self.story.with(|ledger| ledger.opened == 0)
+        {
+            let kind = match self.story.world.tls {
+                true => "an honest client's handshake is ended",
+                false => "an honest client is ended before its time",
+            };
             let tale = format!("after {:?}\n{}", self.begun.elapsed(), self.story.tell());
             self.story.world.found("who waits for a place gets it", kind, Some(&tale));
         }
@@ -430,6 +532,9 @@ impl<'a> Visit<'a> {
     fn hand_in(self, sight: Sight, reset: bool) {
         let reader = if reset { self.link.reset() } else { self.link.reader };
         let (received, bytes) = reader.end();
+        if bytes > 0 && self.story.with(|ledger| ledger.unheard) {
+            self.story.found("nothing before a header", "the client got bytes");
+        }
         self.story.with(|ledger| {
             ledger.received = received;
             ledger.received_bytes = bytes;

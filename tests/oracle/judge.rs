@@ -21,6 +21,14 @@ pub fn judge(story: &Story) {
         }
         output(ledger, &mut breaches);
         lifecycle(ledger, &mut breaches);
+        let why = story.header.as_ref().and_then(|header| header.refused);
+        if let Some(why) = why.filter(|_| ledger.opened > 0) {
+            breaches.push((
+                "a bad header is refused",
+                format!("on_open in spite of {why}"),
+                String::new(),
+            ));
+        }
         breaches
     });
     story.world.count("connections judged");

@@ -63,6 +63,8 @@ pub struct Link {
     /// Input is still clear text.
     clear: bool,
     pub reader: Reader,
+    /// Leaves together with what is sent first.
+    ahead: Vec<u8>,
     /// The sending side has failed, or is closed.
     broken: bool,
     /// The kernel has reported a reset, which it does once: what looks like an end is none.
@@ -70,12 +72,23 @@ pub struct Link {
 }
 
 impl Link {
-    pub fn connect(socket: Socket, port: u16, key: u16, small: bool) -> io::Result<Link> {
-        if small {
-            socket.set_recv_buffer_size(8 << 10)?;
-        }
+    pub fn connect(socket: Socket, port: u16, key: u16) -> io::Result<Link> {
         let server = SocketAddr::from(([127, 0, 0, 1], port));
         socket.connect_timeout(&SockAddr::from(server), SOON)?;
+        Link::new(socket, key)
+    }
+
+    /// Waits until the server has connected to this socket.
+    pub fn accept(socket: Socket, key: u16) -> io::Result<Link> {
+        let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one structure, valid for writing.
+        match unsafe { libc::poll(&mut poll, 1, SOON.as_millis() as i32) } {
+            1 => Link::new(socket.accept()?.0, key),
+            _ => Err(ErrorKind::TimedOut.into()),
+        }
+    }
+
+    fn new(socket: Socket, key: u16) -> io::Result<Link> {
         let tcp: TcpStream = socket.into();
         tcp.set_nodelay(true)?;
         tcp.set_nonblocking(true)?;
@@ -84,6 +97,7 @@ impl Link {
             tls: None,
             clear: true,
             reader: Reader::new(key),
+            ahead: Vec::new(),
             broken: false,
             was_reset: false,
         })
@@ -105,7 +119,8 @@ impl Link {
         let mut tls = ClientConnection::new(config(), name).unwrap();
         let mut hello = Vec::new();
         let _ = tls.write_tls(&mut hello);
-        let _ = self.tcp.write(&hello[..hello.len().min(bytes)]);
+        let _ = self.out().write(&hello[..hello.len().min(bytes)]);
+        self.push_ahead();
         self.broken = true;
     }
 
@@ -126,7 +141,7 @@ impl Link {
     fn push(&mut self) -> bool {
         let Some(tls) = &mut self.tls else { return true };
         while tls.wants_write() && !self.broken {
-            match tls.write_tls(&mut &self.tcp) {
+            match tls.write_tls(&mut Out { tcp: &self.tcp, ahead: &mut self.ahead }) {
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
                 Err(error) => {
@@ -149,7 +164,7 @@ impl Link {
         let sent = match &mut self.tls {
             Some(tls) if tls.is_handshaking() => Ok(0),
             Some(tls) => tls.writer().write(&bytes[..bytes.len().min(16 << 10)]),
-            None => (&self.tcp).write(bytes),
+            None => self.out().write(bytes),
         };
         self.push();
         match sent {
@@ -160,6 +175,27 @@ impl Link {
                 // The other error comes after a FIN.
                 self.was_reset |= error.kind() != ErrorKind::BrokenPipe;
                 Err(())
+            }
+        }
+    }
+
+    fn out(&mut self) -> Out<'_> {
+        Out { tcp: &self.tcp, ahead: &mut self.ahead }
+    }
+
+    /// Sends bytes before everything else; `glued` ones wait for what follows them.
+    pub fn begin(&mut self, bytes: &[u8], glued: bool) {
+        self.ahead.extend(bytes);
+        if !glued {
+            self.push_ahead();
+        }
+    }
+
+    fn push_ahead(&mut self) {
+        if !self.ahead.is_empty() && !self.broken {
+            if let Err(error) = self.out().write(&[]) {
+                self.broken = true;
+                self.was_reset |= error.kind() != ErrorKind::BrokenPipe;
             }
         }
     }
@@ -240,6 +276,7 @@ impl Link {
 
     /// Ends the sending side in order. Whether that could be said.
     pub fn finish(&mut self, fin: bool) -> bool {
+        self.push_ahead();
         if let Some(tls) = &mut self.tls {
             if tls.is_handshaking() {
                 return false;
@@ -256,6 +293,7 @@ impl Link {
 
     /// How many of `sent` bytes the server's kernel has for certain.
     pub fn arrived(&mut self, sent: u64) -> u64 {
+        self.push_ahead();
         let all_left = self.push();
         let mut under_way = 0i32;
         // SAFETY: TIOCOUTQ writes one int.
@@ -277,6 +315,7 @@ impl Link {
 
     /// Waits for the socket, a little at most.
     pub fn wait(&mut self, read: bool, write: bool, until: Instant) {
+        self.push_ahead();
         let write =
             write || (self.tls.as_ref().is_some_and(|tls| tls.wants_write()) && !self.broken);
         let mut events = if read { libc::POLLIN } else { 0 };
@@ -294,5 +333,31 @@ impl Link {
         if !read && poll.revents & (libc::POLLHUP | libc::POLLERR) != 0 {
             let_pass(time.min(ms(5)));
         }
+    }
+}
+
+/// The connection, where some bytes go ahead of the next ones.
+struct Out<'a> {
+    tcp: &'a TcpStream,
+    ahead: &'a mut Vec<u8>,
+}
+
+impl Write for Out<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut tcp = self.tcp;
+        if self.ahead.is_empty() {
+            return tcp.write(bytes);
+        }
+        // A header and so little more always fit.
+        self.ahead.extend(bytes);
+        let sent = tcp.write(self.ahead)?;
+        let before = self.ahead.len() - bytes.len();
+        self.ahead.clear();
+        assert!(sent >= before, "the header of a fresh connection fits");
+        Ok(sent - before)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

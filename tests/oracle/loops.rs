@@ -4,7 +4,7 @@ use super::by_id::{ask_queued, send_by_id};
 use super::sides::{detach, Input, Side};
 use super::story::{story_of, Stage, Story};
 use super::world::World;
-use super::{opened, Owned, Seconds};
+use super::{headers, opened, quiesces, Owned, Seconds};
 use crate::api::{Error, Hooks, Server, Socket};
 use crate::support::*;
 use std::sync::Arc;
@@ -22,6 +22,7 @@ pub fn hooks(world: &Arc<World>, times: &Seconds, owned: Owned) -> Hooks {
         .on_close(move |_, socket, reason| {
             let Some(story) = story_of(socket) else { return };
             story.called("on_close");
+            headers::check(socket, &story);
             opening_side(&closing).send(socket, &story, 50);
             story.closed(reason, socket.os_error());
         })
@@ -63,6 +64,8 @@ impl Loops {
     fn handle(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
         let Some(story) = story_of(socket) else { return Ok(socket.abort()) };
         story.called("handler");
+        headers::check(socket, &story);
+        quiesces::in_callback(&self.world, server, &story);
         // Called again after STARTTLS: it is through.
         let shaken = story.with(|ledger| {
             let shaken = ledger.stage == Stage::Shaking;
@@ -182,13 +185,14 @@ impl Loops {
         socket: Option<&mut Socket<'_>>,
         error: &Error,
     ) -> Result<(), Error> {
-        self.world.count("exceptions");
+        self.world.exception(error);
         let Some(socket) = socket else { return Ok(()) };
         // A failed handshake is reported before there is any story: nothing may leave in the clear.
         let story = story_of(socket).or_else(|| self.world.of_peer(socket.peer()?));
         let Some(story) = story else { return Ok(()) };
         story.called("on_exception");
         story.note(error.status().name(), i64::from(error.os_code()));
+        headers::is_unheard(&story, error.status());
         match story.below(4) {
             0 => self.side().close(socket, &story),
             1 => {

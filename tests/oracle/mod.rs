@@ -10,10 +10,12 @@
 
 mod by_id;
 mod client;
+mod headers;
 mod judge;
 mod link;
 mod loops;
 mod others;
+mod quiesces;
 #[path = "../hammer/random.rs"]
 mod random;
 mod sides;
@@ -22,12 +24,13 @@ mod wire;
 mod workers;
 mod world;
 
-use crate::api::{Config, OwnedSocket, Server, Socket, Status};
+use crate::api::{CloseReason, Config, OwnedSocket, ProxyProtocol, Server, Socket, Status};
 use crate::support::*;
+use headers::Way;
 use net_server::TlsConfig;
 use random::Random;
 use socket2::SockRef;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::BorrowedFd;
 use std::panic::AssertUnwindSafe;
@@ -113,7 +116,8 @@ fn run(title: &str, non_blocking: bool, tls: bool) {
             let left = time().saturating_sub(world.begun.elapsed());
             let length = ROUNDS[random.below(ROUNDS.len())].min(left);
             // A third of them are quiet, the first one too.
-            round(&world, length, rounds % 3 != 0, &mut random);
+            let plan = Plan::of(rounds, length, &mut random);
+            round(&world, &plan, &mut random);
             rounds += 1;
         }
         done.store(true, Ordering::SeqCst);
@@ -132,11 +136,39 @@ fn run(title: &str, non_blocking: bool, tls: bool) {
     }
 }
 
+/// What is special in a round.
+struct Plan {
+    length: Duration,
+    /// The server is stopped in the middle of it all.
+    stops: bool,
+    /// The versions of the PROXY protocol, and whether others are ordinary clients.
+    behind: Option<(ProxyProtocol, bool)>,
+    /// When it quiesces.
+    quiesce: Option<Duration>,
+    /// More may wait for a worker than ever do.
+    is_roomy: bool,
+}
+
+impl Plan {
+    fn of(round: u32, length: Duration, random: &mut Random) -> Plan {
+        use ProxyProtocol::{Both, V1, V2};
+        let versions = [Both, Both, Both, V1, V2][random.below(5)];
+        let quiesce = [None, None, Some(2), Some(3), Some(4)][random.below(5)];
+        let quiesce = if round == 0 { Some(3) } else { quiesce };
+        Plan {
+            quiesce: quiesce.map(|quarters| length * quarters / 4),
+            is_roomy: quiesce.is_some() || random.below(2) == 0,
+            length,
+            stops: round % 3 != 0,
+            behind: (round % 2 == 1).then(|| (versions, random.below(2) == 0)),
+        }
+    }
+}
+
 /// The life of one server, which is stopped in the middle of it all, or ends quietly.
-fn round(world: &Arc<World>, length: Duration, stops: bool, random: &mut Random) {
-    world.over.store(false, Ordering::SeqCst);
-    world.stopping.store(false, Ordering::SeqCst);
-    world.forget_all();
+fn round(world: &Arc<World>, plan: &Plan, random: &mut Random) {
+    world.begin();
+    world.roomy.store(plan.is_roomy, Ordering::SeqCst);
     let times = times(random);
     let (sender, owned) = std::sync::mpsc::channel();
     let owned = Mutex::new(owned);
@@ -144,13 +176,15 @@ fn round(world: &Arc<World>, length: Duration, stops: bool, random: &mut Random)
         true => loops::hooks(world, &times, sender),
         false => workers::hooks(world, &times),
     };
-    let server = start(config(world, &times), hooks);
+    let server = start(config(world, &times, plan), quiesces::hooks(world, hooks));
     // Half of the clients come by a door of the program's, which gives the sockets to the server.
     let door = TcpListener::bind("127.0.0.1:0").unwrap();
     let has_door = world.non_blocking && !world.tls;
-    let ports = match door.local_addr().unwrap().port() {
-        door if has_door => [server.port(), door],
-        _ => [server.port(); 2],
+    let door_port = door.local_addr().unwrap().port();
+    let way_of = |number: u8| match number % 4 {
+        1 if has_door => (door_port, Way::Door),
+        3 if has_door => (0, Way::Asked),
+        _ => (server.port(), Way::of(number, plan.behind)),
     };
     if random.below(2) == 0 {
         small_buffers();
@@ -163,10 +197,10 @@ fn round(world: &Arc<World>, length: Duration, stops: bool, random: &mut Random)
             scope.spawn(move || porter(world, server, door));
         }
         for number in 1..=CLIENTS {
-            let (random, port) = (fork(), ports[number as usize % 2]);
+            let (random, way) = (fork(), way_of(number));
             world.clients.fetch_add(1, Ordering::SeqCst);
             scope.spawn(move || {
-                let visits = || client::client(world, port, number, random);
+                let visits = || client::client(world, server, way, number, random);
                 let result = std::panic::catch_unwind(AssertUnwindSafe(visits));
                 world.clients.fetch_sub(1, Ordering::SeqCst);
                 assert!(result.is_ok(), "a client failed");
@@ -180,27 +214,40 @@ fn round(world: &Arc<World>, length: Duration, stops: bool, random: &mut Random)
             let (owned, times) = (&owned, &times);
             scope.spawn(move || others::owner(world, times, server, owned));
         }
-        let end = Instant::now() + length;
+        let port = server.port();
+        if let Some(after) = plan.quiesce {
+            let mut random = fork();
+            scope.spawn(move || {
+                let_pass(after);
+                quiesces::quiesce(world, server, port, &mut random);
+            });
+        }
+        let end = Instant::now() + plan.length;
         while Instant::now() < end && !world.is_given_up() {
             let_pass(ms(20));
         }
-        if stops {
+        if plan.stops {
             stop(world, server, [0, 0, 300, 2000][random.below(4)]);
         }
         world.over.store(true, Ordering::SeqCst);
     });
-    if !stops {
+    if !plan.stops {
         world.count("quiet end");
-        let settled = comes_true(SOON, || server.stats().open + server.stats().waiting == 0);
-        if !settled {
+        let left = || server.stats().open + server.stats().waiting;
+        let idle = quiesces::wait_idle(world, &server, SOON);
+        if idle && plan.quiesce.is_some() && left() > 0 {
+            world.found("a server that is idle is", "it has connections", None);
+        }
+        if !idle || !comes_true(SOON, || left() == 0) {
             let left: Vec<_> = world.unfinished().iter().map(|story| story.tell()).collect();
             world.found("everything ends", "connections are left open", left.first().map(|s| &**s));
         }
-        if world.non_blocking && !world.tls {
-            leaves_nothing(world, &server);
+        if world.non_blocking && !world.tls && plan.quiesce.is_none() {
+            leaves_nothing(world, &server, plan.behind.is_some());
         }
         stop(world, &server, 300);
     }
+    quiesces::after_stop(world, &server);
     let stats = server.stats();
     let left = stats.accepted + stats.attached + stats.adopted
         - (stats.open + stats.waiting + stats.closed_total() + stats.detached);
@@ -210,6 +257,11 @@ fn round(world: &Arc<World>, length: Duration, stops: bool, random: &mut Random)
             "not all is accounted for",
             Some(&format!("{stats:?}")),
         );
+    }
+    let refused = world.headers_refused.load(Ordering::SeqCst);
+    if stats.closed[CloseReason::Proxy as usize] != refused {
+        let detail = format!("{refused} exceptions, {stats:?}");
+        world.found("the accounts balance", "refused headers are not counted", Some(&detail));
     }
     drop(server);
     // Detached sockets that nobody took.
@@ -234,7 +286,7 @@ fn porter(world: &World, server: &Server, door: &TcpListener) {
             Ok(_) => world.count("adopt"),
             Err(failed) => {
                 SockRef::from(&failed.fd).set_linger(Some(Duration::ZERO)).unwrap();
-                if failed.error.status() != Status::State {
+                if failed.error.status() != Status::State || !world.is_stopping() {
                     let kind = format!("adopt returns {}", failed.error.status().name());
                     world.found("calls answer as promised", &kind, None);
                 }
@@ -244,11 +296,13 @@ fn porter(world: &World, server: &Server, door: &TcpListener) {
 }
 
 /// Connections that have ended hold no memory, whatever their timers were set to.
-fn leaves_nothing(world: &World, server: &Server) {
+fn leaves_nothing(world: &World, server: &Server, behind: bool) {
     let come_and_go = |times: usize| {
         for _ in 0..times {
             if let Ok(mut client) = TcpStream::connect(("127.0.0.1", server.port())) {
                 let _ = client.set_read_timeout(Some(SOON));
+                // A source that is refused, or says something else at least.
+                let _ = client.write(if behind { b"GET / HTTP/1.1" } else { b"" });
                 let _ = client.read(&mut [0]);
             }
         }
@@ -299,12 +353,12 @@ fn times(random: &mut Random) -> Seconds {
     }
 }
 
-fn config(world: &World, times: &Seconds) -> Config {
+fn config(world: &World, times: &Seconds, plan: &Plan) -> Config {
     let mut config = blocking(if world.non_blocking { 2 } else { 12 })
         .non_blocking(world.non_blocking)
         .max_retry(4)
         .retry_interval(ms(200))
-        .max_waiting(20)
+        .max_waiting(if plan.is_roomy { 100 } else { 20 })
         .max_connections(60)
         .max_handshakes(3)
         .handshake_timeout(times.handshake)
@@ -314,6 +368,13 @@ fn config(world: &World, times: &Seconds) -> Config {
         .linger_timeout(times.linger)
         .send_limit(2 << 20)
         .high_water_mark(32 << 10);
+    if let Some((versions, others)) = plan.behind {
+        config = config
+            .proxy_protocol(versions)
+            .add_trusted_proxy(headers::TRUSTED)
+            .proxy_timeout(ms(2500))
+            .proxy_others(others);
+    }
     if world.tls {
         let tls = TlsConfig::new();
         let (chain, key) =
@@ -340,6 +401,7 @@ fn opened(world: &Arc<World>, socket: &mut Socket<'_>) -> Option<Arc<Story>> {
         ledger.opened += 1;
         ledger.given += 1;
     });
+    headers::check(socket, &story);
     socket.set_user_data(Part(story.clone()));
     Some(story)
 }
@@ -371,6 +433,12 @@ fn expected(non_blocking: bool, tls: bool) -> Vec<&'static str> {
         "uncork",
         "flush",
         "a deadline passes",
+        "quiesce",
+        "wait_idle: idle",
+        "wait_idle: not idle",
+        "header",
+        "a header is refused",
+        "client is turned away",
         "told of an end",
         "told of an error",
         "closed by the handler",
@@ -406,7 +474,7 @@ fn expected(non_blocking: bool, tls: bool) -> Vec<&'static str> {
         false => ["starttls", "client begins TLS unasked"].as_slice(),
     });
     if non_blocking && !tls {
-        all.push("adopt");
+        all.extend(["adopt", "asked to connect"]);
     }
     all
 }

@@ -5,7 +5,7 @@ use super::sides::{Input, Side, NOW};
 use super::story::Story;
 use super::wire::HEADER;
 use super::world::World;
-use super::{lock, Random, Seconds};
+use super::{headers, lock, quiesces, Random, Seconds};
 use crate::api::{OwnedSocket, Server};
 use crate::support::*;
 use std::net::Shutdown;
@@ -17,6 +17,9 @@ use std::time::Duration;
 pub fn caller(world: &Arc<World>, server: &Server, mut random: Random) {
     while !world.is_over() && !world.is_given_up() {
         let_pass(Duration::from_micros(1 << random.below(13)));
+        if random.below(200) == 0 {
+            quiesces::wait_idle(world, server, ms(random.below(100) as u64));
+        }
         let Some((id, story)) = world.any(&mut random) else { continue };
         if !world.non_blocking {
             match random.below(40) {
@@ -87,6 +90,7 @@ fn own(
     story: &Arc<Story>,
 ) {
     let side = Side { world, times, waits: true };
+    headers::check(&owned.socket(), story);
     let mut over = false;
     {
         let mut socket = owned.socket();
@@ -157,6 +161,10 @@ fn attach(world: &Arc<World>, server: &Server, owned: OwnedSocket, story: &Arc<S
             }
         }
         Err(failure) => {
+            if !world.is_stopping() {
+                let kind = format!("attach returns {}", failure.error.status().name());
+                story.found("calls answer as promised", &kind);
+            }
             story.with(|ledger| ledger.detached = true);
             story.closing("free", false);
             drop(failure.socket);

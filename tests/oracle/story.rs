@@ -1,12 +1,14 @@
 //! The ledger of one connection: what each side sent, what its calls accepted, what it received,
 //! and how it saw the end. When the last who has a part in it is gone, it is judged.
 
+use super::headers::Header;
 use super::judge;
 use super::wire::{client_byte, frame, Kind, Name, Received, HEADER};
 use super::world::{ended, next_name, World};
 use super::{lock, Random};
 use crate::api::{CloseReason, Error, Socket, Status};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -21,11 +23,23 @@ pub enum Stage {
     Shaking,
 }
 
+/// Who comes, and with what.
+pub struct Who {
+    pub key: u16,
+    pub quiet: bool,
+    pub stage: Stage,
+    pub address: SocketAddr,
+    pub header: Option<Header>,
+}
+
 pub struct Story {
     pub world: Arc<World>,
     pub key: u16,
     /// Nobody sends by id, so that it may become idle.
     pub quiet: bool,
+    /// The client's own address, and what it begins with.
+    pub address: SocketAddr,
+    pub header: Option<Header>,
     ledger: Mutex<Ledger>,
 }
 
@@ -77,7 +91,10 @@ pub enum Told {
 
 pub struct Ledger {
     random: Random,
-    begun: Instant,
+    pub begun: Instant,
+    /// When the client's connect had returned, and when its header had left.
+    pub connected_at: Option<Instant>,
+    pub whole_at: Option<Instant>,
     events: Vec<(u64, &'static str, i64)>,
     left_out: u64,
     pub stage: Stage,
@@ -92,6 +109,8 @@ pub struct Ledger {
     pub told: Option<(Told, u64)>,
     /// Why what arrives need not be delivered.
     pub refused: Option<&'static str>,
+    /// The connection was refused before its header was taken.
+    pub unheard: bool,
     /// The handler was called and read nothing, last time.
     pub skipped: bool,
 
@@ -135,10 +154,13 @@ const FIRST_EVENTS: usize = 60;
 const LAST_EVENTS: usize = 140;
 
 impl Story {
-    pub fn new(world: &Arc<World>, key: u16, quiet: bool, stage: Stage, seed: u64) -> Arc<Story> {
+    pub fn new(world: &Arc<World>, seed: u64, who: Who) -> Arc<Story> {
+        let Who { key, quiet, stage, address, header } = who;
         let ledger = Ledger {
             random: Random::new(seed),
             begun: Instant::now(),
+            connected_at: None,
+            whole_at: None,
             events: Vec::new(),
             left_out: 0,
             stage,
@@ -150,6 +172,7 @@ impl Story {
             wrong_input: None,
             told: None,
             refused: None,
+            unheard: false,
             skipped: false,
             sent: HashMap::new(),
             promised_bytes: 0,
@@ -178,7 +201,8 @@ impl Story {
             dropped: 0,
             given: 0,
         };
-        Arc::new(Story { world: world.clone(), key, quiet, ledger: Mutex::new(ledger) })
+        let ledger = Mutex::new(ledger);
+        Arc::new(Story { world: world.clone(), key, quiet, address, header, ledger })
     }
 
     pub fn with<T>(&self, look: impl FnOnce(&mut Ledger) -> T) -> T {
@@ -198,6 +222,11 @@ impl Story {
     /// Notes something for the history alone.
     pub fn note(&self, what: &'static str, number: i64) {
         self.with(|ledger| ledger.note(what, number));
+    }
+
+    /// The server must refuse its header.
+    pub fn is_turned_away(&self) -> bool {
+        self.header.as_ref().is_some_and(|header| header.refused.is_some())
     }
 
     // -- what the client sends ------------------------------------------------------------

@@ -4,10 +4,14 @@ use super::by_id::abort_by_id;
 use super::sides::{Input, Side};
 use super::story::{story_of, Story};
 use super::world::World;
-use super::{opened, Seconds};
-use crate::api::{Error, Hooks, Server, Socket};
+use super::{headers, opened, quiesces, Seconds};
+use crate::api::{Error, Hooks, Server, Socket, Status};
 use crate::support::*;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a connection waits for a worker.
+pub const PATIENT: Duration = ms(4 * 200);
 
 pub fn hooks(world: &Arc<World>, times: &Seconds) -> Hooks {
     let this = Arc::new(Workers { world: world.clone(), times: *times });
@@ -17,6 +21,7 @@ pub fn hooks(world: &Arc<World>, times: &Seconds) -> Hooks {
         .on_close(move |_, socket, reason| {
             let Some(story) = story_of(socket) else { return };
             story.called("on_close");
+            headers::check(socket, &story);
             closing.side().send(socket, &story, 50);
             story.closed(reason, socket.os_error());
         })
@@ -48,6 +53,8 @@ impl Workers {
     fn serve(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
         let Some(story) = story_of(socket) else { return Ok(socket.abort()) };
         story.called("handler");
+        headers::check(socket, &story);
+        quiesces::in_callback(&self.world, server, &story);
         let side = self.side();
         for _ in 0..200 {
             if socket.is_closed() {
@@ -109,13 +116,21 @@ impl Workers {
     }
 
     fn exception(&self, socket: Option<&mut Socket<'_>>, error: &Error) -> Result<(), Error> {
-        self.world.count("exceptions");
+        self.world.exception(error);
         let Some(socket) = socket else { return Ok(()) };
         let story = story_of(socket).or_else(|| self.world.of_peer(socket.peer()?));
         let Some(story) = story else { return Ok(()) };
         story.called("on_exception");
         story.note(error.status().name(), i64::from(error.os_code()));
         story.refuse("an exception");
+        headers::is_unheard(&story, error.status());
+        // W12: It has waited for its time, if nobody else has taken its place.
+        let waited = story.with(|ledger| ledger.begun.elapsed());
+        let roomy = self.world.roomy.load(std::sync::atomic::Ordering::SeqCst);
+        let early = error.status() == Status::Rejected && roomy && waited < PATIENT;
+        if early && !self.world.is_stopping() {
+            story.found("who waits for a place gets it", "it is refused before its time");
+        }
         // To one that is refused too, and to one whose handshake failed: nothing in the clear.
         if story.below(2) == 0 {
             self.side().send(socket, &story, 80);

@@ -24,6 +24,16 @@ pub struct World {
     pub over: AtomicBool,
     /// A stop is under way: nobody can be sure to be served.
     pub stopping: AtomicBool,
+    /// When a quiesce was first asked for, in this round.
+    quiesced_at: Mutex<Option<Instant>>,
+    /// The next handler is to ask for it.
+    pub wants_quiesce: AtomicBool,
+    /// Nobody is refused because too many wait.
+    pub roomy: AtomicBool,
+    pub on_quiesce: AtomicU64,
+    pub on_stop: AtomicU64,
+    /// Headers that were refused in this round, as the exception handler was told.
+    pub headers_refused: AtomicU64,
     /// Clients that have not come to their end.
     pub clients: AtomicUsize,
     by_peer: Mutex<HashMap<SocketAddr, Weak<Story>>>,
@@ -57,6 +67,12 @@ impl World {
             go_on: std::env::var_os("NS_ORACLE_GO_ON").is_some(),
             over: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            quiesced_at: Mutex::default(),
+            wants_quiesce: AtomicBool::new(false),
+            roomy: AtomicBool::new(false),
+            on_quiesce: AtomicU64::new(0),
+            on_stop: AtomicU64::new(0),
+            headers_refused: AtomicU64::new(0),
             clients: AtomicUsize::new(0),
             by_peer: Mutex::default(),
             open: Mutex::default(),
@@ -73,6 +89,26 @@ impl World {
 
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
+    }
+
+    pub fn begin_quiesce(&self) {
+        *lock(&self.quiesced_at) = Some(Instant::now());
+    }
+
+    pub fn quiesced_at(&self) -> Option<Instant> {
+        *lock(&self.quiesced_at)
+    }
+
+    /// Another round begins.
+    pub fn begin(&self) {
+        for flag in [&self.over, &self.stopping, &self.wants_quiesce] {
+            flag.store(false, Ordering::SeqCst);
+        }
+        for count in [&self.headers_refused, &self.on_quiesce, &self.on_stop] {
+            count.store(0, Ordering::SeqCst);
+        }
+        *lock(&self.quiesced_at) = None;
+        self.forget_all();
     }
 
     pub fn has_clients(&self) -> bool {
@@ -114,7 +150,7 @@ impl World {
         lock(&self.open).retain(|(other, _)| *other != id);
     }
 
-    pub fn forget_all(&self) {
+    fn forget_all(&self) {
         lock(&self.open).clear();
         lock(&self.by_peer).clear();
     }
@@ -133,6 +169,15 @@ impl World {
 
     pub fn count(&self, what: &'static str) {
         self.add(what, 1);
+    }
+
+    /// The exception handler was called.
+    pub fn exception(&self, error: &Error) {
+        self.count("exceptions");
+        if error.status() == Status::Proxy {
+            self.count("a header is refused");
+            self.headers_refused.fetch_add(1, Ordering::SeqCst);
+        }
     }
 
     pub fn add(&self, what: &'static str, number: u64) {
@@ -256,6 +301,7 @@ pub fn ended(reason: CloseReason) -> &'static str {
         CloseReason::Cut => "closed by a cut",
         CloseReason::Rejected => "closed as rejected",
         CloseReason::Handshake => "closed by the handshake",
+        CloseReason::Proxy => "closed for its header",
         _ => "closed otherwise",
     }
 }
