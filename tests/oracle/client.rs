@@ -10,6 +10,7 @@ use super::world::World;
 use super::Random;
 use crate::api::{Server, Status};
 use crate::support::*;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -497,7 +498,13 @@ impl<'a> Visit<'a> {
         self.story.act(what);
         let early = !self.link.has_tls() || self.link.is_shaking();
         let served = self.story.world.non_blocking && !self.story.world.is_stopping();
-        if early && served && is_in_time(self.story) && self.story.with(|ledger| ledger.opened == 0)
+        let limited = self.story.world.limited.load(Ordering::SeqCst);
+        let expected = limited && sight == Sight::Reset;
+        if early
+            && served
+            && !expected
+            && is_in_time(self.story)
+            && self.story.with(|ledger| ledger.opened == 0)
         {
             let kind = match self.story.world.tls {
                 true => "an honest client's handshake is ended",

@@ -96,9 +96,19 @@ fn ends(random: &mut Random) -> (SocketAddr, SocketAddr) {
             ((client, c).into(), (here, d).into())
         }
         false => {
-            let [client, here] = [a, b].map(|n| Ipv6Addr::new(0x2001, 0xdb8, c, d, a, b, 0, n));
+            let [client, here] = [a, b].map(|n| Ipv6Addr::new(0x2001, 0xdb8, 0, a & 3, b, c, d, n));
             ((client, c).into(), (here, d).into())
         }
+    }
+}
+
+/// A good header of one of the groups of addresses that share the places of one.
+pub fn of_group(versions: ProxyProtocol, random: &mut Random) -> Vec<u8> {
+    let client = format!("[2001:db8:0:{}::1]:1", random.below(4));
+    let ends = (client.parse().unwrap(), "[2001:db8::2]:2".parse().unwrap());
+    match versions {
+        ProxyProtocol::V2 => announcing(&client, "[2001:db8::2]:2", &[]),
+        _ => line(&ends, false).into_bytes(),
     }
 }
 

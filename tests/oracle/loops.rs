@@ -4,7 +4,7 @@ use super::by_id::{ask_queued, send_by_id};
 use super::sides::{detach, Input, Side};
 use super::story::{story_of, Stage, Story};
 use super::world::World;
-use super::{headers, opened, quiesces, Owned, Seconds};
+use super::{headers, limits, opened, quiesces, Owned, Seconds};
 use crate::api::{Error, Hooks, Server, Socket};
 use crate::support::*;
 use std::sync::Arc;
@@ -62,7 +62,7 @@ impl Loops {
     }
 
     fn handle(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
-        let Some(story) = story_of(socket) else { return Ok(socket.abort()) };
+        let Some(story) = story_of(socket) else { return limits::hold(&self.world, socket) };
         story.called("handler");
         headers::check(socket, &story);
         quiesces::in_callback(&self.world, server, &story);

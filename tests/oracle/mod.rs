@@ -12,6 +12,7 @@ mod by_id;
 mod client;
 mod headers;
 mod judge;
+mod limits;
 mod link;
 mod loops;
 mod others;
@@ -20,11 +21,15 @@ mod quiesces;
 mod random;
 mod sides;
 mod story;
+#[path = "../hammer/texts.rs"]
+mod texts;
 mod wire;
 mod workers;
 mod world;
 
-use crate::api::{CloseReason, Config, OwnedSocket, ProxyProtocol, Server, Socket, Status};
+use crate::api::{
+    CloseReason, Config, LogLevel, Logger, OwnedSocket, ProxyProtocol, Server, Socket, Status,
+};
 use crate::support::*;
 use headers::Way;
 use net_server::TlsConfig;
@@ -145,6 +150,8 @@ struct Plan {
     behind: Option<(ProxyProtocol, bool)>,
     /// When it quiesces.
     quiesce: Option<Duration>,
+    /// An address may have few connections, and all queues together have a bound.
+    limited: bool,
     /// More may wait for a worker than ever do.
     is_roomy: bool,
 }
@@ -154,10 +161,11 @@ impl Plan {
         use ProxyProtocol::{Both, V1, V2};
         let versions = [Both, Both, Both, V1, V2][random.below(5)];
         let quiesce = [None, None, Some(2), Some(3), Some(4)][random.below(5)];
-        let quiesce = if round == 0 { Some(3) } else { quiesce };
+        let quiesce = [None, Some(3), quiesce][(round as usize).min(2)];
         Plan {
             quiesce: quiesce.map(|quarters| length * quarters / 4),
             is_roomy: quiesce.is_some() || random.below(2) == 0,
+            limited: round % 3 == 0 && quiesce.is_none(),
             length,
             stops: round % 3 != 0,
             behind: (round % 2 == 1).then(|| (versions, random.below(2) == 0)),
@@ -169,14 +177,17 @@ impl Plan {
 fn round(world: &Arc<World>, plan: &Plan, random: &mut Random) {
     world.begin();
     world.roomy.store(plan.is_roomy, Ordering::SeqCst);
-    let times = times(random);
+    world.limited.store(plan.limited, Ordering::SeqCst);
+    let times = times(random, plan.limited);
     let (sender, owned) = std::sync::mpsc::channel();
     let owned = Mutex::new(owned);
     let hooks = match world.non_blocking {
         true => loops::hooks(world, &times, sender),
         false => workers::hooks(world, &times),
     };
-    let server = start(config(world, &times, plan), quiesces::hooks(world, hooks));
+    let config = config(world, &times, plan);
+    let tls = config.tls.clone();
+    let server = start(config, quiesces::hooks(world, hooks));
     // Half of the clients come by a door of the program's, which gives the sockets to the server.
     let door = TcpListener::bind("127.0.0.1:0").unwrap();
     let has_door = world.non_blocking && !world.tls;
@@ -206,6 +217,8 @@ fn round(world: &Arc<World>, plan: &Plan, random: &mut Random) {
                 assert!(result.is_ok(), "a client failed");
             });
         }
+        let looking = fork();
+        scope.spawn(move || others::looker(world, server, tls, looking));
         for _ in 0..CALLERS {
             let random = fork();
             scope.spawn(move || others::caller(world, server, random));
@@ -244,6 +257,9 @@ fn round(world: &Arc<World>, plan: &Plan, random: &mut Random) {
         }
         if world.non_blocking && !world.tls && plan.quiesce.is_none() {
             leaves_nothing(world, &server, plan.behind.is_some());
+        }
+        if plan.limited {
+            limits::gives_back(world, &server, plan.behind, random);
         }
         stop(world, &server, 300);
     }
@@ -340,9 +356,10 @@ fn stop(world: &Arc<World>, server: &Server, millis: u64) {
     }
 }
 
-fn times(random: &mut Random) -> Seconds {
+fn times(random: &mut Random, patient: bool) -> Seconds {
     // Which of the two deadlines of a connection comes first; or none hides that something is stuck.
-    let (idle, write) = [(400, 1500), (1500, 400), (3000, 3000)][random.below(3)];
+    let (idle, write) =
+        [(400, 1500), (1500, 400), (3000, 3000)][if patient { 2 } else { random.below(3) }];
     Seconds {
         io: ms(100 + random.below(300) as u64),
         linger: ms(1000),
@@ -353,7 +370,7 @@ fn times(random: &mut Random) -> Seconds {
     }
 }
 
-fn config(world: &World, times: &Seconds, plan: &Plan) -> Config {
+fn config(world: &Arc<World>, times: &Seconds, plan: &Plan) -> Config {
     let mut config = blocking(if world.non_blocking { 2 } else { 12 })
         .non_blocking(world.non_blocking)
         .max_retry(4)
@@ -368,11 +385,21 @@ fn config(world: &World, times: &Seconds, plan: &Plan) -> Config {
         .linger_timeout(times.linger)
         .send_limit(2 << 20)
         .high_water_mark(32 << 10);
+    if plan.limited {
+        config = config.max_per_address(limits::PER_ADDRESS).send_limit_total(limits::TOTAL);
+    }
+    let logging = world.clone();
+    config = config.logger(Logger::new(LogLevel::Info, move |_, _, line| {
+        logging.count("lines of the log");
+        if let Some(what) = texts::unfit(line) {
+            logging.found("the log is fit to read", "a line is not", Some(&what));
+        }
+    }));
     if let Some((versions, others)) = plan.behind {
         config = config
             .proxy_protocol(versions)
             .add_trusted_proxy(headers::TRUSTED)
-            .proxy_timeout(ms(2500))
+            .proxy_timeout(ms(4000))
             .proxy_others(others);
     }
     if world.tls {
@@ -387,6 +414,9 @@ fn config(world: &World, times: &Seconds, plan: &Plan) -> Config {
 
 /// `on_open`: the connection gets its story.
 fn opened(world: &Arc<World>, socket: &mut Socket<'_>) -> Option<Arc<Story>> {
+    if world.probing.load(Ordering::SeqCst) {
+        return None;
+    }
     // One that was reset meanwhile has no address any more.
     let Some(story) = socket.peer().and_then(|peer| world.of_peer(peer)) else {
         world.count("came and went");
@@ -433,6 +463,8 @@ fn expected(non_blocking: bool, tls: bool) -> Vec<&'static str> {
         "uncork",
         "flush",
         "a deadline passes",
+        "metrics",
+        "lines of the log",
         "quiesce",
         "wait_idle: idle",
         "wait_idle: not idle",

@@ -3,14 +3,16 @@
 use super::by_id::*;
 use super::sides::{Input, Side, NOW};
 use super::story::Story;
+use super::texts::Metrics;
 use super::wire::HEADER;
 use super::world::World;
 use super::{headers, lock, quiesces, Random, Seconds};
 use crate::api::{OwnedSocket, Server};
 use crate::support::*;
+use net_server::TlsConfig;
 use std::net::Shutdown;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 /// Calls connections by their ids until the round is over.
@@ -62,6 +64,27 @@ pub fn caller(world: &Arc<World>, server: &Server, mut random: Random) {
                 send_by_id(world, server, id, &story, len, "send by id");
             }
         }
+    }
+}
+
+/// Reads the metrics over and over, and changes the keys of the tickets.
+pub fn looker(world: &Arc<World>, server: &Server, tls: Option<TlsConfig>, mut random: Random) {
+    let mut metrics = Metrics::default();
+    while !world.is_over() {
+        let text = world.watch("metrics", NOW, Weak::new(), || server.metrics());
+        if let Some(what) = metrics.read(&text) {
+            world.found("the metrics are true", "a text is not", Some(&what));
+        }
+        world.count("metrics");
+        if let Some(tls) = &tls {
+            let number = 1 + random.below(3);
+            let keys: Vec<u8> = (0..80 * number).map(|_| random.below(256) as u8).collect();
+            let set = tls.set_ticket_keys(&keys).is_ok();
+            if !set || tls.set_ticket_keys(&keys[1..]).is_ok() {
+                world.found("calls answer as promised", "set_ticket_keys", None);
+            }
+        }
+        let_pass(ms(1 << random.below(6)));
     }
 }
 

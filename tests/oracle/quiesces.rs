@@ -16,7 +16,7 @@ use std::time::Duration;
 /// QU11: The call returns within `drain_timeout` and a second. That of the tests is 3 s.
 const BOUND: Duration = ms(4000);
 /// A connect that has returned so long before is in the backlog for certain.
-const CERTAIN: Duration = ms(100);
+pub const CERTAIN: Duration = ms(100);
 
 /// QU1, QU7: `on_quiesce` runs once, and before `on_stop`.
 pub fn hooks(world: &Arc<World>, hooks: Hooks) -> Hooks {

@@ -4,7 +4,7 @@ use super::by_id::abort_by_id;
 use super::sides::{Input, Side};
 use super::story::{story_of, Story};
 use super::world::World;
-use super::{headers, opened, quiesces, Seconds};
+use super::{headers, limits, opened, quiesces, Seconds};
 use crate::api::{Error, Hooks, Server, Socket, Status};
 use crate::support::*;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ impl Workers {
     }
 
     fn serve(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
-        let Some(story) = story_of(socket) else { return Ok(socket.abort()) };
+        let Some(story) = story_of(socket) else { return limits::hold(&self.world, socket) };
         story.called("handler");
         headers::check(socket, &story);
         quiesces::in_callback(&self.world, server, &story);

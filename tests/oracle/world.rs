@@ -28,6 +28,10 @@ pub struct World {
     quiesced_at: Mutex<Option<Instant>>,
     /// The next handler is to ask for it.
     pub wants_quiesce: AtomicBool,
+    /// What comes is there for its own sake.
+    pub probing: AtomicBool,
+    /// An address may have few connections only.
+    pub limited: AtomicBool,
     /// Nobody is refused because too many wait.
     pub roomy: AtomicBool,
     pub on_quiesce: AtomicU64,
@@ -69,6 +73,8 @@ impl World {
             stopping: AtomicBool::new(false),
             quiesced_at: Mutex::default(),
             wants_quiesce: AtomicBool::new(false),
+            probing: AtomicBool::new(false),
+            limited: AtomicBool::new(false),
             roomy: AtomicBool::new(false),
             on_quiesce: AtomicU64::new(0),
             on_stop: AtomicU64::new(0),
@@ -301,6 +307,7 @@ pub fn ended(reason: CloseReason) -> &'static str {
         CloseReason::Cut => "closed by a cut",
         CloseReason::Rejected => "closed as rejected",
         CloseReason::Handshake => "closed by the handshake",
+        CloseReason::Limit => "closed for a limit",
         CloseReason::Proxy => "closed for its header",
         _ => "closed otherwise",
     }
