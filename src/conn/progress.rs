@@ -34,8 +34,11 @@ impl Conn {
             return Deadline::NEVER;
         }
         let part = limit_ms.div_ceil(LOOKS);
-        match self.ack_look(progress_at) {
-            Some(look) => Deadline::since(look.at, part).min(Deadline::since(look.since, limit_ms)),
+        match self.ack_look() {
+            Some(look) => {
+                let since = look.since.max(progress_at);
+                Deadline::since(look.at, part).min(Deadline::since(since, limit_ms))
+            }
             None if self.out.is_some() || !self.has(Flags::LOOP) => {
                 Deadline::since(progress_at, part)
             }
@@ -43,13 +46,24 @@ impl Conn {
         }
     }
 
-    /// Returns the last look, if there was one since the last progress.
-    fn ack_look(&self, progress_at: u64) -> Option<AckLook> {
-        let look = match &self.out {
+    /// Returns the last look since the kernel took bytes. Both limits share it,
+    /// and each has its own progress: input is none for `write_timeout`. So a
+    /// limit counts from its progress where that is later than the look's count.
+    fn ack_look(&self) -> Option<AckLook> {
+        match &self.out {
             Some(out) => out.ack_look,
-            None => self.extra.as_ref().and_then(|extra| extra.ack_look),
-        };
-        look.filter(|look| look.at >= progress_at)
+            None => {
+                let look = self.extra.as_ref().and_then(|extra| extra.ack_look);
+                look.filter(|look| look.at >= self.active_at)
+            }
+        }
+    }
+
+    /// The kernel has taken bytes, perhaps in the millisecond of the last look.
+    pub(super) fn forget_look(&mut self) {
+        if let Some(extra) = &mut self.extra {
+            extra.ack_look = None;
+        }
     }
 
     fn set_ack_look(&mut self, look: AckLook) {
@@ -71,7 +85,7 @@ impl Conn {
         let fin = usize::from(self.has(Flags::FIN_SENT));
         let unacknowledged = sys::unread_by_peer(self.raw_fd()).saturating_sub(fin);
         let now = clock::now();
-        let since = match self.ack_look(progress_at) {
+        let since = match self.ack_look() {
             _ if unacknowledged == 0 => progress_at,
             Some(former) if unacknowledged < former.unacknowledged => {
                 self.active_at = now;
@@ -83,7 +97,7 @@ impl Conn {
             Some(former) => former.since,
             None => now,
         };
-        let has_stalled = Deadline::since(since, limit_ms).is_due();
+        let has_stalled = Deadline::since(since.max(progress_at), limit_ms).is_due();
         if !has_stalled {
             self.set_ack_look(AckLook { unacknowledged, since, at: now });
         }

@@ -164,6 +164,9 @@ impl Conn {
     pub(super) fn count_out(&mut self, n: usize) {
         self.context.counters.bytes_out.add(n as u64);
         self.touch();
+        if self.has(Flags::TIMED) {
+            self.forget_look();
+        }
     }
 
     fn touch(&mut self) {
@@ -442,6 +445,7 @@ impl Conn {
         match out.write_to(fd) {
             Ok(n) => {
                 out.progress_at = clock::now();
+                out.ack_look = None;
                 self.context.ids.sub(self.id, n);
                 self.count_out(n);
             }

@@ -2,6 +2,7 @@
 
 use crate::api::{CloseReason, Config, Hooks, Server, Socket, Status};
 use crate::support::*;
+use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -383,6 +384,29 @@ fn progress_puts_the_write_timeout_off() {
         }
         received += client.rest().len();
         assert_eq!(received, BULK);
+    });
+}
+
+/// T9: Input is no progress for the write timeout, beside an idle timeout that it puts off.
+#[test]
+fn input_does_not_put_the_write_timeout_off() {
+    isolated(|| {
+        let (log, reasons) = events();
+        let hooks = Hooks::new(|_, socket| match text(socket)?.as_str() {
+            "much" => socket.send(&pattern(BULK)),
+            _ => Ok(()),
+        })
+        .on_close(move |_, _, reason| log.add(reason));
+        let config = non_blocking(1).write_timeout(ms(2000)).idle_timeout(ms(4000));
+        let server = start(config.high_water_mark(2 * BULK), hooks);
+        let mut client = Client::small(&server).saying("much");
+        // Half a second after each input the idle timeout has a look at the acknowledgements.
+        let reason = (0..40).find_map(|_| {
+            let _ = client.0.write_all(b"x");
+            reasons.poll(ms(700))
+        });
+        assert_eq!(reason, Some(CloseReason::WriteTimeout));
+        wait_idle(&server);
     });
 }
 
