@@ -70,7 +70,7 @@ CAMPAIGNS := $(patsubst tests/campaigns/%.py,%,$(filter-out %/common.py,$(wildca
 LINK = -L$(OUT) -lnetserver -pthread -Wl,-rpath,'$$ORIGIN/$(1)release'
 
 .DELETE_ON_ERROR:
-.PHONY: build help run test faults test-package abi dist test-dist test-bindings test-status-page test-cluster cluster lint oracle campaign-oracle install uninstall clean deps \
+.PHONY: build help run test faults test-package abi dist test-dist test-bindings test-status-page test-cluster cluster lint oracle campaign-oracle sim sim-teeth install uninstall clean deps \
 	c-tests hosts guide examples-rust asan-programs campaign-server proxies-server asan hammer-asan memcheck audit bench bench-deps bench-quick bench-tls bench-bindings campaigns $(CAMPAIGNS:%=campaign-%)
 
 build: $(SO) $(ARCHIVE) $(NOTICES) $(EXAMPLE_PROGRAMS) ## build the shared and the static library and the C examples (default) [NO_TLS=1, in target/no-tls]
@@ -234,6 +234,25 @@ CASES ?= 3000
 
 faults: deps build ## make each system call of the examples fail in turn, some 20 minutes; writes docs/RELIABILITY.md [CASES=3000] [SEED=1]
 	$(PYTHON) tests/faults/run.py --cases $(CASES) --seed $(SEED) --write docs/RELIABILITY.md
+
+# The library on a simulated kernel: docs/RELIABILITY.md. It makes its system calls through the C
+# library's functions, which the program has in their place. What it takes from the C library itself
+# is listed: a call that is not simulated must not be overlooked. SEED=N begins with that seed;
+# without it each run has others.
+SIM := $(TARGET)/simulated/program
+EPISODES ?=
+TRACE ?=
+
+$(SIM): $(RUST_SOURCES) $(wildcard tests/sim/*.rs) tests/sim/passed-on.txt scripts/build-sim
+	CARGO=$(CARGO) scripts/build-sim $(TARGET)/simulated
+
+sim: $(SIM) ## run the library on a simulated kernel [SECONDS=60] [SEED=…] [EPISODES=1] [TRACE=1] [GO_ON=1]
+	NS_SIM_SECONDS=$(if $(filter file,$(origin SECONDS)),60,$(SECONDS)) \
+	NS_SIM_SEED=$(if $(filter file,$(origin SEED)),$$(date +%s%N),$(SEED)) \
+	$(if $(EPISODES),NS_SIM_EPISODES=$(EPISODES)) $(if $(TRACE),NS_SIM_TRACE=1) $(if $(GO_ON),NS_SIM_GO_ON=1) $(SIM)
+
+sim-teeth: ## check that `make sim` finds each fault of tests/sim/planted; some minutes
+	CARGO=$(CARGO) scripts/sim-teeth $(TARGET)/simulated
 
 test-package: ## make the crate as a registry gets it, and run the tests of its content
 	scripts/test-package

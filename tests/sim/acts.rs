@@ -1,0 +1,239 @@
+//! What the program does to its connections, in callbacks and between the turns.
+
+use std::net::Shutdown;
+
+use net_server::{Error, OwnedSocket, Server, Socket, Status};
+
+use crate::program::{lock, ms, note_status, on_story, received, send, send_by_id, Program};
+use crate::story;
+use crate::world::{with, MILLI};
+
+pub fn close(socket: &mut Socket<'_>, link: u32) {
+    on_story(link, |story| story.asked_close = true);
+    socket.close();
+}
+
+pub fn set_timer(socket: &mut Socket<'_>, link: u32, most: u64) {
+    let millis = with(|w| w.random.below(most) + 1);
+    let before = with(|w| w.now);
+    let result = socket.set_timer(Some(ms(millis)));
+    note_status(&result);
+    if result.is_ok() {
+        with(|w| {
+            let late = (100 + millis / 100) * MILLI;
+            let due = (before + millis * MILLI, w.now + millis * MILLI + late);
+            w.stories[link as usize].timer = Some(due);
+        });
+    }
+}
+
+fn pause(socket: &mut Socket<'_>, link: u32) {
+    let result = socket.pause();
+    note_status(&result);
+    if result.is_ok() {
+        on_story(link, |story| story.is_paused = true);
+        set_timer(socket, link, 3_000);
+    }
+}
+
+fn detach(program: &Program, server: &Server, socket: &mut Socket<'_>, link: u32) {
+    let result = server.detach(socket);
+    match result {
+        Ok(owned) => {
+            on_story(link, |story| {
+                (story.is_detached, story.was_detached) = (true, true);
+                (story.is_paused, story.timer) = (false, None);
+            });
+            if with(|w| w.random.once_in(3)) {
+                attach(program, server, owned, link);
+            } else {
+                lock(&program.shared.owned).push((owned, link));
+            }
+        }
+        Err(error) => note_status(&Err(error)),
+    }
+}
+
+pub fn attach(program: &Program, server: &Server, owned: OwnedSocket, link: u32) {
+    match server.attach(owned) {
+        Ok(id) => {
+            let has_ended = on_story(link, |story| {
+                story.is_detached = false;
+                story.id = Some(id);
+                // It may stand before an end that was told already.
+                (story.took_elsewhere, story.left_at) = (true, None);
+                story.saw_end || story.saw_error || story.shut_read
+            });
+            if has_ended {
+                on_story(link, |story| story.asked_close = true);
+                note_status(&server.close(id));
+            }
+        }
+        Err(failed) => {
+            note_status(&Err(failed.error));
+            lock(&program.shared.owned).push((failed.socket, link));
+        }
+    }
+}
+
+/// Something that few programs do, in a callback of the connection.
+pub fn act(
+    program: &Program,
+    server: &Server,
+    socket: &mut Socket<'_>,
+    link: u32,
+) -> Result<(), Error> {
+    let id = socket.id();
+    let kind = with(|w| w.random.below(22));
+    with(|w| w.note(|| format!("  act {kind} of link {link}")));
+    match kind {
+        0 => close(socket, link),
+        1 => {
+            on_story(link, |story| story.asked_abort = true);
+            socket.abort();
+        }
+        2 => {
+            on_story(link, |story| story.shut_write = true);
+            note_status(&socket.shutdown(Shutdown::Write));
+        }
+        3 => {
+            on_story(link, |story| story.shut_read = true);
+            note_status(&socket.shutdown(Shutdown::Read));
+            set_timer(socket, link, 1_000);
+        }
+        4 | 5 => pause(socket, link),
+        6 => set_timer(socket, link, 2_000),
+        7 => {
+            let result = server.wake(id);
+            note_status(&result);
+            on_story(link, |story| story.asked_wake |= result.is_ok());
+        }
+        8..11 => detach(program, server, socket, link),
+        11 => {
+            send(server, socket, link, 10);
+            send(server, socket, link, 20_000);
+            note_status(&socket.flush());
+        }
+        12 => {
+            let count = with(|w| w.random.below(5_000)) as usize;
+            let result = server.post(0, move |server| {
+                send_by_id(server, link, count);
+                Ok(())
+            });
+            note_status(&result);
+        }
+        13 => add_timer(server, link),
+        14 => {
+            on_story(link, |story| story.failed = true);
+            return Err(Error::from(Status::Invalid));
+        }
+        15 => {
+            on_story(link, |story| story.failed = true);
+            std::panic::panic_any("a panic of the program");
+        }
+        16 => {
+            on_story(link, |story| story.asked_close = true);
+            note_status(&server.close(id));
+        }
+        17 => {
+            on_story(link, |story| story.asked_abort = true);
+            note_status(&server.abort(id));
+        }
+        18 | 19 => {
+            let other = with(|w| {
+                let all = w.stories.len() as u64;
+                w.random.below(all) as u32
+            });
+            let count = with(|w| w.random.below(30_000)) as usize;
+            send_by_id(server, other, count);
+        }
+        20 => {
+            on_story(link, |story| story.shut_write = true);
+            note_status(&server.shutdown(id, Shutdown::Write));
+        }
+        _ => {
+            if with(|w| w.random.once_in(8)) {
+                with(|w| w.stop_at = w.stop_at.or(Some(w.now)));
+                server.request_stop();
+            } else {
+                let size = with(|w| w.random.one_of(&[100_000, 3_000_000]));
+                send(server, socket, link, size);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A timer of the program's, which ends or feeds the connection.
+fn add_timer(server: &Server, link: u32) {
+    let (millis, kind) = with(|w| (w.random.below(500), w.random.below(3)));
+    let due = with(|w| w.now) + millis * MILLI;
+    let result = server.add_timer(0, ms(millis), None, move |server, _| {
+        with(|w| {
+            let latest = due + (101 + millis / 100) * MILLI + w.longest_pause;
+            let now = w.now;
+            w.step(60, link.into(), kind);
+            if now < due || now > latest {
+                w.find(format!("WT7: a timer of {millis} ms at {now} ns, due at {due} ns"));
+            }
+        });
+        let id = on_story(link, |story| story.id);
+        match (kind, id) {
+            (0, Some(id)) => {
+                let result = server.close(id);
+                on_story(link, |story| story.asked_close |= result.is_ok());
+                note_status(&result);
+            }
+            _ => send_by_id(server, link, 700),
+        }
+        Ok(())
+    });
+    note_status(&result.map(drop));
+}
+
+/// What the program does with a socket that it owns. Returns it, unless it is gone.
+pub fn own(program: &Program, server: &Server, mut owned: OwnedSocket, link: u32) {
+    match with(|w| w.random.below(6)) {
+        0 | 1 => return attach(program, server, owned, link),
+        2 => {
+            on_story(link, |story| story.is_dropped = true);
+            return drop(owned);
+        }
+        3 => {
+            let mut socket = owned.socket();
+            note_status(&socket.set_io_timeout(Some(ms(20))));
+            let mut buffer = [0; 3_000];
+            match socket.recv(&mut buffer) {
+                Ok(0) => on_story(link, |story| story.saw_end = true),
+                Ok(count) => received(link, &buffer[..count]),
+                Err(error) => note_status(&Err(error)),
+            }
+        }
+        4 => {
+            let mut socket = owned.socket();
+            note_status(&socket.set_io_timeout(Some(ms(30))));
+            let bytes = with(|w| {
+                let count = w.random.below(20_000);
+                let story = &mut w.stories[link as usize];
+                story.tried = story.tried.max(story.accepted + count);
+                story::pattern(story.down, story.accepted, count as usize)
+            });
+            let is_unknown = on_story(link, |story| story.is_unknown);
+            if !is_unknown {
+                let result = socket.send(&bytes);
+                note_status(&result);
+                on_story(link, |story| match result {
+                    Ok(()) => story.accepted += bytes.len() as u64,
+                    Err(_) => story.is_unknown = true,
+                });
+            }
+            if on_story(link, |story| story.is_unknown) {
+                // Nothing can follow.
+                on_story(link, |story| story.is_dropped = true);
+                return drop(owned);
+            }
+        }
+        _ => {}
+    }
+    lock(&program.shared.owned).push((owned, link));
+}

@@ -1,0 +1,87 @@
+//! A server on a simulated kernel. The library makes its system calls through functions of the C
+//! library, which this program has in its own place (`calls.rs`). So one thread is all there is: the
+//! library's turns, the clients and the network, in an order that a seed decides, and in virtual
+//! time. The same seed gives the same run.
+//!
+//! `make sim` builds it with `--cfg rustix_use_libc` and runs it. docs/RELIABILITY.md says more.
+
+mod acts;
+mod calls;
+mod client;
+mod episode;
+mod files;
+mod judge;
+mod kernel;
+mod program;
+mod random;
+mod report;
+mod story;
+mod tcp;
+mod world;
+
+use std::time::Instant;
+
+use report::Report;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn main() {
+    std::panic::set_hook(Box::new(|panic| {
+        if panic.payload().downcast_ref::<&str>() != Some(&"a panic of the program") {
+            eprintln!("{panic}");
+        }
+    }));
+    if !cfg!(rustix_use_libc) {
+        println!("sim: it needs --cfg rustix_use_libc: make sim");
+        return;
+    }
+    let trace = number("NS_SIM_TRACE").is_some();
+    let first = number("NS_SIM_SEED").unwrap_or(1);
+    let seconds = number("NS_SIM_SECONDS").unwrap_or(10);
+    let episodes = number("NS_SIM_EPISODES").unwrap_or(u64::MAX);
+    let begun = Instant::now();
+    let (mut report, mut steps, mut time, mut hash, mut count) = (Report::default(), 0, 0, 0u64, 0);
+    let mut failed = false;
+    while count < episodes && (count == 0 || begun.elapsed().as_secs() < seconds) {
+        let seed = first.wrapping_add(count);
+        let outcome = episode::run(seed, trace);
+        // Some are run again: the same seed gives the same run.
+        if count % 64 == 0 {
+            let again = episode::run(seed, trace);
+            if (again.hash, again.steps) != (outcome.hash, outcome.steps) {
+                failed = true;
+                println!("seed {seed}: {} and {} steps", outcome.steps, again.steps);
+            }
+        }
+        count += 1;
+        steps += outcome.steps;
+        time += outcome.virtual_time;
+        hash = hash.rotate_left(1) ^ outcome.hash;
+        report.add(outcome.report);
+        for finding in &outcome.findings {
+            println!("seed {seed}: {finding}");
+        }
+        if !outcome.findings.is_empty() {
+            println!("again: make sim SEED={seed} EPISODES=1 TRACE=1");
+            failed = true;
+            if number("NS_SIM_GO_ON").is_none() {
+                break;
+            }
+        }
+    }
+    let took = begun.elapsed().as_secs_f64();
+    report.print();
+    println!(
+        "sim: seeds {first} to {}, {count} episodes, {steps} events, {:.0} a second, {} virtual \
+         seconds, hash {hash:016x}",
+        first + count - 1,
+        steps as f64 / took,
+        time / world::SECOND,
+    );
+    println!("sim: {}", if failed { "failed" } else { "clean" });
+    if failed {
+        std::process::exit(1);
+    }
+}
