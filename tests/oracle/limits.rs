@@ -73,7 +73,7 @@ fn probe(world: &World, server: &Server, number: u8, header: &[u8]) {
     if held.len() <= PER_ADDRESS as usize {
         return;
     }
-    let all = || server.stats().accepted >= accepted + u64::from(PER_ADDRESS) + 1;
+    let all = || server.stats().accepted > accepted + u64::from(PER_ADDRESS);
     let one_is_refused = comes_true(SOON, || all() && limited() > before);
     let open = held.iter().filter(|probe| probe.is_open()).count();
     // Their deadlines may have passed on a busy machine.
