@@ -75,8 +75,8 @@ impl Pool {
         self.make_room(&state);
     }
 
-    /// Waits until no connection is served, waits, or is being rejected, at most until a deadline.
-    /// Returns whether none is.
+    /// Waits until no connection is served, waits, or is being rejected, at most
+    /// until a deadline. Returns whether none is.
     pub fn wait_idle(&self, until: Deadline) -> bool {
         let mut state = self.state();
         loop {

@@ -304,7 +304,8 @@ impl Pool {
 
     /// Rejects a connection for which no seat became free in time: the
     /// exception handler may talk to the peer, then the connection is closed.
-    /// The caller has counted it (`State::rejected`). It has a seat of its own, so that other threads can end it.
+    /// The caller has counted it (`State::rejected`). It has a seat of its own,
+    /// so that other threads can end it.
     fn reject(&self, server: &Server, arrival: Arrival) {
         let Arrival { id, accepted } = arrival;
         let lobby = &self.lobby;

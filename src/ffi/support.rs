@@ -103,8 +103,8 @@ impl FirstFailure {
 }
 
 /// Makes the inside of an object. After a failure there is an object too, one
-/// that remembers the failure, which may be a panic: so a program that goes on with it gets an error
-/// and not a server without its settings.
+/// that remembers the failure, which may be a panic: so a program that goes on
+/// with it gets an error and not a server without its settings.
 pub(super) fn make<T>(make: impl FnOnce() -> Result<T, Error>) -> (Option<T>, FirstFailure) {
     let _uncancelled = Uncancelled::new();
     match callback::contain(make).and_then(|made| made) {
