@@ -86,6 +86,8 @@ pub fn send(server: &Server, socket: &mut Socket<'_>, link: u32, count: usize) -
     note_status(&result);
     on_story(link, |story| match result {
         Ok(()) => story.accepted += count as u64,
+        // Nothing of it leaves, but of an earlier one a part may.
+        Err(_) if story.is_unknown => {}
         Err(_) => story.tried = story.accepted,
     });
     result.is_ok()
@@ -103,6 +105,7 @@ pub fn send_by_id(server: &Server, link: u32, count: usize) {
     note_status(&result);
     on_story(link, |story| match result {
         Ok(()) => story.accepted += count as u64,
+        Err(_) if story.is_unknown => {}
         Err(_) => story.tried = story.accepted,
     });
     if result.is_ok() && !is_open {
