@@ -37,6 +37,18 @@ impl Conn {
         Status::of_transfer(error)
     }
 
+    /// Breaks the connection off with the failure of a send, now that all input was
+    /// read, and returns its status: no event need come, as after ENOMEM.
+    pub(super) fn cut_off(&mut self) -> Status {
+        self.break_off(self.os_error);
+        self.send_failure()
+    }
+
+    /// Returns the status of a send after sending has failed.
+    pub(super) fn send_failure(&self) -> Status {
+        Status::of_transfer(&std::io::Error::from_raw_os_error(self.os_error))
+    }
+
     /// Notes the error that an event reported. The kernel reports it only once.
     pub fn note_error(&mut self) {
         let error = self.fd().and_then(|fd| SockRef::from(&fd).take_error().ok().flatten());

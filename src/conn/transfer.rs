@@ -142,18 +142,6 @@ impl Conn {
         self.has(Flags::SEND_FAILED) && self.os_error != libc::EPIPE
     }
 
-    /// Breaks the connection off with the failure of a send, now that all input was
-    /// read, and returns its status: no event need come, as after ENOMEM.
-    pub(super) fn cut_off(&mut self) -> Status {
-        self.break_off(self.os_error);
-        self.send_failure()
-    }
-
-    /// Returns the status of a send after sending has failed.
-    pub(super) fn send_failure(&self) -> Status {
-        Status::of_transfer(&io::Error::from_raw_os_error(self.os_error))
-    }
-
     pub(super) fn count_in(&mut self, n: usize) {
         if n > 0 {
             self.context.counters.bytes_in.add(n as u64);
