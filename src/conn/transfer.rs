@@ -145,21 +145,17 @@ impl Conn {
     pub(super) fn count_in(&mut self, n: usize) {
         if n > 0 {
             self.context.counters.bytes_in.add(n as u64);
-            self.touch();
+            if self.has(Flags::TIMED) {
+                self.active_at = clock::now();
+            }
         }
     }
 
     pub(super) fn count_out(&mut self, n: usize) {
         self.context.counters.bytes_out.add(n as u64);
-        self.touch();
-        if self.has(Flags::TIMED) {
-            self.forget_look();
-        }
-    }
-
-    fn touch(&mut self) {
         if self.has(Flags::TIMED) {
             self.active_at = clock::now();
+            self.forget_look();
         }
     }
 

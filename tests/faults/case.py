@@ -282,7 +282,7 @@ class Case:
                 self.wrong.append("hung in its start")
                 self.find_child()
                 return False
-            time.sleep(0.005)
+            time.sleep(0.005)  # its output is a file, which announces nothing
         self.find_child()
         service = found[1]
         if service.startswith("unix:"):
@@ -369,7 +369,7 @@ class Case:
                 extra = self.count_descriptors() - before
                 self.wrong.append(f"{extra} descriptors more than before the clients")
                 return
-            time.sleep(0.01)
+            time.sleep(0.01)  # what another process closes announces nothing
         spent = self.cpu()
         time.sleep(REST)  # what is measured is this time itself
         spent = self.cpu() - spent

@@ -9,7 +9,7 @@
 
 static atomic_int leaving;
 
-static int32_t serve(ns_server *server, ns_socket *socket, void *user_data) {
+static int32_t say(ns_server *server, ns_socket *socket, void *user_data) {
     const int32_t *checks = user_data;
     (void)server;
     char text[160] = "up ready\n";
@@ -36,7 +36,7 @@ int main(int argc, char **argv) {
     ns_config_set_max_thread(config, 16);
     ns_config_set_proxy_protocol(config, NS_PROXY_V1 | NS_PROXY_V2);
     ns_config_add_trusted_proxy(config, "127.0.0.0/8"); /* where the load balancer is */
-    server = ns_server_new(argc > 1 ? argv[1] : "5000", serve, &checks, NULL, config, &err);
+    server = ns_server_new(argc > 1 ? argv[1] : "5000", say, &checks, NULL, config, &err);
     ns_config_free(config);
     if (server == NULL)
         return failed(err);

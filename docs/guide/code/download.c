@@ -40,19 +40,9 @@ static int32_t ignore(ns_server *server, ns_socket *socket, void *user_data) {
 }
 
 int main(int argc, char **argv) {
-    sigset_t signals = block_signals();
     ns_config *config = ns_config_new();
-    ns_server *server;
-    ns_error *err;
-    int number;
     ns_config_set_non_blocking(config, 1);
     ns_config_set_on_open(config, begin, NULL, NULL);
     ns_config_set_on_drain(config, go_on, NULL, NULL);
-    server = ns_server_new(argc > 1 ? argv[1] : "5000", ignore, NULL, NULL, config, &err);
-    ns_config_free(config);
-    if (server == NULL)
-        return failed(err);
-    if (start(server) == 0)
-        sigwait(&signals, &number);
-    return ns_server_free(server) == NS_OK ? 0 : 1;
+    return serve(argc > 1 ? argv[1] : "5000", ignore, config);
 }

@@ -2,18 +2,6 @@
 #define _POSIX_C_SOURCE 200809L
 #include "start.h"
 
-static int32_t echo(ns_server *server, ns_socket *socket, void *user_data) {
-    char buf[4096];
-    int64_t n;
-    (void)server, (void)user_data;
-    while ((n = ns_socket_recv(socket, buf, sizeof buf)) > 0) {
-        ns_status sent = ns_socket_send(socket, buf, (size_t)n);
-        if (sent != NS_OK)
-            return sent;
-    }
-    return (int32_t)n;
-}
-
 int main(int argc, char **argv) {
     sigset_t signals = block_signals();
     ns_config *config = ns_config_new();

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-static int32_t serve(ns_server *server, ns_socket *socket, void *user_data) {
+static int32_t answer(ns_server *server, ns_socket *socket, void *user_data) {
     char buf[4096];
     int64_t n;
     (void)server, (void)user_data;
@@ -33,11 +33,7 @@ static int32_t too_late(ns_server *server, ns_socket *socket, void *user_data) {
 }
 
 int main(int argc, char **argv) {
-    sigset_t signals = block_signals();
     ns_config *config = ns_config_new();
-    ns_server *server;
-    ns_error *err;
-    int number;
     ns_config_set_non_blocking(config, 1);
     ns_config_set_on_open(config, expect_login, NULL, NULL);
     ns_config_set_on_timeout(config, too_late, NULL, NULL);
@@ -46,11 +42,5 @@ int main(int argc, char **argv) {
     ns_config_set_send_limit(config, 1 << 20); /* at most 1 MiB waits for a client */
     ns_config_set_max_connections(config, 10000);
     ns_config_set_max_per_address(config, 20);
-    server = ns_server_new(argc > 1 ? argv[1] : "5000", serve, NULL, NULL, config, &err);
-    ns_config_free(config); /* a setter that failed is reported by `ns_server_new` */
-    if (server == NULL)
-        return failed(err);
-    if (start(server) == 0)
-        sigwait(&signals, &number);
-    return ns_server_free(server) == NS_OK ? 0 : 1;
+    return serve(argc > 1 ? argv[1] : "5000", answer, config);
 }

@@ -2,18 +2,6 @@
 #define _POSIX_C_SOURCE 200809L
 #include "start.h"
 
-static int32_t echo(ns_server *server, ns_socket *socket, void *user_data) {
-    char buf[4096];
-    int64_t n;
-    (void)server, (void)user_data;
-    while ((n = ns_socket_recv(socket, buf, sizeof buf)) > 0) {
-        ns_status sent = ns_socket_send(socket, buf, (size_t)n);
-        if (sent != NS_OK)
-            return sent;
-    }
-    return (int32_t)n;
-}
-
 /* Called after a failure: of a handshake, or of the handler. */
 static int32_t complain(ns_server *server, ns_socket *socket, const ns_error *error,
                         void *user_data) {

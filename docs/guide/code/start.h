@@ -36,4 +36,32 @@ static inline int start(ns_server *server) {
     return fflush(stdout);
 }
 
+/* Makes a server and frees the config; then serves until a signal comes. Returns the exit status of
+ * the program. */
+static inline int serve(const char *service, ns_handler_fn handler, ns_config *config) {
+    sigset_t signals = block_signals();
+    ns_error *err;
+    ns_server *server = ns_server_new(service, handler, NULL, NULL, config, &err);
+    int number;
+    ns_config_free(config); /* a setter that failed is reported by `ns_server_new` */
+    if (server == NULL)
+        return failed(err);
+    if (start(server) == 0)
+        sigwait(&signals, &number);
+    return ns_server_free(server) == NS_OK ? 0 : 1;
+}
+
+/* A handler for blocking mode: what comes goes back. */
+static inline int32_t echo(ns_server *server, ns_socket *socket, void *user_data) {
+    char buf[4096];
+    int64_t n;
+    (void)server, (void)user_data;
+    while ((n = ns_socket_recv(socket, buf, sizeof buf)) > 0) {
+        ns_status sent = ns_socket_send(socket, buf, (size_t)n);
+        if (sent != NS_OK)
+            return sent;
+    }
+    return (int32_t)n;
+}
+
 #endif
