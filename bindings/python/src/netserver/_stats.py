@@ -38,7 +38,7 @@ class Stats:
     handshakes: int
     handshake_failures: int
     closed: dict[CloseReason, int]  #: Connections closed, for each reason.
-    peer_resets: int  #: Out-of-order ends that handlers passed on: no `handler_errors`.
+    peer_resets: int  #: Resets and truncations that handlers passed on.
 
 
 @dataclasses.dataclass(frozen=True)
