@@ -70,7 +70,7 @@ CAMPAIGNS := $(patsubst tests/campaigns/%.py,%,$(filter-out %/common.py,$(wildca
 LINK = -L$(OUT) -lnetserver -pthread -Wl,-rpath,'$$ORIGIN/$(1)release'
 
 .DELETE_ON_ERROR:
-.PHONY: build help run test faults test-package abi dist test-dist test-bindings test-status-page test-cluster cluster lint oracle campaign-oracle sim sim-teeth install uninstall clean deps \
+.PHONY: build help run docs test faults test-package abi dist test-dist test-bindings test-status-page test-cluster cluster lint oracle campaign-oracle sim sim-teeth install uninstall clean deps \
 	c-tests hosts guide examples-rust asan-programs campaign-server proxies-server asan hammer-asan memcheck audit bench bench-deps bench-quick bench-tls bench-bindings campaigns $(CAMPAIGNS:%=campaign-%)
 
 build: $(SO) $(ARCHIVE) $(NOTICES) $(EXAMPLE_PROGRAMS) ## build the shared and the static library and the C examples (default) [NO_TLS=1, in target/no-tls]
@@ -191,6 +191,14 @@ run: build ## serve with the echo example [SERVICE=5000] [MODE=-n for non-blocki
 
 deps: ## install the tools that the tests need and that are missing
 	@scripts/deps
+
+REFERENCE := $(TARGET)/reference
+
+docs: ## make the reference of the C header in HTML, in target/reference
+	@scripts/deps doxygen doxygen
+	@mkdir -p $(REFERENCE)
+	NS_VERSION=$(VERSION) NS_OUT=$(REFERENCE) doxygen docs/Doxyfile
+	@echo "see $(REFERENCE)/html/index.html"
 
 # -- checks -----------------------------------------------------------------------------------
 

@@ -2878,11 +2878,18 @@ size_t ns_server_metrics(const ns_server *server, char *buf, size_t len);
  * VERSION: which library is in use
  * ============================================================================================ */
 
-/** The version of this header. */
+/** The first number of this header's version. */
 #define NS_VERSION_MAJOR 0
+
+/** The second number of this header's version. */
 #define NS_VERSION_MINOR 1
+
+/** The third number of this header's version. */
 #define NS_VERSION_PATCH 0
+
+/** The version of this header. */
 #define NS_VERSION_STRING "0.1.0"
+
 /** As a number, 0xMMmmpp, to compare with `ns_version_number`. */
 #define NS_VERSION_NUMBER (NS_VERSION_MAJOR << 16 | NS_VERSION_MINOR << 8 | NS_VERSION_PATCH)
 

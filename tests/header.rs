@@ -1,12 +1,15 @@
 //! What must agree with `src/ffi`: `include/netserver.h`, which cbindgen and this file make of it;
 //! its version, which is that of `Cargo.toml`; its status numbers, whose table is in
-//! `src/error.rs`, and the README's list of them; and `tests/c/symbols.txt`. `NS_BLESS=1` writes
-//! the header, the README's list and the symbols anew.
+//! `src/error.rs`, and the README's list of them; `tests/c/symbols.txt`; and the man page.
+//! `NS_BLESS=1` writes the header, the README's list, the symbols and the man page anew.
 
 use net_server::Status;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
+
+#[path = "header/man.rs"]
+mod man;
 
 /// The handles come first, because functions of all groups need them.
 const HANDLES: [&str; 5] = ["ns_server", "ns_socket", "ns_config", "ns_tls", "ns_error"];
@@ -46,9 +49,10 @@ fn source(name: &str) -> String {
 
 fn version_macros() -> String {
     format!(
-        "/** The version of this header. */\n\
-         #define NS_VERSION_MAJOR {0}\n#define NS_VERSION_MINOR {1}\n#define NS_VERSION_PATCH {2}\n\
-         #define NS_VERSION_STRING \"{0}.{1}.{2}\"\n\
+        "/** The first number of this header's version. */\n#define NS_VERSION_MAJOR {0}\n\n\
+         /** The second number of this header's version. */\n#define NS_VERSION_MINOR {1}\n\n\
+         /** The third number of this header's version. */\n#define NS_VERSION_PATCH {2}\n\n\
+         /** The version of this header. */\n#define NS_VERSION_STRING \"{0}.{1}.{2}\"\n\n\
          /** As a number, 0xMMmmpp, to compare with `ns_version_number`. */\n\
          #define NS_VERSION_NUMBER \
          (NS_VERSION_MAJOR << 16 | NS_VERSION_MINOR << 8 | NS_VERSION_PATCH)",
@@ -109,6 +113,11 @@ fn exported(file: &str) -> Vec<String> {
 fn banner(title: &str) -> String {
     let line = "=".repeat(92);
     format!("/* {line}\n * {title}\n * {line} */")
+}
+
+/// The title of a banner.
+fn banner_title(block: &str) -> Option<&str> {
+    block.starts_with("/* ====").then(|| block.lines().nth(1))?.map(|line| &line[3..])
 }
 
 fn header() -> String {
@@ -208,6 +217,11 @@ fn check(name: &str, fresh: &str) {
 #[test]
 fn the_header_is_up_to_date() {
     check("include/netserver.h", &header());
+}
+
+#[test]
+fn the_man_page_is_up_to_date() {
+    check("packaging/netserver.3", &man::page(&header()));
 }
 
 #[test]
