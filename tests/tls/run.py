@@ -6,6 +6,7 @@ Needs examples/tls_server (make examples-rust) and the tools that scripts/deps i
 import common
 import harness
 import clients
+import conversations
 import hostile
 import promises
 import tickets
@@ -13,6 +14,6 @@ import tickets
 if __name__ == "__main__":
     arguments = harness.parse_arguments()
     common.make_certificates()
-    modules = [clients, promises, tickets, hostile]
+    modules = [clients, promises, tickets, hostile, conversations]
     listed = [check for module in modules for check in module.checks()]
     harness.main("tls", common.in_both_modes(listed), arguments.only)
