@@ -70,7 +70,7 @@ CAMPAIGNS := $(patsubst tests/campaigns/%.py,%,$(filter-out %/common.py,$(wildca
 LINK = -L$(OUT) -lnetserver -pthread -Wl,-rpath,'$$ORIGIN/$(1)release'
 
 .DELETE_ON_ERROR:
-.PHONY: build help run docs test faults test-package abi dist test-dist test-bindings test-status-page test-cluster cluster lint oracle campaign-oracle sim sim-teeth install uninstall clean deps \
+.PHONY: build help run docs test faults test-package abi dist test-dist test-bindings test-status-page test-cluster cluster lint oracle campaign-oracle sim sim-epoll sim-teeth install uninstall clean deps \
 	c-tests hosts guide examples-rust asan-programs campaign-server proxies-server asan hammer-asan memcheck audit bench bench-deps bench-quick bench-tls bench-bindings campaigns $(CAMPAIGNS:%=campaign-%)
 
 build: $(SO) $(ARCHIVE) $(NOTICES) $(EXAMPLE_PROGRAMS) ## build the shared and the static library and the C examples (default) [NO_TLS=1, in target/no-tls]
@@ -250,6 +250,7 @@ faults: deps build ## make each system call of the examples fail in turn, some 2
 SIM := $(TARGET)/simulated/program
 EPISODES ?=
 TRACE ?=
+SCRIPTS ?= 10000
 
 $(SIM): $(RUST_SOURCES) $(wildcard tests/sim/*.rs) tests/sim/passed-on.txt scripts/build-sim
 	CARGO=$(CARGO) scripts/build-sim $(TARGET)/simulated
@@ -258,6 +259,9 @@ sim: $(SIM) ## run the library on a simulated kernel [SECONDS=60] [SEED=…] [EP
 	NS_SIM_SECONDS=$(if $(filter file,$(origin SECONDS)),60,$(SECONDS)) \
 	NS_SIM_SEED=$(if $(filter file,$(origin SEED)),$$(date +%s%N),$(SEED)) \
 	$(if $(EPISODES),NS_SIM_EPISODES=$(EPISODES)) $(if $(TRACE),NS_SIM_TRACE=1) $(if $(GO_ON),NS_SIM_GO_ON=1) $(SIM)
+
+sim-epoll: $(SIM) ## compare the simulated epoll(7) with this machine's kernel, some seconds [SCRIPTS=10000] [SEED=1]
+	NS_SIM_EPOLL=$(SCRIPTS) NS_SIM_SEED=$(SEED) $(SIM)
 
 sim-teeth: ## check that `make sim` finds each fault of tests/sim/planted; some minutes
 	CARGO=$(CARGO) scripts/sim-teeth $(TARGET)/simulated

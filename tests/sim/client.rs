@@ -88,6 +88,13 @@ impl World {
         self.at(time, Event::Client { client });
     }
 
+    /// Adds one that does nothing by itself.
+    pub fn add_silent_client(&mut self) {
+        let now = self.now;
+        self.add_client(0, now);
+        self.clients.last_mut().expect("it was added").is_over = true;
+    }
+
     /// Something came for a client: it acts soon.
     pub fn client_hears(&mut self, at: u32) {
         let client = &self.clients[at as usize];

@@ -10,6 +10,8 @@ use crate::world::{Event, World};
 pub const FIRST: i32 = 1_000_000;
 
 pub const IN: u32 = libc::EPOLLIN as u32;
+/// The key of `sock_def_readable`, which wakes those that wait for urgent data too.
+pub const INPUT: u32 = (libc::EPOLLIN | libc::EPOLLPRI) as u32;
 pub const OUT: u32 = libc::EPOLLOUT as u32;
 pub const ERR: u32 = libc::EPOLLERR as u32;
 pub const HUP: u32 = libc::EPOLLHUP as u32;
@@ -102,6 +104,13 @@ impl Files {
         })
     }
 
+    pub fn port(&mut self, fd: i32) -> u16 {
+        match self.get(fd).map(|file| &file.kind) {
+            Ok(Kind::Listener(listener)) => listener.port,
+            _ => 0,
+        }
+    }
+
     pub fn epoll(&mut self, fd: i32) -> Result<&mut Epoll, i32> {
         match &mut self.get(fd)?.kind {
             Kind::Epoll(epoll) => Ok(epoll),
@@ -153,22 +162,35 @@ impl World {
                 let link = *link;
                 self.stream_ready_for(link)
             }
-            Kind::Epoll(epoll) => {
-                let ready: Vec<u32> = epoll.ready.iter().copied().collect();
-                let has_events = ready.into_iter().any(|item| {
-                    let wanted = self.files.epoll_at(at).map_or(0, |e| e.items[&item].events);
-                    self.ready_for(item) & (wanted | ERR | HUP) != 0
-                });
-                u32::from(has_events) * IN
-            }
+            Kind::Epoll(_) => u32::from(self.has_events(at)) * IN,
         }
     }
 
-    /// A file has changed: `key` says how, 0 in all ways.
+    /// Whether a wait would find events. What is ready no more leaves the list
+    /// (`__ep_eventpoll_poll`).
+    fn has_events(&mut self, at: u32) -> bool {
+        while let Some(epoll) = self.files.epoll_at(at) {
+            let Some(&item) = epoll.ready.front() else { break };
+            let wanted = epoll.items[&item].events;
+            if self.ready_for(item) & (wanted | ERR | HUP) != 0 {
+                return true;
+            }
+            let Some(epoll) = self.files.epoll_at(at) else { break };
+            epoll.ready.pop_front();
+            if let Some(item) = epoll.items.get_mut(&item) {
+                item.is_ready = false;
+            }
+        }
+        false
+    }
+
+    /// A file has changed: `key` says how, 0 in all ways. An epoll that has the file on its list
+    /// already is a change again for those that watch it (`ep_poll_callback`).
     pub fn wake(&mut self, at: u32, key: u32) {
         let Some(file) = self.files.look(at) else { return };
         let watchers = file.watchers.clone();
-        for watcher in watchers {
+        // The latest is the first (`add_wait_queue`).
+        for watcher in watchers.into_iter().rev() {
             let Some(epoll) = self.files.epoll_at(watcher) else { continue };
             let Some(item) = epoll.items.get_mut(&at) else { continue };
             if key != 0 && key & (item.events | ERR | HUP) == 0 {
@@ -177,8 +199,8 @@ impl World {
             if !item.is_ready {
                 item.is_ready = true;
                 epoll.ready.push_back(at);
-                self.wake(watcher, IN);
             }
+            self.wake(watcher, IN);
         }
     }
 
@@ -251,7 +273,6 @@ impl World {
 
     /// Takes the events that are there, `max` at most: their data and bits.
     pub fn take_events(&mut self, epoll: i32, max: usize) -> Result<Vec<(u64, u32)>, i32> {
-        let epoll_at = (epoll - FIRST) as u32;
         let mut found = Vec::new();
         let mut again = Vec::new();
         for _ in 0..self.files.epoll(epoll)?.ready.len() {
@@ -272,8 +293,14 @@ impl World {
                 again.push(at);
             }
         }
+        // Level-triggered ones stay on the list, which is no change for an epoll around this one.
         for at in again {
-            self.put_on_list(epoll_at, at);
+            let list = self.files.epoll(epoll)?;
+            let Some(item) = list.items.get_mut(&at).filter(|item| !item.is_ready) else {
+                continue;
+            };
+            item.is_ready = true;
+            list.ready.push_back(at);
         }
         Ok(found)
     }

@@ -1,6 +1,6 @@
 //! The simulated kernel's system calls. The error of a call is its errno.
 
-use crate::files::{Kind, Listener, FIRST, IN};
+use crate::files::{Kind, Listener, FIRST, IN, OUT};
 use crate::world::{Event, World, MICRO, MILLI, NEVER};
 
 /// The answer of a call.
@@ -9,7 +9,7 @@ type Answer = Result<i64, i32>;
 /// How many bytes a socket's name has.
 const NAME: usize = size_of::<libc::sockaddr_in>();
 
-fn address(port: u16) -> [u8; NAME] {
+pub fn address(port: u16) -> [u8; NAME] {
     let mut name = [0; NAME];
     name[..2].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
     name[2..4].copy_from_slice(&port.to_be_bytes());
@@ -209,13 +209,15 @@ impl World {
             Kind::Timer { expired, .. } => expired,
             _ => return Err(libc::EINVAL),
         };
-        match std::mem::take(count) {
-            0 => Err(libc::EAGAIN),
-            count => {
-                buffer[..8].copy_from_slice(&count.to_ne_bytes());
-                Ok(8)
-            }
+        let count = std::mem::take(count);
+        if count == 0 {
+            return Err(libc::EAGAIN);
         }
+        buffer[..8].copy_from_slice(&count.to_ne_bytes());
+        if let Kind::Counter(_) = self.files.get(fd)?.kind {
+            self.wake((fd - FIRST) as u32, OUT);
+        }
+        Ok(8)
     }
 
     pub fn write(&mut self, fd: i32, buffer: &[u8]) -> Answer {

@@ -8,13 +8,17 @@
 mod acts;
 mod calls;
 mod client;
+mod coverage;
 mod episode;
 mod files;
+mod handler;
 mod judge;
 mod kernel;
 mod program;
 mod random;
+mod real;
 mod report;
+mod same;
 mod story;
 mod tcp;
 mod world;
@@ -39,6 +43,9 @@ fn main() {
     }
     let trace = number("NS_SIM_TRACE").is_some();
     let first = number("NS_SIM_SEED").unwrap_or(1);
+    if let Some(scripts) = number("NS_SIM_EPOLL") {
+        std::process::exit(i32::from(!same::compare(first, scripts)));
+    }
     let seconds = number("NS_SIM_SECONDS").unwrap_or(10);
     let episodes = number("NS_SIM_EPISODES").unwrap_or(u64::MAX);
     let begun = Instant::now();
@@ -73,6 +80,12 @@ fn main() {
     }
     let took = begun.elapsed().as_secs_f64();
     report.print();
+    let missed = coverage::missed(&report);
+    if !missed.is_empty() {
+        println!("missed: {}", missed.join(", "));
+        // A shorter run, or a part of one, need not have all.
+        failed |= seconds >= 60 && episodes == u64::MAX;
+    }
     println!(
         "sim: seeds {first} to {}, {count} episodes, {steps} events, {:.0} a second, {} virtual \
          seconds, hash {hash:016x}",

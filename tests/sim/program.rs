@@ -5,7 +5,7 @@ use std::io::IoSlice;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use net_server::{CloseReason, ConnId, Error, Handler, OwnedSocket, Server, Socket, Status};
+use net_server::{CloseReason, ConnId, Error, OwnedSocket, Server, Socket, Status};
 
 use crate::acts;
 use crate::judge;
@@ -38,7 +38,7 @@ pub fn on_story<R>(link: u32, body: impl FnOnce(&mut Story) -> R) -> R {
     with(|w| body(&mut w.stories[link as usize]))
 }
 
-fn link(socket: &Socket<'_>) -> u32 {
+pub fn link(socket: &Socket<'_>) -> u32 {
     socket.user_data::<Tag>().map_or(u32::MAX, |tag| tag.0)
 }
 
@@ -251,17 +251,17 @@ impl Program {
     }
 }
 
-impl Handler for Program {
-    fn on_start(&self, _: &Server) -> Result<(), Error> {
+impl Program {
+    pub fn on_start(&self, _: &Server) -> Result<(), Error> {
         lock(&self.shared.hooks).0 += 1;
         Ok(())
     }
 
-    fn on_stop(&self, _: &Server) {
+    pub fn on_stop(&self, _: &Server) {
         lock(&self.shared.hooks).1 += 1;
     }
 
-    fn on_open(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
+    pub fn on_open(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
         let link = socket.peer().map_or(u32::MAX, |peer| link_of(peer.port()));
         let id: ConnId = socket.id();
         let (mode, kind) = with(|w| {
@@ -292,7 +292,7 @@ impl Handler for Program {
         self.maybe_act(server, socket, link)
     }
 
-    fn handle(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
+    pub fn handle(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
         let link = link(socket);
         begin("handle", link);
         with(|w| {
@@ -309,20 +309,20 @@ impl Handler for Program {
         self.maybe_act(server, socket, link)
     }
 
-    fn on_close(&self, _: &Server, socket: &mut Socket<'_>, reason: CloseReason) {
+    pub fn on_close(&self, _: &Server, socket: &mut Socket<'_>, reason: CloseReason) {
         let link = link(socket);
         begin("on_close", link);
         with(|w| judge::on_close(w, link, reason));
     }
 
-    fn on_drain(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
+    pub fn on_drain(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
         let link = link(socket);
         begin("on_drain", link);
         self.push(server, socket, link);
         self.maybe_act(server, socket, link)
     }
 
-    fn on_timeout(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
+    pub fn on_timeout(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
         let link = link(socket);
         begin("on_timeout", link);
         let (is_paused, ends) = with(|w| {
@@ -356,7 +356,7 @@ impl Handler for Program {
         self.maybe_act(server, socket, link)
     }
 
-    fn on_wake(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
+    pub fn on_wake(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
         let link = link(socket);
         begin("on_wake", link);
         if !on_story(link, |story| std::mem::take(&mut story.asked_wake)) {
@@ -365,7 +365,7 @@ impl Handler for Program {
         self.maybe_act(server, socket, link)
     }
 
-    fn on_exception(
+    pub fn on_exception(
         &self,
         _: &Server,
         socket: Option<&mut Socket<'_>>,

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use crate::files::{Kind, Listener, ERR, HUP, IN, OUT, RDHUP};
+use crate::files::{Kind, Listener, ERR, HUP, IN, INPUT, OUT, RDHUP};
 use crate::world::{Event, World, MILLI, SECOND};
 
 /// The end of a side's sending.
@@ -214,7 +214,7 @@ impl World {
         side.arrived_at = now;
         let time = self.arrival(link, 1 - to);
         self.at(time, Event::Ack { link, to: 1 - to, bytes: bytes as u32 });
-        self.wake_side(link, to, IN);
+        self.wake_side(link, to, INPUT);
     }
 
     pub fn on_fin(&mut self, link: u32, to: u8) {
@@ -418,15 +418,18 @@ impl World {
 
     pub fn sock_end_sending(&mut self, link: u32, from: u8) -> Result<(), i32> {
         let side = self.side(link, from);
-        if side.is_dead || side.has_ended() {
-            return Err(libc::ENOTCONN);
-        }
-        if side.fin == Fin::No {
+        let is_over = side.is_dead || side.has_ended();
+        if !is_over && side.fin == Fin::No {
             side.fin = Fin::Queued;
             self.transmit(link, from);
-            self.wake_side(link, from, 0);
         }
-        Ok(())
+        // `inet_shutdown` wakes in any case.
+        self.wake_side(link, from, 0);
+        if is_over {
+            Err(libc::ENOTCONN)
+        } else {
+            Ok(())
+        }
     }
 
     /// `tcp_close`.
@@ -489,7 +492,7 @@ impl World {
         for side in &mut self.links[link as usize].sides {
             (side.active_at, side.arrived_at) = (now, now);
         }
-        self.wake(at, IN);
+        self.wake(at, INPUT);
         self.client_hears(client);
     }
 

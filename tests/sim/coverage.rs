@@ -1,0 +1,39 @@
+//! What must come in a minute of random episodes: else something is not tried any more.
+
+use crate::report::Report;
+
+/// Each as [`Report::names`] names it. The comment of `coverage` says which are left out.
+const LISTED: &str = "
+    accept4: ok EAGAIN EINTR EMFILE ENFILE ENOMEM ENOBUFS EPERM ECONNABORTED EPROTO
+    bind: ok | close: ok | connect: ok | fcntl: ok | getsockname: ok | getsockopt: ok | ioctl: ok
+    epoll_create1: ok | epoll_ctl: ok ENOMEM ENOSPC | epoll_pwait: ok EINTR | eventfd: ok
+    listen: ok | ppoll: ok | setsockopt: ok | shutdown: ok ENOTCONN | socket: ok
+    recv: ok EAGAIN EINTR ECONNRESET | send: ok EAGAIN EINTR ECONNRESET EPIPE
+    sendmsg: ok EAGAIN EINTR ECONNRESET EPIPE | timerfd_create: ok | timerfd_settime: ok | write: ok
+    on_start: ok | on_open: ok NS_ERR_INVALID NS_ERR_REJECTED | on_drain: ok NS_ERR_INVALID
+    handle: ok NS_ERR_INVALID NS_ERR_RESET NS_ERR_TIMEOUT | on_timeout: ok | on_wake: ok
+    on_exception: ok
+    status: NS_ERR_ACCEPT NS_ERR_BUFFER_FULL NS_ERR_CLOSED NS_ERR_INVALID NS_ERR_LISTEN NS_ERR_PANIC
+    status: NS_ERR_RESET NS_ERR_TIMEOUT
+    open:: Idle Reset | with a queue:: Idle WriteTimeout | paused:: Idle Reset
+    half-closed:: Idle Reset | not receiving:: Idle Reset | after the end:: Reset
+    closed:: Handler Peer Idle Reset WriteTimeout | aborted:: Abort | failed:: Error Handler Rejected
+    in a stop:: Stop Cut Handler
+";
+
+/// What a run has missed. Left out is what comes less than some dozens of times in a minute.
+pub fn missed(report: &Report) -> Vec<String> {
+    let names = report.names();
+    let mut missed = Vec::new();
+    for entry in LISTED.split(['|', '\n']).map(str::trim).filter(|entry| !entry.is_empty()) {
+        // The last colon with a space behind it ends the first part.
+        let (first, results) = entry.rsplit_once(": ").unwrap_or((entry, "ok"));
+        for result in results.split(' ') {
+            let name = format!("{first} {result}");
+            if !names.contains_key(&name) {
+                missed.push(name);
+            }
+        }
+    }
+    missed
+}
