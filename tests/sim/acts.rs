@@ -84,7 +84,7 @@ pub fn act(
     link: u32,
 ) -> Result<(), Error> {
     let id = socket.id();
-    let kind = with(|w| w.random.below(22));
+    let kind = with(|w| w.random.below(25));
     with(|w| w.note(|| format!("  act {kind} of link {link}")));
     match kind {
         0 => close(socket, link),
@@ -147,6 +147,10 @@ pub fn act(
             let count = with(|w| w.random.below(30_000)) as usize;
             send_by_id(server, other, count);
         }
+        23 => crate::watches::add(program, server),
+        24 if with(|w| w.random.once_in(30)) => crate::quiesce::request(server),
+        24 => crate::watches::end_one(program, server),
+        22 => crate::bring::bring(server),
         20 => {
             on_story(link, |story| story.shut_write = true);
             note_status(&server.shutdown(id, Shutdown::Write));

@@ -307,6 +307,9 @@ pub unsafe extern "C" fn syscall(
     }
     if number == libc::SYS_epoll_pwait && is_ours(a as c_int) {
         let (start, max, timeout) = (b as *mut libc::epoll_event, c as c_int as usize, d as c_int);
+        if timeout != 0 {
+            world::let_others_run();
+        }
         let result = simulate("epoll_pwait", |w| {
             let found = w.epoll_wait(a as c_int, max, timeout)?;
             for (at, (data, bits)) in found.iter().enumerate() {
@@ -340,6 +343,7 @@ pub fn error_name(error: i32) -> String {
         libc::EINVAL => "EINVAL",
         libc::EBADF => "EBADF",
         libc::ENOENT => "ENOENT",
+        libc::ENETUNREACH => "ENETUNREACH",
         libc::EINPROGRESS => "EINPROGRESS",
         _ => return format!("errno {error}"),
     };

@@ -5,7 +5,7 @@ use crate::report::Report;
 /// Each as [`Report::names`] names it. The comment of `coverage` says which are left out.
 const LISTED: &str = "
     accept4: ok EAGAIN EINTR EMFILE ENFILE ENOMEM ENOBUFS EPERM ECONNABORTED EPROTO
-    bind: ok | close: ok | connect: ok | fcntl: ok | getsockname: ok | getsockopt: ok | ioctl: ok
+    bind: ok | close: ok | connect: ok EINPROGRESS ENETUNREACH | fcntl: ok | getsockname: ok | getsockopt: ok | ioctl: ok
     epoll_create1: ok | epoll_ctl: ok ENOMEM ENOSPC | epoll_pwait: ok EINTR | eventfd: ok
     listen: ok | ppoll: ok | setsockopt: ok | shutdown: ok ENOTCONN | socket: ok
     recv: ok EAGAIN EINTR ECONNRESET | send: ok EAGAIN EINTR ECONNRESET EPIPE
@@ -14,7 +14,7 @@ const LISTED: &str = "
     handle: ok NS_ERR_INVALID NS_ERR_RESET NS_ERR_TIMEOUT | on_timeout: ok | on_wake: ok
     on_exception: ok
     status: NS_ERR_ACCEPT NS_ERR_BUFFER_FULL NS_ERR_CLOSED NS_ERR_INVALID NS_ERR_LISTEN NS_ERR_PANIC
-    status: NS_ERR_RESET NS_ERR_TIMEOUT
+    status: NS_ERR_RESET NS_ERR_TIMEOUT NS_ERR_CONNECT
     open:: Idle Reset | with a queue:: Idle WriteTimeout | paused:: Idle Reset
     half-closed:: Idle Reset | not receiving:: Idle Reset | after the end:: Reset
     closed:: Handler Peer Idle Reset WriteTimeout | aborted:: Abort | failed:: Error Handler Rejected

@@ -73,7 +73,11 @@ fn configure(w: &mut World) -> Config {
         high_water: high as u64,
     };
     let random = &mut w.random;
-    Config::new()
+    let config = match random.once_in(6) {
+        true => Config::new().shutdown_port("127.0.0.1:0"),
+        false => Config::new(),
+    };
+    config
         .non_blocking(true)
         .max_thread(1u32)
         .max_connections(random.one_of(&[1u32, 8, 1_000]))
@@ -109,16 +113,27 @@ fn live(seed: u64) {
     if let Err(error) = server.start_hosted() {
         return with(|w| w.find(format!("L6: the start failed: {error}")));
     }
-    let port = server.port();
+    let (port, shutdown_port) = (server.port(), server.shutdown_port());
     with(|w| {
         w.rates = rates(&mut w.random);
         let spread = w.random.one_of(&[MILLI, SECOND, 30 * SECOND]);
+        w.port = port;
+        w.others = w.random.one_of(&[0, 0, 100, 2_000]);
+        if shutdown_port != 0 {
+            for _ in 0..w.random.below(5) {
+                let time = w.now + w.random.below(60 * SECOND);
+                w.add_client(shutdown_port, time);
+            }
+        }
         for _ in 0..1 + w.random.below(clients) {
             let time = w.now + w.random.below(spread);
             w.add_client(port, time);
         }
     });
+    let (other, others) = (server.clone(), program());
+    world::set_others(Some(Box::new(move || crate::threads::call(&other, &others))));
     host(&server, &program(), seed);
+    world::set_others(None);
     end(server, &shared);
 }
 
@@ -189,6 +204,17 @@ fn host(server: &Server, program: &Program, seed: u64) {
             look(server);
         }
         between_turns(server, program);
+        if program.wildness > 0 && server.state() != State::Stopped {
+            match with(|w| w.random.below(600)) {
+                0 if with(|w| w.random.once_in(3)) => crate::quiesce::run(server),
+                1 => crate::quiesce::wait_idle(server),
+                2..12 => crate::watches::add(program, server),
+                12..20 => crate::watches::end_one(program, server),
+                20..30 => crate::threads::call(server, program),
+                30..40 => crate::quiesce::look(server),
+                _ => {}
+            }
+        }
         let is_idle = is_over && server.stats().open == 0 && lock(&program.shared.owned).is_empty();
         if with(|w| w.stop_at.is_none()) && (now >= end_at || is_idle) {
             return stop(server);
@@ -206,7 +232,10 @@ fn look(server: &Server) {
     });
     let queued: Vec<_> =
         open.into_iter().map(|(link, id)| (link, server.queued(id).unwrap_or(0))).collect();
-    with(|w| judge::look_for_stuck(w, &queued));
+    with(|w| {
+        judge::look_for_stuck(w, &queued);
+        w.look_at_watches();
+    });
 }
 
 /// What the program does outside of callbacks, on the host's thread.
@@ -216,6 +245,9 @@ fn between_turns(server: &Server, program: &Program) {
     }
     let before = with(|w| w.now);
     let owned = lock(&program.shared.owned).pop();
+    if with(|w| w.random.once_in(12)) {
+        crate::bring::bring(server);
+    }
     if let Some((owned, link)) = owned {
         acts::own(program, server, owned, link);
     } else if with(|w| !w.stories.is_empty()) {
@@ -282,6 +314,8 @@ fn end(server: Server, shared: &Shared) {
         with(|w| judge::balance(w, &server));
     }
     drop(server);
+    let watches = std::mem::take(&mut *lock(&shared.watches));
+    drop(watches);
     let owned = std::mem::take(&mut *lock(&shared.owned));
     drop(owned);
     let hooks = *lock(&shared.hooks);

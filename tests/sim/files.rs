@@ -104,6 +104,14 @@ impl Files {
         })
     }
 
+    /// What a counter stands at.
+    pub fn count_of(&mut self, fd: i32) -> u64 {
+        match self.get(fd).map(|file| &file.kind) {
+            Ok(Kind::Counter(count)) => *count,
+            _ => 0,
+        }
+    }
+
     pub fn port(&mut self, fd: i32) -> u16 {
         match self.get(fd).map(|file| &file.kind) {
             Ok(Kind::Listener(listener)) => listener.port,

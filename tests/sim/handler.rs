@@ -44,6 +44,16 @@ impl Handler for Program {
         self.on_stop(server);
     }
 
+    fn on_quiesce(&self, _: &Server) {
+        self.on_quiesce();
+    }
+
+    fn on_shutdown(&self, server: &Server, socket: &mut Socket<'_>) -> Result<bool, Error> {
+        let result = self.on_shutdown(server, socket);
+        let _ = done("on_shutdown", result.as_ref().map(drop).map_err(|e| Error::from(e.status())));
+        result
+    }
+
     fn on_open(&self, server: &Server, socket: &mut Socket<'_>) -> Returned {
         done("on_open", self.on_open(server, socket))
     }

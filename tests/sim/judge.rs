@@ -110,6 +110,7 @@ pub fn at_end(w: &mut World) {
         w.find(format!("L14: {files} descriptors are left"));
     }
     for at in 0..w.stories.len() {
+        crate::bring::at_end(w, at as u32);
         let story = &w.stories[at];
         let client = &w.clients[w.links[at].client as usize];
         let accepted = story.accepted;

@@ -106,7 +106,8 @@ impl World {
     pub fn bind(&mut self, fd: i32, name: &[u8]) -> Answer {
         self.may_fail()?;
         let port = u16::from_be_bytes([name[2], name[3]]);
-        let port = if port == 0 { 5_000 } else { port };
+        let free = (5_000..).find(|port| self.files.listener(*port).is_none());
+        let port = if port == 0 { free.ok_or(libc::EADDRINUSE)? } else { port };
         if self.files.listener(port).is_some() {
             return Err(libc::EADDRINUSE);
         }
@@ -142,12 +143,20 @@ impl World {
                 }
             }
         }
-        let (new, link) = self.accept(fd, flags & libc::SOCK_NONBLOCK != 0)?;
+        let accepted = self.accept(fd, flags & libc::SOCK_NONBLOCK != 0);
+        match accepted {
+            Err(libc::EAGAIN) | Ok(_) => self.accepted_at = self.now,
+            Err(_) => self.refused_at = Some(self.now),
+        }
+        let (new, link) = accepted?;
         Ok((new.into(), address(port_of(link))))
     }
 
-    /// With AF_UNSPEC alone.
     pub fn connect(&mut self, fd: i32, name: &[u8]) -> Answer {
+        if name[..2] == (libc::AF_INET as u16).to_ne_bytes() {
+            self.listener(fd)?;
+            return self.dial(fd, u16::from_be_bytes([name[2], name[3]]));
+        }
         if name[..2] != (libc::AF_UNSPEC as u16).to_ne_bytes() {
             return Err(libc::EAFNOSUPPORT);
         }
@@ -237,6 +246,7 @@ impl World {
             }
             let mut listener = std::mem::take(listener);
             listener.is_shut = true;
+            self.look_at_backlog(listener.queue.len());
             self.drop_queue(&mut listener);
             *self.listener(fd)? = listener;
             self.wake((fd - FIRST) as u32, 0);
@@ -262,7 +272,10 @@ impl World {
                 self.links[link as usize].file = None;
                 self.sock_close(link, 0, file.resets_on_close);
             }
-            Kind::Listener(mut listener) => self.drop_queue(&mut listener),
+            Kind::Listener(mut listener) => {
+                self.look_at_backlog(listener.queue.len());
+                self.drop_queue(&mut listener);
+            }
             _ => {}
         }
         Ok(0)
@@ -271,7 +284,15 @@ impl World {
     pub fn name(&mut self, fd: i32, side: u8) -> Result<[u8; NAME], i32> {
         match &self.files.get(fd)?.kind {
             Kind::Listener(listener) if side == 0 => Ok(address(listener.port)),
-            Kind::Stream(link) if side == 1 => Ok(address(port_of(*link))),
+            Kind::Stream(link) if side == 1 => {
+                let link = *link;
+                let was_connected = self.links[link as usize].is_connected;
+                if was_connected {
+                    Ok(address(port_of(link)))
+                } else {
+                    Err(libc::ENOTCONN)
+                }
+            }
             Kind::Stream(link) => {
                 let client = self.links[*link as usize].client;
                 Ok(address(self.clients[client as usize].port))

@@ -6,21 +6,26 @@
 //! `make sim` builds it with `--cfg rustix_use_libc` and runs it. docs/RELIABILITY.md says more.
 
 mod acts;
+mod bring;
 mod calls;
 mod client;
 mod coverage;
+mod dial;
 mod episode;
 mod files;
 mod handler;
 mod judge;
 mod kernel;
 mod program;
+mod quiesce;
 mod random;
 mod real;
 mod report;
 mod same;
 mod story;
 mod tcp;
+mod threads;
+mod watches;
 mod world;
 
 use std::time::Instant;

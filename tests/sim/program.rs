@@ -11,6 +11,7 @@ use crate::acts;
 use crate::judge;
 use crate::kernel::link_of;
 use crate::story::{self, Mode, Story};
+use crate::watches::Watched;
 use crate::world::{with, World, MILLI};
 
 /// What the program has besides the world: sockets, whose drop makes system calls.
@@ -18,6 +19,7 @@ use crate::world::{with, World, MILLI};
 pub struct Shared {
     pub owned: Mutex<Vec<(OwnedSocket, u32)>>,
     pub hooks: Mutex<(u32, u32)>,
+    pub watches: Mutex<Vec<Watched>>,
 }
 
 pub struct Program {
@@ -98,7 +100,7 @@ pub fn send_by_id(server: &Server, link: u32, count: usize) {
     let found = with(|w| {
         let story = &mut w.stories[link as usize];
         story.tried = story.tried.max(story.accepted + count as u64);
-        Some((story.id?, story::pattern(story.down, story.accepted, count), story.is_open()))
+        Some((story.id?, story::pattern(story.down, story.accepted, count), story.takes_bytes()))
     });
     let Some((id, bytes, is_open)) = found else { return };
     let result = server.send(id, &bytes);
@@ -261,13 +263,58 @@ impl Program {
         lock(&self.shared.hooks).1 += 1;
     }
 
-    pub fn on_open(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
+    pub fn on_quiesce(&self) {
+        let has_stopped = lock(&self.shared.hooks).1 > 0;
+        with(|w| {
+            w.quiesces += 1;
+            if w.quiesces > 1 || w.quiesce_at.is_none() || has_stopped {
+                w.find(format!("QU1, QU7: on_quiesce runs {} times", w.quiesces));
+            }
+        });
+    }
+
+    /// The shutdown port: HS14.
+    pub fn on_shutdown(&self, server: &Server, socket: &mut Socket<'_>) -> Result<bool, Error> {
         let link = socket.peer().map_or(u32::MAX, |peer| link_of(peer.port()));
+        let choice = with(|w| {
+            w.report.count("on_shutdown");
+            let (now, began) = (w.now, w.links[link as usize].accepted_at);
+            let side = w.side(link, 0);
+            let has_input = !side.input.is_empty() || side.fin_came || side.is_dead;
+            if !has_input && now < began + 5_000 * MILLI {
+                w.find(format!("link {link}: HS14: the handler runs for nothing"));
+            }
+            w.random.below(12)
+        });
+        let mut buffer = [0; 500];
+        match socket.recv(&mut buffer) {
+            Ok(count) => received(link, &buffer[..count]),
+            Err(error) if error.status() == Status::WouldBlock && choice > 5 => return Err(error),
+            Err(_) => {}
+        }
+        match choice {
+            0 => std::panic::panic_any("a panic of the program"),
+            1 => return Err(Error::from(Status::Invalid)),
+            2 | 3 => drop(send(server, socket, link, 300)),
+            4 => with(|w| w.stop_at = w.stop_at.or(Some(w.now))),
+            _ => {}
+        }
+        Ok(choice == 4)
+    }
+
+    pub fn on_open(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
+        let link = match link(socket) {
+            u32::MAX => socket.peer().map_or(u32::MAX, |peer| link_of(peer.port())),
+            brought => brought,
+        };
         let id: ConnId = socket.id();
         let (mode, kind) = with(|w| {
             let story = &mut w.stories[link as usize];
             if std::mem::replace(&mut story.opened, true) {
                 w.find(format!("link {link}: A12.2: on_open runs again"));
+            }
+            if !w.links[link as usize].is_connected {
+                w.find(format!("link {link}: AD7: on_open before it is connected"));
             }
             let story = &mut w.stories[link as usize];
             story.id = Some(id);
@@ -379,6 +426,10 @@ impl Program {
         if let Some(socket) = socket {
             let link = link(socket);
             if link == u32::MAX || on_story(link, |story| story.is_detached) {
+                return Ok(());
+            }
+            if error.status() == Status::Connect {
+                crate::bring::failed(link);
                 return Ok(());
             }
             begin("on_exception", link);

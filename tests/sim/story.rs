@@ -30,6 +30,10 @@ pub struct Story {
     pub push_left: u64,
     pub id: Option<ConnId>,
     pub opened: bool,
+    /// The program has connected, or has given the server a socket of its own.
+    pub is_brought: bool,
+    pub must_connect_by: Option<u64>,
+    pub connect_failed: bool,
     /// The reason, and when it was told.
     pub closed: Option<(i32, u64)>,
     pub is_detached: bool,
@@ -74,6 +78,9 @@ impl Story {
             push_left: random.one_of(&[0, 1_000, 100_000, 1_000_000]),
             id: None,
             opened: false,
+            is_brought: false,
+            must_connect_by: None,
+            connect_failed: false,
             closed: None,
             is_detached: false,
             is_dropped: false,
@@ -95,6 +102,11 @@ impl Story {
             output_stuck: None,
             ended_before_close: false,
         }
+    }
+
+    /// A send by id may succeed now.
+    pub fn takes_bytes(&self) -> bool {
+        self.is_open() || (self.is_brought && !self.opened && !self.connect_failed)
     }
 
     /// It is a connection of the server now.

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use crate::dial::Remote;
 use crate::files::{Kind, Listener, ERR, HUP, IN, INPUT, OUT, RDHUP};
 use crate::world::{Event, World, MILLI, SECOND};
 
@@ -64,8 +65,12 @@ pub struct Link {
     pub file: Option<u32>,
     pub segment: usize,
     pub is_accepted: bool,
+    pub accepted_at: u64,
     pub is_connected: bool,
     pub tries: u32,
+    pub remote: Remote,
+    /// When the server's connect was answered.
+    pub decided_at: Option<u64>,
 }
 
 impl Side {
@@ -132,8 +137,19 @@ impl World {
         let segment = self.random.one_of(&[7, 536, 1460, 1460, 16 << 10, 64 << 10]);
         let segment = segment.max(sides[0].send_buffer.max(sides[1].send_buffer) / 64);
         let (file, is_accepted, is_connected, tries) = (None, false, false, 0);
-        let link = Link { client, sides, file, segment, is_accepted, is_connected, tries };
-        self.links.push(link);
+        let (remote, decided_at) = (Remote::Comes, None);
+        self.links.push(Link {
+            client,
+            sides,
+            file,
+            segment,
+            is_accepted,
+            accepted_at: 0,
+            is_connected,
+            tries,
+            remote,
+            decided_at,
+        });
         self.links.len() as u32 - 1
     }
 
@@ -308,9 +324,12 @@ impl World {
 
     /// `tcp_poll`.
     pub fn stream_ready_for(&mut self, link: u32) -> u32 {
+        if self.is_connecting(link) {
+            return 0;
+        }
         let side = self.side(link, 0);
         if side.is_unconnected {
-            return OUT | HUP | u32::from(side.error != 0) * ERR;
+            return OUT | HUP | (u32::from(side.error != 0) * ERR);
         }
         let may_not_send = side.fin != Fin::No || side.is_dead;
         let may_not_receive = side.fin_came || side.is_dead;
@@ -336,6 +355,9 @@ impl World {
     }
 
     pub fn sock_send(&mut self, link: u32, from: u8, bytes: &[&[u8]]) -> Result<usize, i32> {
+        if self.is_connecting(link) {
+            return Err(libc::EAGAIN);
+        }
         let (short, full) = (self.rates.short_send, self.rates.full_send);
         let (is_short, is_full) = (self.random.once_in(short), self.random.once_in(full));
         let part = self.random.next();
@@ -434,6 +456,9 @@ impl World {
 
     /// `tcp_close`.
     pub fn sock_close(&mut self, link: u32, from: u8, resets: bool) {
+        if self.is_connecting(link) {
+            self.side(link, from).is_dead = true;
+        }
         let side = self.side(link, from);
         side.is_closed = true;
         if side.is_dead || side.has_ended() {
@@ -487,6 +512,7 @@ impl World {
             return self.after(SECOND << tries.min(5), Event::Syn { link });
         }
         listener.queue.push_back(link);
+        self.came_at = self.now;
         self.links[link as usize].is_connected = true;
         let now = self.now;
         for side in &mut self.links[link as usize].sides {
@@ -516,6 +542,7 @@ impl World {
         }
         let Some(link) = listener.queue.pop_front() else { return Err(libc::EAGAIN) };
         self.links[link as usize].is_accepted = true;
+        self.links[link as usize].accepted_at = self.now;
         let new = self.files.open(Kind::Stream(link), non_blocking);
         self.links[link as usize].file = Some((new - crate::files::FIRST) as u32);
         Ok((new, link))

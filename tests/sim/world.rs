@@ -11,6 +11,7 @@ use crate::random::Random;
 use crate::report::Report;
 use crate::story::Story;
 use crate::tcp::Link;
+use crate::watches::Known;
 
 pub const MICRO: u64 = 1_000;
 pub const MILLI: u64 = 1_000_000;
@@ -76,6 +77,14 @@ pub enum Event {
     Client {
         client: u32,
     },
+    /// A descriptor of the program's gets ready.
+    Signal {
+        number: u32,
+    },
+    /// The server's side has begun to connect: this is the answer, or there is none.
+    Answer {
+        link: u32,
+    },
     /// The process has descriptors, or the kernel memory, again.
     Plenty,
 }
@@ -123,6 +132,21 @@ pub struct World {
     pub times: Times,
     /// When a stop was requested.
     pub stop_at: Option<u64>,
+    pub watched: Vec<Known>,
+    /// When a quiesce was requested, and how often it was told.
+    pub quiesce_at: Option<u64>,
+    pub quiesces: u32,
+    /// The port of the service.
+    pub port: u16,
+    /// When a listener was last found empty, or gave a connection; when it failed; when a client
+    /// came to it.
+    pub accepted_at: u64,
+    pub refused_at: Option<u64>,
+    pub came_at: u64,
+    /// How often other threads make calls: once in so many waits, 0 for never.
+    pub others: u64,
+    /// How many connections the program has brought.
+    pub brought: usize,
 }
 
 /// The server's deadlines in ns, `NEVER` for off.
@@ -136,6 +160,7 @@ pub struct Times {
 }
 
 thread_local! {
+    static OTHERS: RefCell<Option<Box<dyn Fn()>>> = const { RefCell::new(None) };
     static WORLD: RefCell<Option<Box<World>>> = const { RefCell::new(None) };
 }
 
@@ -161,6 +186,24 @@ pub fn enter<R>(body: impl FnOnce(&mut World) -> R) -> Option<R> {
         Err(_) => None,
     });
     result.ok().flatten()
+}
+
+/// Sets what other threads do while the library waits for events.
+pub fn set_others(body: Option<Box<dyn Fn()>>) {
+    let former = OTHERS.with(|place| std::mem::replace(&mut *place.borrow_mut(), body));
+    drop(former);
+}
+
+/// The library is about to wait.
+pub fn let_others_run() {
+    let runs = enter(|w| w.random.once_in(w.others)).unwrap_or(false);
+    if runs {
+        OTHERS.with(|place| {
+            if let Some(body) = &*place.borrow() {
+                body();
+            }
+        });
+    }
 }
 
 /// Calls go to the real kernel meanwhile.
@@ -195,6 +238,15 @@ impl World {
             longest_pause: 0,
             times: Times { idle: NEVER, write: NEVER, linger: 0, drain: 0, high_water: 0 },
             stop_at: None,
+            watched: Vec::new(),
+            quiesce_at: None,
+            quiesces: 0,
+            port: 0,
+            accepted_at: 0,
+            refused_at: None,
+            came_at: 0,
+            others: 0,
+            brought: 0,
         }
     }
 
@@ -287,6 +339,8 @@ impl World {
             Event::Spurious { file } => (11, u64::from(file), 0),
             Event::Client { client } => (12, u64::from(client), 0),
             Event::Plenty => (13, 0, 0),
+            Event::Answer { link } => (14, u64::from(link), 0),
+            Event::Signal { number } => (15, u64::from(number), 0),
         };
         self.step(what, a, b.into());
         match event {
@@ -303,6 +357,8 @@ impl World {
             Event::Spurious { file } => self.wake(file, libc::EPOLLIN as u32),
             Event::Client { client } => self.act_of_client(client),
             Event::Plenty => self.exhausted = None,
+            Event::Answer { link } => self.on_answer(link),
+            Event::Signal { number } => self.on_signal(number as usize),
         }
     }
 }
