@@ -2,20 +2,19 @@
 
 #![forbid(unsafe_code)]
 
+mod data;
 mod owned;
+mod pace;
 
-use std::any::Any;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::RawFd;
-use std::time::Duration;
 
-use crate::clock::Deadline;
-use crate::config::MAX_TIME;
-use crate::conn::{Conn, ConnId, Owner, PeerCredentials};
+use crate::conn::{Conn, ConnId, PeerCredentials};
 use crate::error::{CloseReason, Error, Status};
 use crate::tls::{TlsConfig, TlsInfo};
 
+pub(crate) use data::is_lent;
 pub use owned::OwnedSocket;
 
 /// A connection as its callbacks see it, or an [`OwnedSocket`] in use.
@@ -275,52 +274,6 @@ impl<'a> Socket<'a> {
         self.conn.os_error()
     }
 
-    /// Sets the one-shot timer, in place of a former one, or turns it off.
-    /// `on_timeout` runs when the time has passed. Non-blocking mode only.
-    pub fn set_timer(&mut self, time: Option<Duration>) -> Result<(), Error> {
-        check_time(time)?;
-        self.on_loop(|conn| {
-            conn.set_timer(time.map_or(Deadline::NEVER, Deadline::after));
-        })
-    }
-
-    /// Sets this connection's own `io_timeout`. On a loop, where no call waits,
-    /// the error is [`Status::Unsupported`].
-    pub fn set_io_timeout(&mut self, time: Option<Duration>) -> Result<(), Error> {
-        check_time(time)?;
-        self.try_call(|conn| {
-            if conn.context.owner.is_loop() {
-                return Err(Status::Unsupported);
-            }
-            conn.set_io_timeout(time.map_or(0, |t| t.as_millis().max(1) as u64));
-            Ok(())
-        })
-    }
-
-    /// Stops reading: the loop does not call the handler until
-    /// [`Socket::resume`]. Non-blocking mode only.
-    pub fn pause(&mut self) -> Result<(), Error> {
-        self.on_loop(Conn::pause)
-    }
-
-    /// Starts reading again, after [`Socket::pause`]. Non-blocking mode only.
-    pub fn resume(&mut self) -> Result<(), Error> {
-        self.on_loop(Conn::resume)
-    }
-
-    fn on_loop(&mut self, change: impl FnOnce(&mut Conn)) -> Result<(), Error> {
-        self.try_call(|conn| {
-            if conn.context.owner != Owner::Loop {
-                return Err(Status::NotNonBlocking);
-            }
-            if conn.is_over() {
-                return Err(Status::Closed);
-            }
-            change(conn);
-            Ok(())
-        })
-    }
-
     /// Returns the parameters that both sides agreed on in the TLS handshake;
     /// `None` without TLS and before the handshake is over.
     pub fn tls_info(&self) -> Option<TlsInfo> {
@@ -364,79 +317,6 @@ impl<'a> Socket<'a> {
             self.conn.close_because(CloseReason::Handshake);
         }
         result
-    }
-
-    /// Returns the program's own data of this connection, if it is a `T`.
-    pub fn user_data<T: Any>(&self) -> Option<&T> {
-        self.conn.user_data()?.downcast_ref()
-    }
-
-    /// Returns the same data, to change it.
-    pub fn user_data_mut<T: Any>(&mut self) -> Option<&mut T> {
-        self.conn.user_data_mut()?.downcast_mut()
-    }
-
-    /// Calls `body` with the socket and its data, if that is a `T`, so that the
-    /// program can send while it holds the data. Meanwhile the connection has no
-    /// data: a detach fails with [`Status::Busy`], and data that `body` attaches
-    /// replaces this. If `body` panics, the data is dropped.
-    pub fn with_user_data<T: Any + Send, R>(
-        &mut self,
-        body: impl FnOnce(&mut Socket<'_>, &mut T) -> R,
-    ) -> Option<R> {
-        self.user_data::<T>()?;
-        let data = self.conn.replace_user_data(Some(Box::new(Lent)))?;
-        let mut data = data.downcast::<T>().ok()?;
-        let place = LentPlace(self.conn);
-        let result = body(&mut Socket::of(place.0), &mut data);
-        if is_lent(place.0) {
-            place.0.replace_user_data(Some(data));
-        }
-        Some(result)
-    }
-
-    /// Attaches data to the connection, in place of former data. The library
-    /// drops the data after `on_close`; a detached connection keeps it.
-    pub fn set_user_data<T: Any + Send>(&mut self, data: T) {
-        let former = self.conn.replace_user_data(Some(Box::new(data)));
-        drop(former);
-    }
-
-    /// Takes the data out, if it is a `T`.
-    pub fn take_user_data<T: Any>(&mut self) -> Option<T> {
-        self.user_data::<T>()?;
-        let data = self.conn.replace_user_data(None)?;
-        let data: Box<dyn Any> = data;
-        data.downcast().ok().map(|data| *data)
-    }
-}
-
-/// Stands for the data that [`Socket::with_user_data`] has lent.
-struct Lent;
-
-/// Where that data was; it does not stay lent if the borrower panics.
-struct LentPlace<'a>(&'a mut Conn);
-
-impl Drop for LentPlace<'_> {
-    fn drop(&mut self) {
-        if is_lent(self.0) {
-            self.0.replace_user_data(None);
-        }
-    }
-}
-
-/// Returns whether [`Socket::with_user_data`] has lent the connection's data.
-pub(crate) fn is_lent(conn: &Conn) -> bool {
-    conn.user_data().is_some_and(|data| data.is::<Lent>())
-}
-
-fn check_time(time: Option<Duration>) -> Result<(), Error> {
-    match time {
-        Some(time) if time > MAX_TIME => {
-            let max = MAX_TIME.as_millis();
-            Err(Error::new(Status::Invalid, format!("a time is at most {max} ms")))
-        }
-        _ => Ok(()),
     }
 }
 

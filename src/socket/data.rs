@@ -1,0 +1,73 @@
+//! The program's own data of a connection.
+
+#![forbid(unsafe_code)]
+
+use std::any::Any;
+
+use super::Socket;
+use crate::conn::Conn;
+
+impl Socket<'_> {
+    /// Returns the program's own data of this connection, if it is a `T`.
+    pub fn user_data<T: Any>(&self) -> Option<&T> {
+        self.conn.user_data()?.downcast_ref()
+    }
+
+    /// Returns the same data, to change it.
+    pub fn user_data_mut<T: Any>(&mut self) -> Option<&mut T> {
+        self.conn.user_data_mut()?.downcast_mut()
+    }
+
+    /// Calls `body` with the socket and its data, if that is a `T`, so that the
+    /// program can send while it holds the data. Meanwhile the connection has no
+    /// data: a detach fails with [`Status::Busy`], and data that `body` attaches
+    /// replaces this. If `body` panics, the data is dropped.
+    pub fn with_user_data<T: Any + Send, R>(
+        &mut self,
+        body: impl FnOnce(&mut Socket<'_>, &mut T) -> R,
+    ) -> Option<R> {
+        self.user_data::<T>()?;
+        let data = self.conn.replace_user_data(Some(Box::new(Lent)))?;
+        let mut data = data.downcast::<T>().ok()?;
+        let place = LentPlace(self.conn);
+        let result = body(&mut Socket::of(place.0), &mut data);
+        if is_lent(place.0) {
+            place.0.replace_user_data(Some(data));
+        }
+        Some(result)
+    }
+
+    /// Attaches data to the connection, in place of former data. The library
+    /// drops the data after `on_close`; a detached connection keeps it.
+    pub fn set_user_data<T: Any + Send>(&mut self, data: T) {
+        let former = self.conn.replace_user_data(Some(Box::new(data)));
+        drop(former);
+    }
+
+    /// Takes the data out, if it is a `T`.
+    pub fn take_user_data<T: Any>(&mut self) -> Option<T> {
+        self.user_data::<T>()?;
+        let data = self.conn.replace_user_data(None)?;
+        let data: Box<dyn Any> = data;
+        data.downcast().ok().map(|data| *data)
+    }
+}
+
+/// Stands for the data that [`Socket::with_user_data`] has lent.
+struct Lent;
+
+/// Where that data was; it does not stay lent if the borrower panics.
+struct LentPlace<'a>(&'a mut Conn);
+
+impl Drop for LentPlace<'_> {
+    fn drop(&mut self) {
+        if is_lent(self.0) {
+            self.0.replace_user_data(None);
+        }
+    }
+}
+
+/// Returns whether [`Socket::with_user_data`] has lent the connection's data.
+pub(crate) fn is_lent(conn: &Conn) -> bool {
+    conn.user_data().is_some_and(|data| data.is::<Lent>())
+}
