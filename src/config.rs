@@ -315,6 +315,8 @@ impl Config {
     }
 
     /// Adds one to [`trusted_proxies`](#structfield.trusted_proxies).
+    ///
+    /// Example: [`Server::add_service`](crate::Server::add_service).
     #[must_use]
     pub fn add_trusted_proxy(mut self, network: impl Into<String>) -> Config {
         self.trusted_proxies.push(network.into());
@@ -323,6 +325,12 @@ impl Config {
 
     /// Checks all bounds. The error is [`Status::Invalid`] and names the
     /// setting.
+    ///
+    /// ```
+    /// use net_server::Config;
+    /// let error = Config::new().max_thread(0).validate().unwrap_err();
+    /// assert_eq!(error.message(), "max_thread must be 1 to 4096, not 0");
+    /// ```
     pub fn validate(&self) -> Result<(), Error> {
         let counts = [
             ("max_thread", u64::from(self.max_thread), 1, u64::from(MAX_THREADS)),

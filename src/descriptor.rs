@@ -14,6 +14,16 @@ use crate::sys::{self, PollFlags};
 /// The failure of [`Server::adopt`](crate::Server::adopt) and
 /// [`OwnedSocket::from_fd`](crate::OwnedSocket::from_fd). The caller still owns
 /// the descriptor, which is unchanged.
+///
+/// ```
+/// use net_server::OwnedSocket;
+/// use std::net::TcpListener;
+///
+/// let failed = OwnedSocket::from_fd(TcpListener::bind("127.0.0.1:0")?).err().expect("it listens");
+/// assert!(failed.error.message().contains("a listening socket"));
+/// let listener = TcpListener::from(failed.fd);
+/// # Ok::<(), net_server::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct AdoptError {
     /// The reason.

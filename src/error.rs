@@ -159,6 +159,12 @@ impl std::error::Error for Status {}
 
 /// Why a connection ended. `on_close` gets it, and
 /// [`Stats::closed`](crate::Stats::closed) counts by it.
+///
+/// ```
+/// use net_server::CloseReason;
+/// assert_eq!(CloseReason::from_code(4), Some(CloseReason::Idle));
+/// assert_eq!(CloseReason::Idle.name(), "idle");
+/// ```
 #[repr(i32)]
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -248,6 +254,23 @@ impl CloseReason {
 /// why, and the code of the operating system, if there is one.
 ///
 /// An error with nothing but a status costs no allocation.
+///
+/// ```
+/// use net_server::{Error, Status};
+/// use std::{any::Any, fs::File};
+///
+/// let error = Error::new(Status::Invalid, "the line has no end");
+/// assert_eq!((error.status(), error.message()), (Status::Invalid, "the line has no end"));
+///
+/// // A handler's own failure, with an object for the exception handler.
+/// let error = Error::raise(-7, "not today").with_payload(Box::new(vec![1, 2]));
+/// assert_eq!((error.status(), error.handler_code()), (Status::Handler, -7));
+/// assert!(error.payload().is_some_and(<dyn Any + Send + Sync>::is::<Vec<i32>>));
+///
+/// let why = File::open("/no/such/file").unwrap_err();
+/// let error = Error::from_os(Status::Io, "cannot open the list", &why);
+/// assert_eq!(error.to_string(), "cannot open the list: no such file or directory");
+/// ```
 pub struct Error {
     status: Status,
     detail: Option<Box<Detail>>,
@@ -264,6 +287,8 @@ struct Detail {
 
 impl Error {
     /// Makes an error with its own sentence.
+    ///
+    /// Example: [`Error`].
     pub fn new(status: Status, message: impl Into<String>) -> Error {
         Error::from(status).edit(|d| d.message = message.into())
     }
@@ -271,6 +296,8 @@ impl Error {
     /// Makes an error for a handler's own failure, of a negative code and a
     /// sentence. A code that is a [`Status`] number gives that status, any
     /// other gives [`Status::Handler`]; a code ≥ 0 becomes −1.
+    ///
+    /// Example: [`Error`].
     pub fn raise(code: i32, message: impl Into<String>) -> Error {
         let code = if code < 0 { code } else { -1 };
         let status = Status::from_code(code).unwrap_or(Status::Handler);
@@ -296,6 +323,8 @@ impl Error {
 
     /// Makes an error for a failed system call. Its sentence is `what` and the
     /// reason, for example `cannot listen on "http": permission denied`.
+    ///
+    /// Example: [`Error`].
     pub fn from_os(status: Status, what: &str, error: &io::Error) -> Error {
         let code = error.raw_os_error().unwrap_or(0);
         Error::new(status, format!("{what}: {}", reason(error))).edit(|d| d.os_code = code)
@@ -312,6 +341,8 @@ impl Error {
     }
 
     /// Attaches an object, for the exception handler.
+    ///
+    /// Example: [`Error`].
     pub fn with_payload(self, payload: Box<dyn Any + Send + Sync>) -> Error {
         self.edit(|d| d.payload = Some(payload))
     }

@@ -14,6 +14,8 @@ use crate::sync::lock;
 
 /// How much a line of the log matters. A logger gets the lines of its level and
 /// of those before it.
+///
+/// Example: [`Logger`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 #[repr(i32)]
@@ -44,6 +46,7 @@ impl LogLevel {
 /// let logger = Logger::new(LogLevel::Info, |level, id, text| {
 ///     eprintln!("{level:?} {:?} {text}", id.map(|id| id.get()));
 /// });
+/// logger.write(LogLevel::Warn, None, "the disk is nearly full"); // a line of its own
 /// let config = Config::new().logger(logger);
 /// ```
 #[derive(Clone)]
@@ -68,6 +71,8 @@ impl Logger {
     /// of the server and may call it. What it causes on its own thread is not
     /// logged, and a server that it makes has no log. The library catches a
     /// panic.
+    ///
+    /// Example: [`Logger`].
     pub fn new(
         level: LogLevel,
         write: impl Fn(LogLevel, Option<ConnId>, &str) + Send + Sync + 'static,
@@ -77,6 +82,11 @@ impl Logger {
 
     /// Makes a logger that hands the lines to the `log` crate, with the target
     /// `net_server`. The text has the connection's number in front.
+    ///
+    /// ```
+    /// use net_server::{Config, Logger};
+    /// let config = Config::new().logger(Logger::of_log_crate());
+    /// ```
     #[cfg(feature = "log")]
     pub fn of_log_crate() -> Logger {
         Logger::new(LogLevel::Debug, |level, id, text| {
@@ -100,6 +110,8 @@ impl Logger {
 
     /// Calls the function with a line of the program's own, if its level is
     /// wanted.
+    ///
+    /// Example: [`Logger`].
     pub fn write(&self, level: LogLevel, id: Option<ConnId>, text: &str) {
         if level <= self.level {
             (self.write)(level, id, text);

@@ -35,6 +35,8 @@ const FIXED: usize = 16;
 const CRC32C: u8 = 3;
 
 /// The versions of the PROXY protocol that a service accepts.
+///
+/// Example: [`Server::add_service`](crate::Server::add_service).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ProxyProtocol {
     /// None: the service is no proxy's, and no byte is looked at.

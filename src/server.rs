@@ -55,6 +55,20 @@ pub use threads::ThreadKind;
 /// when the last handle is dropped that comes from [`Server::new`] or
 /// [`Server::with_config`]. The handle that a callback gets, and the clones of
 /// it, do not count.
+///
+/// ```
+/// use net_server::{Config, Server, Socket, State};
+/// use std::time::Duration;
+///
+/// let handler = |_: &Server, socket: &mut Socket<'_>| socket.send(b"hello\n");
+/// let server = Server::with_config("127.0.0.1:0", handler, Config::new().max_thread(4))?;
+/// server.start_background()?;
+/// assert_eq!(server.address(), format!("127.0.0.1:{}", server.port()));
+/// server.request_stop(); // A signal handler may do this.
+/// server.wait(Some(Duration::from_secs(60)))?;
+/// assert_eq!(server.state(), State::Stopped);
+/// # Ok::<(), net_server::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Server {
     inner: Arc<Inner>,
@@ -117,6 +131,18 @@ pub(crate) enum Engine {
 }
 
 /// The failure of [`Server::attach`]. The caller still owns the socket.
+///
+/// ```
+/// use net_server::{OwnedSocket, Server, Socket};
+/// use std::{io::Write, os::unix::net::UnixStream};
+///
+/// let server = Server::new("0", |_: &Server, _: &mut Socket<'_>| Ok::<(), net_server::Error>(()))?;
+/// let (ours, theirs) = UnixStream::pair()?;
+/// let owned = OwnedSocket::from_fd(ours)?;
+/// let mut failed = server.attach(owned).expect_err("it is not a server of loops");
+/// failed.socket.write_all(b"the socket is still ours")?;
+/// # Ok::<(), net_server::Error>(())
+/// ```
 pub struct AttachError {
     /// The reason.
     pub error: Error,
@@ -149,6 +175,8 @@ impl Server {
     ///
     /// Errors: [`Status::Invalid`] for a bad service string, [`Status::Io`]
     /// where the system has no descriptor left.
+    ///
+    /// Example: [`Server::start`].
     pub fn new(service: &str, handler: impl Handler) -> Result<Server, Error> {
         Server::with_config(service, handler, Config::new())
     }
@@ -159,6 +187,8 @@ impl Server {
     /// of bounds, [`Status::Certificate`] or [`Status::Tls`] for TLS settings
     /// that cannot be used, [`Status::Io`] where the system has no descriptor
     /// left.
+    ///
+    /// Example: [`Server`].
     pub fn with_config(
         service: &str,
         handler: impl Handler,
@@ -284,6 +314,36 @@ impl Server {
     /// [`Status::State`] during a TLS handshake,
     /// [`Status::Closed`] after a close or an abort, also after one by id that
     /// the loop has not carried out yet.
+    ///
+    /// ```
+    /// use net_server::{Config, Error, Server, Socket};
+    /// use std::{io::{Read, Write}, net::TcpStream, thread};
+    ///
+    /// let handler = |server: &Server, socket: &mut Socket<'_>| -> Result<(), Error> {
+    ///     if socket.recv(&mut [0; 100])? == 0 {
+    ///         socket.close();
+    ///         return Ok(());
+    ///     }
+    ///     let mut owned = server.detach(socket)?;
+    ///     let server = server.clone();
+    ///     thread::spawn(move || {
+    ///         // Work that takes its time, in calls that wait. Then the loop has it again.
+    ///         let sent = owned.socket().send(b"done\n");
+    ///         if let Err(failed) = sent.and_then(|()| Ok(server.attach(owned)?)) {
+    ///             eprintln!("{failed}");
+    ///         }
+    ///     });
+    ///     Ok(())
+    /// };
+    /// let server = Server::with_config("127.0.0.1:0", handler, Config::new().non_blocking(true))?;
+    /// server.start_background()?;
+    /// let mut client = TcpStream::connect(server.address())?;
+    /// for _ in 0..2 {
+    ///     client.write_all(b"work")?;
+    ///     client.read_exact(&mut [0; 5])?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn detach(&self, socket: &mut Socket<'_>) -> Result<OwnedSocket, Error> {
         self.check_process()?;
         if !self.inner.config.non_blocking {
@@ -325,6 +385,8 @@ impl Server {
     ///
     /// Errors: [`Status::NotNonBlocking`], [`Status::State`],
     /// [`Status::Closed`]. The error holds the socket.
+    ///
+    /// Example: [`Server::detach`].
     pub fn attach(&self, socket: OwnedSocket) -> Result<ConnId, AttachError> {
         if let Err(error) = self.check_process() {
             return Err(AttachError { error, socket });

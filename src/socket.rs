@@ -22,6 +22,34 @@ pub use owned::OwnedSocket;
 /// On a worker, and on an owned socket, calls wait; in a callback of a loop
 /// they never do. After [`Server::detach`](crate::Server::detach) every call
 /// returns [`Status::Detached`].
+///
+/// ```
+/// use net_server::{Config, Error, Server, Socket};
+/// use std::{io::{Read, Write}, net::{Shutdown, TcpStream}};
+///
+/// // An echo for both modes: on a loop, the error that ends it may be WouldBlock.
+/// let echo = |_: &Server, socket: &mut Socket<'_>| -> Result<(), Error> {
+///     let mut buf = [0; 4096];
+///     loop {
+///         match socket.recv(&mut buf)? {
+///             0 => return Ok(socket.close()),
+///             n => socket.send(&buf[..n])?,
+///         }
+///     }
+/// };
+/// for non_blocking in [false, true] {
+///     let config = Config::new().non_blocking(non_blocking);
+///     let server = Server::with_config("127.0.0.1:0", echo, config)?;
+///     server.start_background()?;
+///     let mut client = TcpStream::connect(server.address())?;
+///     client.write_all(b"hello")?;
+///     client.shutdown(Shutdown::Write)?;
+///     let mut text = String::new();
+///     client.read_to_string(&mut text)?;
+///     assert_eq!(text, "hello");
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Socket<'a> {
     conn: &'a mut Conn,
 }
@@ -100,6 +128,8 @@ impl<'a> Socket<'a> {
     ///
     /// Errors: `WouldBlock`, `Timeout`, `Closed` (also when a stop ended the
     /// connection), `Reset`, `Io`, `Detached`, `Invalid` for an empty buffer.
+    ///
+    /// Example: [`Socket`].
     pub fn recv(&mut self, buf: &mut [u8]) -> Result<usize, Error> {
         self.conn.recv(buf).map_err(|status| self.error_of(status))
     }
@@ -111,11 +141,15 @@ impl<'a> Socket<'a> {
     /// is [`Status::BufferFull`]. What a callback sends after its first send leaves
     /// together ([`Socket::flush`]). Elsewhere it waits, at most for the
     /// `io_timeout`; after that timeout an unknown part has been sent.
+    ///
+    /// Example: [`Socket`].
     pub fn send(&mut self, buf: &[u8]) -> Result<(), Error> {
         self.conn.send(buf).map_err(|status| self.error_of(status))
     }
 
     /// Sends several buffers as one [`Socket::send`] would.
+    ///
+    /// Example: [`Socket::cork`].
     pub fn sendv(&mut self, bufs: &[IoSlice<'_>]) -> Result<(), Error> {
         self.try_call(|conn| conn.sendv(bufs))
     }
@@ -127,6 +161,8 @@ impl<'a> Socket<'a> {
     /// [`Socket::cork`]; the call waits as [`Socket::send`] does, also for what
     /// was queued before it. After [`Status::Timeout`] the rest stays queued, and
     /// leaves before what is sent next.
+    ///
+    /// Example: [`Socket::cork`].
     pub fn flush(&mut self) -> Result<(), Error> {
         self.try_call(Conn::flush)
     }
@@ -136,6 +172,26 @@ impl<'a> Socket<'a> {
     /// before a `recv` that waits, when it is 64 KiB, and when the connection is
     /// closed or the handler returns; these two wait for it as [`Socket::send`]
     /// does. On a loop, where each callback gathers, it does nothing.
+    ///
+    /// ```
+    /// use net_server::OwnedSocket;
+    /// use std::{io::{IoSlice, Read}, net::Shutdown, os::unix::net::UnixStream};
+    ///
+    /// let (ours, mut theirs) = UnixStream::pair()?;
+    /// let mut owned = OwnedSocket::from_fd(ours)?;
+    /// let mut socket = owned.socket();
+    /// socket.cork()?;
+    /// socket.send(b"HTTP/1.1 200 OK\r\n")?;
+    /// socket.sendv(&[IoSlice::new(b"Content-Length: 5\r\n\r\n"), IoSlice::new(b"hel")])?;
+    /// socket.flush()?; // All of this leaves together,
+    /// socket.send(b"lo")?;
+    /// socket.uncork()?; // and then this.
+    /// socket.shutdown(Shutdown::Write)?;
+    /// let mut text = String::new();
+    /// theirs.read_to_string(&mut text)?;
+    /// assert_eq!(text, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello");
+    /// # Ok::<(), net_server::Error>(())
+    /// ```
     pub fn cork(&mut self) -> Result<(), Error> {
         self.try_call(Conn::cork)
     }
@@ -144,6 +200,8 @@ impl<'a> Socket<'a> {
     /// sent, as [`Socket::send`] does it.
     ///
     /// Errors: those of `send`; [`Status::State`] without a cork.
+    ///
+    /// Example: [`Socket::cork`].
     pub fn uncork(&mut self) -> Result<(), Error> {
         self.try_call(Conn::uncork)
     }
@@ -151,6 +209,8 @@ impl<'a> Socket<'a> {
     /// Shuts one direction or both, as shutdown(2) does; the sending side after
     /// the queued bytes have left. Receiving then returns 0, and sending
     /// returns `Closed`.
+    ///
+    /// Example: [`Socket::cork`].
     pub fn shutdown(&mut self, how: Shutdown) -> Result<(), Error> {
         self.try_call(|conn| {
             if conn.is_over() {
@@ -163,6 +223,8 @@ impl<'a> Socket<'a> {
 
     /// Closes the connection: on a loop after the callback, when the queued
     /// bytes have left. Another close does nothing.
+    ///
+    /// Example: [`Socket`].
     pub fn close(&mut self) {
         self.close_because(CloseReason::Handler);
     }
@@ -174,6 +236,19 @@ impl<'a> Socket<'a> {
     }
 
     /// Ends the connection with a reset and drops the queued bytes.
+    ///
+    /// ```
+    /// use net_server::{Error, Server, Socket};
+    ///
+    /// let handler = |_: &Server, socket: &mut Socket<'_>| -> Result<(), Error> {
+    ///     let mut word = [0; 5];
+    ///     match socket.recv(&mut word)? {
+    ///         5 if word == *b"hello" => socket.send(b"welcome\n"),
+    ///         _ => Ok(socket.abort()), // It is not worth a reply.
+    ///     }
+    /// };
+    /// # let _ = Server::new("0", handler);
+    /// ```
     pub fn abort(&mut self) {
         if self.conn.check_usable().is_ok() {
             self.conn.abort();
@@ -292,6 +367,26 @@ impl<'a> Socket<'a> {
     /// Errors: [`Status::State`] when TLS is on already,
     /// [`Status::Certificate`], [`Status::Handshake`], [`Status::Timeout`],
     /// [`Status::Closed`].
+    ///
+    /// ```no_run
+    /// use net_server::{Error, Server, Socket, TlsConfig};
+    ///
+    /// let tls = TlsConfig::new();
+    /// tls.add_cert_file(None, "chain.pem", "key.pem")?;
+    /// let handler = move |_: &Server, socket: &mut Socket<'_>| -> Result<(), Error> {
+    ///     let mut buf = [0; 4096];
+    ///     let n = socket.recv(&mut buf)?;
+    ///     if socket.tls_info().is_some() {
+    ///         return socket.send(&buf[..n]);
+    ///     }
+    ///     // What came behind the client's line belongs to TLS.
+    ///     let line = buf[..n].iter().position(|&byte| byte == b'\n').map_or(n, |at| at + 1);
+    ///     socket.send(b"go ahead\n")?;
+    ///     socket.starttls(&tls, &buf[line..n])
+    /// };
+    /// # let _ = Server::new("0", handler);
+    /// # Ok::<(), net_server::Error>(())
+    /// ```
     pub fn starttls(&mut self, tls: &TlsConfig, ahead: &[u8]) -> Result<(), Error> {
         self.conn.check_usable()?;
         if self.conn.is_tls() {

@@ -5,6 +5,13 @@
 /// The state of a server. A server goes through the states once: `New`,
 /// `Starting`, `Running`, perhaps `Quiescing`, `Stopping`, `Stopped`; a failed
 /// start leads back to `New`.
+///
+/// ```
+/// use net_server::{Server, Socket, State};
+/// let server = Server::new("0", |_: &Server, socket: &mut Socket<'_>| socket.send(b"hello\n"))?;
+/// assert_eq!((server.state(), State::New.name()), (State::New, "new"));
+/// # Ok::<(), net_server::Error>(())
+/// ```
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {

@@ -69,6 +69,26 @@ pub(crate) struct Counters {
 /// A snapshot of a server's counters. Each number is exact, but all of them
 /// belong to one moment only while nothing happens. At rest
 /// `accepted + attached + adopted = open + waiting + closed_total() + detached`.
+///
+/// ```
+/// use net_server::{CloseReason, Server, Socket};
+/// use std::{io::Read, net::TcpStream};
+///
+/// let server = Server::new("127.0.0.1:0", |_: &Server, s: &mut Socket<'_>| s.send(b"hello\n"))?;
+/// server.start_background()?;
+/// TcpStream::connect(server.address())?.read_to_end(&mut Vec::new())?;
+/// server.stop()?;
+/// let stats = server.stats();
+/// assert_eq!((stats.accepted, stats.bytes_out, stats.closed_total()), (1, 6, 1));
+/// assert_eq!(stats.closed[CloseReason::Handler as usize], 1);
+/// assert_eq!(server.thread_stats(0).map(|thread| thread.calls), Some(1));
+/// assert!(server.report().contains("Total thread count: 1"));
+///
+/// let mut page = [0; 16_384];
+/// let length = server.write_metrics(&mut page); // server.metrics() allocates
+/// assert!(page[..length].starts_with(b"# "));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Stats {
@@ -160,6 +180,8 @@ impl Stats {
 }
 
 /// A snapshot of one thread's counters.
+///
+/// Example: [`Stats`].
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ThreadStats {

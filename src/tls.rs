@@ -51,6 +51,33 @@ const KEY: &str = "the key";
 /// [`TlsConfig::set_ticket_keys`]; but not after a certificate of the client
 /// has expired.
 /// There is no early data and no renegotiation.
+///
+/// ```no_run
+/// use net_server::{Config, Server, Socket, TlsConfig, TlsVersion};
+///
+/// let tls = TlsConfig::new();
+/// tls.add_cert_file(None, "chain.pem", "key.pem")?;
+/// tls.set_alpn(&[b"http/1.1".as_slice()])?;
+/// tls.set_client_ca_file("clients.pem", false)?;
+/// let handler = |_: &Server, socket: &mut Socket<'_>| socket.send(b"hello\n");
+/// let server = Server::with_config("8443", handler, Config::new().tls(tls.clone()))?;
+///
+/// let strict = TlsConfig::new();
+/// strict.add_cert_pem(Some("*.example.org"), CHAIN, KEY)?;
+/// strict.set_client_ca_pem(CHAIN, true)?;
+/// strict.set_min_version(TlsVersion::V1_3)?;
+/// let second = server.add_service_tls("8444", &strict)?;
+/// server.start_background()?;
+///
+/// // Later: those who come get the new certificate, and those who are there go on.
+/// let renewed = TlsConfig::new();
+/// renewed.add_cert_file(None, "chain.pem", "key.pem")?;
+/// server.reload_tls(&renewed)?;
+/// server.reload_service_tls(second, &renewed)?;
+/// # const CHAIN: &[u8] = b"";
+/// # const KEY: &[u8] = b"";
+/// # Ok::<(), net_server::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct TlsConfig {
     shared: Arc<Shared>,
@@ -97,6 +124,8 @@ impl TlsConfig {
     }
 
     /// Makes settings without a certificate; a server needs at least one.
+    ///
+    /// Example: [`TlsConfig`].
     pub fn new() -> TlsConfig {
         let settings = Settings {
             certs: Resolver::default(),
@@ -119,6 +148,8 @@ impl TlsConfig {
     /// Errors: [`Status::Certificate`] with a sentence that names the file
     /// and what is wrong with it; [`Status::Invalid`] for a bad name;
     /// [`Status::State`] when the settings are in use already.
+    ///
+    /// Example: [`TlsConfig`].
     pub fn add_cert_file(
         &self,
         server_name: Option<&str>,
@@ -131,6 +162,8 @@ impl TlsConfig {
     }
 
     /// Does the same as [`TlsConfig::add_cert_file`], for PEM text in memory.
+    ///
+    /// Example: [`TlsConfig`].
     pub fn add_cert_pem(
         &self,
         server_name: Option<&str>,
@@ -142,6 +175,16 @@ impl TlsConfig {
 
     /// Does the same as [`TlsConfig::add_cert_file`], for a chain of
     /// certificates in DER and a key in DER (PKCS #8, PKCS #1 or SEC 1).
+    ///
+    /// ```
+    /// use net_server::{Error, TlsConfig};
+    ///
+    /// fn tls(certificate: &[u8], issuer: &[u8], key: &[u8]) -> Result<TlsConfig, Error> {
+    ///     let tls = TlsConfig::new();
+    ///     tls.add_cert_der(None, &[certificate, issuer], key)?;
+    ///     Ok(tls)
+    /// }
+    /// ```
     pub fn add_cert_der(
         &self,
         server_name: Option<&str>,
@@ -170,6 +213,8 @@ impl TlsConfig {
     /// in a PEM file and, if `required`, refuse clients without one.
     ///
     /// Errors as with [`TlsConfig::add_cert_file`].
+    ///
+    /// Example: [`TlsConfig`].
     pub fn set_client_ca_file(&self, path: impl AsRef<Path>, required: bool) -> Result<(), Error> {
         let path = path.as_ref();
         self.set_client_ca(&cert::read(path)?, &cert::path_text(path), required)
@@ -177,6 +222,8 @@ impl TlsConfig {
 
     /// Does the same as [`TlsConfig::set_client_ca_file`], for PEM text in
     /// memory.
+    ///
+    /// Example: [`TlsConfig`].
     pub fn set_client_ca_pem(&self, pem: &[u8], required: bool) -> Result<(), Error> {
         self.set_client_ca(pem, "the authorities", required)
     }

@@ -6,6 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The number of a connection: never 0, never given to another connection of
 /// the same server, safe to keep and to use from any thread.
+///
+/// ```
+/// use net_server::ConnId;
+/// let id = ConnId::from_u64(33_554_433).expect("an id is not 0");
+/// assert_eq!(id.get(), 33_554_433);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnId(u64);
 

@@ -16,6 +16,16 @@ use crate::sys;
 
 /// Who is behind a unix socket, as the kernel knows it (`SO_PEERCRED`, unix(7)):
 /// the process that connected, as it was then.
+///
+/// ```
+/// use net_server::OwnedSocket;
+/// use std::os::unix::net::UnixStream;
+///
+/// let (ours, _theirs) = UnixStream::pair()?;
+/// let peer = OwnedSocket::from_fd(ours)?.socket().peer_credentials()?;
+/// assert_eq!(peer.pid, std::process::id() as i32);
+/// # Ok::<(), net_server::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PeerCredentials {

@@ -23,6 +23,8 @@ use crate::sync::lock;
 use crate::sys::{Bits, Events, Poller};
 
 /// What a descriptor is watched for, or is ready for.
+///
+/// Example: [`Server::watch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interest {
     /// Input, the end of the stream.

@@ -38,6 +38,25 @@ impl Server {
     /// `on_start` and once a stop has begun; [`Status::Io`] or
     /// [`Status::NoMemory`] where the system has no room. They drop
     /// `user_data`.
+    ///
+    /// ```
+    /// use net_server::{Config, Server, Socket};
+    /// use std::{io::Read, net::TcpListener, os::unix::net::UnixStream};
+    ///
+    /// let handler = |_: &Server, socket: &mut Socket<'_>| socket.recv(&mut [0; 100]).map(drop);
+    /// let server = Server::with_config("127.0.0.1:0", handler, Config::new().non_blocking(true))?;
+    /// server.start_background()?;
+    /// let (ours, mut theirs) = UnixStream::pair()?;
+    /// let adopted = server.adopt(ours, "this is its user data").map_err(|failed| failed.error)?;
+    /// server.send(adopted, b"hello")?;
+    /// theirs.read_exact(&mut [0; 5])?;
+    ///
+    /// let upstream = TcpListener::bind("127.0.0.1:0")?;
+    /// let connected = server.connect(&upstream.local_addr()?.to_string(), None, "upstream")?;
+    /// server.send(connected, b"hello")?; // It waits until the connection is there.
+    /// upstream.accept()?.0.read_exact(&mut [0; 5])?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn adopt(
         &self,
         socket: impl Into<OwnedFd>,
@@ -73,6 +92,8 @@ impl Server {
     /// without a host, and a time above [`MAX_TIME`](crate::MAX_TIME);
     /// [`Status::NotNonBlocking`]; [`Status::State`]; [`Status::Io`];
     /// [`Status::NoMemory`]. They drop `user_data`.
+    ///
+    /// Example: [`Server::adopt`].
     pub fn connect(
         &self,
         service: &str,

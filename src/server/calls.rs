@@ -16,6 +16,32 @@ impl Server {
     ///
     /// Errors: [`Status::Closed`] for a connection that is gone,
     /// [`Status::BufferFull`], [`Status::NotNonBlocking`].
+    ///
+    /// ```
+    /// use net_server::{Config, Error, Server, Socket};
+    /// use std::{io::{Read, Write}, net::{Shutdown, TcpStream}, sync::mpsc};
+    ///
+    /// let (tell, told) = mpsc::channel();
+    /// let handler = move |_: &Server, socket: &mut Socket<'_>| -> Result<(), Error> {
+    ///     socket.recv(&mut [0; 100])?;
+    ///     let _ = tell.send(socket.id());
+    ///     Ok(())
+    /// };
+    /// let server = Server::with_config("127.0.0.1:0", handler, Config::new().non_blocking(true))?;
+    /// server.start_background()?;
+    /// let mut client = TcpStream::connect(server.address())?;
+    /// client.write_all(b"I am here")?;
+    /// let id = told.recv()?;
+    /// server.send(id, b"one, ")?;
+    /// assert_eq!(server.broadcast(&[id], b"two, ")?, 1);
+    /// assert_eq!(server.broadcast_each(&[id], b"three")?, [Ok(())]);
+    /// server.shutdown(id, Shutdown::Write)?;
+    /// let mut text = String::new();
+    /// client.read_to_string(&mut text)?;
+    /// assert_eq!(text, "one, two, three");
+    /// server.close(id)?; // `abort` would not wait for what was sent.
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn send(&self, id: ConnId, data: &[u8]) -> Result<(), Error> {
         self.check_process()?;
         Ok(self.loops(|loops| loops.send(id, data))?)
@@ -23,6 +49,8 @@ impl Server {
 
     /// Sends to many connections, which share one copy of the bytes, and
     /// returns how many accepted them.
+    ///
+    /// Example: [`Server::send`].
     pub fn broadcast(&self, ids: &[ConnId], data: &[u8]) -> Result<usize, Error> {
         self.check_process()?;
         if self.state() == State::Stopped {
@@ -34,6 +62,8 @@ impl Server {
     /// Does as [`Server::broadcast`], and returns for each id, in their order,
     /// whether its connection has accepted the bytes, or which status
     /// [`Server::send`] would have returned.
+    ///
+    /// Example: [`Server::send`].
     pub fn broadcast_each(
         &self,
         ids: &[ConnId],
@@ -57,6 +87,8 @@ impl Server {
     /// [`Socket::shutdown`](crate::Socket::shutdown) does: the sending side
     /// after what was accepted before this call. From now on
     /// [`Server::send`] returns [`Status::Closed`].
+    ///
+    /// Example: [`Server::send`].
     pub fn shutdown(&self, id: ConnId, how: Shutdown) -> Result<(), Error> {
         self.check_process()?;
         Ok(self.loops(|loops| loops.shutdown(id, how))?)
@@ -64,6 +96,32 @@ impl Server {
 
     /// Makes the loop call `on_wake` for a connection. Several calls before
     /// `on_wake` runs count as one.
+    ///
+    /// ```
+    /// use net_server::{Config, Error, Handler, Server, Socket};
+    /// use std::{io::Read, net::TcpStream};
+    ///
+    /// struct Slow;
+    /// impl Handler for Slow {
+    ///     fn handle(&self, _: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
+    ///         socket.recv(&mut [0; 100]).map(drop)
+    ///     }
+    ///     fn on_open(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
+    ///         let (server, id) = (server.clone(), socket.id());
+    ///         // Another thread has the result, and lets the loop send it.
+    ///         std::thread::spawn(move || server.wake(id));
+    ///         Ok(())
+    ///     }
+    ///     fn on_wake(&self, _: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
+    ///         socket.send(b"42\n")
+    ///     }
+    /// }
+    /// let server = Server::with_config("127.0.0.1:0", Slow, Config::new().non_blocking(true))?;
+    /// server.start_background()?;
+    /// let mut client = TcpStream::connect(server.address())?;
+    /// client.read_exact(&mut [0; 3])?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn wake(&self, id: ConnId) -> Result<(), Error> {
         self.check_process()?;
         Ok(self.loops(|loops| loops.wake(id))?)
@@ -80,11 +138,25 @@ impl Server {
 
     /// Closes a connection after its queued bytes have left. On a blocking
     /// server its `recv` and `send` return [`Status::Closed`] from now on.
+    ///
+    /// Example: [`Server::send`].
     pub fn close(&self, id: ConnId) -> Result<(), Error> {
         self.force_end(id, ForcedEnd::Close)
     }
 
     /// Ends a connection with a reset.
+    ///
+    /// ```
+    /// use net_server::{ConnId, Error, Server, Status};
+    ///
+    /// /// It is well that a connection is gone already.
+    /// fn drop_client(server: &Server, id: ConnId) -> Result<(), Error> {
+    ///     server.abort(id).or_else(|error| match error.status() {
+    ///         Status::Closed => Ok(()),
+    ///         _ => Err(error),
+    ///     })
+    /// }
+    /// ```
     pub fn abort(&self, id: ConnId) -> Result<(), Error> {
         self.force_end(id, ForcedEnd::Abort)
     }

@@ -36,6 +36,8 @@ impl Server {
     /// Writes the text of [`Server::metrics`] into a buffer, as much of it as
     /// there is room for, and returns the length of the whole text. It allocates
     /// nothing.
+    ///
+    /// Example: [`Stats`].
     pub fn write_metrics(&self, buffer: &mut [u8]) -> usize {
         let mut out = Bounded::new(buffer);
         if self.check_process().is_ok() {

@@ -62,6 +62,23 @@ impl Server {
     ///
     /// Errors: [`Status::Invalid`] where the server is not in non-blocking mode
     /// with one thread; those of [`Server::start`].
+    ///
+    /// ```
+    /// use net_server::{Config, Server, Socket};
+    /// use std::{net::TcpStream, time::Duration};
+    ///
+    /// let handler = |_: &Server, socket: &mut Socket<'_>| socket.recv(&mut [0; 100]).map(drop);
+    /// let server = Server::with_config("127.0.0.1:0", handler, Config::new().non_blocking(true))?;
+    /// server.start_hosted()?;
+    /// let client = TcpStream::connect(server.address())?;
+    /// // A program with a loop of its own calls run_once when this is readable, without a wait.
+    /// assert!(server.poll_fd()? >= 0);
+    /// while server.stats().open == 0 {
+    ///     server.run_once(Some(Duration::from_secs(1)))?;
+    /// }
+    /// server.stop()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn start_hosted(&self) -> Result<(), Error> {
         self.check_process()?;
         let config = &self.inner.config;
@@ -123,6 +140,8 @@ impl Server {
     /// Errors: [`Status::State`] where the server is not hosted, not started,
     /// or has stopped; [`Status::Busy`] in a callback, and while another thread
     /// runs turns, in this call, a stop or a wait.
+    ///
+    /// Example: [`Server::start_hosted`].
     pub fn run_once(&self, timeout: Option<Duration>) -> Result<(), Error> {
         self.turn(timeout.map_or(Deadline::NEVER, Deadline::after))
     }

@@ -103,6 +103,13 @@ impl Server {
     /// failed. After
     /// these the call has undone everything and may be tried again.
     /// [`Status::State`] for a server that runs or has run.
+    ///
+    /// ```no_run
+    /// use net_server::{Server, Socket};
+    /// let server = Server::new("5000", |_: &Server, socket: &mut Socket<'_>| socket.send(b"hello\n"))?;
+    /// server.start()?; // It serves until it is stopped.
+    /// # Ok::<(), net_server::Error>(())
+    /// ```
     pub fn start(&self) -> Result<(), Error> {
         callback::or_left_to_parent(|| self.start_here())
     }
@@ -121,6 +128,8 @@ impl Server {
 
     /// Starts the server and returns when it accepts; its ports are final
     /// then. Errors as with [`Server::start`].
+    ///
+    /// Example: [`Server`].
     pub fn start_background(&self) -> Result<(), Error> {
         callback::or_left_to_parent(|| self.start_elsewhere())
     }
@@ -183,6 +192,8 @@ impl Server {
     ///
     /// Errors: [`Status::Timeout`] where a handler does not return; the stop
     /// goes on, and the program may wait for it again.
+    ///
+    /// Example: [`Server::stop_within`].
     pub fn stop(&self) -> Result<(), Error> {
         self.stop_in(None, false)
     }
@@ -198,6 +209,18 @@ impl Server {
     ///
     /// Errors: those of [`Server::stop`], and [`Status::Invalid`] for a time
     /// above [`MAX_TIME`](crate::MAX_TIME).
+    ///
+    /// ```
+    /// use net_server::{Server, Socket};
+    /// use std::time::Duration;
+    ///
+    /// let server = Server::new("0", |_: &Server, socket: &mut Socket<'_>| socket.send(b"hello\n"))?;
+    /// server.start_background()?;
+    /// // Handlers may finish for a second; `stop` gives them the `drain_timeout`.
+    /// server.stop_within(Duration::from_secs(1))?;
+    /// server.stop()?; // It has stopped: nothing to do.
+    /// # Ok::<(), net_server::Error>(())
+    /// ```
     pub fn stop_within(&self, drain: Duration) -> Result<(), Error> {
         if drain > crate::config::MAX_TIME {
             return Err(Error::new(Status::Invalid, "the drain time is too long"));
@@ -294,6 +317,8 @@ impl Server {
     /// handler may call it: it is async-signal-safe (an atomic store and one
     /// write(2), and it keeps `errno`). The server remembers a request before
     /// `start`, which then returns immediately.
+    ///
+    /// Example: [`Server`].
     pub fn request_stop(&self) {
         if !self.inner.process.is_current() {
             return;
@@ -313,6 +338,8 @@ impl Server {
     ///
     /// Errors: [`Status::Timeout`]; [`Status::Deadlock`] in a callback or on
     /// a thread of this server.
+    ///
+    /// Example: [`Server`].
     pub fn wait(&self, timeout: Option<Duration>) -> Result<(), Error> {
         self.check_process()?;
         if self.in_callback() {

@@ -45,6 +45,21 @@ impl Server {
     /// because a callback does not return, or nobody runs the turns of a hosted
     /// server; the quiesce goes on. A second call waits for the same quiesce; in
     /// a stop and after it there is nothing to do.
+    ///
+    /// ```
+    /// use net_server::{Config, Server, Socket};
+    /// use std::time::Duration;
+    ///
+    /// let handler = |_: &Server, socket: &mut Socket<'_>| socket.send(b"hello\n");
+    /// let server = Server::with_config("0", handler, Config::new().lend_listeners(true))?;
+    /// server.start_background()?;
+    /// let inherited = server.listener_fd(0)?; // A successor goes on with it.
+    /// server.quiesce()?; // request_quiesce() is for signal handlers.
+    /// assert!(!server.is_ready());
+    /// server.wait_idle(Some(Duration::from_secs(60)))?;
+    /// server.stop()?;
+    /// # Ok::<(), net_server::Error>(())
+    /// ```
     pub fn quiesce(&self) -> Result<(), Error> {
         self.check_process()?;
         let drain = Deadline::after(self.inner.config.drain_timeout);
@@ -82,6 +97,8 @@ impl Server {
     /// handler may call it, as [`Server::request_stop`].
     ///
     /// Errors: [`Status::State`] before the start.
+    ///
+    /// Example: [`Server::quiesce`].
     pub fn request_quiesce(&self) -> Result<(), Status> {
         let life = &self.inner.life;
         if !self.inner.process.is_current() || !life.started.load(Ordering::SeqCst) {
@@ -149,6 +166,8 @@ impl Server {
     ///
     /// Errors: [`Status::Timeout`]; [`Status::Deadlock`] in a callback or on
     /// a thread of this server.
+    ///
+    /// Example: [`Server::quiesce`].
     pub fn wait_idle(&self, timeout: Option<Duration>) -> Result<(), Error> {
         self.check_process()?;
         if self.in_callback() {
@@ -185,6 +204,8 @@ impl Server {
     /// closed, [`Status::Invalid`] for a number that no descriptor has,
     /// [`Status::Unsupported`] in blocking mode without
     /// [`lend_listeners`](crate::Config::lend_listeners).
+    ///
+    /// Example: [`Server::quiesce`].
     pub fn listener_fd(&self, number: usize) -> Result<RawFd, Error> {
         self.check_process()?;
         let config = &self.inner.config;

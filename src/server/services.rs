@@ -66,6 +66,25 @@ impl Server {
     /// Errors: [`Status::Invalid`] for a bad service string and beyond
     /// [`MAX_SERVICES`](crate::MAX_SERVICES), [`Status::State`] after the
     /// beginning of a start that did not fail.
+    ///
+    /// ```
+    /// use net_server::{Config, ProxyProtocol, Server, Socket};
+    /// use std::{io::{Read, Write}, net::TcpStream};
+    ///
+    /// let handler = |_: &Server, socket: &mut Socket<'_>| socket.send(socket.peer_name().as_bytes());
+    /// let config = Config::new().add_trusted_proxy("127.0.0.1");
+    /// let server = Server::with_config("127.0.0.1:0", handler, config)?;
+    /// let behind_proxy = server.add_service("127.0.0.1:0")?;
+    /// server.set_service_proxy(behind_proxy, ProxyProtocol::Both)?;
+    /// server.start_background()?;
+    ///
+    /// let mut client = TcpStream::connect(server.service_address(behind_proxy))?;
+    /// client.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.1 4000 443\r\n")?;
+    /// let mut text = String::new();
+    /// client.read_to_string(&mut text)?;
+    /// assert_eq!(text, "192.0.2.7:4000");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn add_service(&self, service: &str) -> Result<usize, Error> {
         self.add(service, None)
     }
@@ -74,6 +93,8 @@ impl Server {
     ///
     /// Errors: those of [`Server::add_service`], and [`Status::Certificate`]
     /// or [`Status::Tls`] for TLS settings that cannot be used.
+    ///
+    /// Example: [`TlsConfig`].
     pub fn add_service_tls(&self, service: &str, tls: &TlsConfig) -> Result<usize, Error> {
         self.add(service, Some(tls.server_config()?))
     }
@@ -157,6 +178,8 @@ impl Server {
     ///
     /// Errors: [`Status::Certificate`], [`Status::Tls`]; [`Status::State`]
     /// for a service without TLS.
+    ///
+    /// Example: [`TlsConfig`].
     pub fn reload_tls(&self, tls: &TlsConfig) -> Result<(), Error> {
         self.reload_service_tls(0, tls)
     }
@@ -165,6 +188,8 @@ impl Server {
     ///
     /// Errors: those of [`Server::reload_tls`], and [`Status::Invalid`] for a
     /// number that no service has.
+    ///
+    /// Example: [`TlsConfig`].
     pub fn reload_service_tls(&self, service: usize, tls: &TlsConfig) -> Result<(), Error> {
         self.try_reload_tls(service, Ok(tls))
     }

@@ -14,6 +14,8 @@ use crate::event::{Interest, LoopHandle, TaskFn, TimerFn, WatchFn};
 
 /// The number of a watch or a timer: never 0, never that of a connection.
 /// It is given again after 2^25 others at the earliest.
+///
+/// Example: [`Server::watch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TaskId(u64);
 
@@ -47,6 +49,37 @@ impl Server {
     /// [`Status::NotNonBlocking`]; [`Status::State`] before `on_start` and once
     /// a stop has begun; [`Status::Io`] or [`Status::NoMemory`] where the
     /// system has no room.
+    ///
+    /// ```
+    /// use net_server::{Config, Interest, Server, Socket};
+    /// use std::{io::Write, os::unix::net::UnixStream, sync::mpsc, time::Duration};
+    ///
+    /// let handler = |_: &Server, socket: &mut Socket<'_>| socket.recv(&mut [0; 100]).map(drop);
+    /// let server = Server::with_config("127.0.0.1:0", handler, Config::new().non_blocking(true))?;
+    /// server.start_background()?;
+    /// let (tell, told) = mpsc::channel();
+    /// let say = move |what| Ok(tell.send(what).unwrap_or_default());
+    ///
+    /// let (ours, mut theirs) = UnixStream::pair()?;
+    /// let say_it = say.clone();
+    /// let watch = server.watch(0, &ours, Interest::READ, move |server, id, _, _| {
+    ///     server.unwatch(id)?;
+    ///     say_it("readable")
+    /// })?;
+    /// server.change_watch(watch, Interest { read: true, write: false })?;
+    /// theirs.write_all(b"x")?;
+    /// assert_eq!(told.recv()?, "readable");
+    ///
+    /// let (first, every) = (Duration::from_millis(1), Duration::from_secs(60));
+    /// let say_it = say.clone();
+    /// let timer = server.add_timer(0, first, Some(every), move |_, _| say_it("it is time"))?;
+    /// assert_eq!(told.recv()?, "it is time");
+    /// server.cancel_timer(timer)?;
+    ///
+    /// server.post(0, move |_| say("on the loop's thread"))?;
+    /// assert_eq!(told.recv()?, "on the loop's thread");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn watch(
         &self,
         event_loop: usize,
@@ -75,6 +108,8 @@ impl Server {
     /// Errors: [`Status::Invalid`] for no interest, and where the program has
     /// closed the descriptor; [`Status::Closed`] for an id that is stale or of
     /// another kind.
+    ///
+    /// Example: [`Server::watch`].
     pub fn change_watch(&self, id: TaskId, interest: Interest) -> Result<(), Error> {
         check_interest(interest)?;
         self.with_task(id, TaskKind::Watch, |handle| handle.change_watch(id.0, interest))
@@ -84,6 +119,8 @@ impl Server {
     /// another thread one may be under way.
     ///
     /// Errors: [`Status::Closed`] for an id that is stale or of another kind.
+    ///
+    /// Example: [`Server::watch`].
     pub fn unwatch(&self, id: TaskId) -> Result<(), Error> {
         self.with_task(id, TaskKind::Watch, |handle| handle.unwatch(id.0))
     }
@@ -95,6 +132,8 @@ impl Server {
     /// Errors: [`Status::Invalid`] for a bad loop, a time above
     /// [`MAX_TIME`](crate::MAX_TIME) or a repeat of 0;
     /// [`Status::NotNonBlocking`]; [`Status::State`].
+    ///
+    /// Example: [`Server::watch`].
     pub fn add_timer(
         &self,
         event_loop: usize,
@@ -118,6 +157,8 @@ impl Server {
     ///
     /// Errors: [`Status::Closed`] for an id that is stale (also of a timer that
     /// has expired and does not repeat) or of another kind.
+    ///
+    /// Example: [`Server::watch`].
     pub fn cancel_timer(&self, id: TaskId) -> Result<(), Error> {
         self.with_task(id, TaskKind::Timer, |handle| handle.cancel_timer(id.0))
     }
@@ -127,6 +168,8 @@ impl Server {
     ///
     /// Errors: [`Status::Invalid`] for a bad loop; [`Status::NotNonBlocking`];
     /// [`Status::State`].
+    ///
+    /// Example: [`Server::watch`].
     pub fn post(
         &self,
         event_loop: usize,

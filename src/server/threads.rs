@@ -12,6 +12,8 @@ use crate::sync::lock;
 use crate::sys;
 
 /// What a thread that the library made is for.
+///
+/// Example: [`Handler::on_thread_start`](crate::Handler::on_thread_start).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[repr(i32)]

@@ -19,6 +19,20 @@ use crate::sys;
 /// blocking mode and for one thread at a time. A drop closes the connection:
 /// queued bytes leave, and unread input is discarded, both bounded by the
 /// server's `linger_timeout`.
+///
+/// ```
+/// use net_server::OwnedSocket;
+/// use std::{io::{Read, Write}, os::unix::net::UnixStream};
+///
+/// let (ours, mut theirs) = UnixStream::pair()?;
+/// let mut owned = OwnedSocket::from_fd(ours)?;
+/// owned.write_all(b"hello")?;
+/// theirs.read_exact(&mut [0; 5])?;
+///
+/// let bare = UnixStream::from(owned.release_fd().map_err(|(error, _)| error)?);
+/// assert!(bare.peer_addr().is_ok());
+/// # Ok::<(), net_server::Error>(())
+/// ```
 pub struct OwnedSocket {
     conn: Box<Conn>,
 }
@@ -33,6 +47,8 @@ impl OwnedSocket {
     ///
     /// Errors, with the descriptor: [`Status::Invalid`] for what is no connected
     /// stream socket, also where its connect is in progress; [`Status::Io`].
+    ///
+    /// Example: [`OwnedSocket`].
     pub fn from_fd(socket: impl Into<OwnedFd>) -> Result<OwnedSocket, AdoptError> {
         let fd = socket.into();
         let connecting = || Error::new(Status::Invalid, "the connect is in progress");
@@ -61,6 +77,8 @@ impl OwnedSocket {
     /// the socket, where bytes are still queued ([`Status::Busy`]), where the
     /// connection goes through TLS ([`Status::Unsupported`]), or where it is
     /// closed.
+    ///
+    /// Example: [`OwnedSocket`].
     pub fn release_fd(mut self) -> Result<OwnedFd, (Error, OwnedSocket)> {
         if self.conn.is_tls() {
             return Err((Error::from(Status::Unsupported), self));

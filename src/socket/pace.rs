@@ -35,11 +35,43 @@ impl Socket<'_> {
 
     /// Stops reading: the loop does not call the handler until
     /// [`Socket::resume`]. Non-blocking mode only.
+    ///
+    /// ```
+    /// use net_server::{Config, Error, Handler, Server, Socket};
+    /// use std::{io::{Read, Write}, net::TcpStream, time::Duration};
+    ///
+    /// /// Answers a client ten times a second, however much that sends.
+    /// struct Slowly;
+    /// impl Handler for Slowly {
+    ///     fn handle(&self, _: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
+    ///         let mut buf = [0; 100];
+    ///         match socket.recv(&mut buf)? {
+    ///             0 => return Ok(socket.close()),
+    ///             n => socket.send(&buf[..n])?,
+    ///         }
+    ///         socket.pause()?;
+    ///         socket.set_timer(Some(Duration::from_millis(100)))
+    ///     }
+    ///     fn on_timeout(&self, _: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
+    ///         socket.resume()
+    ///     }
+    /// }
+    /// let server = Server::with_config("127.0.0.1:0", Slowly, Config::new().non_blocking(true))?;
+    /// server.start_background()?;
+    /// let mut client = TcpStream::connect(server.address())?;
+    /// for _ in 0..2 {
+    ///     client.write_all(b"hello")?;
+    ///     client.read_exact(&mut [0; 5])?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn pause(&mut self) -> Result<(), Error> {
         self.on_loop(Conn::pause)
     }
 
     /// Starts reading again, after [`Socket::pause`]. Non-blocking mode only.
+    ///
+    /// Example: [`Socket::pause`].
     pub fn resume(&mut self) -> Result<(), Error> {
         self.on_loop(Conn::resume)
     }

@@ -15,6 +15,8 @@ pub const TICKET_KEY_LEN: usize = 80;
 pub const MAX_TICKET_KEYS: usize = 16;
 
 /// A version of the protocol.
+///
+/// Example: [`TlsConfig`](crate::TlsConfig).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum TlsVersion {
@@ -25,6 +27,17 @@ pub enum TlsVersion {
 }
 
 /// The result of a handshake.
+///
+/// ```
+/// use net_server::{Error, Server, Socket};
+///
+/// let handler = |_: &Server, socket: &mut Socket<'_>| -> Result<(), Error> {
+///     let tls = socket.tls_info().expect("the service has TLS");
+///     let who = tls.peer_subject.unwrap_or("somebody".into());
+///     socket.send(format!("hello {who}, by {}\n", tls.cipher_suite).as_bytes())
+/// };
+/// # let _ = Server::new("0", handler);
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TlsInfo {
