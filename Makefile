@@ -70,7 +70,7 @@ CAMPAIGNS := $(patsubst tests/campaigns/%.py,%,$(filter-out %/common.py,$(wildca
 LINK = -L$(OUT) -lnetserver -pthread -Wl,-rpath,'$$ORIGIN/$(1)release'
 
 .DELETE_ON_ERROR:
-.PHONY: build help run docs test faults test-package abi dist test-dist test-bindings test-status-page test-cluster cluster lint oracle campaign-oracle sim sim-epoll sim-teeth install uninstall clean deps \
+.PHONY: build help run docs test faults test-package abi dist test-dist test-bindings test-status-page test-cluster cluster lint oracle run-oracle campaign-oracle sim sim-epoll sim-teeth install uninstall clean deps \
 	c-tests hosts guide examples-rust asan-programs campaign-server proxies-server asan hammer-asan memcheck audit bench bench-deps bench-quick bench-tls bench-bindings campaigns $(CAMPAIGNS:%=campaign-%)
 
 build: $(SO) $(ARCHIVE) $(NOTICES) $(EXAMPLE_PROGRAMS) ## build the shared and the static library and the C examples (default) [NO_TLS=1, in target/no-tls]
@@ -85,6 +85,8 @@ help: ## print this list
 # The C code of the cryptography gets a stack protector, as distributions build theirs.
 HARDENED = CFLAGS="$${CFLAGS-} -fstack-protector-strong $(SAME_PATHS)"
 NEED_CARGO = @scripts/need-cargo $(RUST_VERSION) $(CARGO)
+# $(call PROGRESS,NAME,SECONDS) before a command that takes about so long.
+PROGRESS = @$(PYTHON) scripts/progress $(1) $(2)
 
 $(SO): $(RUST_SOURCES)
 	$(NEED_CARGO)
@@ -204,7 +206,7 @@ docs: ## make the reference of the C header in HTML, in target/reference
 
 test: deps ## run all tests: Rust, C, valgrind, AddressSanitizer, examples, installing, bindings
 	$(NEED_CARGO)
-	scripts/test
+	$(call PROGRESS,test,1200) scripts/test
 
 lint: deps ## check formatting, clippy, docs, header, symbols, strict C and C++, Markdown, rules
 	$(NEED_CARGO)
@@ -219,6 +221,9 @@ ONLY ?=
 GO_ON ?=
 
 oracle: ## run the test that knows only the rules of docs/BEHAVIOUR.md [SECONDS=40 in all] [SEED=1] [ONLY=…] [GO_ON=1]
+	$(call PROGRESS,oracle-$(SECONDS),$(SECONDS)) $(MAKE) --no-print-directory run-oracle
+
+run-oracle:
 	@each=$$(( $(SECONDS) / $(if $(ONLY),2,8) )); \
 	export NS_TEST_CHILD=1 NS_ORACLE_SECONDS=$$each NS_ORACLE_SEED=$(SEED) $(if $(GO_ON),NS_ORACLE_GO_ON=1); \
 	$(CARGO) test --features capi --no-fail-fast --test oracle --test c_oracle -- \
@@ -241,13 +246,14 @@ test-dist: ## make it in two folders, build the libraries of both, and compare; 
 CASES ?= 3000
 
 faults: deps build ## make each system call of the examples fail in turn, some 20 minutes; writes docs/RELIABILITY.md [CASES=3000] [SEED=1]
-	$(PYTHON) tests/faults/run.py --cases $(CASES) --seed $(SEED) --write docs/RELIABILITY.md
+	$(call PROGRESS,faults-$(CASES),1200) $(PYTHON) tests/faults/run.py --cases $(CASES) --seed $(SEED) --write docs/RELIABILITY.md
 
 # The library on a simulated kernel: docs/RELIABILITY.md. It makes its system calls through the C
 # library's functions, which the program has in their place. What it takes from the C library itself
 # is listed: a call that is not simulated must not be overlooked. SEED=N begins with that seed;
 # without it each run has others.
 SIM := $(TARGET)/simulated/program
+SIM_SECONDS = $(if $(filter file,$(origin SECONDS)),60,$(SECONDS))
 EPISODES ?=
 TRACE ?=
 SCRIPTS ?= 10000
@@ -256,7 +262,7 @@ $(SIM): $(RUST_SOURCES) $(wildcard tests/sim/*.rs) tests/sim/passed-on.txt scrip
 	CARGO=$(CARGO) scripts/build-sim $(TARGET)/simulated
 
 sim: $(SIM) ## run the library on a simulated kernel [SECONDS=60] [SEED=…] [EPISODES=1] [TRACE=1] [GO_ON=1]
-	NS_SIM_SECONDS=$(if $(filter file,$(origin SECONDS)),60,$(SECONDS)) \
+	$(call PROGRESS,sim-$(SIM_SECONDS),$(SIM_SECONDS)) env NS_SIM_SECONDS=$(SIM_SECONDS) \
 	NS_SIM_SEED=$(if $(filter file,$(origin SEED)),$$(date +%s%N),$(SEED)) \
 	$(if $(EPISODES),NS_SIM_EPISODES=$(EPISODES)) $(if $(TRACE),NS_SIM_TRACE=1) $(if $(GO_ON),NS_SIM_GO_ON=1) $(SIM)
 
@@ -329,7 +335,7 @@ bench-deps: build $(COUNTABLE)/release/libnetserver.so
 		/usr/include/microhttpd.h libmicrohttpd-dev
 
 bench: bench-deps $(BENCH_VENV)/ready ## measure the library and its peers, some 10 minutes; writes docs/BENCHMARKS.md and its charts
-	$(BENCH_VENV)/bin/python benches/bench.py --write docs
+	$(call PROGRESS,bench,600) $(BENCH_VENV)/bin/python benches/bench.py --write docs
 
 bench-quick: bench-deps ## measure the main workloads beside few peers; only prints
 	$(PYTHON) benches/bench.py --quick
@@ -340,9 +346,10 @@ bench-tls: bench-deps ## measure the workloads over TLS; only prints; fails wher
 bench-bindings: build ## measure the bindings beside the usual servers of their languages; writes docs/BENCHMARKS-bindings.md
 	@scripts/deps unshare util-linux /usr/include/openssl/ssl.h libssl-dev
 	@for setup in bindings/*/setup; do "$$setup" || exit 1; done
-	$(PYTHON) benches/bindings.py --write docs
+	$(call PROGRESS,bench-bindings,600) $(PYTHON) benches/bindings.py --write docs
 
-campaigns: $(CAMPAIGNS:%=campaign-%) ## run the long load and fault campaigns, some minutes
+campaigns: $(CAMPAIGN_SERVER) $(TARGET)/examples-c/handover ## run the long load and fault campaigns, some minutes
+	$(call PROGRESS,campaigns,600) $(MAKE) --no-print-directory $(CAMPAIGNS:%=campaign-%)
 
 $(CAMPAIGNS:%=campaign-%): campaign-%: $(CAMPAIGN_SERVER) $(TARGET)/examples-c/handover
 	$(PYTHON) tests/campaigns/$*.py

@@ -207,7 +207,7 @@ def chosen(fault, parts):
 def carry_out(pool, faults, matrix, options, until):
     """Runs the cases until so many are judged; what was not judged does not count."""
     faults.reverse()
-    under_way = set()
+    under_way, told = set(), 0
     while True:
         room = options.cases - matrix.judged() - len(under_way) if options.cases else len(faults)
         while faults and room > 0 and len(under_way) < 2 * options.jobs:
@@ -222,6 +222,10 @@ def carry_out(pool, faults, matrix, options, until):
         )
         for future in done:
             matrix.add(future.result())
+            if matrix.judged() // 100 > told:
+                told = matrix.judged() // 100
+                every = matrix.judged() + len(under_way) + len(faults)
+                print(f"{matrix.judged()} of {min(every, options.cases or every)} cases", flush=True)
 
 
 def main():

@@ -56,8 +56,13 @@ fn main() {
     let begun = Instant::now();
     let (mut report, mut steps, mut time, mut hash, mut count) = (Report::default(), 0, 0, 0u64, 0);
     let mut failed = false;
+    let mut told = 0;
     while count < episodes && (count == 0 || begun.elapsed().as_secs() < seconds) {
         let seed = first.wrapping_add(count);
+        if begun.elapsed().as_secs() / 10 > told {
+            told = begun.elapsed().as_secs() / 10;
+            println!("{} of {seconds} s, {count} episodes", told * 10);
+        }
         let outcome = episode::run(seed, trace);
         // Some are run again: the same seed gives the same run.
         if count % 64 == 0 {
