@@ -126,8 +126,9 @@ fn write_connections<W: Write>(out: &mut Families<'_, W>, stats: &Stats) -> fmt:
 impl<W: Write> Families<'_, W> {
     /// A counter of connections: the name between `netserver_` and the rest.
     fn begin_connections(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
-        let full = format_args!("netserver_{name}_connections_total");
-        writeln!(self.0, "# HELP {full} {help}\n# TYPE {full} counter\n{full} {value}")
+        writeln!(self.0, "# HELP netserver_{name}_connections_total {help}")?;
+        writeln!(self.0, "# TYPE netserver_{name}_connections_total counter")?;
+        writeln!(self.0, "netserver_{name}_connections_total {value}")
     }
 }
 

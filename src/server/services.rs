@@ -203,7 +203,7 @@ impl Server {
         self.check_process()?;
         callback::or_left_to_parent(|| {
             let replaced = tls.and_then(|tls| self.replace_tls(service, tls));
-            let what = format_args!("the TLS settings of service {service}");
+            let what = format!("the TLS settings of service {service}");
             match &replaced {
                 Ok(()) => self.log().event(LogLevel::Info, || format!("{what} were replaced")),
                 Err(error) => self
