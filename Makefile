@@ -23,7 +23,8 @@ TLS ?=
 
 # Version and soname come from Cargo.toml alone: for 1.4.2 the soname is 1, for 0.4.2 it is 0.
 VERSION := $(shell sed -n 's/^version *= *"\(.*\)"/\1/p' Cargo.toml | head -n 1)
-SONAME := libnetserver.so.$(firstword $(subst ., ,$(VERSION)))
+MAJOR := $(firstword $(subst ., ,$(VERSION)))
+SONAME := libnetserver.so.$(MAJOR)
 RUST_VERSION := $(shell sed -n 's/^rust-version *= *"\(.*\)"/\1/p' Cargo.toml)
 # This feature has the C ABI, and prints no panic message on the host program's stderr.
 CARGO_OPTIONS := --features silent-panics
@@ -80,27 +81,29 @@ help: ## print this list
 	@echo '  make campaign-NAME  one of: $(CAMPAIGNS)'
 
 # -- libraries --------------------------------------------------------------------------------
-# Each command builds one crate type: a list of several silently drops link-time optimisation.
+# The shared library is linked from the archive: so its symbols have a version, which the compiler
+# gives none, and everything is compiled once.
 
 # The C code of the cryptography gets a stack protector, as distributions build theirs.
 HARDENED = CFLAGS="$${CFLAGS-} -fstack-protector-strong $(SAME_PATHS)"
 NEED_CARGO = @scripts/need-cargo $(RUST_VERSION) $(CARGO)
 # $(call PROGRESS,NAME,SECONDS) before a command that takes about so long.
 PROGRESS = @$(PYTHON) scripts/progress $(1) $(2)
-
-$(SO): $(RUST_SOURCES)
-	$(NEED_CARGO)
-	$(HARDENED) $(CARGO) rustc --release --lib $(CARGO_OPTIONS) --crate-type cdylib -- -C link-arg=-Wl,-soname,$(SONAME),--build-id=sha1
-	$(INSTALL) -m 755 $(OUT)/libnet_server.so $@
-	ln -sf libnetserver.so $(OUT)/$(SONAME)
+SO_FLAGS := -Wl,-O1,--gc-sections,--as-needed,-z,relro,-z,now,-z,noexecstack,--build-id=sha1,-soname,$(SONAME)
 
 $(ARCHIVE): $(RUST_SOURCES) scripts/make-archive tests/c/symbols.txt
 	$(NEED_CARGO)
 	$(HARDENED) $(CARGO) rustc --release --lib $(CARGO_OPTIONS) --crate-type staticlib -- --print native-static-libs=$(abspath $(NATIVE_LIBS))
 	scripts/make-archive $(OUT)/libnet_server.a $@
 
+$(SO): $(ARCHIVE)
+	echo 'NETSERVER_$(MAJOR) { global: ns_*; local: *; };' > $@.versions
+	$(CC) -shared $(SO_FLAGS) -Wl,--version-script=$@.versions $(LDFLAGS) -o $@ \
+		-Wl,--whole-archive $< -Wl,--no-whole-archive $$(cat $(NATIVE_LIBS))
+	ln -sf libnetserver.so $(OUT)/$(SONAME)
+
 # After the libraries: two cargos would wait for each other.
-$(NOTICES): Cargo.lock scripts/components | $(SO)
+$(NOTICES): Cargo.lock scripts/components | $(ARCHIVE)
 	CARGO=$(CARGO) scripts/components notices $(CARGO_OPTIONS) > $@
 
 # -- C programs -------------------------------------------------------------------------------
@@ -360,7 +363,7 @@ $(CAMPAIGNS:%=campaign-%): campaign-%: $(CAMPAIGN_SERVER) $(TARGET)/examples-c/h
 # adds libc by itself, and the form of libgcc_s that fits (under -static there is no libgcc_s).
 PRIVATE_LIBS = $(filter-out -lc -lgcc_s,$(shell cat $(NATIVE_LIBS)))
 EMPTY :=
-FILL_IN = sed -e 's|@VERSION@|$(VERSION)|g' -e 's|@MAJOR@|$(firstword $(subst ., ,$(VERSION)))|g' \
+FILL_IN = sed -e 's|@VERSION@|$(VERSION)|g' -e 's|@MAJOR@|$(MAJOR)|g' \
 	-e 's|@SONAME@|$(SONAME)|g' -e 's|@PREFIX@|$(PREFIX)|g' \
 	-e 's|@LIBDIR@|$(patsubst $(PREFIX)/%,$${prefix}/%,$(LIBDIR))|g' \
 	-e 's|@INCLUDEDIR@|$(patsubst $(PREFIX)/%,$${prefix}/%,$(INCLUDEDIR))|g' \
