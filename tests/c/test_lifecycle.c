@@ -1,6 +1,8 @@
 /* Start, stop, wait and free, from everywhere; the shutdown port. */
 #include "check.h"
 
+#include <fcntl.h>
+
 static event starts = EVENT, stops = EVENT;
 
 static int32_t on_start(ns_server *server, void *user_data)
@@ -171,11 +173,21 @@ static void *run_server(void *server)
     return NULL;
 }
 
+static int waiting_thread = -1; /* its /proc/thread-self/stat */
+
 static void *wait_for_server(void *server)
 {
+    waiting_thread = open("/proc/thread-self/stat", O_RDONLY | O_CLOEXEC);
     event_add(&starts);
     CHECK_IS(ns_server_wait(server, -1), NS_OK);
     return NULL;
+}
+
+static int it_sleeps(void)
+{
+    char text[64] = "";
+    CHECK(pread(waiting_thread, text, sizeof text - 1, 0) > 0);
+    return strstr(text, ") S ") != NULL;
 }
 
 static void *stop_server(void *server)
@@ -194,6 +206,8 @@ static void freed_in_foreground(void)
     WAIT_UNTIL(ns_server_state(server) == NS_STATE_RUNNING);
     CHECK_IS(pthread_create(&threads[1], NULL, wait_for_server, server), 0);
     EVENT_WAIT(&starts, waiting + 1);
+    WAIT_UNTIL(it_sleeps()); /* A call that begins after the free would have no server. */
+    CHECK_IS(close(waiting_thread), 0);
     fd = client(ns_server_port(server));
     say(fd, "x");
     HEAR(fd, "x");
