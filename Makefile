@@ -65,13 +65,14 @@ C_TEST_PROGRAMS := $(C_TESTS:%=$(TARGET)/tests-c/%)
 HOSTS := $(patsubst tests/hosts/%.c,$(TARGET)/tests-c/hosts/%,$(wildcard tests/hosts/*.c))
 CAMPAIGN_SERVER := $(TARGET)/tests-c/campaigns/server
 PROXIES_SERVER := $(TARGET)/tests-c/proxies/server
-CAMPAIGNS := $(patsubst tests/campaigns/%.py,%,$(filter-out %/common.py,$(wildcard tests/campaigns/*.py)))
+CAMPAIGN_CLIENTS := $(TARGET)/tests-c/campaigns/peers
+CAMPAIGNS := $(patsubst tests/campaigns/%.py,%,$(filter-out %/common.py %/held.py,$(wildcard tests/campaigns/*.py)))
 
 # Programs find the library by a path from where they are, so the tree may be moved.
 LINK = -L$(OUT) -lnetserver -pthread -Wl,-rpath,'$$ORIGIN/$(1)release'
 
 .DELETE_ON_ERROR:
-.PHONY: build help run docs test faults test-package abi dist test-dist test-bindings test-status-page test-cluster cluster lint oracle run-oracle campaign-oracle sim sim-epoll sim-teeth install uninstall clean deps \
+.PHONY: build help run docs test faults held test-package abi dist test-dist test-bindings test-status-page test-cluster cluster lint oracle run-oracle campaign-oracle sim sim-epoll sim-teeth install uninstall clean deps \
 	c-tests hosts guide examples-rust asan-programs campaign-server proxies-server asan hammer-asan memcheck audit bench bench-deps bench-quick bench-tls bench-bindings campaigns $(CAMPAIGNS:%=campaign-%)
 
 build: $(SO) $(ARCHIVE) $(NOTICES) $(EXAMPLE_PROGRAMS) ## build the shared and the static library and the C examples (default) [NO_TLS=1, in target/no-tls]
@@ -124,6 +125,10 @@ $(TARGET)/tests-c/proxies/%: tests/proxies/%.c $(HEADER) $(SO)
 	@mkdir -p $(@D)
 	$(CC) -std=c11 $(STRICT) $(CFLAGS) -Iinclude -o $@ $< $(call LINK,../../)
 
+$(CAMPAIGN_CLIENTS): tests/campaigns/peers.c
+	@mkdir -p $(@D)
+	$(CC) -std=c11 $(STRICT) $(CFLAGS) -o $@ $< -lssl -lcrypto
+
 $(TARGET)/tests-c/campaigns/%: tests/campaigns/%.c $(HEADER) $(SO)
 	@mkdir -p $(@D)
 	$(CC) -std=c11 $(STRICT) $(CFLAGS) -Iinclude -o $@ $< $(call LINK,../../)
@@ -143,7 +148,7 @@ $(TARGET)/tests-c/%: tests/c/%.c $(wildcard tests/c/*.h) $(HEADER) $(SO)
 
 c-tests: $(C_TEST_PROGRAMS)
 
-campaign-server: $(CAMPAIGN_SERVER)
+campaign-server: $(CAMPAIGN_SERVER) $(CAMPAIGN_CLIENTS)
 
 proxies-server: $(PROXIES_SERVER)
 
@@ -274,6 +279,9 @@ sim-epoll: $(SIM) ## compare the simulated epoll(7) with this machine's kernel, 
 
 sim-teeth: ## check that `make sim` finds each fault of tests/sim/planted; some minutes
 	CARGO=$(CARGO) scripts/sim-teeth $(TARGET)/simulated
+
+held: deps $(CAMPAIGN_SERVER) $(CAMPAIGN_CLIENTS) ## hold 19,000 connections, have 11 million come and go, echo 50 GiB; more than an hour [PARTS="hold-tls …"]
+	$(PYTHON) tests/campaigns/held.py 1000 $(PARTS)
 
 test-package: ## make the crate as a registry gets it, and run the tests of its content
 	scripts/test-package

@@ -1,6 +1,10 @@
 /* The server of the campaigns.
  *
- *   server KIND [-n] [-t THREADS] [-m MAX_CONNECTIONS]
+ *   server KIND [-n] [-t THREADS] [-m MAX_CONNECTIONS] [-s CERTIFICATE -k KEY] [-b BYTES]
+ *          [-H HANDSHAKE_TIMEOUT]
+ *
+ * With -s it speaks TLS, with -b the socket buffers of each connection are so small, and -H is in
+ * milliseconds.
  *
  * KIND is what the handler does:
  *   echo     sends back what comes, and ignores what `send` returns
@@ -19,6 +23,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -216,6 +221,18 @@ static int32_t take_order(ns_server *srv, ns_socket *socket, void *user_data) {
     return status < 0 ? status : (int32_t)n;
 }
 
+/* -- small buffers --------------------------------------------------------------------------- */
+
+static int buffer_size;
+
+static int32_t shrink(ns_server *srv, ns_socket *socket, void *user_data) {
+    int fd = ns_socket_fd(socket);
+    (void)srv, (void)user_data;
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &buffer_size, sizeof buffer_size);
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &buffer_size, sizeof buffer_size);
+    return 0;
+}
+
 /* -- control -------------------------------------------------------------------------------- */
 
 static void print_stats(const char *extra) {
@@ -273,14 +290,31 @@ int main(int argc, char **argv) {
     pthread_t thread;
     char line[32], address[64];
     int c;
-    while ((c = getopt(argc, argv, "nt:m:")) != -1) {
+    const char *certificate = NULL, *key = NULL;
+    ns_tls *tls;
+    while ((c = getopt(argc, argv, "nt:m:s:k:b:H:")) != -1) {
         switch (c) {
         case 'n': ns_config_set_non_blocking(config, 1); break;
         case 't': ns_config_set_max_thread(config, (uint32_t)atol(optarg)); break;
         case 'm': ns_config_set_max_connections(config, (uint32_t)atol(optarg)); break;
+        case 's': certificate = optarg; break;
+        case 'k': key = optarg; break;
+        case 'b': buffer_size = atoi(optarg); break;
+        case 'H': ns_config_set_handshake_timeout_ms(config, (uint32_t)atol(optarg)); break;
         default: return 2;
         }
     }
+    if (certificate != NULL) {
+        tls = ns_tls_new();
+        if (ns_tls_add_cert_file(tls, NULL, certificate, key, &error) != NS_OK) {
+            fprintf(stderr, "server: %s\n", ns_error_message(error));
+            return 1;
+        }
+        ns_config_set_tls(config, tls);
+        ns_tls_free(tls);
+    }
+    if (buffer_size > 0)
+        ns_config_set_on_open(config, shrink, NULL, NULL);
     ns_handler_fn handler = choose(optind < argc ? argv[optind] : "echo", config);
     server = ns_server_new("127.0.0.1:0", handler, NULL, NULL, config, &error);
     ns_config_free(config);
