@@ -91,5 +91,28 @@ pub use stats::{Stats, ThreadStats};
 #[cfg(feature = "tls")]
 pub use tls::{TlsConfig, TlsInfo, TlsVersion, MAX_SESSIONS, MAX_TICKET_KEYS, TICKET_KEY_LEN};
 
+/// The programs of the guide, which the tests of the documentation compile.
+#[cfg(doctest)]
+mod guide {
+    macro_rules! chapters {
+        ($($name:ident: $file:literal;)*) => {
+            $(
+                #[doc = include_str!(concat!("../docs/guide/src/", $file, ".md"))]
+                struct $name;
+            )*
+        };
+    }
+    chapters! {
+        Threads: "threads";
+        SlowWork: "slow-work";
+        BackPressure: "back-pressure";
+        Limits: "limits";
+        Stopping: "stopping";
+        Behind: "behind";
+    }
+    #[cfg(feature = "tls")]
+    chapters! { Tls: "tls"; }
+}
+
 /// The version of this library, as in `Cargo.toml`.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

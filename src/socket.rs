@@ -368,25 +368,7 @@ impl<'a> Socket<'a> {
     /// [`Status::Certificate`], [`Status::Handshake`], [`Status::Timeout`],
     /// [`Status::Closed`].
     ///
-    /// ```no_run
-    /// use net_server::{Error, Server, Socket, TlsConfig};
-    ///
-    /// let tls = TlsConfig::new();
-    /// tls.add_cert_file(None, "chain.pem", "key.pem")?;
-    /// let handler = move |_: &Server, socket: &mut Socket<'_>| -> Result<(), Error> {
-    ///     let mut buf = [0; 4096];
-    ///     let n = socket.recv(&mut buf)?;
-    ///     if socket.tls_info().is_some() {
-    ///         return socket.send(&buf[..n]);
-    ///     }
-    ///     // What came behind the client's line belongs to TLS.
-    ///     let line = buf[..n].iter().position(|&byte| byte == b'\n').map_or(n, |at| at + 1);
-    ///     socket.send(b"go ahead\n")?;
-    ///     socket.starttls(&tls, &buf[line..n])
-    /// };
-    /// # let _ = Server::new("0", handler);
-    /// # Ok::<(), net_server::Error>(())
-    /// ```
+    /// Example: [`TlsConfig`].
     pub fn starttls(&mut self, tls: &TlsConfig, ahead: &[u8]) -> Result<(), Error> {
         self.conn.check_usable()?;
         if self.conn.is_tls() {

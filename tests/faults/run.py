@@ -222,10 +222,10 @@ def carry_out(pool, faults, matrix, options, until):
         )
         for future in done:
             matrix.add(future.result())
-            if matrix.judged() // 100 > told:
-                told = matrix.judged() // 100
-                every = matrix.judged() + len(under_way) + len(faults)
-                print(f"{matrix.judged()} of {min(every, options.cases or every)} cases", flush=True)
+        if matrix.judged() // 100 > told:
+            told = matrix.judged() // 100
+            every = matrix.judged() + len(under_way) + len(faults)
+            print(f"{matrix.judged()} of {min(every, options.cases or every)} cases", flush=True)
 
 
 def main():
