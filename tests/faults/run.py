@@ -1,20 +1,23 @@
 #!/usr/bin/env python3
 """Every system call of a server fails in turn, on the real kernel, under a load that checks bytes.
 
-    run.py [--cases N] [--seconds N] [--seed N] [--jobs N] [--write FILE] [PART...]
+    run.py [--cases N] [--seconds N] [--seed N] [--jobs N] [--busy | --short] [--write FILE] [PART...]
 
 strace(1) makes a call of an example fail, with an errno that it may have (answers.py), at a place
 among the first 200 calls of each thread. Each case is a process: see case.py. PARTs choose: a
 server's kind, a call, an errno, or "KIND CALL ERRNO FIRST-LAST SEED", as printed for a case that
-failed. Needs strace and the C examples."""
+failed. On a busy machine --busy leaves out the bound of a stop at rest. --short runs the cases of
+short.txt in that way. Needs strace and the C examples."""
 
 import argparse
 import collections
 import concurrent.futures
+import ctypes
 import os
 import pathlib
 import random
 import re
+import signal
 import ssl
 import sys
 import textwrap
@@ -26,19 +29,28 @@ import case
 
 FIRST = 200  # calls of each thread
 BURST, LONGEST = 0.2, 5  # so many faults are several calls in a row, at most so many
+PR_SET_PDEATHSIG = 1
+UNJUDGED = ("not reached", "left out", "machine too busy")
 
 tls = None
 
 
-def prepare():
+def prepare(is_busy):
     """In each process that runs cases."""
     global tls
+    # So that the case under way takes its server and its folder with it, also where the parent ends.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if is_busy:
+        case.AT_REST = case.STOP
     tls = ssl.create_default_context(cafile=str(case.DATA / "ca.pem"))
 
 
 def run_case(fault):
     try:
         return case.Case(fault, tls).run()
+    except SystemExit:  # which the pool would keep
+        os._exit(1)
     except Exception as error:  # of this program: it must not end the campaign
         return case.Result(fault, [f"{type(error).__name__}: {error}"])
 
@@ -113,15 +125,15 @@ class Matrix:
             print(f"FAIL {fault}: {'; '.join(result.wrong)}", flush=True)
             if result.said.strip():
                 print("     " + result.said.strip()[-300:].replace("\n", "\n     "), flush=True)
-        elif outcome not in ("not reached", "left out"):
+        elif outcome not in UNJUDGED:
             self.longest = max(self.longest, result.stop_seconds)
         if outcome == "start failed":
-            said = re.sub(r"/tmp/faults-\w+", "…", result.said.strip().split("\n")[-1])
+            said = re.sub(r"/\w+(/shm)?/faults-\w+", "…", result.said.strip().split("\n")[-1])
             self.starts.add((fault.call, said))
         self.counts[fault.call, fault.errno][outcome] += 1
 
     def judged(self):
-        return sum(n for o, n in self.outcomes.items() if o not in ("not reached", "left out"))
+        return sum(n for outcome, n in self.outcomes.items() if outcome not in UNJUDGED)
 
     def lines(self):
         yield "| call | errno | cases | " + " | ".join(self.OUTCOMES) + " | failed |"
@@ -166,7 +178,8 @@ def summary(matrix, seen, seed, seconds):
         f"Seed {seed}, Linux {release}, {seconds / 60:.0f} minutes: {matrix.judged()} cases, "
         f"{len(matrix.failed)} failed.",
         f"In {matrix.outcomes['not reached']} more the call was not made so often,",
-        f"in {matrix.outcomes['left out']} it was one whose answer is left out.",
+        f"in {matrix.outcomes['left out']} it was one whose answer is left out,",
+        f"in {matrix.outcomes['machine too busy']} the machine was so busy that deadlines passed.",
         f"The longest stop took {matrix.longest:.1f} s.",
         "",
         *matrix.lines(),
@@ -234,13 +247,20 @@ def main():
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 1))
+    parser.add_argument("--busy", action="store_true")
+    parser.add_argument("--short", action="store_true")
     parser.add_argument("--write", type=pathlib.Path)
     parser.add_argument("parts", nargs="*")
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
     began, matrix = time.monotonic(), Matrix()
+    if options.short:
+        lines = pathlib.Path(__file__).with_name("short.txt").read_text().splitlines()
+        options.parts, options.busy = lines, True
     faults = [fault for text in options.parts if (fault := given(text))]
-    with concurrent.futures.ProcessPoolExecutor(options.jobs, initializer=prepare) as pool:
+    with concurrent.futures.ProcessPoolExecutor(
+        options.jobs, initializer=prepare, initargs=(options.busy,)
+    ) as pool:
         seen, wrong = ({}, []) if faults else observe(pool, case.KINDS)
         if not faults:
             every = plan(seen, 1 << 30, random.Random(options.seed))
