@@ -72,7 +72,7 @@ CAMPAIGNS := $(patsubst tests/campaigns/%.py,%,$(filter-out %/common.py %/held.p
 LINK = -L$(OUT) -lnetserver -pthread -Wl,-rpath,'$$ORIGIN/$(1)release'
 
 .DELETE_ON_ERROR:
-.PHONY: build help run docs test faults held test-package abi dist test-dist test-bindings test-status-page test-cluster cluster lint oracle run-oracle campaign-oracle sim sim-epoll sim-teeth install uninstall clean deps \
+.PHONY: build help run docs test faults bad-network held test-package abi dist test-dist test-bindings test-status-page test-cluster cluster lint oracle run-oracle campaign-oracle sim sim-epoll sim-teeth install uninstall clean deps \
 	c-tests hosts guide examples-rust asan-programs campaign-server proxies-server asan hammer-asan memcheck audit bench bench-deps bench-quick bench-tls bench-bindings campaigns $(CAMPAIGNS:%=campaign-%)
 
 build: $(SO) $(ARCHIVE) $(NOTICES) $(EXAMPLE_PROGRAMS) ## build the shared and the static library and the C examples (default) [NO_TLS=1, in target/no-tls]
@@ -255,6 +255,18 @@ CASES ?= 3000
 
 faults: deps build ## make each system call of the examples fail in turn, some 20 minutes; writes docs/RELIABILITY.md [CASES=3000] [SEED=1]
 	$(call PROGRESS,faults-$(CASES),1200) $(PYTHON) tests/faults/run.py --cases $(CASES) --seed $(SEED) --write docs/RELIABILITY.md
+
+# Namespaces and TUN devices need root. MIB is each way, over all connections of a run.
+BAD_NETWORK_RELAY := $(TARGET)/tests-c/bad_network/relay
+MIB ?= 256
+
+$(BAD_NETWORK_RELAY): tests/bad_network/relay.c
+	@mkdir -p $(@D)
+	$(CC) -std=c11 $(STRICT) $(CFLAGS) -o $@ $<
+
+bad-network: $(BAD_NETWORK_RELAY) $(TARGET)/examples-c/echo ## echo over a network that loses, duplicates, delays and reorders; writes docs/RELIABILITY.md [MIB=256] [SEED=1]
+	@scripts/deps ip iproute2
+	$(PYTHON) tests/bad_network/run.py --mib $(MIB) --seed $(SEED) --write docs/RELIABILITY.md
 
 # The library on a simulated kernel: docs/RELIABILITY.md. It makes its system calls through the C
 # library's functions, which the program has in their place. What it takes from the C library itself
