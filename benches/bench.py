@@ -74,11 +74,11 @@ def build_all(args):
 
 
 def chosen(args):
-    return [
-        workload
-        for workload in [*plain.WORKLOADS, *tls.WORKLOADS]
-        if args.only in workload.title and (workload.quick or not args.quick)
-    ]
+    """Who names workloads gets them, also those that are not among the main ones."""
+    workloads = [*plain.WORKLOADS, *tls.WORKLOADS]
+    if args.only:
+        return [workload for workload in workloads if args.only in workload.title]
+    return [workload for workload in workloads if workload.quick or not args.quick]
 
 
 def measure(args, workload):
