@@ -266,7 +266,7 @@ $(BAD_NETWORK_RELAY): tests/bad_network/relay.c
 
 bad-network: $(BAD_NETWORK_RELAY) $(TARGET)/examples-c/echo ## echo over a network that loses, duplicates, delays and reorders; writes docs/RELIABILITY.md [MIB=256] [SEED=1]
 	@scripts/deps ip iproute2
-	$(PYTHON) tests/bad_network/run.py --mib $(MIB) --seed $(SEED) --write docs/RELIABILITY.md
+	$(call PROGRESS,bad-network-$(MIB),300) $(PYTHON) tests/bad_network/run.py --mib $(MIB) --seed $(SEED) --write docs/RELIABILITY.md
 
 # The library on a simulated kernel: docs/RELIABILITY.md. It makes its system calls through the C
 # library's functions, which the program has in their place. What it takes from the C library itself
@@ -290,10 +290,10 @@ sim-epoll: $(SIM) ## compare the simulated epoll(7) with this machine's kernel, 
 	NS_SIM_EPOLL=$(SCRIPTS) NS_SIM_SEED=$(SEED) $(SIM)
 
 sim-teeth: ## check that `make sim` finds each fault of tests/sim/planted; some minutes
-	CARGO=$(CARGO) scripts/sim-teeth $(TARGET)/simulated
+	$(call PROGRESS,sim-teeth,300) env CARGO=$(CARGO) scripts/sim-teeth $(TARGET)/simulated
 
 held: deps $(CAMPAIGN_SERVER) $(CAMPAIGN_CLIENTS) ## hold 19,000 connections, have 11 million come and go, echo 50 GiB; more than an hour [PARTS="hold-tls …"]
-	$(PYTHON) tests/campaigns/held.py 1000 $(PARTS)
+	$(call PROGRESS,held,4500) $(PYTHON) tests/campaigns/held.py 1000 $(PARTS)
 
 test-package: ## make the crate as a registry gets it, and run the tests of its content
 	scripts/test-package
