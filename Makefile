@@ -271,20 +271,22 @@ bad-network: $(BAD_NETWORK_RELAY) $(TARGET)/examples-c/echo ## echo over a netwo
 # The library on a simulated kernel: docs/RELIABILITY.md. It makes its system calls through the C
 # library's functions, which the program has in their place. What it takes from the C library itself
 # is listed: a call that is not simulated must not be overlooked. SEED=N begins with that seed;
-# without it each run has others.
+# without it each run has others. With TLS=1 all clients speak TLS, with TLS=0 none does.
 SIM := $(TARGET)/simulated/program
 SIM_SECONDS = $(if $(filter file,$(origin SECONDS)),60,$(SECONDS))
 EPISODES ?=
 TRACE ?=
 SCRIPTS ?= 10000
+TLS ?=
 
-$(SIM): $(RUST_SOURCES) $(wildcard tests/sim/*.rs) tests/sim/passed-on.txt scripts/build-sim
+$(SIM): $(RUST_SOURCES) $(wildcard tests/sim/*.rs tests/sim/*.pem) tests/sim/passed-on.txt scripts/build-sim
 	CARGO=$(CARGO) scripts/build-sim $(TARGET)/simulated
 
-sim: $(SIM) ## run the library on a simulated kernel [SECONDS=60] [SEED=…] [EPISODES=1] [TRACE=1] [GO_ON=1]
+sim: $(SIM) ## run the library on a simulated kernel [SECONDS=60] [SEED=…] [TLS=1] [EPISODES=1] [TRACE=1] [GO_ON=1]
 	$(call PROGRESS,sim-$(SIM_SECONDS),$(SIM_SECONDS)) env NS_SIM_SECONDS=$(SIM_SECONDS) \
 	NS_SIM_SEED=$(if $(filter file,$(origin SEED)),$$(date +%s%N),$(SEED)) \
-	$(if $(EPISODES),NS_SIM_EPISODES=$(EPISODES)) $(if $(TRACE),NS_SIM_TRACE=1) $(if $(GO_ON),NS_SIM_GO_ON=1) $(SIM)
+	$(if $(EPISODES),NS_SIM_EPISODES=$(EPISODES)) $(if $(TRACE),NS_SIM_TRACE=1) $(if $(GO_ON),NS_SIM_GO_ON=1) \
+	$(if $(TLS),NS_SIM_TLS=$(TLS)) $(SIM)
 
 sim-epoll: $(SIM) ## compare the simulated epoll(7) with this machine's kernel, some seconds [SCRIPTS=10000] [SEED=1]
 	NS_SIM_EPOLL=$(SCRIPTS) NS_SIM_SEED=$(SEED) $(SIM)

@@ -1,6 +1,7 @@
 //! The clients: each has a plan that the seed made, and follows it in acts.
 
 use crate::story::{self, Story};
+use crate::wire::{Breach, Wire};
 use crate::world::{Event, World, MICRO, MILLI, NEVER, SECOND};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,8 +28,13 @@ pub enum Ending {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
     None,
+    /// In order: over TLS with close_notify.
     Fin,
     Error(i32),
+    /// A FIN without close_notify.
+    Cut,
+    /// TLS could not go on.
+    Broken,
 }
 
 pub struct Client {
@@ -42,12 +48,30 @@ pub struct Client {
     pub end: End,
     pub has_ended: bool,
     pub is_over: bool,
+    /// What its bytes are wrapped in.
+    pub wire: Option<Box<Wire>>,
     /// How long it takes between two acts, in ns.
     pace: u64,
     wait: u64,
-    chunk: u64,
+    pub chunk: u64,
     lives_until: u64,
     next_act: u64,
+}
+
+impl Client {
+    fn is_handshaking(&self) -> bool {
+        self.wire.as_ref().is_some_and(|wire| wire.is_handshaking())
+    }
+
+    /// It has broken TLS, or ended it without close_notify.
+    pub fn is_cut(&self) -> bool {
+        self.wire.as_ref().is_some_and(|wire| wire.is_cut || wire.is_bad())
+    }
+
+    /// How far it has come.
+    fn progress(&self) -> (u64, u64, u64) {
+        (self.sent, self.received, self.wire.as_ref().map_or(0, |wire| wire.moved()))
+    }
 }
 
 impl World {
@@ -77,6 +101,7 @@ impl World {
             end: End::None,
             has_ended: false,
             is_over: false,
+            wire: None,
             pace,
             wait: pace,
             chunk: random.one_of(&[1, 100, 3_000, 50_000]),
@@ -98,7 +123,8 @@ impl World {
     /// Something came for a client: it acts soon.
     pub fn client_hears(&mut self, at: u32) {
         let client = &self.clients[at as usize];
-        if !client.is_over && client.reads == Reads::Eagerly {
+        let is_eager = client.reads == Reads::Eagerly || client.is_handshaking();
+        if !client.is_over && is_eager {
             let time = self.now + self.random.between(5 * MICRO, 100 * MICRO);
             self.act_at(at, time);
         }
@@ -119,14 +145,14 @@ impl World {
             return;
         }
         client.next_act = NEVER;
-        let (lives_until, before) = (client.lives_until, (client.sent, client.received));
+        let (lives_until, before) = (client.lives_until, client.progress());
         match client.link {
             None => self.connect_client(at),
             Some(link) => self.follow_plan(at, link),
         }
         // Who finds nothing to do waits longer the next time.
         let client = &mut self.clients[at as usize];
-        client.wait = match (client.sent, client.received) == before {
+        client.wait = match client.progress() == before {
             true => (client.wait * 2).min(SECOND),
             false => client.pace,
         };
@@ -144,6 +170,9 @@ impl World {
         let story = Story::new(link, &mut self.random);
         self.stories.push(story);
         self.clients[at as usize].link = Some(link);
+        // The shutdown port has neither TLS nor headers.
+        let is_served = self.clients[at as usize].port == self.port;
+        self.clients[at as usize].wire = is_served.then(|| self.new_wire()).flatten();
         let time = self.random.between(10 * MICRO, 5 * MILLI);
         self.after(time, Event::Syn { link });
     }
@@ -162,7 +191,7 @@ impl World {
         self.client_writes(at, link);
         let client = &self.clients[at as usize];
         match client.end {
-            End::Error(_) => return self.leave(at, link, false),
+            End::Error(_) | End::Cut | End::Broken => return self.leave(at, link, false),
             // Some go on to send for a while.
             End::Fin if client.sent == client.total || self.random.once_in(3) => {
                 self.report.count("client saw the end");
@@ -175,22 +204,49 @@ impl World {
             let resets = self.random.once_in(2);
             return self.leave(at, link, resets);
         }
-        if client.sent < client.total || client.has_ended {
+        match self.breach(at) {
+            None => {}
+            Some(Breach::Stall) => return,
+            Some(Breach::Close) => return self.leave(at, link, false),
+            Some(Breach::Reset) => return self.leave(at, link, true),
+            Some(Breach::Vanish) => return self.vanish(at, link),
+        }
+        let client = &self.clients[at as usize];
+        let has_left = client.wire.as_ref().is_none_or(|wire| wire.has_left());
+        if client.sent < client.total || client.has_ended || !has_left {
             return;
         }
         match client.ending {
             Ending::Stay => {}
             Ending::Fin => {
                 self.clients[at as usize].has_ended = true;
-                let _ = self.sock_end_sending(link, 1);
+                if !self.say_end(at, link, true) {
+                    let _ = self.sock_end_sending(link, 1);
+                }
             }
-            Ending::Close => self.leave(at, link, false),
+            // With close_notify, as far as the kernel takes it.
+            Ending::Close => {
+                self.say_end(at, link, false);
+                self.leave(at, link, false);
+            }
             Ending::Reset => self.leave(at, link, true),
-            Ending::Vanish => {
-                self.sock_vanish(link);
-                self.clients[at as usize].is_over = true;
-            }
+            Ending::Vanish => self.vanish(at, link),
         }
+    }
+
+    fn vanish(&mut self, at: u32, link: u32) {
+        self.sock_vanish(link);
+        self.clients[at as usize].is_over = true;
+    }
+
+    /// Says the end of the stream, where TLS has its own.
+    fn say_end(&mut self, at: u32, link: u32, fin: bool) -> bool {
+        match &mut self.clients[at as usize].wire {
+            None => return false,
+            Some(wire) => wire.end(fin),
+        }
+        self.wire_writes(at, link);
+        true
     }
 
     fn leave(&mut self, at: u32, link: u32, resets: bool) {
@@ -202,6 +258,7 @@ impl World {
         let client = &self.clients[at as usize];
         let most = match client.reads {
             Reads::Eagerly => usize::MAX,
+            _ if client.is_handshaking() => usize::MAX,
             Reads::Slowly => client.chunk as usize,
             Reads::Late if client.has_ended => usize::MAX,
             Reads::Late => return,
@@ -211,7 +268,15 @@ impl World {
         while left > 0 && self.clients[at as usize].end == End::None {
             let len = buffer.len().min(left);
             match self.sock_receive(link, 1, &mut buffer[..len], false) {
-                Ok(0) => self.clients[at as usize].end = End::Fin,
+                Ok(0) => {
+                    let client = &mut self.clients[at as usize];
+                    let is_tls = client.wire.as_ref().is_some_and(|wire| wire.is_tls());
+                    client.end = if is_tls { End::Cut } else { End::Fin };
+                }
+                Ok(count) if self.clients[at as usize].wire.is_some() => {
+                    left -= count;
+                    self.wire_reads(at, link, &buffer[..count]);
+                }
                 Ok(count) => {
                     left -= count;
                     self.check_received(at, link, &buffer[..count]);
@@ -226,7 +291,7 @@ impl World {
         }
     }
 
-    fn check_received(&mut self, at: u32, link: u32, bytes: &[u8]) {
+    pub fn check_received(&mut self, at: u32, link: u32, bytes: &[u8]) {
         let client = &mut self.clients[at as usize];
         let from = client.received;
         client.received += bytes.len() as u64;
@@ -242,7 +307,13 @@ impl World {
 
     fn client_writes(&mut self, at: u32, link: u32) {
         let client = &self.clients[at as usize];
-        if client.has_ended || matches!(client.end, End::Error(_)) {
+        if matches!(client.end, End::Error(_) | End::Cut | End::Broken) {
+            return;
+        }
+        if client.wire.is_some() {
+            return self.wire_writes(at, link);
+        }
+        if client.has_ended {
             return;
         }
         let count = client.chunk.min(client.total - client.sent);

@@ -15,6 +15,7 @@ const LISTED: &str = "
     on_exception: ok
     status: NS_ERR_ACCEPT NS_ERR_BUFFER_FULL NS_ERR_CLOSED NS_ERR_INVALID NS_ERR_LISTEN NS_ERR_PANIC
     status: NS_ERR_RESET NS_ERR_TIMEOUT NS_ERR_CONNECT
+    status: NS_ERR_HANDSHAKE NS_ERR_PROXY NS_ERR_TRUNCATED
     open:: Idle Reset | with a queue:: Idle WriteTimeout | paused:: Idle Reset
     half-closed:: Idle Reset | not receiving:: Idle Reset | after the end:: Reset
     closed:: Handler Peer Idle Reset WriteTimeout | aborted:: Abort | failed:: Error Handler Rejected

@@ -3,14 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use net_server::{Config, Server, State, Status};
+use net_server::{Config, Error, Server, State, Status};
 
 use crate::acts;
 use crate::judge;
 use crate::program::{lock, ms, note_status, send_by_id, Program, Shared};
+use crate::proxy;
 use crate::random::Random;
 use crate::report::Report;
+use crate::secure;
 use crate::world::{self, with, Rates, Times, World, MILLI, NEVER, SECOND};
+
+#[derive(Clone, Copy)]
+pub struct Options {
+    pub trace: bool,
+    /// With TLS or without; else the seed decides.
+    pub tls: Option<bool>,
+}
 
 pub struct Outcome {
     pub steps: u64,
@@ -21,16 +30,18 @@ pub struct Outcome {
 }
 
 /// Runs one on a thread of its own, so that nothing of an earlier one has an influence.
-pub fn run(seed: u64, trace: bool) -> Outcome {
+pub fn run(seed: u64, options: Options) -> Outcome {
     let thread = std::thread::Builder::new().name("episode".into());
-    let thread = thread.spawn(move || begin(seed, trace)).expect("a thread");
+    let thread = thread.spawn(move || begin(seed, options)).expect("a thread");
     thread.join().expect("an episode catches the panics of the library")
 }
 
-fn begin(seed: u64, trace: bool) -> Outcome {
-    world::begin(World::new(seed, trace));
+fn begin(seed: u64, options: Options) -> Outcome {
+    world::begin(World::new(seed, options.trace));
+    // The keys of this thread's hash tables: from the seed, whatever the cryptography takes.
+    drop(std::collections::HashSet::<u8>::new());
     let began = with(|w| w.now);
-    let program_panics = std::panic::catch_unwind(|| live(seed));
+    let program_panics = std::panic::catch_unwind(|| live(seed, options.tls));
     let mut world = world::end();
     if program_panics.is_err() {
         world.find("a panic on the host's thread".into());
@@ -57,6 +68,20 @@ fn rates(random: &mut Random) -> Rates {
     }
 }
 
+/// One episode in so many is over TLS, which takes longer, and one has PROXY headers.
+const ONE_IN: u64 = 8;
+
+fn secure(w: &mut World, config: Config) -> Result<Config, Error> {
+    w.secure = Some(secure::Clients::new(&mut w.random));
+    let random = &mut w.random;
+    let time = random.one_of(&[300, 2_500, 10_000]);
+    let places = random.one_of(&[0, 1, 3, 1_000]);
+    w.times.handshake = time * MILLI;
+    w.times.places = places;
+    let tls = secure::settings(random)?;
+    Ok(config.tls(tls).handshake_timeout(ms(time)).max_handshakes(places))
+}
+
 fn configure(w: &mut World) -> Config {
     let random = &mut w.random;
     let idle = random.one_of(&[None, None, Some(200), Some(3_000), Some(60_000)]);
@@ -71,6 +96,7 @@ fn configure(w: &mut World) -> Config {
         linger: linger * MILLI,
         drain: drain * MILLI,
         high_water: high as u64,
+        ..Times::default()
     };
     let random = &mut w.random;
     let config = match random.once_in(6) {
@@ -93,9 +119,14 @@ fn configure(w: &mut World) -> Config {
         .keep_alive(random.one_of(&[None, Some(Duration::from_secs(60))]))
 }
 
-fn live(seed: u64) {
+fn live(seed: u64, tls: Option<bool>) {
     let (config, wildness, clients, fails) = with(|w| {
         let config = configure(w);
+        // By a number of their own: else without them the episode is another one.
+        let mut chance = Random::new(seed.rotate_left(32));
+        let (has_headers, is_secure) = (chance.once_in(ONE_IN), chance.once_in(ONE_IN));
+        let config = if has_headers { proxy::choose(w, config) } else { config };
+        let config = if tls.unwrap_or(is_secure) { secure(w, config) } else { Ok(config) };
         let wildness = w.random.one_of(&[0, 30, 8, 3]);
         let clients = w.random.one_of(&[1, 3, 10, 40]);
         let fails = w.random.once_in(30).then(|| w.random.below(6));
@@ -103,7 +134,8 @@ fn live(seed: u64) {
     });
     let shared = Arc::new(Shared::default());
     let program = || Program { shared: shared.clone(), wildness };
-    let server = match Server::with_config("127.0.0.1:0", program(), config) {
+    let server = config.and_then(|c| Server::with_config("127.0.0.1:0", program(), c));
+    let server = match server {
         Ok(server) => server,
         Err(error) => return with(|w| w.find(format!("no server: {error}"))),
     };

@@ -17,19 +17,23 @@ mod handler;
 mod judge;
 mod kernel;
 mod program;
+mod proxy;
 mod quiesce;
 mod random;
 mod real;
 mod report;
 mod same;
+mod secure;
 mod story;
 mod tcp;
 mod threads;
 mod watches;
+mod wire;
 mod world;
 
 use std::time::Instant;
 
+use episode::Options;
 use report::Report;
 
 fn number(name: &str) -> Option<u64> {
@@ -46,7 +50,8 @@ fn main() {
         println!("sim: it needs --cfg rustix_use_libc: make sim");
         return;
     }
-    let trace = number("NS_SIM_TRACE").is_some();
+    let tls = number("NS_SIM_TLS").map(|number| number > 0);
+    let options = Options { trace: number("NS_SIM_TRACE").is_some(), tls };
     let first = number("NS_SIM_SEED").unwrap_or(1);
     if let Some(scripts) = number("NS_SIM_EPOLL") {
         std::process::exit(i32::from(!same::compare(first, scripts)));
@@ -56,6 +61,7 @@ fn main() {
     let begun = Instant::now();
     let (mut report, mut steps, mut time, mut hash, mut count) = (Report::default(), 0, 0, 0u64, 0);
     let mut failed = false;
+    println!("sim: from seed {first} on");
     let mut told = 0;
     while count < episodes && (count == 0 || begun.elapsed().as_secs() < seconds) {
         let seed = first.wrapping_add(count);
@@ -63,13 +69,16 @@ fn main() {
             told = begun.elapsed().as_secs() / 10;
             println!("{} of {seconds} s, {count} episodes", told * 10);
         }
-        let outcome = episode::run(seed, trace);
+        let outcome = episode::run(seed, options);
         // Some are run again: the same seed gives the same run.
         if count % 64 == 0 {
-            let again = episode::run(seed, trace);
+            let again = episode::run(seed, options);
             if (again.hash, again.steps) != (outcome.hash, outcome.steps) {
                 failed = true;
-                println!("seed {seed}: {} and {} steps", outcome.steps, again.steps);
+                println!(
+                    "seed {seed}: not the same run again: {} and {} steps",
+                    outcome.steps, again.steps
+                );
             }
         }
         count += 1;
@@ -81,7 +90,8 @@ fn main() {
             println!("seed {seed}: {finding}");
         }
         if !outcome.findings.is_empty() {
-            println!("again: make sim SEED={seed} EPISODES=1 TRACE=1");
+            let tls = tls.map_or(String::new(), |tls| format!(" TLS={}", u8::from(tls)));
+            println!("again: make sim SEED={seed}{tls} EPISODES=1 TRACE=1");
             failed = true;
             if number("NS_SIM_GO_ON").is_none() {
                 break;
@@ -94,7 +104,7 @@ fn main() {
     if !missed.is_empty() {
         println!("missed: {}", missed.join(", "));
         // A shorter run, or a part of one, need not have all.
-        failed |= seconds >= 60 && episodes == u64::MAX;
+        failed |= seconds >= 60 && episodes == u64::MAX && tls.is_none();
     }
     println!(
         "sim: seeds {first} to {}, {count} episodes, {steps} events, {:.0} a second, {} virtual \

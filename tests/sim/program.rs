@@ -2,6 +2,7 @@
 //! library keeps its rules. The letters are those of docs/BEHAVIOUR.md.
 
 use std::io::IoSlice;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::judge;
 use crate::kernel::link_of;
 use crate::story::{self, Mode, Story};
 use crate::watches::Watched;
+use crate::wire::Heard;
 use crate::world::{with, World, MILLI};
 
 /// What the program has besides the world: sockets, whose drop makes system calls.
@@ -42,6 +44,13 @@ pub fn on_story<R>(link: u32, body: impl FnOnce(&mut Story) -> R) -> R {
 
 pub fn link(socket: &Socket<'_>) -> u32 {
     socket.user_data::<Tag>().map_or(u32::MAX, |tag| tag.0)
+}
+
+/// The link from which a connection really comes: its port says so.
+fn link_of_peer(socket: &Socket<'_>) -> u32 {
+    let name = socket.transport_peer_name();
+    let peer: Option<SocketAddr> = name.parse().ok();
+    peer.map_or(u32::MAX, |peer| link_of(peer.port()))
 }
 
 pub fn note_status(result: &Result<(), Error>) {
@@ -124,7 +133,7 @@ pub fn received(link: u32, bytes: &[u8]) {
         let from = story.delivered;
         story.delivered += bytes.len() as u64;
         let (to, key) = (story.delivered, story.up);
-        let arrived = w.side(link, 0).arrived;
+        let arrived = w.heard(link).most;
         if !story::matches(key, from, bytes) {
             w.find(format!("link {link}: A1: wrong bytes at the handler, at {from} to {to}"));
         } else if to > arrived {
@@ -136,8 +145,7 @@ pub fn received(link: u32, bytes: &[u8]) {
 /// Checks the end that `recv` has reported.
 pub fn ended(link: u32, error: Option<&Error>) {
     with(|w| {
-        let side = w.side(link, 0);
-        let (arrived, fin_came, is_dead) = (side.arrived, side.fin_came, side.is_dead);
+        let Heard { bytes: arrived, has_end, is_broken, .. } = w.heard(link);
         let story = &mut w.stories[link as usize];
         let (delivered, shut) = (story.delivered, story.shut_read);
         match error {
@@ -146,8 +154,8 @@ pub fn ended(link: u32, error: Option<&Error>) {
         }
         let text = match error {
             _ if shut => return,
-            None if !fin_came => "A1.3: the end was told, and the peer has sent none".into(),
-            Some(error) if !is_dead => format!("an error without a reason: {error}"),
+            None if !has_end => "A1.3: the end was told, and the peer has sent none".into(),
+            Some(error) if !is_broken => format!("an error without a reason: {error}"),
             _ if delivered < arrived => {
                 let what = error.map_or("the end".into(), ToString::to_string);
                 format!("A1.1: {what} was told after {delivered} of {arrived} bytes")
@@ -168,7 +176,7 @@ impl Program {
                 1..4 => 1,
                 _ => usize::MAX,
             };
-            let arrived = w.side(link, 0).arrived;
+            let arrived = w.heard(link).bytes;
             let story = &mut w.stories[link as usize];
             story.read_less = most == 0;
             story.left_at = (most == 0).then_some(arrived);
@@ -304,7 +312,7 @@ impl Program {
 
     pub fn on_open(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
         let link = match link(socket) {
-            u32::MAX => socket.peer().map_or(u32::MAX, |peer| link_of(peer.port())),
+            u32::MAX => link_of_peer(socket),
             brought => brought,
         };
         let id: ConnId = socket.id();
@@ -321,6 +329,10 @@ impl Program {
             (story.mode, w.random.below(40))
         });
         begin("on_open", link);
+        with(|w| judge::on_open(w, link, socket.peer()));
+        if let Some(info) = socket.tls_info() {
+            with(|w| w.report.count(if info.resumed { "TLS resumed" } else { "TLS in full" }));
+        }
         socket.set_user_data(Tag(link));
         match kind {
             0 => {
@@ -395,7 +407,7 @@ impl Program {
         if is_paused {
             let result = socket.resume();
             note_status(&result);
-            on_story(link, |story| story.is_paused = false);
+            on_story(link, |story| (story.is_paused, story.input_stuck) = (false, None));
         }
         if ends {
             acts::close(socket, link);
@@ -425,7 +437,12 @@ impl Program {
         });
         if let Some(socket) = socket {
             let link = link(socket);
-            if link == u32::MAX || on_story(link, |story| story.is_detached) {
+            if link == u32::MAX {
+                let link = link_of_peer(socket);
+                with(|w| judge::on_failure(w, link, error));
+                return Ok(());
+            }
+            if on_story(link, |story| story.is_detached) {
                 return Ok(());
             }
             if error.status() == Status::Connect {

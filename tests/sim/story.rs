@@ -34,6 +34,8 @@ pub struct Story {
     pub is_brought: bool,
     pub must_connect_by: Option<u64>,
     pub connect_failed: bool,
+    /// It has failed before it began.
+    pub has_no_start: bool,
     /// The reason, and when it was told.
     pub closed: Option<(i32, u64)>,
     pub is_detached: bool,
@@ -60,6 +62,7 @@ pub struct Story {
     /// Since when it has seemed to be stuck.
     pub input_stuck: Option<u64>,
     pub output_stuck: Option<u64>,
+    pub place_stuck: Option<u64>,
     /// The peer's FIN had come when `on_close` was called.
     pub ended_before_close: bool,
 }
@@ -81,6 +84,7 @@ impl Story {
             is_brought: false,
             must_connect_by: None,
             connect_failed: false,
+            has_no_start: false,
             closed: None,
             is_detached: false,
             is_dropped: false,
@@ -100,6 +104,7 @@ impl Story {
             timer: None,
             input_stuck: None,
             output_stuck: None,
+            place_stuck: None,
             ended_before_close: false,
         }
     }

@@ -52,6 +52,10 @@ pub struct Side {
     pub used_at: u64,
     /// The same without input.
     pub progress_at: u64,
+    /// When the program last read bytes.
+    pub read_at: u64,
+    /// How much the program last sent, and what `last_activity` was before that.
+    pub last_send: (usize, u64),
     delay: u64,
     last_arrival: u64,
     window_is_due: bool,
@@ -79,9 +83,9 @@ impl Side {
         self.fin == Fin::Acked && self.fin_came
     }
 
-    /// After its own end a side only discards.
+    /// After its own end, or a reset, a side only discards.
     fn note_use(&mut self, now: u64) {
-        if self.fin == Fin::No {
+        if self.fin == Fin::No && !self.is_dead {
             (self.active_at, self.used_at) = (now, now);
         }
     }
@@ -89,6 +93,15 @@ impl Side {
     fn note_progress(&mut self, now: u64) {
         if self.fin == Fin::No {
             (self.active_at, self.progress_at) = (now, now);
+        }
+    }
+
+    /// When the last acknowledgement came is not known where nothing is left to acknowledge.
+    pub fn last_activity(&self) -> u64 {
+        if self.used() > 0 {
+            self.active_at
+        } else {
+            self.used_at
         }
     }
 
@@ -384,6 +397,7 @@ impl World {
         if count == 0 {
             return Err(libc::EAGAIN);
         }
+        side.last_send = (total, side.last_activity());
         let mut left = count;
         for piece in bytes {
             let n = left.min(piece.len());
@@ -424,6 +438,7 @@ impl World {
         buffer[first..count].copy_from_slice(&back[..count - first]);
         if !peek {
             side.input.drain(..count);
+            side.read_at = now;
             side.note_use(now);
             self.open_window(link, at);
         }

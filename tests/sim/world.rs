@@ -7,8 +7,10 @@ use std::collections::BinaryHeap;
 
 use crate::client::Client;
 use crate::files::Files;
+use crate::proxy::Proxies;
 use crate::random::Random;
 use crate::report::Report;
+use crate::secure;
 use crate::story::Story;
 use crate::tcp::Link;
 use crate::watches::Known;
@@ -116,6 +118,10 @@ pub struct World {
     pub files: Files,
     pub links: Vec<Link>,
     pub clients: Vec<Client>,
+    /// The clients' side of TLS, in an episode that has it.
+    pub secure: Option<secure::Clients>,
+    /// How the server takes PROXY headers, if it does.
+    pub proxies: Option<Proxies>,
     pub stories: Vec<Story>,
     pub rates: Rates,
     /// accept4(2) fails with this until `Event::Plenty`.
@@ -150,13 +156,16 @@ pub struct World {
 }
 
 /// The server's deadlines in ns, `NEVER` for off.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Times {
     pub idle: u64,
     pub write: u64,
     pub linger: u64,
     pub drain: u64,
     pub high_water: u64,
+    pub handshake: u64,
+    /// How many of them may go on at the same time, 0 for all.
+    pub places: u32,
 }
 
 thread_local! {
@@ -227,6 +236,8 @@ impl World {
             files: Files::default(),
             links: Vec::new(),
             clients: Vec::new(),
+            secure: None,
+            proxies: None,
             stories: Vec::new(),
             rates: Rates::default(),
             exhausted: None,
@@ -236,7 +247,7 @@ impl World {
             findings: Vec::new(),
             trace,
             longest_pause: 0,
-            times: Times { idle: NEVER, write: NEVER, linger: 0, drain: 0, high_water: 0 },
+            times: Times::default(),
             stop_at: None,
             watched: Vec::new(),
             quiesce_at: None,
