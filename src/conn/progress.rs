@@ -86,7 +86,8 @@ impl Conn {
         let unacknowledged = sys::unread_by_peer(self.raw_fd()).saturating_sub(fin);
         let now = clock::now();
         let since = match self.ack_look() {
-            _ if unacknowledged == 0 => progress_at,
+            // Beside a queue it says that the kernel has room, of which this loop has not heard.
+            _ if unacknowledged == 0 && self.out.is_none() => progress_at,
             Some(former) if unacknowledged < former.unacknowledged => {
                 self.active_at = now;
                 if let Some(out) = &mut self.out {

@@ -2,6 +2,7 @@
 
 use crate::api::{Config, Hooks, Server, State, Status};
 use crate::support::*;
+use std::io::Read;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -287,5 +288,39 @@ fn a_listener_that_cannot_be_watched() {
             drop(server);
             before.assert_restored();
         }
+    });
+}
+
+/// T10: What the peer has read while the loop was busy for longer than the deadline is progress,
+/// although the loop has not heard of the room.
+#[test]
+fn a_busy_loop_ends_no_peer_that_has_read() {
+    isolated(|| {
+        let gate = Gate::new();
+        let inside = gate.clone();
+        let hooks = Hooks::new(move |_, socket| match text(socket)?.as_str() {
+            "much" => socket.send(&pattern(BULK)),
+            _ => Ok(inside.wait()),
+        });
+        let server = start(non_blocking(1).write_timeout(ms(3000)), hooks);
+        let mut other = Client::connect(&server).settled();
+        let mut slow = Client::small(&server).saying("much");
+        let mut got = slow.receive(1);
+        // The loop looks what is not acknowledged.
+        let_pass(ms(600));
+        other.send("x");
+        gate.reached_by(1);
+        // All that the kernel has.
+        slow.0.set_read_timeout(Some(ms(500))).unwrap();
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(count @ 1..) = slow.0.read(&mut buffer) {
+            got.extend(&buffer[..count]);
+        }
+        assert!(got.len() < BULK);
+        let_pass(ms(3200));
+        gate.open();
+        slow.0.set_read_timeout(Some(SOON)).unwrap();
+        got.extend(slow.receive(BULK - got.len()));
+        assert!(got == pattern(BULK));
     });
 }
