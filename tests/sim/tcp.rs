@@ -56,6 +56,8 @@ pub struct Side {
     pub read_at: u64,
     /// How much the program last sent, and what `last_activity` was before that.
     pub last_send: (usize, u64),
+    /// The kernel did not take all of it.
+    is_cut_short: bool,
     delay: u64,
     last_arrival: u64,
     window_is_due: bool,
@@ -397,7 +399,9 @@ impl World {
         if count == 0 {
             return Err(libc::EAGAIN);
         }
-        side.last_send = (total, side.last_activity());
+        let (earlier, before) = side.last_send;
+        let goes_on = std::mem::replace(&mut side.is_cut_short, count < total) && earlier > total;
+        side.last_send = (total, if goes_on { before } else { side.last_activity() });
         let mut left = count;
         for piece in bytes {
             let n = left.min(piece.len());
