@@ -279,7 +279,7 @@ TRACE ?=
 SCRIPTS ?= 10000
 TLS ?=
 
-$(SIM): $(RUST_SOURCES) $(wildcard tests/sim/*.rs tests/sim/*.pem) tests/sim/passed-on.txt scripts/build-sim
+$(SIM): $(RUST_SOURCES) $(wildcard tests/sim/*.rs tests/data/simulated*.pem) tests/sim/passed-on.txt scripts/build-sim
 	CARGO=$(CARGO) scripts/build-sim $(TARGET)/simulated
 
 sim: $(SIM) ## run the library on a simulated kernel [SECONDS=60] [SEED=…] [TLS=1] [EPISODES=1] [TRACE=1] [GO_ON=1]

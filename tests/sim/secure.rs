@@ -112,7 +112,11 @@ impl Clients {
 /// The server's settings.
 pub fn settings(random: &mut Random) -> Result<TlsConfig, net_server::Error> {
     let tls = TlsConfig::new();
-    tls.add_cert_pem(None, include_bytes!("server.pem"), include_bytes!("server-key.pem"))?;
+    tls.add_cert_pem(
+        None,
+        include_bytes!("../data/simulated.pem"),
+        include_bytes!("../data/simulated-key.pem"),
+    )?;
     tls.set_tickets(!random.once_in(4))?;
     tls.set_session_cache(random.one_of(&[0, 0, 2, 100]))?;
     Ok(tls)
