@@ -72,7 +72,7 @@ CAMPAIGNS := $(patsubst tests/campaigns/%.py,%,$(filter-out %/common.py %/held.p
 LINK = -L$(OUT) -lnetserver -pthread -Wl,-rpath,'$$ORIGIN/$(1)release'
 
 .DELETE_ON_ERROR:
-.PHONY: build help run docs test faults bad-network held test-package abi dist test-dist test-bindings test-status-page test-cluster cluster lint oracle run-oracle campaign-oracle sim sim-epoll sim-teeth install uninstall clean deps \
+.PHONY: build help run docs test faults bad-network held test-package abi dist test-dist test-bindings test-status-page test-cluster cluster lint oracle run-oracle campaign-oracle sim sim-epoll sim-teeth loom loom-teeth install uninstall clean deps \
 	c-tests hosts guide examples-rust asan-programs campaign-server proxies-server asan hammer-asan memcheck audit bench bench-deps bench-quick bench-tls bench-bindings campaigns $(CAMPAIGNS:%=campaign-%)
 
 build: $(SO) $(ARCHIVE) $(NOTICES) $(EXAMPLE_PROGRAMS) ## build the shared and the static library and the C examples (default) [NO_TLS=1, in target/no-tls]
@@ -296,6 +296,13 @@ sim-teeth: ## check that `make sim` finds each fault of tests/sim/planted; some 
 
 held: deps $(CAMPAIGN_SERVER) $(CAMPAIGN_CLIENTS) ## hold 19,000 connections, have 11 million come and go, echo 50 GiB; more than an hour [PARTS="hold-tls …"]
 	$(call PROGRESS,held,4500) $(PYTHON) tests/campaigns/held.py 1000 $(PARTS)
+
+# The models of tests/loom and tests/lobby: docs/RELIABILITY.md.
+loom: ## run the models of what threads share in every order of their steps
+	CARGO=$(CARGO) scripts/loom $(TARGET)/models
+
+loom-teeth: ## check that `make loom` finds each planted fault; some minutes
+	CARGO=$(CARGO) scripts/loom $(TARGET)/models --teeth
 
 test-package: ## make the crate as a registry gets it, and run the tests of its content
 	scripts/test-package

@@ -22,8 +22,7 @@ mod worker;
 pub(crate) use seat::Seat;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
@@ -35,7 +34,8 @@ use crate::error::{CloseReason, Status};
 use crate::linger::Remains;
 use crate::listener::{Accepted, Backoff, Listener};
 use crate::server::Server;
-use crate::sync::{lock, wait_until};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{lock, wait_until, Condvar, Mutex, MutexGuard};
 
 /// A connection that was accepted and is not yet served.
 struct Arrival {

@@ -1,9 +1,19 @@
-//! Locking.
+//! Locks and atomics. The models of tests/loom compile files of the library with
+//! loom's, which try every order of the threads' steps.
 
 #![forbid(unsafe_code)]
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
+
+#[cfg(loom)]
+pub(crate) use loom::sync::{atomic, Condvar, Mutex, MutexGuard};
+#[cfg(loom)]
+pub(crate) use loom::thread::yield_now;
+#[cfg(not(loom))]
+pub(crate) use std::sync::{atomic, Condvar, Mutex, MutexGuard};
+#[cfg(not(loom))]
+pub(crate) use std::thread::yield_now;
 
 use crate::clock::Deadline;
 

@@ -4,11 +4,10 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::RawFd;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use crate::conn::{Conn, ForcedEnd, Sending, ThreadContext};
-use crate::sync::lock;
+use crate::sync::{lock, Mutex, MutexGuard};
 use crate::sys::{self, Shutdown};
 
 pub(crate) struct Seat {
@@ -85,18 +84,18 @@ impl Seat {
         }
     }
 
-    /// Sets the forced end and then reads `sending` and `fin_sent`; the worker
-    /// sets those and then reads the forced end.
+    /// Sets the forced end and then looks what the worker does; the worker notes
+    /// what it does and then looks for the forced end.
     fn shut(&self, fd: RawFd, how: ForcedEnd) {
         let how = self.context.force_end(how);
-        let sending = self.context.sending.load(Ordering::SeqCst);
+        let sending = self.context.sending();
         match how {
             // The rest of the message is lost: the peer must see that.
-            ForcedEnd::Close if sending == Sending::Message as u8 => reset(fd),
-            ForcedEnd::Cut if sending != Sending::No as u8 => reset(fd),
+            ForcedEnd::Close if sending == Sending::Message => reset(fd),
+            ForcedEnd::Cut if sending != Sending::No => reset(fd),
             ForcedEnd::Abort => reset(fd),
             // The worker looks for the forced end by itself.
-            ForcedEnd::Close if self.context.fin_sent.load(Ordering::SeqCst) => {}
+            ForcedEnd::Close if self.context.has_sent_fin() => {}
             // A waiting `recv` returns. The worker then sends the end, behind
             // the queued bytes and TLS's close_notify.
             _ => sys::shutdown(fd, Shutdown::Read),

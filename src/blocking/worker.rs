@@ -4,8 +4,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{opening, Arrival, Gate, Pool, Seat, State, Waiting, REJECTION_MS};
@@ -17,7 +16,8 @@ use crate::linger::Remains;
 use crate::listener::{accept_until, wait_ready, AcceptError, Accepted, Listener};
 use crate::logger::Kind;
 use crate::server::Server;
-use crate::sync::lock;
+use crate::sync::atomic::Ordering;
+use crate::sync::{lock, MutexGuard};
 use crate::sys::{self, PollFlags};
 
 /// The longest wait of a quiesce before it looks whether the server stops, in ms.

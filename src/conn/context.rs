@@ -3,14 +3,12 @@
 
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::Mutex;
-
 use super::{Conn, Flags, IdTable, Inbox, Nearby};
 use crate::config::Limits;
 use crate::fork::Process;
 use crate::stats::Counters;
-use crate::sync::lock;
+use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use crate::sync::{lock, Mutex};
 use crate::sys::Reach;
 
 /// Who owns a connection. The owner decides whether `recv` and `send` wait.
@@ -59,10 +57,10 @@ pub(crate) struct ThreadContext {
     /// wait for.
     pub handshaking: AtomicBool,
     /// The kind of bytes that a worker waits to send ([`Sending`]).
-    pub sending: AtomicU8,
+    sending: AtomicU8,
     /// A worker has sent its end. A thread that ends the connection must not
     /// shut its input then: the kernel would send a reset for further input.
-    pub fin_sent: AtomicBool,
+    fin_sent: AtomicBool,
     /// The shutdown port sets this, because it serves one peer at a time: do
     /// other peers wait? If they do, it does not wait for a silent peer.
     pub rivals: Mutex<Option<Rivals>>,
@@ -110,6 +108,16 @@ pub(crate) enum Sending {
     Message = 1,
     /// The last bytes of a connection that is closing.
     Goodbye = 2,
+}
+
+impl Sending {
+    fn of(value: u8) -> Sending {
+        match value {
+            0 => Sending::No,
+            1 => Sending::Message,
+            _ => Sending::Goodbye,
+        }
+    }
 }
 
 /// The end that another thread forces on a worker's connection. A stronger end
@@ -166,6 +174,37 @@ impl ThreadContext {
     /// was asked for so far.
     pub fn force_end(&self, how: ForcedEnd) -> ForcedEnd {
         how.max(ForcedEnd::of(self.forced_end.fetch_max(how as u8, Ordering::SeqCst)))
+    }
+
+    /// Notes what kind of bytes the worker waits to send. Returns the end that
+    /// was forced on the connection before: a thread that forces one later sees
+    /// what is noted here.
+    pub fn note_sending(&self, sending: Sending) -> ForcedEnd {
+        self.sending.store(sending as u8, Ordering::SeqCst);
+        self.forced_end()
+    }
+
+    /// Returns what [`ThreadContext::note_sending`] has noted, to a thread that
+    /// has forced an end.
+    pub fn sending(&self) -> Sending {
+        Sending::of(self.sending.load(Ordering::SeqCst))
+    }
+
+    /// Notes that the worker sends its end: no thread shuts the input any more.
+    /// Returns `false`, and has noted nothing, where a forced end came first.
+    pub fn note_fin(&self) -> bool {
+        self.fin_sent.store(true, Ordering::SeqCst);
+        let is_free = self.forced_end() == ForcedEnd::None;
+        if !is_free {
+            self.fin_sent.store(false, Ordering::SeqCst);
+        }
+        is_free
+    }
+
+    /// Returns what [`ThreadContext::note_fin`] has noted, to a thread that has
+    /// forced an end.
+    pub fn has_sent_fin(&self) -> bool {
+        self.fin_sent.load(Ordering::SeqCst)
     }
 
     /// Forgets the end of the last connection: the worker has another one.

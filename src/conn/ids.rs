@@ -2,15 +2,17 @@
 
 #![forbid(unsafe_code)]
 
+// The models of tests/loom find it by this path.
+#[path = "ids/total.rs"]
 mod total;
 
 use std::net::Shutdown;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
 
 use once_cell::sync::OnceCell;
 
 use super::id::{ConnId, GENERATION_MAX};
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 pub(crate) use total::{Total, PASSING};
 

@@ -12,11 +12,11 @@
 use std::cell::OnceCell;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::{IdTable, SendError};
 use crate::outbuf::{self, OutBuf};
-use crate::sync::lock;
+use crate::sync::{lock, Mutex};
 
 /// The bytes that were accepted for the connections of a loop and that no
 /// connection has got yet.

@@ -5,9 +5,8 @@
 
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::Ordering;
 
-use super::{Conn, Flags, ForcedEnd, Owner, Phase};
+use super::{Conn, Flags, Owner, Phase};
 use crate::sys;
 
 impl Conn {
@@ -87,15 +86,7 @@ impl Conn {
     /// acknowledged all ([`Remains`](crate::linger::Remains)). Otherwise no
     /// thread shuts the input any more.
     fn is_input_shut(&self) -> bool {
-        if self.context.owner != Owner::Worker {
-            return false;
-        }
-        self.context.fin_sent.store(true, Ordering::SeqCst);
-        let is_ended = self.context.forced_end() != ForcedEnd::None;
-        if is_ended {
-            self.context.fin_sent.store(false, Ordering::SeqCst);
-        }
-        is_ended
+        self.context.owner == Owner::Worker && !self.context.note_fin()
     }
 
     /// Shuts the input for the program, which reads nothing more. It does not

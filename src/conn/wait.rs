@@ -5,7 +5,6 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::Ordering;
 
 use super::{Conn, Flags, ForcedEnd, Sending};
 use crate::clock::Deadline;
@@ -218,8 +217,7 @@ impl Conn {
 
     fn wait_sending(&mut self, sending: Sending, until: Deadline) -> Result<(), Status> {
         let goodbye = sending == Sending::Goodbye;
-        self.context.sending.store(sending as u8, Ordering::SeqCst);
-        let forced_end = self.context.forced_end();
+        let forced_end = self.context.note_sending(sending);
         let goes_on = forced_end == ForcedEnd::None || (goodbye && forced_end == ForcedEnd::Close);
         let result = match goes_on {
             true => self.wait(PollFlags::OUT, until),
@@ -229,7 +227,7 @@ impl Conn {
                 Err(Status::Closed)
             }
         };
-        self.context.sending.store(Sending::No as u8, Ordering::SeqCst);
+        self.context.note_sending(Sending::No);
         result
     }
 

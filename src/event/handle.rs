@@ -3,8 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -12,7 +11,8 @@ use super::tasks::Tasks;
 use super::{Mail, BOTH, WAKE};
 use crate::conn::{Conn, ConnId, IdTable, Message, Scratch, SendError, ThreadContext};
 use crate::error::{Error, Status};
-use crate::sync::lock;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{lock, Mutex};
 use crate::sys::{Poller, Waker};
 
 /// The free slots of a loop, and the connections that other threads put into
@@ -29,10 +29,10 @@ pub(super) struct Intake {
 pub(crate) struct LoopHandle {
     pub context: Arc<ThreadContext>,
     pub(super) intake: Mutex<Intake>,
-    pub(super) has_arrivals: AtomicBool,
+    has_arrivals: AtomicBool,
     pub(super) mail: (Sender<Mail>, Receiver<Mail>),
     /// A wake-up is on its way: more mail needs none.
-    pub(super) awake: AtomicBool,
+    awake: AtomicBool,
     pub(super) wake: Waker,
     pub(super) tasks: Tasks,
 }
@@ -70,6 +70,12 @@ impl LoopHandle {
         }
     }
 
+    /// The loop looks at its mail and its inbox from now on: a thread that posts
+    /// after it found them empty wakes it again.
+    pub(super) fn note_awake(&self) {
+        self.awake.swap(false, Ordering::SeqCst);
+    }
+
     /// Accepts bytes for a connection of this loop, or refuses all of them.
     pub(super) fn send(&self, id: u64, message: &Message<'_>) -> Result<(), SendError> {
         if self.context.inbox.put(&self.context.ids, id, message)? {
@@ -103,6 +109,16 @@ impl LoopHandle {
 
     pub(super) fn has_arrivals(&self) -> bool {
         self.has_arrivals.load(Ordering::Acquire)
+    }
+
+    /// Takes the connections that other threads have put into the loop.
+    pub(super) fn take_arrivals(&self) -> Vec<Conn> {
+        if !self.has_arrivals() {
+            return Vec::new();
+        }
+        let mut intake = lock(&self.intake);
+        self.has_arrivals.store(false, Ordering::Release);
+        std::mem::take(&mut intake.arrivals)
     }
 
     /// Takes a free slot and returns a new id with it.

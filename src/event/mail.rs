@@ -3,7 +3,6 @@
 #![forbid(unsafe_code)]
 
 use std::net::Shutdown;
-use std::sync::atomic::Ordering;
 
 use super::run::Loop;
 use super::tasks::TaskFn;
@@ -42,9 +41,7 @@ const PER_TURN: usize = 256;
 impl Loop {
     /// Handles posted mail; the rest waits until the next turn.
     pub(super) fn drain_mail(&mut self) {
-        // The flag is cleared before the mailbox is read: a thread that posts
-        // after the mailbox was found empty signals again.
-        self.driver.handle.awake.swap(false, Ordering::SeqCst);
+        self.driver.handle.note_awake();
         self.arm_tasks();
         for _ in 0..PER_TURN {
             let delivered = self.deliver_next();

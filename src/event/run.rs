@@ -4,7 +4,6 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use super::accept::Acceptor;
@@ -17,7 +16,6 @@ use crate::clock::Deadline;
 use crate::conn::{Conn, ConnId, ThreadContext};
 use crate::error::{Error, Status};
 use crate::server::{Guest, Server};
-use crate::sync::lock;
 use crate::sys::{Bits, Events, Poller, Timer, Waker, OUTPUT};
 
 /// The most events of a turn.
@@ -322,16 +320,7 @@ impl Loop {
 
     /// Puts arrivals from other threads into their slots.
     pub(super) fn install_arrivals(&mut self) {
-        if !self.driver.handle.has_arrivals() {
-            return;
-        }
-        let handle = &self.driver.handle;
-        let arrivals = {
-            let mut intake = lock(&handle.intake);
-            handle.has_arrivals.store(false, Ordering::Release);
-            std::mem::take(&mut intake.arrivals)
-        };
-        for conn in arrivals {
+        for conn in self.driver.handle.take_arrivals() {
             self.opening.push_back(conn.id);
             let place = self.slab.place(ConnId::slot(conn.id));
             *place = conn;

@@ -5,10 +5,10 @@
 
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
 use super::{see, IdTable, SendError, PENDING, SENDABLE};
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// The most bytes that a connection without a queue may send although the total
 /// is used up, where the kernel takes bytes now. So a peer that reads is served

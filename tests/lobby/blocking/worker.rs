@@ -1,0 +1,1 @@
+../../../src/blocking/worker.rs
