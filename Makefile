@@ -304,6 +304,16 @@ loom: ## run the models of what threads share in every order of their steps
 loom-teeth: ## check that `make loom` finds each planted fault; some minutes
 	CARGO=$(CARGO) scripts/loom $(TARGET)/models --teeth
 
+.PHONY: deb test-deb
+deb: ## make Debian packages of the committed source, with Debian's own compiler; some minutes
+	@scripts/deps mmdebstrap mmdebstrap
+	scripts/deb
+
+test-deb: ## make them, install, use, upgrade and remove them in a Debian of their own
+	@scripts/deps mmdebstrap mmdebstrap
+	scripts/deb
+	scripts/test-deb
+
 test-package: ## make the crate as a registry gets it, and run the tests of its content
 	scripts/test-package
 
@@ -404,20 +414,23 @@ INSTALLED := libnetserver.so.$(VERSION)
 DEBUG_FILE := .debug/$(INSTALLED).debug
 
 # The library comes by a rename: strip and objcopy write into a file that a program may have mapped
-# otherwise.
-install: $(SO) $(ARCHIVE) $(NOTICES) ## install [PREFIX=/usr/local] [LIBDIR=…] [INCLUDEDIR=…] [MANDIR=…] [DOCDIR=…] [DESTDIR=]
-	$(INSTALL) -d $(addprefix $(DESTDIR),$(INCLUDEDIR) $(LIBDIR)/pkgconfig $(LIBDIR)/cmake/netserver $(LIBDIR)/.debug $(MANDIR)/man3 $(DOCDIR))
+# otherwise. STRIP= leaves all debug information in it, for tools that make packages.
+install: $(SO) $(ARCHIVE) $(NOTICES) ## install [PREFIX=/usr/local] [LIBDIR=…] [INCLUDEDIR=…] [MANDIR=…] [DOCDIR=…] [DESTDIR=] [STRIP=strip]
+	$(INSTALL) -d $(addprefix $(DESTDIR),$(INCLUDEDIR) $(LIBDIR)/pkgconfig $(LIBDIR)/cmake/netserver $(MANDIR)/man3 $(DOCDIR))
 	$(INSTALL) -m 644 $(HEADER) $(CXX_HEADER) $(DESTDIR)$(INCLUDEDIR)
+	$(INSTALL) -m 755 $(SO) $(DESTDIR)$(LIBDIR)/$(INSTALLED).new
+	$(INSTALL) -m 644 $(ARCHIVE) $(DESTDIR)$(LIBDIR)/libnetserver.a
+ifneq ($(STRIP),)
+	$(INSTALL) -d $(DESTDIR)$(LIBDIR)/.debug
 	$(OBJCOPY) --only-keep-debug $(SO) $(DESTDIR)$(LIBDIR)/$(DEBUG_FILE)
 	chmod 644 $(DESTDIR)$(LIBDIR)/$(DEBUG_FILE)
-	$(INSTALL) -m 755 $(SO) $(DESTDIR)$(LIBDIR)/$(INSTALLED).new
 	$(STRIP) --strip-unneeded $(DESTDIR)$(LIBDIR)/$(INSTALLED).new
 	cd $(DESTDIR)$(LIBDIR) && $(OBJCOPY) --remove-section=.gnu_debuglink --add-gnu-debuglink=$(DEBUG_FILE) $(INSTALLED).new
+	$(STRIP) --strip-debug --enable-deterministic-archives $(DESTDIR)$(LIBDIR)/libnetserver.a
+endif
 	mv -f $(DESTDIR)$(LIBDIR)/$(INSTALLED).new $(DESTDIR)$(LIBDIR)/$(INSTALLED)
 	ln -sf $(INSTALLED) $(DESTDIR)$(LIBDIR)/$(SONAME)
 	ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/libnetserver.so
-	$(INSTALL) -m 644 $(ARCHIVE) $(DESTDIR)$(LIBDIR)/libnetserver.a
-	$(STRIP) --strip-debug --enable-deterministic-archives $(DESTDIR)$(LIBDIR)/libnetserver.a
 	$(FILL_IN) packaging/netserver.pc.in > $(DESTDIR)$(LIBDIR)/pkgconfig/netserver.pc
 	$(FILL_IN) packaging/netserver-config.cmake.in > $(DESTDIR)$(LIBDIR)/cmake/netserver/netserver-config.cmake
 	$(FILL_IN) packaging/netserver-config-version.cmake.in > $(DESTDIR)$(LIBDIR)/cmake/netserver/netserver-config-version.cmake
