@@ -47,7 +47,9 @@ SAME_PATHS := -ffile-prefix-map=$(CURDIR)=.
 REMAP := --remap-path-prefix=$(CURDIR)=.
 export RUSTFLAGS := $(filter-out $(REMAP),$(RUSTFLAGS)) $(REMAP)
 endif
-TARGET := $(CARGO_TARGET_DIR)
+# On the command line it names what `make fuzz` runs.
+FUZZED := $(if $(filter command,$(word 1,$(origin TARGET))),$(TARGET))
+override TARGET := $(CARGO_TARGET_DIR)
 OUT := $(TARGET)/release
 SO := $(OUT)/libnetserver.so
 ARCHIVE := $(OUT)/libnetserver.a
@@ -72,7 +74,7 @@ CAMPAIGNS := $(patsubst tests/campaigns/%.py,%,$(filter-out %/common.py %/held.p
 LINK = -L$(OUT) -lnetserver -pthread -Wl,-rpath,'$$ORIGIN/$(1)release'
 
 .DELETE_ON_ERROR:
-.PHONY: build help run docs test faults bad-network held test-package abi dist test-dist test-bindings test-status-page test-cluster cluster lint oracle run-oracle campaign-oracle sim sim-epoll sim-teeth loom loom-teeth install uninstall clean deps \
+.PHONY: build help run docs test faults bad-network fuzz fuzz-minimise held test-package abi dist test-dist test-bindings test-status-page test-cluster cluster lint oracle run-oracle campaign-oracle sim sim-epoll sim-teeth loom loom-teeth install uninstall clean deps \
 	c-tests hosts guide examples-rust asan-programs campaign-server proxies-server asan hammer-asan memcheck audit bench bench-deps bench-quick bench-tls bench-bindings campaigns $(CAMPAIGNS:%=campaign-%)
 
 build: $(SO) $(ARCHIVE) $(NOTICES) $(EXAMPLE_PROGRAMS) ## build the shared and the static library and the C examples (default) [NO_TLS=1, in target/no-tls]
@@ -293,6 +295,13 @@ sim-epoll: $(SIM) ## compare the simulated epoll(7) with this machine's kernel, 
 
 sim-teeth: ## check that `make sim` finds each fault of tests/sim/planted; some minutes
 	$(call PROGRESS,sim-teeth,300) env CARGO=$(CARGO) scripts/sim-teeth $(TARGET)/simulated
+
+# The tests replay fuzz/corpus; see docs/RELIABILITY.md.
+fuzz: ## run a target of fuzz/ with libFuzzer: service, proxy, outbuf, pem, session or calls [TARGET=…] [SECONDS=600]
+	CARGO=$(CARGO) scripts/fuzz $(or $(FUZZED),$(error make fuzz needs TARGET=, a name in fuzz/targets)) $(if $(filter file,$(origin SECONDS)),600,$(SECONDS))
+
+fuzz-minimise: ## make fuzz/corpus of what `make fuzz` has found [TARGET=…]
+	CARGO=$(CARGO) scripts/fuzz minimise $(or $(FUZZED),$(error make fuzz-minimise needs TARGET=))
 
 held: deps $(CAMPAIGN_SERVER) $(CAMPAIGN_CLIENTS) ## hold 19,000 connections, have 11 million come and go, echo 50 GiB; more than an hour [PARTS="hold-tls …"]
 	$(call PROGRESS,held,4500) $(PYTHON) tests/campaigns/held.py 1000 $(PARTS)

@@ -74,6 +74,9 @@ mod tls;
 #[cfg(feature = "capi")]
 #[doc(hidden)]
 pub mod ffi;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 
 pub use config::{Config, MAX_THREADS, MAX_TIME};
 pub use conn::{ConnId, PeerCredentials};

@@ -3,6 +3,10 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(any(test, fuzzing))]
+#[path = "fuzzing/outbuf.rs"]
+pub(crate) mod fuzzing;
+
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;

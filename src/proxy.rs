@@ -7,7 +7,10 @@
 
 #![forbid(unsafe_code)]
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+#[path = "fuzzing/proxy.rs"]
+pub(crate) mod fuzzing;
+#[cfg(any(test, fuzzing))]
 mod reference;
 mod trust;
 

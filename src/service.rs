@@ -2,6 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(any(test, fuzzing))]
+#[path = "fuzzing/service.rs"]
+pub(crate) mod fuzzing;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};

@@ -4,6 +4,9 @@
 #![forbid(unsafe_code)]
 
 mod cert;
+#[cfg(any(test, fuzzing))]
+#[path = "fuzzing/pem.rs"]
+mod fuzzing;
 mod key;
 mod pem;
 mod resume;
@@ -28,7 +31,11 @@ use crate::error::{Error, Status};
 use crate::sync::lock;
 
 use cert::Resolver;
+#[cfg(any(test, fuzzing))]
+pub use fuzzing::target as pem_fuzzing;
 use resume::Valid;
+#[cfg(any(test, fuzzing))]
+pub use session::fuzzing::target as session_fuzzing;
 pub(crate) use session::Session;
 pub(crate) use terms::Plain;
 pub use terms::{TlsInfo, TlsVersion, MAX_SESSIONS, MAX_TICKET_KEYS, TICKET_KEY_LEN};

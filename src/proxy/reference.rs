@@ -3,7 +3,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{decode, extent, Announced, Extent, Header, ProxyProtocol};
+#[cfg(test)]
+use super::Announced;
+use super::{decode, extent, Extent, Header, ProxyProtocol};
 
 /// What a receiver of these bytes does.
 #[derive(Debug, PartialEq)]
@@ -34,21 +36,18 @@ fn reference(bytes: &[u8], versions: ProxyProtocol) -> Outcome {
 
 fn reference_line(bytes: &[u8], allowed: bool) -> Outcome {
     // Byte by byte, as a receiver that reads one at a time sees it.
-    let mut line = String::new();
-    for byte in bytes {
-        line.push(char::from(*byte));
-        let head: String = line.chars().take(6).collect();
-        if !"PROXY ".starts_with(&head) || (head.len() == 6 && !allowed) {
+    for size in 1..=bytes.len() {
+        let line = &bytes[..size];
+        if !b"PROXY ".starts_with(&line[..size.min(6)]) || (size >= 6 && !allowed) {
             return Refuses;
         }
-        if line.ends_with("\r\n") {
-            return match line.chars().count() > 107 {
+        if line.ends_with(b"\r\n") {
+            return match size > 107 {
                 true => Refuses,
-                false => reference_words(&line),
+                false => reference_words(&line.iter().map(|b| char::from(*b)).collect::<String>()),
             };
         }
-        let before = line.chars().rev().nth(1);
-        if line.ends_with('\n') || before == Some('\r') || line.chars().count() == 107 {
+        if line[size - 1] == b'\n' || line[size.max(2) - 2..].starts_with(b"\r") || size == 107 {
             return Refuses;
         }
     }
@@ -64,7 +63,7 @@ fn reference_words(line: &str) -> Outcome {
     if words.len() != 6 || !line.is_ascii() {
         return Refuses;
     }
-    let port = |word: &str| (0..=65535).find(|number: &u32| number.to_string() == word);
+    let port = |word: &str| word.parse().ok().filter(|number: &u16| number.to_string() == word);
     let address = |word: &str| match words[1] {
         "TCP4" => four(word).map(IpAddr::from),
         "TCP6" => six(word).map(IpAddr::from),
@@ -74,12 +73,12 @@ fn reference_words(line: &str) -> Outcome {
         return Refuses;
     };
     let (Some(from), Some(to)) = (port(words[4]), port(words[5])) else { return Refuses };
-    let end = |ip: IpAddr, port| SocketAddr::new(ip.to_canonical(), port as u16).to_string();
+    let end = |ip: IpAddr, port| SocketAddr::new(ip.to_canonical(), port).to_string();
     Takes(size, Some((end(source, from), end(target, to))), vec![])
 }
 
 fn four(word: &str) -> Option<[u8; 4]> {
-    let number = |part: &str| (0..=255).find(|n: &u8| n.to_string() == part);
+    let number = |part: &str| part.parse().ok().filter(|n: &u8| n.to_string() == part);
     let parts: Option<Vec<u8>> = word.split('.').map(number).collect();
     parts?.try_into().ok()
 }
@@ -254,9 +253,19 @@ fn split(bytes: &[u8], at: usize, versions: ProxyProtocol) -> Outcome {
     Waits
 }
 
+/// Compares the parser with the reference, on bytes that come together and in two
+/// pieces.
+pub(super) fn compare(bytes: &[u8], at: usize, versions: ProxyProtocol) {
+    let expected = reference(bytes, versions);
+    assert_eq!(whole(bytes, versions), expected, "{bytes:?}");
+    assert_eq!(split(bytes, at, versions), expected, "{bytes:?} at {at}");
+}
+
 /// A generator of numbers (xorshift).
+#[cfg(test)]
 struct Random(u64);
 
+#[cfg(test)]
 impl Random {
     fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;

@@ -45,11 +45,19 @@ impl Trusted {
     }
 }
 
+/// The parser of `IpNet` takes zeros before a number too, which others read as an
+/// octal one.
+fn network(address: &str, prefix: &str) -> Option<IpNet> {
+    let len: u8 = prefix.parse().ok().filter(|len: &u8| len.to_string() == prefix)?;
+    IpNet::new(address.parse().ok()?, len).ok()
+}
+
 fn parse_network(text: &str) -> Result<IpNet, &'static str> {
-    let network = match text.parse::<IpAddr>() {
-        Ok(address) => IpNet::from(address),
-        Err(_) => text.parse().map_err(|_| "not an address, a network or \"unix\"")?,
+    let network = match text.split_once('/') {
+        None => text.parse::<IpAddr>().ok().map(IpNet::from),
+        Some((address, prefix)) => network(address, prefix),
     };
+    let network = network.ok_or("not an address, a network or \"unix\"")?;
     if network != network.trunc() {
         return Err("the address has bits beyond its prefix");
     }
@@ -105,6 +113,9 @@ mod tests {
             "127.0.0.1:80",
             "[::1]",
             "010.0.0.1",
+            "010.0.0.0/8",
+            "10.0.0.0/08",
+            "10.0.0.0/+8",
             "10.0.0.0/",
             " ::1",
             "fe80::1%lo",

@@ -2,6 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(any(test, fuzzing))]
+#[path = "../fuzzing/session.rs"]
+pub(super) mod fuzzing;
+
 use std::io::{BufRead, Read, Write};
 use std::sync::Arc;
 

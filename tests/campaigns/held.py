@@ -91,7 +91,7 @@ def rounds(verdict, share):
     """Ten million times: connect, echo, close."""
     for name, count, options in [
         ("non-blocking", 10_000_000, ["-n", "-t", "2"]),
-        ("blocking", 1_000_000, ["-t", "16"]),
+        ("blocking", 1_000_000, ["-t", "48"]),
     ]:
         count = count * share // 1000
         with Server("echo", *options) as server:

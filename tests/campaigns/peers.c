@@ -322,11 +322,12 @@ static void slow(void) {
     struct peer *peers = calloc((size_t)count, sizeof *peers);
     uint64_t wrong = 0, bytes = 0;
     long dropped = 0;
-    int small = 4096;
+    int small = 4096, some = 16384;
     for (long i = 0; i < count; i++) {
         if (!open_peer(&peers[i]))
             fail("handshake");
         setsockopt(peers[i].fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
+        setsockopt(peers[i].fd, SOL_SOCKET, SO_SNDBUF, &some, sizeof some);
     }
     printf("open\n");
     fflush(stdout);

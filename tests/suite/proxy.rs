@@ -310,7 +310,7 @@ fn a_server_that_trusts_no_proxy() {
             let error = attempt(config.clone().proxy_protocol(ProxyProtocol::V1));
             assert_eq!(error.status(), Status::Invalid);
             assert!(error.message().contains("no proxy is trusted"), "{}", error.message());
-            for bad in ["10.0.0.1/8", "localhost", "", "::1/129", "unix:/run"] {
+            for bad in ["10.0.0.1/8", "010.0.0.0/8", "localhost", "", "::1/129", "unix:/run"] {
                 let error = attempt(config.clone().add_trusted_proxy(bad));
                 assert_eq!(error.status(), Status::Invalid, "{bad:?}");
                 let named = error.message().contains(&format!("trusted proxy \"{bad}\""));
