@@ -255,8 +255,8 @@ typedef int32_t ns_status;
 
 /**
  * No slot is left for a connection, or the kernel has no memory for it
- * (`ENOMEM`, `ENOBUFS`). If the process itself gets no memory, the library
- * aborts it: this status never means that.
+ * (`ENOMEM`, `ENOBUFS`), or the process has none for what the library keeps
+ * of a new connection. If the process gets no other memory, it is aborted.
  */
 #define NS_ERR_NO_MEMORY -1019
 
@@ -2796,7 +2796,7 @@ typedef struct ns_stats {
     uint64_t bytes_out;
     /** Failures of callbacks, the exception handler included. */
     uint64_t handler_errors;
-    /** Failures of accept(2). */
+    /** Failures of accept(2), and connections for which there was no memory. */
     uint64_t accept_errors;
     /** TLS handshakes completed. */
     uint64_t handshakes;

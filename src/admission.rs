@@ -8,7 +8,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::hash_map::RandomState;
-use std::collections::HashMap;
+use std::collections::{HashMap, TryReserveError};
 use std::hash::BuildHasher;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex};
@@ -36,14 +36,17 @@ const REPORT_EVERY_MS: u64 = 1000;
 pub(crate) enum Limit {
     Open,
     Rate,
+    /// There is no memory to count the connection.
+    Memory,
 }
 
 impl Limit {
-    /// Returns the name of the setting.
+    /// Returns the name of the setting, or what else the reason is.
     fn name(self) -> &'static str {
         match self {
             Limit::Open => "max_per_address",
             Limit::Rate => "accept_rate_per_address",
+            Limit::Memory => "out of memory",
         }
     }
 }
@@ -119,9 +122,12 @@ impl Admission {
         if self.max_open != 0 && open >= self.max_open {
             return Err(Limit::Open);
         }
+        if self.max_open != 0 {
+            shard.open.try_reserve(1).map_err(|_| Limit::Memory)?;
+        }
         if let Some(rate) = &self.rate {
             let full_at = rate.take(shard.full_at.get(&address).copied(), now);
-            shard.note_rate(address, full_at.ok_or(Limit::Rate)?);
+            shard.note_rate(address, full_at.ok_or(Limit::Rate)?).map_err(|_| Limit::Memory)?;
         }
         if self.max_open != 0 {
             shard.open.insert(address, open + 1);
@@ -199,13 +205,17 @@ pub(crate) fn turn_away(fd: OwnedFd) {
 }
 
 impl Shard {
-    fn note_rate(&mut self, address: u128, full_at: u64) {
+    fn note_rate(&mut self, address: u128, full_at: u64) -> Result<(), TryReserveError> {
         if self.full_at.len() >= RATES && !self.full_at.contains_key(&address) {
-            let mut moments: Vec<_> = self.full_at.values().copied().collect();
+            let mut moments = Vec::new();
+            moments.try_reserve_exact(self.full_at.len())?;
+            moments.extend(self.full_at.values().copied());
             let (_, least, _) = moments.select_nth_unstable(FORGOTTEN);
             self.full_at.retain(|_, full_at| *full_at > *least);
         }
+        self.full_at.try_reserve(1)?;
         self.full_at.insert(address, full_at);
+        Ok(())
     }
 }
 
@@ -314,8 +324,8 @@ mod tests {
         let mut shard = Shard::default();
         for n in 0..10 * RATES as u64 {
             // The first is used again and again.
-            shard.note_rate(0, 1_000_000 + n);
-            shard.note_rate(1 + u128::from(n), n);
+            shard.note_rate(0, 1_000_000 + n).unwrap();
+            shard.note_rate(1 + u128::from(n), n).unwrap();
             assert!(shard.full_at.len() <= RATES);
         }
         assert!(shard.full_at.contains_key(&0));

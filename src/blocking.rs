@@ -27,10 +27,11 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 
 use crate::admission::Admission;
+use crate::callback;
 use crate::clock::Deadline;
 use crate::config::{Config, Limits};
 use crate::conn::{Conn, ForcedEnd, Owner, ThreadContext};
-use crate::error::{CloseReason, Status};
+use crate::error::{CloseReason, Error, Status};
 use crate::linger::Remains;
 use crate::listener::{Accepted, Backoff, Listener};
 use crate::server::Server;
@@ -141,7 +142,8 @@ impl Pool {
             }),
             changed: Condvar::new(),
             next_id: AtomicU64::new(1),
-            rejecting: Mutex::new(Vec::new()),
+            // All threads may reject at the same time.
+            rejecting: Mutex::new(Vec::with_capacity(seats + 1)),
             reject_until: AtomicU64::new(Deadline::NEVER.to_bits()),
             cut: AtomicBool::new(false),
             max_wait_ms,
@@ -241,6 +243,29 @@ impl Pool {
         if let Some(admission) = &self.admission {
             conn.leave(admission);
         }
+    }
+
+    /// Makes a connection wait for a seat. Where there is no memory for it, it is
+    /// closed, as if it had not been accepted.
+    fn queue(
+        &self,
+        server: &Server,
+        mut state: MutexGuard<'_, State>,
+        mut arrival: Arrival,
+        until: Deadline,
+    ) {
+        let Err(error) = state.queue.try_reserve(1) else {
+            self.lobby.counters.accepted.add(1);
+            state.queue.push_back(Waiting { arrival, until });
+            return;
+        };
+        self.lobby.counters.accept_errors.add(1);
+        drop(state);
+        if let Some(admission) = &self.admission {
+            admission.leave(arrival.accepted.peer, &mut arrival.accepted.origin);
+        }
+        drop(arrival);
+        self.count_report(callback::report_unserved(server, &Error::no_memory(error)));
     }
 
     fn take_listeners(&self, gate: Gate) -> Arc<[Listener]> {

@@ -361,6 +361,19 @@ pub(crate) fn report_accept_failure(
     report.and_then(|error| report_without_socket(server, &error))
 }
 
+/// Logs and reports that a connection was accepted and cannot be served. Returns
+/// as [`report_accept_failure`].
+#[cold]
+pub(crate) fn report_unserved(server: &Server, error: &Error) -> Option<Error> {
+    log_unserved(server, 0, error);
+    report_without_socket(server, error)
+}
+
+/// Logs that a connection cannot be served.
+pub(crate) fn log_unserved(server: &Server, id: u64, error: &Error) {
+    server.log().warn(Kind::Accept, id, || format!("cannot serve a connection: {error}"));
+}
+
 /// Logs and reports that a listener was lost. Returns as
 /// [`report_accept_failure`].
 pub(crate) fn report_lost_listener(server: &Server, failure: &io::Error) -> Option<Error> {

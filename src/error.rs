@@ -82,9 +82,9 @@ statuses! {
     /// Another failure of the operating system.
     Io = -1018, "NS_ERR_IO", "input/output error";
     /// No slot is left for a connection, or the kernel has no memory for it
-    /// (`ENOMEM`, `ENOBUFS`). If the process itself gets no memory, the library
-    /// aborts it: this status never means that.
-    NoMemory = -1019, "NS_ERR_NO_MEMORY", "no slot, or no memory of the kernel's, is left";
+    /// (`ENOMEM`, `ENOBUFS`), or the process has none for what the library keeps
+    /// of a new connection. If the process gets no other memory, it is aborted.
+    NoMemory = -1019, "NS_ERR_NO_MEMORY", "no slot or no memory is left";
     /// A thread cannot be created.
     Thread = -1020, "NS_ERR_THREAD", "cannot create a thread";
     /// This system or build cannot do it.

@@ -340,21 +340,30 @@ pub(crate) fn wait_ready(
     listeners: &[Listener],
     until: Deadline,
 ) -> Result<Vec<&Listener>, AcceptError> {
-    let usable: Vec<_> = listeners.iter().filter(|l| !l.is_lost()).collect();
+    let (mut usable, mut entries) = (room_for(listeners.len())?, room_for(2 * listeners.len())?);
+    usable.extend(listeners.iter().filter(|l| !l.is_lost()));
     if usable.is_empty() {
         return Err(AcceptError::Shut);
     }
-    let mut entries: Vec<_> = usable.iter().map(|l| PollFd::new(*l, PollFlags::IN)).collect();
+    entries.extend(usable.iter().map(|l| PollFd::new(*l, PollFlags::IN)));
     let ends = usable.iter().filter_map(|l| l.end.as_ref());
     entries.extend(ends.map(|end| PollFd::new(end, PollFlags::IN)));
     match sys::poll_many(&mut entries, until.poll_timeout()) {
         Ok(0) => Err(AcceptError::Empty),
         Ok(_) => {
-            let ready = usable.iter().zip(&entries).filter(|(_, e)| !e.revents().is_empty());
-            Ok(ready.map(|(listener, _)| *listener).collect())
+            let mut events = entries.iter().map(|entry| !entry.revents().is_empty());
+            usable.retain(|_| events.next() == Some(true));
+            Ok(usable)
         }
         Err(_) => Err(AcceptError::Next),
     }
+}
+
+fn room_for<T>(count: usize) -> Result<Vec<T>, AcceptError> {
+    let mut list = Vec::new();
+    let no_memory = |_| AcceptError::Exhausted(io::Error::from_raw_os_error(libc::ENOMEM));
+    list.try_reserve_exact(count).map_err(no_memory)?;
+    Ok(list)
 }
 
 /// Accepts from one of the listeners that [`wait_ready`] returned; `turn` says

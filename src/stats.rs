@@ -136,7 +136,7 @@ pub struct Stats {
     /// Connections whose handler passed on that the peer has reset them, or, over
     /// TLS, has ended without close_notify.
     pub peer_resets: u64,
-    /// Failures to accept.
+    /// Failures of accept(2), and connections for which there was no memory.
     pub accept_errors: u64,
     /// TLS handshakes completed.
     pub handshakes: u64,

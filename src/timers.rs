@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, TryReserveError};
 
 use crate::clock::Deadline;
 
@@ -20,6 +20,11 @@ pub(crate) struct Timers {
 }
 
 impl Timers {
+    /// Makes room for an entry.
+    pub fn make_room(&mut self) -> Result<(), TryReserveError> {
+        self.heap.try_reserve(1)
+    }
+
     pub fn arm(&mut self, due: Deadline, slot: u32) {
         self.heap.push(Reverse((due, slot)));
     }

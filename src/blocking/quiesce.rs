@@ -2,9 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-use super::{Arrival, Gate, Pool, State, Waiting};
+use super::{Arrival, Gate, Pool, State};
 use crate::clock::Deadline;
-use crate::config::Config;
 use crate::listener::{AcceptError, Listener, Quota};
 use crate::server::Server;
 
@@ -49,7 +48,7 @@ impl Pool {
                 match accepted.map(|accepted| self.admit(server, accepted)) {
                     Ok(Ok(accepted)) => {
                         let arrival = Arrival { id: self.next_id(), accepted };
-                        self.queue(server.config(), arrival);
+                        self.queue_late(server, arrival);
                     }
                     Ok(Err(refusal)) => self.note_refusal(server, refusal),
                     Err(AcceptError::Next) if !listener.is_lost() => {}
@@ -62,17 +61,16 @@ impl Pool {
         }
     }
 
-    fn queue(&self, config: &Config, arrival: Arrival) {
+    fn queue_late(&self, server: &Server, arrival: Arrival) {
         let mut state = self.state();
         state.backoff.reset();
-        self.lobby.counters.accepted.add(1);
         // With one worker clients wait for it however long, as in the backlog.
-        let until = match config.max_thread {
+        let until = match server.config().max_thread {
             1 => Deadline::NEVER,
             _ => Deadline::after_ms(self.max_wait_ms),
         };
-        state.queue.push_back(Waiting { arrival, until });
-        self.make_room(&state);
+        self.queue(server, state, arrival, until);
+        self.make_room(&self.state());
     }
 
     /// Waits until no connection is served, waits, or is being rejected, at most

@@ -235,17 +235,18 @@ impl Pool {
             return None;
         }
         state.backoff.reset();
-        self.lobby.counters.accepted.add(1);
         if let Some(number) = state.free.pop() {
+            self.lobby.counters.accepted.add(1);
             return Some((number, arrival));
         }
         // A quiesce keeps whom it takes from the backlog, whichever thread does it.
         let may_wait = state.queue.len() < self.max_waiting || state.gate == Gate::Quiescing;
         if self.max_wait_ms > 0 && may_wait {
             let until = Deadline::after_ms(self.max_wait_ms);
-            state.queue.push_back(Waiting { arrival, until });
+            self.queue(server, state, arrival, until);
             return None;
         }
+        self.lobby.counters.accepted.add(1);
         state.rejected += 1;
         drop(state);
         self.reject(server, arrival);

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::TryReserveError;
 use std::io;
 
 use super::{reason, Error, Status};
@@ -9,6 +10,13 @@ use super::{reason, Error, Status};
 impl From<Status> for Error {
     fn from(status: Status) -> Error {
         Error { status, detail: None }
+    }
+}
+
+impl Error {
+    /// Makes the error for memory that the library did not get.
+    pub(crate) fn no_memory(_: TryReserveError) -> Error {
+        Error::from(Status::NoMemory)
     }
 }
 

@@ -270,23 +270,29 @@ impl Loop {
         }
         if let Err(error) = begun.or_else(unless_stopping) {
             self.driver.counters().accept_errors.add(1);
-            let log = self.driver.server.log();
-            log.warn(Kind::Accept, 0, || format!("cannot serve a connection: {error}"));
-            self.driver.report(&error);
+            self.driver.count_report(callback::report_unserved(&self.driver.server, &error));
         }
     }
 
     fn keep(&mut self, accepted: Accepted) -> Result<(), Error> {
         let handle = &self.driver.handle;
-        let no_slot = || Error::new(Status::NoMemory, "no connection slot is left");
-        let id = handle.allocate(&mut lock(&handle.intake)).ok_or_else(no_slot)?;
-        if let Err(e) = self.driver.schedule.watch(accepted.fd.as_fd(), id) {
-            handle.free(id);
-            return Err(Error::from_os(Status::Io, "cannot watch the socket", &e));
-        }
+        let id = handle.allocate(&mut lock(&handle.intake))?;
+        let room = self.driver.schedule.make_room();
+        let place = room.and_then(|()| self.slab.place(ConnId::slot(id)));
+        let watched = place.map_err(Error::no_memory).and_then(|conn| {
+            let watched = self.driver.schedule.watch(accepted.fd.as_fd(), id);
+            let failed = |e| Error::from_os(Status::Io, "cannot watch the socket", &e);
+            watched.map(|()| conn).map_err(failed)
+        });
+        let conn = match watched {
+            Ok(conn) => conn,
+            Err(error) => {
+                handle.free(id);
+                return Err(error);
+            }
+        };
         self.driver.counters().accepted.add(1);
         self.driver.counters().open.add(1);
-        let conn = self.slab.place(ConnId::slot(id));
         conn.begin(id, accepted);
         self.driver.on_opened(conn);
         Ok(())
@@ -322,6 +328,24 @@ impl Driver {
             self.report(&error);
         }
         self.schedule.arm_own(Own::Refusals, admission.report_at());
+    }
+
+    /// Ends an arrival for which there is no memory. Of one that the program has
+    /// brought the exception handler hears with its socket.
+    #[cold]
+    pub fn refuse_arrival(&mut self, mut conn: Conn, error: Error) {
+        self.counters().accept_errors.add(1);
+        let is_attached = conn.end_arrival();
+        if conn.origin != Origin::NONE && !is_attached {
+            self.count_report(callback::report_unserved(&self.server, &error));
+        } else {
+            callback::log_unserved(&self.server, conn.id, &error);
+            conn.close_because(CloseReason::Error);
+            callback::report_handshake_failure(&self.server, &mut conn, error);
+        }
+        self.finish_conn(&mut conn, CloseReason::Error);
+        // It has no place that stays.
+        self.handle.context.reach.note_none();
     }
 
     /// Begins with an arrival. An event that came while it waited comes again, with

@@ -122,17 +122,30 @@ impl LoopHandle {
     }
 
     /// Takes a free slot and returns a new id with it.
-    pub(super) fn allocate(&self, intake: &mut Intake) -> Option<u64> {
+    pub(super) fn allocate(&self, intake: &mut Intake) -> Result<u64, Error> {
         loop {
-            let slot = intake.free.pop().or_else(|| {
-                let slot = intake.next;
-                intake.next += u32::from(slot < IdTable::SLOTS);
-                (slot < IdTable::SLOTS).then_some(slot)
-            })?;
+            let slot = match intake.free.pop() {
+                Some(slot) => slot,
+                None => self.new_slot(intake)?,
+            };
             if let Some(id) = self.context.ids.give(self.context.index, slot) {
-                return Some(id);
+                return Ok(id);
             }
         }
+    }
+
+    /// Returns a slot that was never used. There is room for all slots in the
+    /// list of the free ones, so that an end of a connection takes no memory.
+    #[cold]
+    fn new_slot(&self, intake: &mut Intake) -> Result<u32, Error> {
+        let slot = intake.next;
+        if slot >= IdTable::SLOTS {
+            return Err(Error::new(Status::NoMemory, "no connection slot is left"));
+        }
+        self.context.ids.grow(slot).map_err(Error::no_memory)?;
+        intake.free.try_reserve(slot as usize + 1).map_err(Error::no_memory)?;
+        intake.next += 1;
+        Ok(slot)
     }
 
     pub(super) fn free(&self, id: u64) {
@@ -158,8 +171,10 @@ impl LoopHandle {
         // looks for the connection only if this is set, and then under this
         // lock.
         self.has_arrivals.store(true, Ordering::SeqCst);
-        let Some(id) = self.allocate(&mut intake) else {
-            return Err((Error::new(Status::NoMemory, "no connection slot is left"), source));
+        let room = intake.arrivals.try_reserve(1).map_err(Error::no_memory);
+        let id = match room.and_then(|()| self.allocate(&mut intake)) {
+            Ok(id) => id,
+            Err(error) => return Err((error, source)),
         };
         let registered = match (&intake.poller, fd(&source)) {
             (Some(poller), Some(fd)) => poller.add(fd, id, BOTH),

@@ -10,7 +10,7 @@
 #![forbid(unsafe_code)]
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, TryReserveError, VecDeque};
 use std::io;
 
 use super::driver::Driver;
@@ -63,17 +63,23 @@ impl Handshakes {
         self.in_use < self.max
     }
 
-    fn occupy(&mut self, id: u64) {
+    /// Takes a place, also where there is no memory to look after it: then the
+    /// handshake is to fail.
+    fn occupy(&mut self, id: u64) -> Result<(), TryReserveError> {
         self.in_use += 1;
+        self.silent.try_reserve(1)?;
         self.silent.push(Reverse((clock::now(), id)));
+        Ok(())
     }
 
     fn release(&mut self) {
         self.in_use -= 1;
     }
 
-    fn enqueue(&mut self, id: u64) {
+    fn enqueue(&mut self, id: u64) -> Result<(), TryReserveError> {
+        self.waiting.try_reserve(1)?;
         self.waiting.push_back(id);
+        Ok(())
     }
 
     /// Forgets the connections that have ended, where they are many. So the
@@ -237,9 +243,10 @@ impl Driver {
 
     fn wait_for_place(&mut self, conn: &mut Conn) {
         conn.set_phase(Phase::Waiting);
-        match conn.has_peer_left() {
-            true => self.fail_waiting(conn),
-            false => self.handshakes.enqueue(conn.id),
+        if conn.has_peer_left() {
+            self.fail_waiting(conn);
+        } else if let Err(error) = self.handshakes.enqueue(conn.id) {
+            self.fail_handshake(conn, Error::no_memory(error));
         }
     }
 
@@ -247,7 +254,10 @@ impl Driver {
     /// made its session already.
     fn begin_handshake(&mut self, conn: &mut Conn) {
         conn.set_phase(Phase::Handshake);
-        self.handshakes.occupy(conn.id);
+        if let Err(error) = self.handshakes.occupy(conn.id) {
+            self.fail_handshake(conn, Error::no_memory(error));
+            return;
+        }
         if !conn.is_tls() {
             let left = conn.own_deadline.ms_left();
             let begun = self.server.tls(conn.origin).map(|tls| conn.begin_tls(tls, &[], left));

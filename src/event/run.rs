@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
+use std::collections::{TryReserveError, VecDeque};
 use std::sync::Arc;
 
 use super::accept::Acceptor;
@@ -321,9 +321,21 @@ impl Loop {
     /// Puts arrivals from other threads into their slots.
     pub(super) fn install_arrivals(&mut self) {
         for conn in self.driver.handle.take_arrivals() {
+            if let Err(error) = self.make_room(conn.id) {
+                self.driver.refuse_arrival(conn, Error::no_memory(error));
+                continue;
+            }
             self.opening.push_back(conn.id);
-            let place = self.slab.place(ConnId::slot(conn.id));
-            *place = conn;
+            if let Some(place) = self.slab.get(ConnId::slot(conn.id)) {
+                *place = conn;
+            }
         }
+    }
+
+    /// Makes the place of a connection, and room for what it puts into queues.
+    fn make_room(&mut self, id: u64) -> Result<(), TryReserveError> {
+        self.opening.try_reserve(1)?;
+        self.driver.schedule.make_room()?;
+        self.slab.place(ConnId::slot(id)).map(drop)
     }
 }

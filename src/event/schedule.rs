@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
+use std::collections::{TryReserveError, VecDeque};
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -63,6 +63,12 @@ impl Schedule {
 
     pub fn poller(&self) -> &Poller {
         &self.poller
+    }
+
+    /// Makes room for what a new connection puts here.
+    pub fn make_room(&mut self) -> Result<(), TryReserveError> {
+        self.ready.try_reserve(1)?;
+        self.timers.make_room()
     }
 
     /// Makes the poller report input of a new connection.

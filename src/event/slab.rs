@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::TryReserveError;
 use std::sync::Arc;
 
 use crate::conn::{Conn, ConnId, ThreadContext};
@@ -37,7 +38,7 @@ impl Slab {
     }
 
     /// Returns a slot that may not have been used yet.
-    pub fn place(&mut self, slot: u32) -> &mut Conn {
+    pub fn place(&mut self, slot: u32) -> Result<&mut Conn, TryReserveError> {
         let context = &self.context;
         let vacant = || Conn::vacant(context.clone());
         self.slots.place(slot, vacant, |slots| context.reach.note_slots(slots))

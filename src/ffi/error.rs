@@ -63,8 +63,8 @@ pub const NS_ERR_LISTEN: i32 = -1017;
 /// Another failure of the operating system.
 pub const NS_ERR_IO: i32 = -1018;
 /// No slot is left for a connection, or the kernel has no memory for it
-/// (`ENOMEM`, `ENOBUFS`). If the process itself gets no memory, the library
-/// aborts it: this status never means that.
+/// (`ENOMEM`, `ENOBUFS`), or the process has none for what the library keeps
+/// of a new connection. If the process gets no other memory, it is aborted.
 pub const NS_ERR_NO_MEMORY: i32 = -1019;
 /// A thread cannot be created.
 pub const NS_ERR_THREAD: i32 = -1020;

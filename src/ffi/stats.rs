@@ -55,7 +55,7 @@ pub struct ns_stats {
     pub bytes_out: u64,
     /// Failures of callbacks, the exception handler included.
     pub handler_errors: u64,
-    /// Failures of accept(2).
+    /// Failures of accept(2), and connections for which there was no memory.
     pub accept_errors: u64,
     /// TLS handshakes completed.
     pub handshakes: u64,

@@ -1,6 +1,7 @@
 //! The objects of a thread, in places that never move, and the ways to reach one
 //! of them while the program's code runs: the loop may have another one in hand.
 
+use std::collections::TryReserveError;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
@@ -32,23 +33,35 @@ impl<T> Slots<T> {
     }
 
     /// Returns the object of a place. Makes it and those before it with `vacant`,
-    /// if they are not there, and then calls `grown`.
+    /// if they are not there, and then calls `grown`. On failure nothing has
+    /// moved, but `grown` has been called.
     pub fn place(
         &mut self,
         slot: u32,
         vacant: impl Fn() -> T,
         grown: impl FnOnce(&Slots<T>),
-    ) -> &mut T {
+    ) -> Result<&mut T, TryReserveError> {
         let slot = slot as usize;
         if slot / CHUNK >= self.chunks.len() {
-            while slot / CHUNK >= self.chunks.len() {
-                let chunk: Box<[T]> = (0..CHUNK).map(|_| vacant()).collect();
-                self.chunks.push(NonNull::from(Box::leak(chunk)).cast());
-            }
+            let made = self.grow_to(slot / CHUNK, vacant);
+            // The list of the chunks may have moved in any case.
             grown(self);
+            made?;
         }
         // SAFETY: as in `get`.
-        unsafe { &mut (*self.chunks[slot / CHUNK].as_ptr())[slot % CHUNK] }
+        Ok(unsafe { &mut (*self.chunks[slot / CHUNK].as_ptr())[slot % CHUNK] })
+    }
+
+    #[cold]
+    fn grow_to(&mut self, last: usize, vacant: impl Fn() -> T) -> Result<(), TryReserveError> {
+        while self.chunks.len() <= last {
+            self.chunks.try_reserve(1)?;
+            let mut chunk = Vec::new();
+            chunk.try_reserve_exact(CHUNK)?;
+            chunk.resize_with(CHUNK, &vacant);
+            self.chunks.push(NonNull::from(Box::leak(chunk.into_boxed_slice())).cast());
+        }
+        Ok(())
     }
 
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {

@@ -100,6 +100,10 @@ pub mod error {
         pub fn with_os_code(_: Status, _: i32) -> Error {
             Error
         }
+
+        pub fn no_memory(_: std::collections::TryReserveError) -> Error {
+            Error
+        }
     }
 
     impl fmt::Display for Error {

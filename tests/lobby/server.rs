@@ -120,6 +120,10 @@ pub mod callback {
         None
     }
 
+    pub fn report_unserved(_: &Server, _: &Error) -> Option<Error> {
+        None
+    }
+
     pub fn report_lost_listener(_: &Server, _: &io::Error) -> Option<Error> {
         None
     }

@@ -30,6 +30,10 @@ pub mod error {
         pub fn from_os(status: Status, _: &str, _: &io::Error) -> Error {
             Error(status)
         }
+
+        pub fn no_memory(_: std::collections::TryReserveError) -> Error {
+            Error(Status::NoMemory)
+        }
     }
 }
 

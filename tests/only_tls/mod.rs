@@ -4,6 +4,7 @@ mod closing;
 mod handshakes;
 mod hosted;
 mod logger;
+mod memory;
 mod proxy;
 mod services;
 mod settings;

@@ -32,6 +32,7 @@ mod ipv6;
 mod lifecycle;
 mod limits;
 pub mod logger;
+mod memory;
 mod metrics;
 mod nearby;
 mod non_blocking;

@@ -8,6 +8,7 @@ mod events;
 pub mod faults;
 mod handlers;
 mod isolate;
+mod memory;
 mod process;
 mod proxy;
 
@@ -19,6 +20,7 @@ pub use client::{refused, Client};
 pub use events::{events, Events, Gate, Log, OpenOnDrop};
 pub use handlers::*;
 pub use isolate::{isolated, isolated_for};
+pub use memory::fail_allocation;
 pub use process::*;
 pub use proxy::*;
 

@@ -49,6 +49,16 @@ fn threads() -> impl Iterator<Item = PathBuf> {
     })
 }
 
+/// Whether each thread but this one waits for something that has not come.
+pub fn others_sleep() -> bool {
+    // SAFETY: it has no argument.
+    let own = unsafe { libc::gettid() }.to_string();
+    threads().filter(|thread| !thread.ends_with(&own)).all(|thread| {
+        let Ok(stat) = fs::read_to_string(thread.join("stat")) else { return false };
+        stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with('S'))
+    })
+}
+
 fn descriptors_with_kind() -> Vec<(RawFd, String)> {
     let kind = |target: String| match target.split_once(":[") {
         Some((kind, _)) if kind != "anon_inode" => kind.to_owned(),

@@ -118,6 +118,7 @@ mod tests {
         let pending = || total.pending.load(Ordering::Relaxed);
         let mut tables = [IdTable::new(80), IdTable::new(80)];
         tables.iter_mut().for_each(|table| table.count_in(total.clone()));
+        tables.iter().for_each(|table| table.grow(0).unwrap());
         let ids: Vec<_> = tables.iter().map(|table| table.give(0, 0).unwrap()).collect();
         let [first, second] = &tables;
         first.open(ids[0], true);

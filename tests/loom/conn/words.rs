@@ -18,6 +18,7 @@ pub const MODELS: &[Model] = &[
 
 fn shared() -> (Arc<ThreadContext>, u64) {
     let context = Arc::new(context(Owner::Loop));
+    context.ids.grow(0).unwrap();
     let id = context.ids.give(0, 0).unwrap();
     context.ids.open(id, true);
     (context, id)
@@ -55,6 +56,7 @@ fn bytes_are_not_those_of_the_next_connection() {
             thread::spawn(move || other.inbox.put(&other.ids, id, &Message::new(b"x")).is_ok());
         let found = close(&context, id);
         context.ids.release(id);
+        context.ids.grow(0).unwrap();
         let next = context.ids.give(0, 0).unwrap();
         context.ids.open(next, true);
         assert_eq!(sender.join().unwrap(), found == 1);
@@ -88,6 +90,7 @@ fn all_together_stay_within_the_bounds() {
         let tables = [0, 1].map(|index| {
             let mut table = IdTable::new(80);
             table.count_in(total.clone());
+            table.grow(0).unwrap();
             let id = table.give(index, 0).unwrap();
             table.open(id, true);
             (Arc::new(table), id)
