@@ -2,9 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+// The models of tests/loom find both by these paths.
 #[cfg(test)]
+#[path = "ids/tests.rs"]
 mod tests;
-// The models of tests/loom find it by this path.
 #[path = "ids/total.rs"]
 mod total;
 
