@@ -37,17 +37,7 @@ impl Full {
     /// Sends until nothing more is taken, not even a byte.
     #[track_caller]
     fn fill_by(&self, id: ConnId) {
-        eventually("the total is used up", || {
-            let mut piece = TOTAL / 4;
-            while piece > 0 {
-                match self.server.send(id, &vec![7; piece]) {
-                    Ok(()) => return false,
-                    Err(error) => assert_eq!(error.status(), Status::BufferFull),
-                }
-                piece /= 2;
-            }
-            true
-        });
+        eventually("the total is used up", || takes_nothing(&self.server, id));
     }
 
     /// Nothing is queued any more, for any connection: all of the bound is free.
@@ -61,6 +51,19 @@ impl Full {
         let more = self.server.send(id, &pattern(TOTAL + 1));
         assert_eq!(status(more), Status::BufferFull, "never more than the bound");
     }
+}
+
+/// Sends once, as much as is taken. Returns whether that is not even a byte.
+fn takes_nothing(server: &Server, id: ConnId) -> bool {
+    let mut piece = TOTAL / 4;
+    while piece > 0 {
+        match server.send(id, &vec![7; piece]) {
+            Ok(()) => return false,
+            Err(error) => assert_eq!(error.status(), Status::BufferFull),
+        }
+        piece /= 2;
+    }
+    true
 }
 
 /// QT1: By id all queues together take no more than the bound, over all loops.
@@ -198,23 +201,30 @@ fn who_does_not_read_is_refused() {
 #[test]
 fn to_a_neighbour() {
     isolated(|| {
-        let neighbour = Arc::new(Mutex::new(None));
+        let ids = Arc::new(Mutex::new(None));
         let (log, sent) = events();
-        let target = neighbour.clone();
+        let gate = Gate::new();
+        let (targets, at_gate) = (ids.clone(), gate.clone());
         let hooks = Hooks::new(move |server: &Server, socket| {
             text(socket)?;
-            let target: ConnId = target.lock().unwrap().expect("the neighbour");
-            Ok(log.add(status(server.send(target, &[7; 1000]))))
+            let (stuck, reader): (ConnId, ConnId) = targets.lock().unwrap().expect("their ids");
+            // Nothing of a queue leaves until this returns.
+            while !takes_nothing(server, stuck) {}
+            at_gate.wait();
+            Ok(log.add(status(server.send(reader, &[7; 1000]))))
         });
         let full = Full::new(bounded(1), hooks);
-        let (stuck, _) = full.fill();
+        let _open = OpenOnDrop(gate.clone());
+        let (stuck, stuck_id) = full.fill();
         let mut reader = Client::connect(&full.server).settled();
         let id = full.ids.next();
-        *neighbour.lock().unwrap() = Some(id);
+        *ids.lock().unwrap() = Some((stuck_id, id));
         let mut sender = Client::connect(&full.server).settled();
         full.ids.next();
-        assert_eq!(status(full.server.send(id, &[7; 1000])), Status::BufferFull);
         sender.send("go");
+        gate.reached_by(1);
+        assert_eq!(status(full.server.send(id, &[7; 1000])), Status::BufferFull);
+        gate.open();
         assert_eq!(sent.next(), Status::Ok);
         assert_eq!(reader.receive(1000), [7; 1000]);
         drop(stuck);
