@@ -277,14 +277,16 @@ impl Conn {
 
     /// Returns whether the handler may read something now. Of TLS it decrypts
     /// input first, because the handler is called for decrypted bytes and not
-    /// for the first part of a record.
+    /// for the first part of a record. What the session replies to it may stand
+    /// above the high-water mark: then the handler may read nothing yet.
     pub fn has_input_for_handler(&mut self) -> bool {
         if self.has(Flags::HELD_BACK) {
             return false;
         }
         if self.has(Flags::TLS) {
             self.pump();
-            return self.has(Flags::DECRYPTED);
+            self.check_high_water();
+            return self.has(Flags::DECRYPTED) && !self.has(Flags::THROTTLED);
         }
         self.has(Flags::READY)
     }

@@ -462,6 +462,116 @@ static void truncated(void)
     }
 }
 
+/* -- a broken record ---------------------------------------------------------- */
+
+enum { MARK = 64 << 10, ADDED = 29 }; /* what TLS adds to a record at most */
+
+typedef struct {
+    event opened, filled, called;
+    ns_conn_id id;
+    int64_t first;
+} broken;
+
+static int32_t opened(ns_server *server, ns_socket *socket, void *user_data)
+{
+    broken *b = (broken *)user_data;
+    (void)server;
+    b->id = ns_socket_id(socket);
+    event_add(&b->opened);
+    return 0;
+}
+
+/* Queues until an alert fits no more below the mark. */
+static int32_t fill_up(ns_server *server, ns_socket *socket, void *user_data)
+{
+    static const char zeros[16 << 10];
+    (void)server;
+    while (MARK - ns_socket_queued(socket) > ADDED) {
+        size_t room = MARK - ns_socket_queued(socket) - ADDED;
+        CHECK_IS(ns_socket_send(socket, zeros, room < sizeof zeros ? room : sizeof zeros), NS_OK);
+        CHECK_IS(ns_socket_flush(socket), NS_OK);
+    }
+    event_add(&((broken *)user_data)->filled);
+    return 0;
+}
+
+static int32_t first_recv(ns_server *server, ns_socket *socket, void *user_data)
+{
+    broken *b = (broken *)user_data;
+    char buf[64];
+    (void)server;
+    b->first = ns_socket_recv(socket, buf, sizeof buf);
+    event_add(&b->called);
+    return (int32_t)b->first;
+}
+
+/* Passes on what one side has sent; 0: it has ended. */
+static int pass_on(int from, int to)
+{
+    char buf[4096];
+    ssize_t n = recv(from, buf, sizeof buf, MSG_DONTWAIT);
+    if (n > 0)
+        CHECK_IS(send(to, buf, (size_t)n, MSG_NOSIGNAL), n);
+    return n != 0;
+}
+
+static uint64_t received(const ns_server *server)
+{
+    ns_stats stats;
+    CHECK_IS(ns_server_stats(server, &stats, sizeof stats), NS_OK);
+    return stats.bytes_in;
+}
+
+/* N5, Q5: Where the alert for a broken record stands above the high-water mark, the handler is called
+ * when the queue has shrunk, and its first recv has the failure. */
+static void broken_above_the_mark(void)
+{
+    static const char record[5 + 32] = {23, 3, 3, 0, 32};
+    broken b = {EVENT, EVENT, EVENT, 0, 0};
+    char text[128], heard[8192];
+    struct sockaddr_in address = {0};
+    socklen_t length = sizeof address;
+    ns_config *config = non_blocking();
+    ns_server *server;
+    uint64_t before;
+    command c;
+    int listener = socket(AF_INET, SOCK_STREAM, 0), inner, outer;
+    CHECK_IS(ns_config_set_high_water_mark(config, MARK), NS_OK);
+    CHECK_IS(ns_config_set_on_open(config, opened, &b, NULL), NS_OK);
+    CHECK_IS(ns_config_set_on_wake(config, fill_up, &b, NULL), NS_OK);
+    server = SERVE(with_tls(config, tls_of("server.pem", "server-key.pem")), first_recv, &b);
+    outer = client(ns_server_port(server));
+
+    /* openssl makes the handshake through this program, which goes on alone. */
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    CHECK_IS(bind(listener, (struct sockaddr *)&address, sizeof address), 0);
+    CHECK_IS(listen(listener, 1), 0);
+    CHECK_IS(getsockname(listener, (struct sockaddr *)&address, &length), 0);
+    snprintf(text, sizeof text, "exec openssl s_client -connect 127.0.0.1:%u -quiet 2>&1",
+             (unsigned)ntohs(address.sin_port));
+    c = start_command(text);
+    inner = accept(listener, NULL, NULL);
+    CHECK(inner >= 0);
+    WAIT_UNTIL(pass_on(inner, outer) && pass_on(outer, inner) && event_count(&b.opened) == 1);
+
+    CHECK_IS(ns_server_wake(server, b.id), NS_OK);
+    EVENT_WAIT(&b.filled, 1);
+    before = received(server);
+    CHECK_IS(send(outer, record, sizeof record, MSG_NOSIGNAL), sizeof record);
+    WAIT_UNTIL(received(server) > before);
+    while (recv(outer, heard, sizeof heard, 0) > 0)
+        ;
+    EVENT_WAIT(&b.called, 1);
+    CHECK_IS(b.first, NS_ERR_TLS);
+    close(listener);
+    close(inner);
+    close(outer);
+    finish_command(c, heard, sizeof heard);
+    free_in_time(server);
+    CHECK_IS(event_count(&b.called), 1);
+}
+
 int main(void)
 {
     use_certificates();
@@ -473,5 +583,6 @@ int main(void)
     RUN(reload);
     RUN(detach);
     RUN(truncated);
+    RUN(broken_above_the_mark);
     return 0;
 }

@@ -215,6 +215,50 @@ fn a_broken_record() {
     });
 }
 
+/// N5, Q5: Where its alert stands above the high-water mark, the handler is called when the queue has
+/// shrunk, and its first `recv` has the failure.
+#[test]
+fn a_broken_record_above_the_high_water_mark() {
+    isolated(|| {
+        const MARK: usize = 64 << 10;
+        /// What TLS adds to a record at most.
+        const ADDED: usize = 29;
+        let (log, results) = events();
+        let (filled_log, filled) = events();
+        let hooks = Hooks::new(move |_, socket| {
+            let result = socket.recv(&mut [0; 64]);
+            log.add(result.as_ref().map_or_else(|error| error.status(), |_| Status::Ok));
+            result.map(drop)
+        });
+        let (hooks, ids) = hooks.telling_ids();
+        let hooks = hooks.on_wake(move |_, socket| {
+            // An alert fits no more below the mark.
+            while MARK - socket.queued() > ADDED {
+                let room = MARK - socket.queued() - ADDED;
+                socket.send(&vec![7; room.min(16 << 10)])?;
+                socket.flush()?;
+            }
+            Ok(filled_log.add(()))
+        });
+        let server = start(non_blocking(1).high_water_mark(MARK), hooks);
+        let mut client = Client::small(&server).settled();
+        let id = ids.next();
+        client.send("words");
+        assert_eq!(results.next(), Status::Ok);
+        server.wake(id).unwrap();
+        filled.next();
+        let tcp = into_tcp(client.0);
+        tcp.set_read_timeout(Some(SOON)).unwrap();
+        let received = server.stats().bytes_in;
+        (&tcp).write_all(&[&[23, 3, 3, 0, 32][..], &[0; 32]].concat()).unwrap();
+        eventually("the record is received", || server.stats().bytes_in > received);
+        raw_rest(&tcp);
+        assert_eq!(results.next(), Status::Tls);
+        wait_idle(&server);
+        assert_eq!(results.drain(), []);
+    });
+}
+
 /// A6.3: Whatever closes the connection in good order sends close_notify.
 #[test]
 fn close_notify_on_every_close() {
