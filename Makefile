@@ -288,7 +288,7 @@ sim: $(SIM) ## run the library on a simulated kernel [SECONDS=60] [SEED=…] [TL
 	$(call PROGRESS,sim-$(SIM_SECONDS),$(SIM_SECONDS)) env NS_SIM_SECONDS=$(SIM_SECONDS) \
 	NS_SIM_SEED=$(if $(filter file,$(origin SEED)),$$(date +%s%N),$(SEED)) \
 	$(if $(EPISODES),NS_SIM_EPISODES=$(EPISODES)) $(if $(TRACE),NS_SIM_TRACE=1) $(if $(GO_ON),NS_SIM_GO_ON=1) \
-	$(if $(TLS),NS_SIM_TLS=$(TLS)) $(SIM)
+	$(if $(TLS),NS_SIM_TLS=$(TLS)) $(if $(WITHOUT),NS_SIM_WITHOUT='$(WITHOUT)') $(SIM)
 
 sim-epoll: $(SIM) ## compare the simulated epoll(7) with this machine's kernel, some seconds [SCRIPTS=10000] [SEED=1]
 	NS_SIM_EPOLL=$(SCRIPTS) NS_SIM_SEED=$(SEED) $(SIM)

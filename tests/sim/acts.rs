@@ -6,7 +6,7 @@ use net_server::{Error, OwnedSocket, Server, Socket, Status};
 
 use crate::program::{lock, ms, note_status, on_story, received, send, send_by_id, Program};
 use crate::story;
-use crate::world::{with, MILLI};
+use crate::world::{with, World, MILLI};
 
 pub fn close(socket: &mut Socket<'_>, link: u32) {
     on_story(link, |story| story.asked_close = true);
@@ -76,6 +76,53 @@ pub fn attach(program: &Program, server: &Server, owned: OwnedSocket, link: u32)
     }
 }
 
+/// Ends an act, also where it panics.
+struct InAct;
+
+impl Drop for InAct {
+    fn drop(&mut self) {
+        with(World::end_act);
+    }
+}
+
+/// Does an act, unless the episode leaves it out.
+pub fn one<R: Default>(body: impl FnOnce() -> R) -> R {
+    if !with(World::begin_act) {
+        return R::default();
+    }
+    let _act = InAct;
+    body()
+}
+
+/// The acts by their numbers.
+const NAMES: [&str; 25] = [
+    "close",
+    "abort",
+    "shutdown(Write)",
+    "shutdown(Read)",
+    "pause",
+    "pause",
+    "set_timer",
+    "wake",
+    "detach",
+    "detach",
+    "detach",
+    "send, send, flush",
+    "post",
+    "add_timer",
+    "an error",
+    "a panic",
+    "close by id",
+    "abort by id",
+    "send by id",
+    "send by id",
+    "shutdown(Write) by id",
+    "request_stop or send",
+    "connect or adopt",
+    "watch",
+    "quiesce or unwatch",
+];
+
 /// Something that few programs do, in a callback of the connection.
 pub fn act(
     program: &Program,
@@ -83,9 +130,20 @@ pub fn act(
     socket: &mut Socket<'_>,
     link: u32,
 ) -> Result<(), Error> {
+    let mut result = Ok(());
+    one(|| result = do_act(program, server, socket, link));
+    result
+}
+
+fn do_act(
+    program: &Program,
+    server: &Server,
+    socket: &mut Socket<'_>,
+    link: u32,
+) -> Result<(), Error> {
     let id = socket.id();
     let kind = with(|w| w.random.below(25));
-    with(|w| w.note(|| format!("  act {kind} of link {link}")));
+    with(|w| w.say(|| format!("  link {link}: {}", NAMES[kind as usize])));
     match kind {
         0 => close(socket, link),
         1 => {
@@ -168,12 +226,31 @@ pub fn act(
     Ok(())
 }
 
+/// What a timer's closure owns: whether it has expired.
+struct Goes(bool);
+
+impl Goes {
+    fn first_time(&mut self) -> u32 {
+        u32::from(!std::mem::replace(&mut self.0, true))
+    }
+}
+
+impl Drop for Goes {
+    fn drop(&mut self) {
+        if self.0 {
+            with(|w| w.expired -= 1);
+        }
+    }
+}
+
 /// A timer of the program's, which ends or feeds the connection.
 fn add_timer(server: &Server, link: u32) {
     let (millis, kind) = with(|w| (w.random.below(500), w.random.below(3)));
     let due = with(|w| w.now) + millis * MILLI;
+    let mut goes = Goes(false);
     let result = server.add_timer(0, ms(millis), None, move |server, _| {
         with(|w| {
+            w.expired += goes.first_time();
             let latest = due + (101 + millis / 100) * MILLI + w.longest_pause;
             let now = w.now;
             w.step(60, link.into(), kind);

@@ -56,6 +56,7 @@ pub struct Client {
     pub chunk: u64,
     lives_until: u64,
     next_act: u64,
+    pub acts: u64,
 }
 
 impl Client {
@@ -77,7 +78,9 @@ impl Client {
 impl World {
     /// Adds a client that comes at a time.
     pub fn add_client(&mut self, port: u16, time: u64) {
-        let random = &mut self.random;
+        let number = self.clients.len() as u32;
+        let mut own = self.stream(1 + u64::from(number));
+        let random = &mut own;
         let most = random.one_of(&[0, 10, 1_000, 20_000, 300_000]);
         let life = random.one_of(&[100 * MILLI, 2 * SECOND, 20 * SECOND, 200 * SECOND]);
         let pace = random.one_of(&[10 * MICRO, MILLI, 30 * MILLI, 400 * MILLI]);
@@ -107,8 +110,13 @@ impl World {
             chunk: random.one_of(&[1, 100, 3_000, 50_000]),
             lives_until: time + life / 2 + random.below(life),
             next_act: time,
+            acts: 0,
         };
         self.clients.push(client);
+        if self.without.clients.contains(&number) {
+            self.clients[number as usize].is_over = true;
+            return;
+        }
         let client = self.clients.len() as u32 - 1;
         self.at(time, Event::Client { client });
     }
@@ -173,6 +181,7 @@ impl World {
         // The shutdown port has neither TLS nor headers.
         let is_served = self.clients[at as usize].port == self.port;
         self.clients[at as usize].wire = is_served.then(|| self.new_wire()).flatten();
+        self.say(|| format!("client {at} connects: link {link}"));
         let time = self.random.between(10 * MICRO, 5 * MILLI);
         self.after(time, Event::Syn { link });
     }
@@ -219,6 +228,7 @@ impl World {
         match client.ending {
             Ending::Stay => {}
             Ending::Fin => {
+                self.say(|| format!("link {link}: the client sends FIN"));
                 self.clients[at as usize].has_ended = true;
                 if !self.say_end(at, link, true) {
                     let _ = self.sock_end_sending(link, 1);
@@ -230,7 +240,10 @@ impl World {
                 self.leave(at, link, false);
             }
             Ending::Reset => self.leave(at, link, true),
-            Ending::Vanish => self.vanish(at, link),
+            Ending::Vanish => {
+                self.say(|| format!("link {link}: the client vanishes"));
+                self.vanish(at, link);
+            }
         }
     }
 
@@ -250,6 +263,8 @@ impl World {
     }
 
     fn leave(&mut self, at: u32, link: u32, resets: bool) {
+        let how = if resets { "resets" } else { "closes" };
+        self.say(|| format!("link {link}: the client {how}"));
         self.clients[at as usize].is_over = true;
         self.sock_close(link, 1, resets);
     }
@@ -319,7 +334,12 @@ impl World {
         let count = client.chunk.min(client.total - client.sent);
         let bytes = story::pattern(self.stories[link as usize].up, client.sent, count as usize);
         match self.sock_send(link, 1, &[&bytes]) {
-            Ok(sent) => self.clients[at as usize].sent += sent as u64,
+            Ok(sent) => {
+                if sent > 0 {
+                    self.say(|| format!("link {link}: the client sends {sent} bytes"));
+                }
+                self.clients[at as usize].sent += sent as u64;
+            }
             Err(libc::EAGAIN) => {}
             Err(error) => self.clients[at as usize].end = End::Error(error),
         }

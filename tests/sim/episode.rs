@@ -12,11 +12,13 @@ use crate::proxy;
 use crate::random::Random;
 use crate::report::Report;
 use crate::secure;
+use crate::shrink::Without;
 use crate::world::{self, with, Rates, Times, World, MILLI, NEVER, SECOND};
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Options {
-    pub trace: bool,
+    pub tells: Tells,
+    pub without: Without,
     /// With TLS or without; else the seed decides.
     pub tls: Option<bool>,
 }
@@ -26,7 +28,18 @@ pub struct Outcome {
     pub hash: u64,
     pub virtual_time: u64,
     pub findings: Vec<String>,
+    pub clients: u32,
+    pub acts: u32,
     pub report: Report,
+}
+
+/// What an episode prints while it runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tells {
+    Nothing,
+    /// What clients and the program do, and the calls that fail; of one link, or of all.
+    Story(Option<u32>),
+    All,
 }
 
 /// Runs one on a thread of its own, so that nothing of an earlier one has an influence.
@@ -37,7 +50,12 @@ pub fn run(seed: u64, options: Options) -> Outcome {
 }
 
 fn begin(seed: u64, options: Options) -> Outcome {
-    world::begin(World::new(seed, options.trace));
+    let mut world = World::new(seed, options.tells);
+    world.without = options.without.clone();
+    if let Tells::Story(link) = options.tells {
+        world.told = link;
+    }
+    world::begin(world);
     // The keys of this thread's hash tables: from the seed, whatever the cryptography takes.
     drop(std::collections::HashSet::<u8>::new());
     let began = with(|w| w.now);
@@ -46,8 +64,9 @@ fn begin(seed: u64, options: Options) -> Outcome {
     if program_panics.is_err() {
         world.find("a panic on the host's thread".into());
     }
-    let World { steps, hash, findings, report, now, .. } = *world;
-    Outcome { steps, hash, virtual_time: now - began, findings, report }
+    let World { steps, hash, findings, report, now, acts, clients, .. } = *world;
+    let clients = clients.len() as u32;
+    Outcome { steps, hash, virtual_time: now - began, findings, clients, acts, report }
 }
 
 fn rates(random: &mut Random) -> Rates {
@@ -65,6 +84,22 @@ fn rates(random: &mut Random) -> Rates {
         split: random.one_of(&[0, 2, 10]),
         no_memory: random.one_of(&[0, 0, 0, 40]),
         preempt: random.one_of(&[0, 100, 5_000]),
+    }
+}
+
+/// In the order of `shrink::FAULTS`.
+fn leave_out(rates: Rates, without: &Without) -> Rates {
+    let rate = |number: u32, rate: u64| if without.faults.contains(&number) { 0 } else { rate };
+    Rates {
+        short_send: rate(0, rates.short_send),
+        full_send: rate(1, rates.full_send),
+        interrupt: rate(2, rates.interrupt),
+        accept_error: rate(3, rates.accept_error),
+        exhaustion: rate(4, rates.exhaustion),
+        spurious: rate(5, rates.spurious),
+        split: rate(6, rates.split),
+        no_memory: rate(7, rates.no_memory),
+        preempt: rate(8, rates.preempt),
     }
 }
 
@@ -147,7 +182,8 @@ fn live(seed: u64, tls: Option<bool>) {
     }
     let (port, shutdown_port) = (server.port(), server.shutdown_port());
     with(|w| {
-        w.rates = rates(&mut w.random);
+        let drawn = rates(&mut w.random);
+        w.rates = leave_out(drawn, &w.without);
         let spread = w.random.one_of(&[MILLI, SECOND, 30 * SECOND]);
         w.port = port;
         w.others = w.random.one_of(&[0, 0, 100, 2_000]);
@@ -235,16 +271,24 @@ fn host(server: &Server, program: &Program, seed: u64) {
             looked_at = now;
             look(server);
         }
-        between_turns(server, program);
+        if with(|w| w.random.once_in(10)) {
+            acts::one(|| between_turns(server, program));
+        }
         if program.wildness > 0 && server.state() != State::Stopped {
-            match with(|w| w.random.below(600)) {
-                0 if with(|w| w.random.once_in(3)) => crate::quiesce::run(server),
-                1 => crate::quiesce::wait_idle(server),
-                2..12 => crate::watches::add(program, server),
-                12..20 => crate::watches::end_one(program, server),
-                20..30 => crate::threads::call(server, program),
-                30..40 => crate::quiesce::look(server),
-                _ => {}
+            let kind = with(|w| w.random.below(600));
+            let others = || {
+                acts::one(|| match kind {
+                    0 if with(|w| w.random.once_in(3)) => crate::quiesce::run(server),
+                    1 => crate::quiesce::wait_idle(server),
+                    2..12 => crate::watches::add(program, server),
+                    12..20 => crate::watches::end_one(program, server),
+                    20..30 => crate::threads::call(server, program),
+                    30..40 => crate::quiesce::look(server),
+                    _ => {}
+                })
+            };
+            if kind < 40 {
+                others();
             }
         }
         let is_idle = is_over && server.stats().open == 0 && lock(&program.shared.owned).is_empty();
@@ -267,12 +311,15 @@ fn look(server: &Server) {
     with(|w| {
         judge::look_for_stuck(w, &queued);
         w.look_at_watches();
+        if w.expired > 0 {
+            w.find(format!("WT8: {} timers that have expired are not dropped", w.expired));
+        }
     });
 }
 
 /// What the program does outside of callbacks, on the host's thread.
 fn between_turns(server: &Server, program: &Program) {
-    if program.wildness == 0 || !with(|w| w.random.once_in(10)) {
+    if program.wildness == 0 {
         return;
     }
     let before = with(|w| w.now);
@@ -291,6 +338,7 @@ fn between_turns(server: &Server, program: &Program) {
             let story = &w.stories[link as usize];
             (story.id, story.is_open())
         });
+        with(|w| w.say(|| format!("between the turns: {kind} with link {link}")));
         match (kind, id) {
             (0, Some(id)) => {
                 let result = server.close(id);

@@ -44,7 +44,12 @@ impl World {
             self.steps -= 1;
             self.progress = progress;
         }
-        self.note(|| format!("    {name} = {result:?}"));
+        match result {
+            Err(error) if error != libc::EAGAIN => {
+                self.say(|| format!("    {name} fails: {}", crate::calls::error_name(error)));
+            }
+            _ => self.note(|| format!("    {name} = {result:?}")),
+        }
     }
 
     /// A call that makes a descriptor may find none free.

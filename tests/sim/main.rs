@@ -24,6 +24,7 @@ mod real;
 mod report;
 mod same;
 mod secure;
+mod shrink;
 mod story;
 mod tcp;
 mod threads;
@@ -33,8 +34,9 @@ mod world;
 
 use std::time::Instant;
 
-use episode::Options;
+use episode::{Options, Tells};
 use report::Report;
+use shrink::Without;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -50,8 +52,10 @@ fn main() {
         println!("sim: it needs --cfg rustix_use_libc: make sim");
         return;
     }
+    let tells = if number("NS_SIM_TRACE").is_some() { Tells::All } else { Tells::Nothing };
+    let without = std::env::var("NS_SIM_WITHOUT").unwrap_or_default();
     let tls = number("NS_SIM_TLS").map(|number| number > 0);
-    let options = Options { trace: number("NS_SIM_TRACE").is_some(), tls };
+    let options = Options { tells, tls, without: Without::parse(&without) };
     let first = number("NS_SIM_SEED").unwrap_or(1);
     if let Some(scripts) = number("NS_SIM_EPOLL") {
         std::process::exit(i32::from(!same::compare(first, scripts)));
@@ -69,10 +73,10 @@ fn main() {
             told = begun.elapsed().as_secs() / 10;
             println!("{} of {seconds} s, {count} episodes", told * 10);
         }
-        let outcome = episode::run(seed, options);
+        let outcome = episode::run(seed, options.clone());
         // Some are run again: the same seed gives the same run.
         if count % 64 == 0 {
-            let again = episode::run(seed, options);
+            let again = episode::run(seed, options.clone());
             if (again.hash, again.steps) != (outcome.hash, outcome.steps) {
                 failed = true;
                 println!(
@@ -93,6 +97,9 @@ fn main() {
             let tls = tls.map_or(String::new(), |tls| format!(" TLS={}", u8::from(tls)));
             println!("again: make sim SEED={seed}{tls} EPISODES=1 TRACE=1");
             failed = true;
+            if tells == Tells::Nothing && number("NS_SIM_SHRINK") != Some(0) {
+                shrink::shrink(seed, &options, &outcome.findings[0]);
+            }
             if number("NS_SIM_GO_ON").is_none() {
                 break;
             }

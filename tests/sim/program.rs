@@ -65,7 +65,7 @@ fn begin(what: &'static str, link: u32) {
     with(|w| {
         w.step(50, what.len() as u64, link.into());
         w.report.count(what);
-        w.note(|| format!("  {what} of link {link}"));
+        w.say(|| format!("{what} of link {link}"));
         let story = &w.stories[link as usize];
         // A12.2, C10.
         let text = match () {
@@ -95,6 +95,7 @@ pub fn send(server: &Server, socket: &mut Socket<'_>, link: u32, count: usize) -
         _ => socket.send(&bytes),
     };
     note_status(&result);
+    with(|w| w.say(|| format!("  link {link}: send of {count} bytes: {result:?}")));
     on_story(link, |story| match result {
         Ok(()) => story.accepted += count as u64,
         // Nothing of it leaves, but of an earlier one a part may.
@@ -132,6 +133,9 @@ pub fn received(link: u32, bytes: &[u8]) {
         let story = &mut w.stories[link as usize];
         let from = story.delivered;
         story.delivered += bytes.len() as u64;
+        let count = bytes.len();
+        w.say(|| format!("  link {link}: recv of {count} bytes"));
+        let story = &mut w.stories[link as usize];
         let (to, key) = (story.delivered, story.up);
         let arrived = w.heard(link).most;
         if !story::matches(key, from, bytes) {

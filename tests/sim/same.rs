@@ -6,6 +6,7 @@
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use crate::episode::Tells;
 use crate::random::Random;
 use crate::real::Real;
 use crate::world::{self, with, World, NEVER, SECOND};
@@ -393,7 +394,7 @@ fn is_fair(act: Act, bench: &Bench<Model>) -> bool {
 /// Runs one script. Returns how many waits found events, or what was different.
 fn run(seed: u64) -> Result<u64, String> {
     let mut random = Random::new(seed);
-    let mut world = World::new(seed, false);
+    let mut world = World::new(seed, Tells::Nothing);
     world.add_silent_client();
     world::begin(world);
     let mut model = Bench::new(Model { links: [0; STREAMS] });

@@ -6,11 +6,13 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::client::Client;
+use crate::episode::Tells;
 use crate::files::Files;
 use crate::proxy::Proxies;
 use crate::random::Random;
 use crate::report::Report;
 use crate::secure;
+use crate::shrink::Without;
 use crate::story::Story;
 use crate::tcp::Link;
 use crate::watches::Known;
@@ -132,13 +134,23 @@ pub struct World {
     pub entropy: Random,
     pub report: Report,
     pub findings: Vec<String>,
-    pub trace: bool,
+    pub tells: Tells,
+    /// The link whose story is told, `None` for all.
+    pub told: Option<u32>,
+    pub seed: u64,
+    /// What this episode leaves out, and how many acts the program has done.
+    pub without: Without,
+    pub acts: u32,
+    /// The random numbers that go on when an act, or a client's, has ended.
+    pub streams: Vec<Random>,
     /// The longest time for which the thread did not run.
     pub longest_pause: u64,
     pub times: Times,
     /// When a stop was requested.
     pub stop_at: Option<u64>,
     pub watched: Vec<Known>,
+    /// How many timers have expired that are not dropped.
+    pub expired: u32,
     /// When a quiesce was requested, and how often it was told.
     pub quiesce_at: Option<u64>,
     pub quiesces: u32,
@@ -224,7 +236,7 @@ pub fn without<R>(body: impl FnOnce() -> R) -> R {
 }
 
 impl World {
-    pub fn new(seed: u64, trace: bool) -> World {
+    pub fn new(seed: u64, tells: Tells) -> World {
         World {
             now: 1000 * SECOND,
             random: Random::new(seed),
@@ -245,11 +257,17 @@ impl World {
             entropy: Random::new(!seed),
             report: Report::default(),
             findings: Vec::new(),
-            trace,
+            tells,
+            told: None,
+            seed,
+            without: Without::default(),
+            acts: 0,
+            streams: Vec::new(),
             longest_pause: 0,
             times: Times::default(),
             stop_at: None,
             watched: Vec::new(),
+            expired: 0,
             quiesce_at: None,
             quiesces: 0,
             port: 0,
@@ -271,18 +289,38 @@ impl World {
     }
 
     pub fn find(&mut self, text: String) {
-        if self.trace {
-            eprintln!("{:>12} FOUND {text}", self.now - 1000 * SECOND);
-        }
+        self.say(|| format!("FOUND {text}"));
         if self.findings.len() < 8 {
             self.findings.push(format!("step {}: {text}", self.steps));
         }
     }
 
     pub fn note(&self, text: impl FnOnce() -> String) {
-        if self.trace {
+        if self.tells == Tells::All {
             eprintln!("{:>12} {}", (self.now - 1000 * SECOND) / MICRO, text());
         }
+    }
+
+    /// What a short story of the episode has.
+    pub fn say(&self, text: impl FnOnce() -> String) {
+        if self.tells == Tells::Nothing {
+            return;
+        }
+        let text = text();
+        // A story is that of one link, where the finding is.
+        let of = match text.split_once("link ") {
+            Some((_, rest)) => rest.split(|c: char| !c.is_ascii_digit()).next(),
+            None => None,
+        };
+        let tells = |link: u32| of.is_none_or(|of| of == link.to_string());
+        if self.tells == Tells::All || self.told.is_none_or(tells) {
+            eprintln!("{:>12} {text}", (self.now - 1000 * SECOND) / MICRO);
+        }
+    }
+
+    /// Random numbers of the seed that nothing else draws.
+    pub fn stream(&self, number: u64) -> Random {
+        Random::new(self.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
     pub fn at(&mut self, time: u64, event: Event) {
@@ -366,7 +404,15 @@ impl World {
             Event::Syn { link } => self.on_syn(link),
             Event::Expire { file, setting } => self.on_expire(file, setting),
             Event::Spurious { file } => self.wake(file, libc::EPOLLIN as u32),
-            Event::Client { client } => self.act_of_client(client),
+            Event::Client { client } => {
+                // So a client that is left out changes nothing else.
+                self.clients[client as usize].acts += 1;
+                let acts = self.clients[client as usize].acts;
+                let own = self.stream(((2 + acts) << 32) | u64::from(client));
+                self.streams.push(std::mem::replace(&mut self.random, own));
+                self.act_of_client(client);
+                self.end_act();
+            }
             Event::Plenty => self.exhausted = None,
             Event::Answer { link } => self.on_answer(link),
             Event::Signal { number } => self.on_signal(number as usize),
