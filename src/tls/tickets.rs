@@ -109,6 +109,7 @@ impl Key {
     fn new(bytes: &[u8]) -> Result<Key, Unspecified> {
         let (name, secrets) = bytes.split_at_checked(NAME_LEN).ok_or(Unspecified)?;
         let (cipher, mac) = secrets.split_at_checked(AES_256_KEY_LEN).ok_or(Unspecified)?;
+        let mac: &[u8; MAC_KEY_LEN] = mac.try_into().map_err(|_| Unspecified)?;
         let cipher = || UnboundCipherKey::new(&AES_256, cipher);
         Ok(Key {
             name: name.try_into().map_err(|_| Unspecified)?,
