@@ -42,8 +42,7 @@ fn close_notify_after_an_upgrade_on_a_worker() {
                 text(socket)?;
                 Ok(())
             });
-            let drain = if how == "cut" { ms(50) } else { SOON };
-            let server = start_plain(blocking(2).drain_timeout(drain), hooks);
+            let server = start_plain(blocking(2).drain_timeout(SOON), hooks);
             let tcp = raw_saying(&server, "STARTTLS");
             assert_eq!(read(&tcp, 2), b"go");
             let mut client =
@@ -51,7 +50,7 @@ fn close_notify_after_an_upgrade_on_a_worker() {
             let id = ids.next();
             match how {
                 "close" => server.close(id).unwrap(),
-                "cut" => server.stop().unwrap(),
+                "cut" => cut(&server, ms(50)),
                 _ => while_stopping(&server, || client.send("x")),
             }
             client.expect_end();
