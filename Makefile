@@ -75,7 +75,7 @@ LINK = -L$(OUT) -lnetserver -pthread -Wl,-rpath,'$$ORIGIN/$(1)release'
 
 .DELETE_ON_ERROR:
 .PHONY: build help run docs test faults bad-network fuzz fuzz-minimise held test-package abi dist test-dist test-bindings test-status-page test-cluster cluster lint oracle run-oracle campaign-oracle sim sim-epoll sim-teeth loom loom-teeth install uninstall clean deps \
-	c-tests hosts guide examples-rust asan-programs campaign-server proxies-server asan hammer-asan memcheck audit bench bench-deps bench-quick bench-tls bench-bindings campaigns $(CAMPAIGNS:%=campaign-%)
+	c-tests hosts guide examples-rust asan-programs campaign-server proxies-server asan hammer-asan hammer-tsan memcheck audit bench bench-deps bench-quick bench-tls bench-bindings campaigns $(CAMPAIGNS:%=campaign-%)
 
 build: $(SO) $(ARCHIVE) $(NOTICES) $(EXAMPLE_PROGRAMS) ## build the shared and the static library and the C examples (default) [NO_TLS=1, in target/no-tls]
 
@@ -351,6 +351,13 @@ hammer-asan: ## run the hammer with AddressSanitizer [SECONDS=40 of each of thre
 		NS_HAMMER_SECONDS=$(SECONDS) NS_HAMMER_SEED=$(SEED) \
 		$(CARGO) test $(CARGO_OPTIONS) --test hammer --test c_hammer --test tls_hammer \
 		--target $(HOST) --target-dir $(TARGET)/asan/rust
+
+# The standard library is instrumented too. Without instructions of their own: the C of the
+# cryptography, and the C library.
+hammer-tsan: ## run the hammer with ThreadSanitizer [SECONDS=40 of each of three programs] [SEED=1]
+	$(NEED_CARGO)
+	$(call PROGRESS,hammer-tsan-$(SECONDS),600) env CARGO=$(CARGO) \
+		NS_HAMMER_SECONDS=$(SECONDS) NS_HAMMER_SEED=$(SEED) scripts/hammer-tsan $(TARGET)/tsan
 
 asan: asan-programs ## run the C examples and C tests with AddressSanitizer
 	$(PYTHON) tests/c/run.py --under asan

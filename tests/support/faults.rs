@@ -211,7 +211,7 @@ type Create = unsafe extern "C" fn(
 ) -> c_int;
 
 /// # Safety
-/// As pthread_create(3). AddressSanitizer has its own.
+/// As pthread_create(3). AddressSanitizer and ThreadSanitizer have their own.
 #[cfg(not(under_asan))]
 #[no_mangle]
 unsafe extern "C" fn pthread_create(
