@@ -92,14 +92,15 @@ HARDENED = CFLAGS="$${CFLAGS-} -fstack-protector-strong $(SAME_PATHS)"
 NEED_CARGO = @scripts/need-cargo $(RUST_VERSION) $(CARGO)
 # $(call PROGRESS,NAME,SECONDS) before a command that takes about so long.
 PROGRESS = @$(PYTHON) scripts/progress $(1) $(2)
-SO_FLAGS := -Wl,-O1,--gc-sections,--as-needed,-z,relro,-z,now,-z,noexecstack,--build-id=sha1,-soname,$(SONAME)
+# nodelete: threads that have used the library have destructors in it.
+SO_FLAGS := -Wl,-O1,--gc-sections,--as-needed,-Bsymbolic-functions,-z,relro,-z,now,-z,nodelete,-z,noexecstack,--build-id=sha1,-soname,$(SONAME)
 
 $(ARCHIVE): $(RUST_SOURCES) scripts/make-archive tests/c/symbols.txt
 	$(NEED_CARGO)
 	$(HARDENED) $(CARGO) rustc --release --lib $(CARGO_OPTIONS) --crate-type staticlib -- --print native-static-libs=$(abspath $(NATIVE_LIBS))
 	scripts/make-archive $(OUT)/libnet_server.a $@
 
-$(SO): $(ARCHIVE)
+$(SO): $(ARCHIVE) Makefile
 	echo 'NETSERVER_$(MAJOR) { global: ns_*; local: *; };' > $@.versions
 	$(CC) -shared $(SO_FLAGS) -Wl,--version-script=$@.versions $(LDFLAGS) -o $@ \
 		-Wl,--whole-archive $< -Wl,--no-whole-archive $$(cat $(NATIVE_LIBS))
