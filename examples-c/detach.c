@@ -15,6 +15,7 @@
 #include <string.h>
 
 #define MAX_N 5000000UL /* about two seconds of work */
+#define IO_MS 2000      /* that the thread waits for a client that does not read */
 
 /* The input of a connection that is not answered yet. It goes with the connection. */
 struct input {
@@ -190,6 +191,7 @@ int main(int argc, char **argv) {
     sigset_t signals;
     int created, served = 0;
     ns_config_set_non_blocking(config, 1);
+    ns_config_set_io_timeout_ms(config, IO_MS); /* detached sockets have it */
     ns_config_set_on_open(config, on_open, NULL, NULL);
     ns_config_set_on_wake(config, on_wake, NULL, NULL);
     if (!make_server("detach", argc > 1 ? argv[1] : "5000", handler, config))

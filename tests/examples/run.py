@@ -567,6 +567,24 @@ def detach_stop_while_working():
         server.stop(signal.SIGINT)
 
 
+def detach_unread_answers():
+    """A client that reads no answer holds the program's thread, and its end, for a while at most."""
+    with Program([c("detach"), "0"]) as server:
+        port = server.port()
+        with connect(port) as deaf, connect(port) as client:
+            # Some of these come where the kernel takes no more, and fewer bytes are queued than make
+            # the loop stop reading. After that nobody reads on.
+            deaf.settimeout(1)
+            try:
+                while True:
+                    deaf.sendall(b"status\n" * 60 + b"primes 1\n")
+            except TimeoutError:
+                pass
+            client.sendall(b"primes 10\n")
+            equal(lines(client).readline(), b"4 primes\n")
+        server.stop()
+
+
 def status(mode):
     with Program([c("status"), "-t", "2"] + mode + ["0"]) as server:
         port = server.port()
@@ -712,6 +730,7 @@ def checks():
     add("detach", detach)
     add("detach: client gone", detach_gone_client)
     add("detach: stop while working", detach_stop_while_working)
+    add("detach: unread answers", detach_unread_answers)
     for name, mode in modes:
         add(f"status {name}", status, mode)
         add(f"status events {name}", status_events, mode)

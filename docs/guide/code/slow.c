@@ -46,6 +46,7 @@ int main(int argc, char **argv) {
     ns_error *err;
     int number, status = 1;
     ns_config_set_non_blocking(config, 1);
+    ns_config_set_io_timeout_ms(config, 10 * 1000); /* of detached sockets */
     server = ns_server_new(argc > 1 ? argv[1] : "5000", hand_over, NULL, NULL, config, &err);
     ns_config_free(config);
     if (server == NULL)
