@@ -45,12 +45,15 @@ struct client {
 /* 3.2: makes a path in the folder of the target. Nothing that begins with a dot is served, so that
  * only a link leads out of the folder. */
 static const char *read_path(struct text target, char *path) {
+    const int has_host = target.len > 7 && strncasecmp(target.at, "http://", 7) == 0;
     size_t i = 0, used = 0;
-    if (target.len > 7 && strncasecmp(target.at, "http://", 7) == 0)
-        for (i = 7; i < target.len && target.at[i] != '/';)
+    if (has_host)
+        for (i = 7; i < target.len && target.at[i] != '/' && target.at[i] != '?';)
             i++;
-    if (i == target.len || target.at[i] != '/')
+    if (has_host ? i == 7 : target.len == 0 || target.at[0] != '/') /* RFC 9110, 4.2.1 */
         return BAD;
+    if (i < target.len && target.at[i] == '?') /* no path: the root (RFC 9110, 4.2.3) */
+        i = target.len;
     while (++i < target.len && target.at[i] != '?') {
         char c = target.at[i], hex[3] = "";
         if (c == '%' && target.len - i > 2) {
@@ -145,7 +148,7 @@ static ns_status serve_request(ns_socket *socket, struct client *client, struct 
     const int is_head = is_exactly(request->method, "HEAD");
     struct stat about;
     ssize_t n;
-    client->is_last = request->closes || (request->minor == 0 && !request->keeps);
+    client->is_last = request->closes || (request->minor == 0 && !request->keeps) || status == BAD;
     if (!is_head && !is_exactly(request->method, "GET"))
         status = "501 Not Implemented";
     if (status == NULL)

@@ -177,7 +177,10 @@ def paths():
         b"/%%41": bad,
         b"*": bad,
         b"index.html": bad,
-        b"http://here": bad,
+        b"http://": bad,
+        b"http:///index.html": bad,
+        b"http://here": b"HTTP/1.1 200 ",
+        b"http://here?/none": b"HTTP/1.1 200 ",
         b"http://here/index.html": b"HTTP/1.1 200 ",
         b"/index%2Ehtml": b"HTTP/1.1 200 ",
     }
@@ -186,7 +189,9 @@ def paths():
         os.mkfifo(os.path.join(site.folder.name, "pipe"))
         site.write(".hidden", b"x")
         for target, beginning in targets.items():
-            request = b"GET %s HTTP/1.1\r\nHost: here\r\nConnection: x, Close\r\n\r\n" % target
+            # What breaks a rule ends the connection.
+            last = b"" if beginning == bad else b"Connection: x, Close\r\n"
+            request = b"GET %s HTTP/1.1\r\nHost: here\r\n%s\r\n" % (target, last)
             answer = answers_to(site.port, request)
             assert answer.startswith(beginning), (target, answer)
         site.server.stop()
