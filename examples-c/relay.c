@@ -118,11 +118,13 @@ static void on_close(ns_server *srv, ns_socket *socket, int32_t reason, void *us
 
 static int32_t on_exception(ns_server *srv, ns_socket *socket, const ns_error *error,
                             void *user_data) {
+    const ns_status status = ns_error_status(error);
+    const struct side *side = (const struct side *)ns_socket_user_data(socket);
     (void)user_data;
-    if (ns_error_status(error) != NS_ERR_RESET) /* a peer that goes away is no event */
+    if (status != NS_ERR_RESET) /* a peer that goes away is no event */
         fprintf(stderr, "relay: %s\n", ns_error_message(error));
-    if (ns_error_status(error) == NS_ERR_CONNECT)
-        end_other(srv, (const struct side *)ns_socket_user_data(socket)); /* no on_close comes */
+    if (side != NULL && (status == NS_ERR_CONNECT || status == NS_ERR_NO_MEMORY))
+        end_other(srv, side); /* it cannot be served, and no on_close comes */
     else if (socket != NULL)
         ns_socket_abort(socket);
     return 0;
