@@ -31,16 +31,59 @@ struct Inside {
     context: Option<Arc<ThreadContext>>,
 }
 
+/// How many entries take no memory of their own. So a turn of a hosted server
+/// needs none.
+const FEW: usize = 4;
+
+/// The entries of a thread. This is a list, because a callback of one server may
+/// run another server. When empty it holds no memory.
+struct Insides {
+    few: [Option<Inside>; FEW],
+    more: Vec<Inside>,
+}
+
+impl Insides {
+    const fn new() -> Insides {
+        Insides { few: [const { None }; FEW], more: Vec::new() }
+    }
+
+    fn push(&mut self, inside: Inside) {
+        match self.few.iter_mut().find(|place| place.is_none()) {
+            Some(place) => *place = Some(inside),
+            None => self.more.push(inside),
+        }
+    }
+
+    fn pop(&mut self) {
+        if self.more.pop().is_none() {
+            drop(self.few.iter_mut().rev().find_map(Option::take));
+        } else if self.more.is_empty() {
+            self.more = Vec::new();
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Inside> {
+        self.few.iter().flatten().chain(&self.more)
+    }
+
+    fn last(&self) -> Option<&Inside> {
+        self.more.last().or_else(|| self.few.iter().rev().flatten().next())
+    }
+
+    fn last_mut(&mut self) -> Option<&mut Inside> {
+        self.more.last_mut().or_else(|| self.few.iter_mut().rev().flatten().next())
+    }
+}
+
 /// What unwinds a thread of the program in a child of fork(2), out of the loop
 /// that is the parent's.
 struct LeftToParent;
 
 thread_local! {
-    // This is a list, because a callback of one server may run another server.
     // It is never dropped, so that it still exists in a thread's last
-    // destructors; when empty it holds no memory.
-    static INSIDE: ManuallyDrop<RefCell<Vec<Inside>>> =
-        const { ManuallyDrop::new(RefCell::new(Vec::new())) };
+    // destructors.
+    static INSIDE: ManuallyDrop<RefCell<Insides>> =
+        const { ManuallyDrop::new(RefCell::new(Insides::new())) };
 }
 
 thread_local! {
@@ -96,13 +139,7 @@ impl CallbackScope {
 
 impl Drop for CallbackScope {
     fn drop(&mut self) {
-        INSIDE.with(|list| {
-            let mut list = list.borrow_mut();
-            list.pop();
-            if list.is_empty() {
-                *list = Vec::new();
-            }
-        });
+        INSIDE.with(|list| list.borrow_mut().pop());
     }
 }
 
@@ -156,7 +193,8 @@ fn leave_if_parents() {
         let parents = list.last().filter(|inside| !inside.process.is_current())?;
         // A loop that the library's thread runs has an entry of its own.
         let of_server = |inside: &&Inside| inside.server == parents.server;
-        Some(list.iter().filter(of_server).any(|inside| inside.is_own_thread))
+        let is_own_thread = list.iter().filter(of_server).any(|inside| inside.is_own_thread);
+        Some(is_own_thread)
     });
     match is_own_thread {
         None => {}

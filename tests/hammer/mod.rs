@@ -18,9 +18,9 @@ use crate::support::*;
 use clients::client;
 use handlers::{gather, hooks};
 use random::Random;
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
@@ -310,14 +310,17 @@ fn caller(server: &Server, non_blocking: bool, shared: &Shared, mut random: Rand
 fn bringer(server: &Server, shared: &Shared, mut random: Random) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let nowhere = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    // Bound, so that it is no other server's, and not listening.
+    let refusing = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    refusing.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let nowhere = refusing.local_addr().unwrap().as_socket().unwrap().to_string();
     let own = format!("127.0.0.1:{}", server.port());
     while !shared.is_over() {
         let data = shared.data.clone();
-        let timeout = (random.below(2) == 0).then(|| ms(1 + random.below(20) as u64));
         let brought = match random.below(8) {
-            0 => server.connect(&nowhere, timeout, data),
-            1 | 2 => server.connect(&own, timeout, data),
+            0 => server.connect(&nowhere, None, data),
+            // With a timeout: at `max_connections` it waits for itself (AD5).
+            1 | 2 => server.connect(&own, Some(ms(1 << random.below(10))), data),
             _ => {
                 let ours = TcpStream::connect(address).unwrap();
                 let (mut theirs, _) = listener.accept().unwrap();

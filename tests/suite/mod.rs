@@ -32,7 +32,7 @@ mod ipv6;
 mod lifecycle;
 mod limits;
 pub mod logger;
-mod memory;
+pub mod memory;
 mod metrics;
 mod nearby;
 mod non_blocking;
