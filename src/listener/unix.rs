@@ -3,24 +3,34 @@
 //! The file of a server that ended without a stop stays behind; nobody listens
 //! on it, and the next server replaces it. Between its bind(2) and its
 //! listen(2) a new socket looks the same to another server that starts at the
-//! same time. So a server looks, after listen(2), whether the file is still its
-//! own, and fails if another has replaced it: one of them has it in the end.
+//! same time. So servers do this one after another, by a lock of the folder. One
+//! that cannot have the lock looks, after listen(2), whether the file is still
+//! its own, and fails if another has replaced it.
 
 #![forbid(unsafe_code)]
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{listen_error, Listener};
+use crate::clock::Deadline;
 use crate::config::Config;
 use crate::error::Error;
 use crate::fork::Process;
 use crate::service::Service;
 use crate::sync::lock;
+use crate::sys;
+
+/// How long a start, and an end, wait for the lock of the folder at most. Others
+/// of this library have it for some system calls; anybody may have it for long.
+const START_MS: u64 = 300;
+const END_MS: u64 = 5;
 
 /// The file of a listening socket. It is removed when this is dropped, if the
 /// path still has it.
@@ -55,8 +65,39 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if !self.is_left && self.process.is_current() && self.is_there().unwrap_or(false) {
+        if self.is_left || !self.process.is_current() {
+            return;
+        }
+        let _locked = FolderLock::take(&self.path, END_MS);
+        if self.is_there().unwrap_or(false) {
             let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The lock of a socket's folder (flock(2)). While it lives no other server of
+/// this library makes, replaces or removes a socket file there.
+struct FolderLock(Option<File>);
+
+impl FolderLock {
+    /// Goes without the lock where it cannot be had in time.
+    fn take(path: &Path, patience_ms: u64) -> FolderLock {
+        let until = Deadline::after_ms(patience_ms);
+        let folder = path.parent().and_then(|folder| File::open(folder).ok());
+        FolderLock(folder.filter(|folder| loop {
+            match sys::try_lock(folder.as_fd()) {
+                Ok(()) => break true,
+                Err(e) if e.kind() != io::ErrorKind::WouldBlock || until.is_due() => break false,
+                Err(_) => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }))
+    }
+}
+
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        if let Some(folder) = &self.0 {
+            let _ = sys::unlock(folder.as_fd());
         }
     }
 }
@@ -73,6 +114,9 @@ pub(super) fn bind_file(
     let failed = |e: io::Error| listen_error(service, &e);
     let socket = new_socket().map_err(failed)?;
     let address = SockAddr::unix(path).map_err(failed)?;
+    // A failure ends the lock and then drops the file, which takes it again.
+    let file;
+    let _locked = FolderLock::take(path, START_MS);
     match socket.bind(&address) {
         Err(e) if is_in_use(&e) => {
             remove_stale(path, &address).map_err(|why| failed(e).append(&format!(" ({why})")))?;
@@ -80,7 +124,7 @@ pub(super) fn bind_file(
         }
         bound => bound.map_err(failed)?,
     }
-    let file = SocketFile::new(path).map_err(failed)?;
+    file = SocketFile::new(path).map_err(failed)?;
     let mode = fs::Permissions::from_mode(config.unix_mode);
     fs::set_permissions(path, mode).map_err(failed)?;
     socket.listen(config.backlog as i32).map_err(failed)?;

@@ -268,6 +268,24 @@ pub(crate) fn peer_credentials(fd: BorrowedFd<'_>) -> io::Result<libc::ucred> {
     }
 }
 
+/// flock(2), exclusive and without waiting: `WouldBlock` where another one has it.
+pub(crate) fn try_lock(fd: BorrowedFd<'_>) -> io::Result<()> {
+    flock(fd, libc::LOCK_EX | libc::LOCK_NB)
+}
+
+/// flock(2): ends the lock, also where a child of fork(2) has the descriptor.
+pub(crate) fn unlock(fd: BorrowedFd<'_>) -> io::Result<()> {
+    flock(fd, libc::LOCK_UN)
+}
+
+fn flock(fd: BorrowedFd<'_>, operation: i32) -> io::Result<()> {
+    // SAFETY: the descriptor is open, and the other argument is a number.
+    match unsafe { libc::flock(fd.as_raw_fd(), operation) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// shutdown(2) of a descriptor that is known to be open. It is a listener (then
 /// every accept on it wakes and fails with `EINVAL`) or a connection that
 /// another thread serves.

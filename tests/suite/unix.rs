@@ -195,6 +195,34 @@ fn a_stale_file_is_replaced() {
     });
 }
 
+/// Y4: Of servers that start at the same time on a stale file one listens, and can be reached; the
+/// others fail.
+#[test]
+fn one_server_replaces_a_stale_file() {
+    isolated(|| {
+        const SERVERS: usize = 4;
+        let folder = Folder::new();
+        let path = folder.path("socket");
+        for _ in 0..300 {
+            drop(UnixListener::bind(&path).unwrap());
+            let servers = [(); SERVERS]
+                .map(|()| plain(&folder.service("socket"), non_blocking(1), Hooks::new(echo)));
+            let together = std::sync::Barrier::new(SERVERS);
+            let start = |server: &Server| {
+                together.wait();
+                server.start_hosted().map_err(|error| error.status())
+            };
+            let started = std::thread::scope(|scope| {
+                let threads = servers.each_ref().map(|server| scope.spawn(|| start(server)));
+                threads.map(|thread| thread.join().unwrap())
+            });
+            let failed = started.iter().filter(|started| **started == Err(Status::Listen)).count();
+            assert_eq!(failed, SERVERS - 1, "{started:?}");
+            let _client = UnixStream::connect(&path).unwrap();
+        }
+    });
+}
+
 /// Y4, L6: A socket on which somebody listens, and whatever else is there, is left alone: the start
 /// fails and says why.
 #[test]
