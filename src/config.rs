@@ -170,8 +170,9 @@ pub struct Config {
     /// [`on_drain`](crate::Handler::on_drain) reports it: 0, which is an empty
     /// queue, to `send_limit`; default 0.
     pub low_water_mark: usize,
-    /// The largest number of queued bytes of a connection: 1 to 2 GiB − 1;
-    /// default 16 MiB.
+    /// The largest number of queued bytes of a connection: 1 to 2 GiB − 1, and
+    /// no less than the two marks; default 16 MiB. Where it is less than
+    /// 256 KiB, set `high_water_mark` too.
     pub send_limit: usize,
     /// The largest number of queued bytes of all connections of the server
     /// together, those included that were sent by id and wait for their loop: 0
@@ -345,6 +346,10 @@ impl Config {
         ];
         for (name, value, least, most) in counts {
             if value < least || value > most {
+                let most = match name {
+                    "high_water_mark" | "low_water_mark" => format!("{most} (send_limit)"),
+                    _ => most.to_string(),
+                };
                 return Err(invalid(format!("{name} must be {least} to {most}, not {value}")));
             }
         }
@@ -451,7 +456,7 @@ mod tests {
             ("stack_size", Config::new().stack_size((1 << 30) + 1)),
             ("backlog", Config::new().backlog(0)),
             ("send_limit", Config::new().send_limit(0)),
-            ("high_water_mark", Config::new().high_water_mark(2).send_limit(1)),
+            ("high_water_mark must be 1 to 9 (send_limit)", Config::new().send_limit(9)),
             ("low_water_mark", Config::new().low_water_mark(2).high_water_mark(1).send_limit(1)),
             ("idle_timeout", Config::new().idle_timeout(MAX_TIME + Duration::from_millis(1))),
             ("keep_alive", Config::new().keep_alive(Duration::from_secs(32_768))),

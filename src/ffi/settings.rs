@@ -556,7 +556,8 @@ pub unsafe extern "C" fn ns_config_low_water_mark(config: *const ns_config) -> u
 }
 
 /// Non-blocking mode: sets how many bytes may be queued; a `send` that would pass
-/// this returns NS_ERR_BUFFER_FULL: 1 to 2^31 - 1, default 16777216.
+/// this returns NS_ERR_BUFFER_FULL: 1 to 2^31 - 1, default 16777216. Where it is less
+/// than 262144, set `high_water_mark` too, which must not be more.
 ///
 /// Returns: 0, NS_ERR_INVALID or NS_ERR_STATE.
 /// [setup]
