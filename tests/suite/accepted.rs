@@ -2,6 +2,7 @@
 
 use crate::api::{ConnId, Hooks, Status};
 use crate::support::*;
+use std::sync::{Arc, Mutex};
 
 /// How a callback ends after it has sent by id and directly.
 const ENDS: [&str; 5] = ["nothing", "close", "close by id", "half-close", "detach"];
@@ -43,6 +44,45 @@ fn by_id_and_directly_in_order() {
                 drop(client);
                 wait_idle(&server);
             }
+        }
+    });
+}
+
+/// A3.1: The program's own order, by a mutex here, holds for all: what callbacks of several loops
+/// send by id, by broadcasts and directly arrives at each connection in that order.
+#[test]
+fn threads_in_the_order_of_a_mutex() {
+    const EACH: usize = 60;
+    isolated(|| {
+        let room = Arc::new(Mutex::new((0_usize, Vec::<ConnId>::new())));
+        let shared = room.clone();
+        let (hooks, opened) = Hooks::new(move |server, socket| {
+            // Each byte is a message to all.
+            while socket.recv(&mut [0; 1])? == 1 {
+                let mut room = shared.lock().unwrap();
+                room.0 += 1;
+                let line = format!("{:05}\n", room.0);
+                if room.0 % 2 == 0 {
+                    assert_eq!(server.broadcast(&room.1, line.as_bytes()).unwrap(), room.1.len());
+                    continue;
+                }
+                for id in room.1.iter().filter(|id| **id != socket.id()) {
+                    server.send(*id, line.as_bytes()).unwrap();
+                }
+                socket.send(line.as_bytes())?;
+            }
+            Ok(())
+        })
+        .telling_ids();
+        let server = start(non_blocking(3), hooks);
+        let mut clients: Vec<_> = (0..6).map(|_| Client::connect(&server)).collect();
+        room.lock().unwrap().1 = clients.iter().map(|_| opened.next()).collect();
+        for _ in 0..EACH {
+            clients.iter_mut().for_each(|client| client.send("."));
+        }
+        let all: String = (1..=clients.len() * EACH).map(|n| format!("{n:05}\n")).collect();
+        for mut client in clients {
+            client.expect(&all);
         }
     });
 }
