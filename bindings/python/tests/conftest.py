@@ -42,10 +42,13 @@ def echo(socket: Socket) -> None:
 
 @contextlib.contextmanager
 def serving(
-    handler: Callable[[Socket], object] = echo, config: Optional[Config] = None, **callbacks: Any
+    handler: Callable[[Socket], object] = echo,
+    config: Optional[Config] = None,
+    service: str = "127.0.0.1:0",
+    **callbacks: Any,
 ) -> Iterator[Server]:
     """A server whose turns another thread runs."""
-    with Server(handler, "127.0.0.1:0", config, **callbacks) as server:
+    with Server(handler, service, config, **callbacks) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:

@@ -229,13 +229,19 @@ def test_settings() -> None:
     effective = server.config
     assert effective.non_blocking and effective.max_thread == 3 and effective.idle_timeout == 1.5
     assert effective.thread_name == "py" and effective.shutdown_port == "0"
+    assert effective.proxy_protocol == 0 and effective.trusted_proxies == ()
     assert effective.send_limit == 7 << 20 and effective.drain_timeout == 5.0 and effective.no_delay
     server.close()
+    proxies = Config(proxy_protocol=3, trusted_proxies=["127.0.0.1", "10.0.0.0/8"], proxy_others=True)
+    trusting = Server(echo, config=proxies)
+    assert trusting.config.trusted_proxies == ("127.0.0.1", "10.0.0.0/8")
+    trusting.close()
     everything = Server(echo, config=effective)
     assert everything.config == effective
     everything.close()
     for bad in ({"max_thread": 0}, {"max_thread": -1}, {"idle_timeout": -1}, {"unix_mode": 0o7777},
-                {"thread_name": "far too long"}, {"backlog": 1 << 40}):  # fmt: skip
+                {"thread_name": "far too long"}, {"backlog": 1 << 40},
+                {"proxy_protocol": 3}, {"trusted_proxies": ["10.0.0.1/8"]}):  # fmt: skip
         with pytest.raises(netserver.InvalidError, match=next(iter(bad))):
             Server(echo, config=Config(**bad))
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Optional
 
-from ._enums import string
+from ._enums import string, text_of
 from ._errors import error_of, for_c
 from ._native import ffi, lib
 from ._objects import milliseconds
 
 _TIMES = {
     "retry_interval", "handshake_timeout", "idle_timeout", "io_timeout", "write_timeout",
-    "linger_timeout", "drain_timeout", "keep_alive",
+    "linger_timeout", "drain_timeout", "keep_alive", "proxy_timeout",
 }  # fmt: skip
-_FLAGS = {"non_blocking", "use_ipv6", "reuse_port", "no_delay"}
+_FLAGS = {"non_blocking", "use_ipv6", "reuse_port", "lend_listeners", "no_delay", "proxy_others"}
 _TEXTS = {"thread_name", "shutdown_port"}
 
 
@@ -36,6 +37,7 @@ class Config:
 
     use_ipv6: Optional[bool] = None  #: A service without a host listens for IPv6 too [False].
     reuse_port: Optional[bool] = None  #: Other servers may listen on the same ports [False].
+    lend_listeners: Optional[bool] = None  #: Workers: `Server.listener_fd` works [False].
     backlog: Optional[int] = None  #: [4096]
     unix_mode: Optional[int] = None  #: Permissions of a unix socket's file [0o600].
     max_connections: Optional[int] = None  #: [what the limit of open files allows]
@@ -58,6 +60,13 @@ class Config:
     keep_alive: Optional[float] = None  #: TCP keep-alive [60].
     no_delay: Optional[bool] = None  #: TCP_NODELAY [True].
 
+    #: Versions of the PROXY protocol that every service accepts: 1, 2, 3 for both [0: none].
+    proxy_protocol: Optional[int] = None
+    #: Whose headers are believed: addresses, networks ("10.0.0.0/8"), "unix" [none].
+    trusted_proxies: Optional[Sequence[str]] = None
+    proxy_timeout: Optional[float] = None  #: A whole PROXY header [3].
+    proxy_others: Optional[bool] = None  #: Other sources are ordinary clients, not refused [False].
+
     high_water_mark: Optional[int] = None  #: Above so many queued bytes no input is read [256 KiB].
     low_water_mark: Optional[int] = None  #: `on_drain` reports a queue as short as this [0].
     send_limit: Optional[int] = None  #: The most bytes that may be queued [16 MiB].
@@ -69,6 +78,11 @@ def apply(config: Config, pointer: Any) -> None:
     for field in dataclasses.fields(config):
         name, value = field.name, getattr(config, field.name)
         if value is None:
+            continue
+        if name == "trusted_proxies":
+            for network in value:
+                if lib.ns_config_add_trusted_proxy(pointer, for_c(network)) < 0:
+                    raise error_of(lib.NS_ERR_INVALID, f"trusted_proxies cannot have {network!r}")
             continue
         if name in _TEXTS:
             value = for_c(value)
@@ -91,6 +105,10 @@ def effective(pointer: Any) -> Config:
         name = field.name
         if name in _TIMES:
             values[name] = getattr(lib, f"ns_config_{name}_ms")(pointer) / 1000
+            continue
+        if name == "trusted_proxies":
+            text = text_of(lambda buffer, room: lib.ns_config_trusted_proxies(pointer, buffer, room))
+            values[name] = tuple(text.split(", ")) if text else ()
             continue
         value = getattr(lib, f"ns_config_{name}")(pointer)
         if name in _FLAGS:

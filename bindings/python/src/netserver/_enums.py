@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from typing import Any
 
 from ._native import ffi, lib
 
@@ -102,3 +103,14 @@ def string(pointer: object) -> str:
     """Returns the text at a C pointer."""
     text: bytes = ffi.string(pointer)
     return text.decode("utf-8", "replace")
+
+
+def text_of(function: Any) -> str:
+    """Returns the text that a function writes as `snprintf` does."""
+    room = 256
+    while True:
+        buffer = ffi.new("char[]", room)
+        length = function(buffer, room)
+        if length < room:
+            return string(buffer)
+        room = length + 1

@@ -10,12 +10,12 @@ from typing import Any, Callable, Optional, Union
 
 from . import _config
 from ._config import Config
-from ._enums import CloseReason, State, Status, ThreadKind
+from ._enums import CloseReason, State, Status, ThreadKind, text_of
 from ._errors import BusyError, Error, HookError, InvalidError, Reported, StateError, check, error_of, for_c
 from ._handle import Handle
 from ._native import ffi, lib
 from ._objects import ON_DROP, milliseconds, objects, pointer
-from ._socket import DetachedSocket, ReadableBuffer, Socket, text_of
+from ._socket import DetachedSocket, ReadableBuffer, Socket
 from ._stats import Stats, ThreadStats, stats_of, thread_stats_of
 from ._tls import TLS
 
@@ -180,6 +180,30 @@ class Server(Handle):
         self._take_over()
         check(self._use(lib.ns_server_quiesce))
 
+    def request_quiesce(self) -> None:
+        """Requests that and returns immediately: from any thread, callback or signal handler."""
+        check(self._use(lib.ns_server_request_quiesce))
+
+    def wait_idle(self, timeout: Optional[float] = None) -> None:
+        """Waits until no connection is open or waiting, usually between `quiesce` and `stop`;
+        `TimeoutError` after `timeout` seconds. The thread that runs the turns of a hosted server runs
+        them here too. Detached sockets do not count."""
+        self._take_over()
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            rest = SLICE_MS / 1000 if end is None else max(0.0, end - time.monotonic())
+            status = self._use(lib.ns_server_wait_idle, min(SLICE_MS, milliseconds(rest)))
+            self._raise_interruption()
+            if status != Status.TIMEOUT or (end is not None and time.monotonic() >= end):
+                check(status)
+                return
+
+    def listener_fd(self, number: int = 0) -> int:
+        """Lends a listening descriptor, 0, 1, ... in the order of the services: it stays the server's.
+        A duplicate is the service "fd:N" of a successor; then `quiesce`, and none of the clients is
+        refused. Workers lend with `Config(lend_listeners=True)`."""
+        return check(self._use(lib.ns_server_listener_fd, number))
+
     def close(self) -> None:
         """Stops the server and frees it. Closing twice is harmless. `BusyError` in a callback,
         `TimeoutError` if a handler does not return: it may then be called again."""
@@ -257,6 +281,13 @@ class Server(Handle):
         reported.check()
         return int(number)
 
+    def set_service_proxy(self, service: int, versions: int) -> None:
+        """Sets which versions of the PROXY protocol one service accepts, 0 for none, in place of
+        `Config.proxy_protocol`; before the start."""
+        reported = Reported()
+        self._use(lib.ns_server_set_service_proxy, service, versions, reported.pointer)
+        reported.check()
+
     def reload_tls(self, tls: TLS, service: int = 0) -> None:
         """Has the handshakes that begin from now on use other certificates. Open sessions go on."""
         reported = Reported()
@@ -294,6 +325,11 @@ class Server(Handle):
     def is_stopped(self) -> bool:
         """True before the start and after the stop."""
         return bool(self._use(lib.ns_server_is_stopped))
+
+    @property
+    def is_ready(self) -> bool:
+        """True while the server accepts."""
+        return bool(self._use(lib.ns_server_is_ready))
 
     @property
     def config(self) -> Config:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-from ._enums import TLSVersion, string
+from ._enums import TLSVersion, string, text_of
 from ._errors import (
     BusyError, ClosedError, Error, NotInHandlerError, Reported, check, error_of,
 )  # fmt: skip
@@ -177,6 +177,24 @@ class Socket:
     def local(self) -> str:
         """The address of this side as text."""
         return self._text(lib.ns_socket_local)
+
+    @property
+    def transport_peer(self) -> str:
+        """The address that the connection itself comes from: behind a PROXY header the proxy's."""
+        return self._text(lib.ns_socket_transport_peer)
+
+    def proxy_tlv(self, kind: int) -> Optional[bytes]:
+        """The first extra of this type in the PROXY header; None where there is none."""
+        room, length = 256, 256
+        while length >= room:
+            room = length + 1
+            buffer = ffi.new("char[]", room)
+            length = self._call(lib.ns_socket_proxy_tlv, kind, buffer, room)
+        if length == lib.NS_ERR_STATE:
+            return None
+        self._check(length)
+        data: bytes = ffi.unpack(buffer, length)
+        return data
 
     def getpeername(self) -> Address:
         """The peer's address as `socket.getpeername` returns it; None where it is not known."""
@@ -366,17 +384,6 @@ class DetachedSocket(Socket):
 
     def _failure(self, status: int) -> Error:
         return error_of(status, os_code=self.os_error)
-
-
-def text_of(function: Any) -> str:
-    """Returns the text that a function writes as `snprintf` does."""
-    room = 256
-    while True:
-        buffer = ffi.new("char[]", room)
-        length = function(buffer, room)
-        if length < room:
-            return string(buffer)
-        room = length + 1
 
 
 def _address(raw: bytes) -> Address:
