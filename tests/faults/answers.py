@@ -30,6 +30,7 @@ ANSWERS = {
     "fcntl": dict.fromkeys(["EMFILE", "EPERM", "ENOMEM"], NOBODY),
     "chmod": dict.fromkeys(["EPERM", "EROFS", "EIO", "ENOENT"], ONE),
     "fchmod": dict.fromkeys(["EPERM", "EROFS", "EIO"], ONE),
+    "flock": dict.fromkeys(["EWOULDBLOCK", "EINTR", "ENOLCK"], NOBODY),
     "unlink": dict.fromkeys(["EACCES", "EBUSY", "EPERM", "EROFS", "ENOENT"], NOBODY),
     "epoll_create1": dict.fromkeys(DESCRIPTORS, NOBODY),
     "eventfd2": dict.fromkeys(DESCRIPTORS, NOBODY),
@@ -64,6 +65,7 @@ CALLS_LEFT_OUT = {
     "rt_sigtimedwait": "it is the example's",
     "shutdown": "it fails where the connection has gone alone, which an event says too",
     "munmap": "of a whole mapping it does not fail",
+    "clock_nanosleep": "between two tries of flock it may end early without harm",
     "rt_sigprocmask rt_sigaction rt_sigreturn prctl prlimit64 sched_yield clock_gettime": (
         "with valid arguments they do not fail"
     ),
