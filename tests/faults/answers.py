@@ -30,7 +30,7 @@ ANSWERS = {
     "fcntl": dict.fromkeys(["EMFILE", "EPERM", "ENOMEM"], NOBODY),
     "chmod": dict.fromkeys(["EPERM", "EROFS", "EIO", "ENOENT"], ONE),
     "fchmod": dict.fromkeys(["EPERM", "EROFS", "EIO"], ONE),
-    "flock": dict.fromkeys(["EWOULDBLOCK", "EINTR", "ENOLCK"], NOBODY),
+    "flock": dict.fromkeys(["EAGAIN", "EINTR", "ENOLCK"], NOBODY),
     "unlink": dict.fromkeys(["EACCES", "EBUSY", "EPERM", "EROFS", "ENOENT"], NOBODY),
     "epoll_create1": dict.fromkeys(DESCRIPTORS, NOBODY),
     "eventfd2": dict.fromkeys(DESCRIPTORS, NOBODY),
