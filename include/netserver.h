@@ -1627,7 +1627,8 @@ int32_t ns_server_is_ready(const ns_server *server);
  *
  * From now on the server regards the socket as one that others have too: a quiesce
  * and a stop do not end it, and leave what waits in its backlog, and the file of a
- * "unix:" service, to them. A blocking server needs
+ * "unix:" service, to them. Where nobody has it, because no successor has started,
+ * the kernel then resets what waits. A blocking server needs
  * `ns_config_set_lend_listeners`.
  *
  * Returns: the descriptor; NS_ERR_INVALID for NULL and for a number that no

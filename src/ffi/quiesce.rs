@@ -93,7 +93,8 @@ pub unsafe extern "C" fn ns_server_is_ready(server: *const ns_server) -> i32 {
 ///
 /// From now on the server regards the socket as one that others have too: a quiesce
 /// and a stop do not end it, and leave what waits in its backlog, and the file of a
-/// "unix:" service, to them. A blocking server needs
+/// "unix:" service, to them. Where nobody has it, because no successor has started,
+/// the kernel then resets what waits. A blocking server needs
 /// `ns_config_set_lend_listeners`.
 ///
 /// Returns: the descriptor; NS_ERR_INVALID for NULL and for a number that no

@@ -198,7 +198,8 @@ impl Server {
     ///
     /// From now on the server regards the socket as one that others have too: a
     /// quiesce and a stop do not end it, and leave what waits in its backlog and
-    /// the file of a `unix:` service to them.
+    /// the file of a `unix:` service to them. Where nobody has it, because no
+    /// successor has started, the kernel then resets what waits.
     ///
     /// Errors: [`Status::State`] before the start and once the descriptor is
     /// closed, [`Status::Invalid`] for a number that no descriptor has,
