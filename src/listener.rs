@@ -438,10 +438,14 @@ impl Quota {
     /// How long it tries again while descriptors or memory are used up, in ms.
     pub const RETRY_MS: u64 = 1000;
 
-    pub fn new(config: &Config, listeners: usize) -> Quota {
+    /// For a quiesce that was requested at a time, as [`clock::now`] has it. Who
+    /// waits for it waits no longer than the drain time and the time of the tries.
+    pub fn new(config: &Config, listeners: usize, asked_at: u64) -> Quota {
         // The kernel holds one more than it is told.
         let left = (config.backlog as usize + 1) * listeners;
-        Quota { left, give_up_at: Deadline::after_ms(Quota::RETRY_MS) }
+        let drain_ms = u64::try_from(config.drain_timeout.as_millis()).unwrap_or(u64::MAX);
+        let latest = Deadline::since(asked_at, drain_ms.saturating_add(Quota::RETRY_MS));
+        Quota { left, give_up_at: Deadline::after_ms(Quota::RETRY_MS).min(latest) }
     }
 
     pub fn is_left(&self) -> bool {
@@ -454,6 +458,11 @@ impl Quota {
 
     pub fn may_retry(&self) -> bool {
         !self.give_up_at.is_due()
+    }
+
+    /// When to try again, where that is no later than the last time.
+    pub fn next_try(&self, at: Deadline) -> Deadline {
+        at.min(self.give_up_at)
     }
 }
 
@@ -473,5 +482,18 @@ mod tests {
         assert_eq!((report.status(), report.os_code()), (Status::Accept, libc::EMFILE));
         backoff.reset();
         assert_eq!(backoff.back_off(&error).0, 5);
+    }
+
+    #[test]
+    fn a_quiesce_tries_for_a_second_and_not_beyond_its_callers_time() {
+        let config = Config::new().drain_timeout(Duration::from_secs(2));
+        let asked_at = |ms: u64| Quota::new(&config, 1, clock::now().saturating_sub(ms).max(1));
+        let last = |quota: &Quota| quota.next_try(Deadline::NEVER).ms_left();
+        assert!((900..=1002).contains(&last(&asked_at(0))));
+        assert!((900..=1002).contains(&last(&asked_at(1000))));
+        assert!(last(&asked_at(2500)) <= 501);
+        let late = asked_at(3500);
+        assert!(!late.may_retry());
+        assert_eq!(late.next_try(Deadline::NOW), Deadline::NOW);
     }
 }

@@ -4,7 +4,7 @@
 
 use super::{Arrival, Gate, Pool, State};
 use crate::clock::Deadline;
-use crate::listener::{AcceptError, Listener, Quota};
+use crate::listener::{AcceptError, Listener};
 use crate::server::Server;
 
 impl Pool {
@@ -38,7 +38,7 @@ impl Pool {
     /// Accepts until no client waits. While descriptors are used up it tries
     /// again for a while.
     fn take_backlog(&self, server: &Server, listeners: &[&Listener]) {
-        let mut quota = Quota::new(server.config(), listeners.len());
+        let mut quota = server.quota(listeners.len());
         for listener in listeners {
             while quota.is_left() && !server.is_stopping() {
                 let accepted = listener.accept(false);

@@ -13,11 +13,11 @@ use crate::address::Peer;
 use crate::admission::{self, Limit};
 use crate::callback;
 use crate::clock::Deadline;
-use crate::config::Config;
 use crate::conn::{Conn, ConnId, Phase};
 use crate::error::{CloseReason, Error, Status};
 use crate::listener::{self, AcceptError, Accepted, Backoff, Listener, Quota};
 use crate::logger::Kind;
+use crate::server::Server;
 use crate::service::Origin;
 use crate::sync::lock;
 use crate::sys::{self, Poller};
@@ -88,14 +88,15 @@ impl Acceptor {
 
     /// Prepares to accept what waits in the backlog now, and no more. A listener
     /// that others have too is left to them with what waits there.
-    pub fn begin_quiesce(&mut self, config: &Config, poller: &Poller) {
+    pub fn begin_quiesce(&mut self, server: &Server, poller: &Poller) {
         for (listener, ready) in self.listeners.iter().zip(&mut self.ready) {
             *ready = !listener.is_shared() && !listener.is_lost();
             listener.unwatch(poller);
             listener.refuse_more();
         }
         self.full = false;
-        self.quota = Some(Quota::new(config, self.listeners.len()));
+        self.resume_at = Deadline::NOW;
+        self.quota = Some(server.quota(self.listeners.len()));
         self.reconsider();
     }
 
@@ -188,8 +189,11 @@ impl Acceptor {
                 self.resume_at = Deadline::after_ms(wait);
                 // The loop retries immediately when the next connection closes.
                 loops.pause();
-                if self.quota.as_ref().is_some_and(|quota| !quota.may_retry()) {
-                    self.ready.fill(false);
+                if let Some(quota) = &self.quota {
+                    self.resume_at = quota.next_try(self.resume_at);
+                    if !quota.may_retry() {
+                        self.ready.fill(false);
+                    }
                 }
                 Attempt::Failed(e, report)
             }

@@ -12,7 +12,7 @@ impl Loop {
         if self.driver.is_stopping() {
             return;
         }
-        self.acceptor.begin_quiesce(self.driver.server.config(), self.driver.schedule.poller());
+        self.acceptor.begin_quiesce(&self.driver.server, self.driver.schedule.poller());
         self.end_quiesce();
     }
 

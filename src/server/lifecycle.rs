@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -31,8 +31,8 @@ pub(super) struct Life {
     pub(super) started: AtomicBool,
     /// A stop was requested, perhaps by a signal handler.
     requested: AtomicBool,
-    /// And so was a quiesce.
-    pub(super) quiesce_requested: AtomicBool,
+    /// When a quiesce was requested, as [`clock::now`] has it; 0 if it was not.
+    pub(super) quiesce_requested: AtomicU64,
     pub wake: Waker,
     /// Threads of the engine and the shutdown port that have not ended.
     pub alive: AtomicUsize,
@@ -65,7 +65,7 @@ impl Life {
             changed: Condvar::new(),
             started: AtomicBool::new(false),
             requested: AtomicBool::new(false),
-            quiesce_requested: AtomicBool::new(false),
+            quiesce_requested: AtomicU64::new(0),
             wake: Waker::new()?,
             alive: AtomicUsize::new(0),
             control: Mutex::new(None),
@@ -86,7 +86,7 @@ impl Life {
     pub(super) fn set(&self, state: State) {
         if state == State::New {
             self.started.store(false, Ordering::SeqCst);
-            self.quiesce_requested.store(false, Ordering::SeqCst);
+            self.quiesce_requested.store(0, Ordering::SeqCst);
         }
         self.now().state = state;
         self.changed.notify_all();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::lifecycle::GRACE_MS;
 use super::{Engine, Server, State};
 use crate::callback;
-use crate::clock::Deadline;
+use crate::clock::{self, Deadline};
 use crate::error::{Error, Status};
 use crate::listener::Quota;
 use crate::logger::LogLevel;
@@ -89,7 +89,8 @@ impl Server {
             is_up && now.quiesce != Quiesce::Done
         };
         self.wait_while(Some(left), is_unfinished).map_err(|_| {
-            Error::new(Status::Timeout, "a callback does not return; the quiesce goes on")
+            let text = "the server's thread does not get to it in time; the quiesce goes on";
+            Error::new(Status::Timeout, text)
         })
     }
 
@@ -110,7 +111,8 @@ impl Server {
 
     fn ask_to_quiesce(&self) {
         let life = &self.inner.life;
-        if !life.quiesce_requested.swap(true, Ordering::SeqCst) {
+        let place = &life.quiesce_requested;
+        if place.compare_exchange(0, clock::now(), Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             life.wake.signal();
         }
     }
@@ -119,11 +121,17 @@ impl Server {
         self.inner.life.now().quiesce == Quiesce::Done
     }
 
+    /// How much of the backlog of so many listeners the quiesce takes.
+    pub(crate) fn quota(&self, listeners: usize) -> Quota {
+        let asked_at = self.inner.life.quiesce_requested.load(Ordering::SeqCst);
+        Quota::new(self.config(), listeners, asked_at)
+    }
+
     /// Returns whether a requested quiesce begins now. From then on the state
     /// says so.
     pub(super) fn begin_quiesce(&self) -> bool {
         let life = &self.inner.life;
-        if !life.quiesce_requested.load(Ordering::SeqCst) {
+        if life.quiesce_requested.load(Ordering::SeqCst) == 0 {
             return false;
         }
         let mut now = life.now();
@@ -152,7 +160,7 @@ impl Server {
     /// Returns whether the server accepts: it has started, and neither a quiesce
     /// nor a stop was requested.
     pub fn is_ready(&self) -> bool {
-        let is_asked = self.inner.life.quiesce_requested.load(Ordering::SeqCst);
+        let is_asked = self.inner.life.quiesce_requested.load(Ordering::SeqCst) != 0;
         self.state() == State::Running && !is_asked && !self.is_stopping()
     }
 

@@ -153,10 +153,6 @@ impl Backoff {
 pub struct Quota;
 
 impl Quota {
-    pub fn new(_: &Config, _: usize) -> Quota {
-        Quota
-    }
-
     pub fn is_left(&self) -> bool {
         true
     }

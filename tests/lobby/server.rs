@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::conn::Conn;
 use crate::error::Error;
-use crate::listener::Accepted;
+use crate::listener::{Accepted, Quota};
 use crate::logger::Kind;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{lock, yield_now, Condvar, Mutex};
@@ -42,6 +42,10 @@ impl Server {
 
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    pub fn quota(&self, _: usize) -> Quota {
+        Quota
     }
 
     pub fn is_stopping(&self) -> bool {

@@ -17,7 +17,7 @@ pub(super) fn each_engine() -> [Config; 4] {
 }
 
 /// An echo server that reports its `on_quiesce` and `on_stop`.
-fn telling(hooks: Hooks) -> (Hooks, Events<&'static str>) {
+pub(super) fn telling(hooks: Hooks) -> (Hooks, Events<&'static str>) {
     let (log, told) = events();
     let stops = log.clone();
     let hooks = hooks.on_quiesce(move |server| {

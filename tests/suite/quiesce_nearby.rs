@@ -1,7 +1,7 @@
 //! Quiesce beside the other ways in which a connection begins and ends: a PROXY header, a refusal, a
-//! unix socket.
+//! unix socket, a want of descriptors.
 
-use super::quiesce::each_engine;
+use super::quiesce::{each_engine, telling};
 use super::unix::{started, Folder, Local};
 use crate::api::{Hooks, State, Status};
 use crate::support::*;
@@ -113,6 +113,40 @@ fn clients_of_a_unix_socket() {
                 server.wait_idle(Some(SOON)).unwrap();
                 server.stop().unwrap();
             }
+        }
+    });
+}
+
+/// QU4: Where a callback holds up a quiesce for most of the caller's time, it tries no longer than that.
+#[test]
+fn without_descriptors_behind_a_callback() {
+    isolated(|| {
+        let limit = descriptor_limit().0;
+        for loops in [1, 3] {
+            let gate = Gate::new();
+            let (hooks, told) = telling(answer_behind(&gate));
+            let server = start(non_blocking(loops).drain_timeout(ms(0)), hooks);
+            let _open = OpenOnDrop(gate.clone());
+            // The first loop accepts; with several, it has the first connection.
+            let mut held = Client::connect(&server).saying("x");
+            gate.reached_by(1);
+            let mut late = Client::connect(&server);
+            let fillers = fill_descriptors(0);
+            let clock = Stopwatch::start();
+            std::thread::scope(|scope| {
+                // It may give up just before the tries end, on a busy machine.
+                let quiesce = scope.spawn(|| drop(server.quiesce()));
+                let_pass(ms(900));
+                gate.open();
+                assert_eq!(told.next(), "quiesce");
+                assert!(clock.elapsed() < ms(1800), "{:?}", clock.elapsed());
+                quiesce.join().unwrap();
+            });
+            set_descriptor_limit(limit);
+            drop(fillers);
+            held.expect_last("answer");
+            late.expect_gone();
+            server.stop().unwrap();
         }
     });
 }
