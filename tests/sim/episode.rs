@@ -1,5 +1,6 @@
 //! One episode: a server from its start to its end, and its clients.
 
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,11 +43,42 @@ pub enum Tells {
     All,
 }
 
-/// Runs one on a thread of its own, so that nothing of an earlier one has an influence.
+impl Options {
+    /// The command that repeats an episode.
+    pub fn again(&self, seed: u64) -> String {
+        let tls = self.tls.map_or(String::new(), |tls| format!(" TLS={}", u8::from(tls)));
+        let without = match self.without.text() {
+            text if text == ";;" => String::new(),
+            text => format!(" WITHOUT='{text}'"),
+        };
+        format!("again: make sim SEED={seed}{tls} EPISODES=1{without} TRACE=1")
+    }
+}
+
+/// How long an episode may take, in seconds of real time. Few take more than one.
+const LONGEST: u64 = 120;
+
+/// Runs one on a thread of its own, so that nothing of an earlier one has an influence. One that
+/// does not end, because a call of the library does not return, ends the program: its thread would
+/// go on.
 pub fn run(seed: u64, options: Options) -> Outcome {
+    let (sender, outcome) = mpsc::channel();
+    let again = options.again(seed);
     let thread = std::thread::Builder::new().name("episode".into());
-    let thread = thread.spawn(move || begin(seed, options)).expect("a thread");
-    thread.join().expect("an episode catches the panics of the library")
+    let body = move || sender.send(begin(seed, options)).expect("it is waited for");
+    let thread = thread.spawn(body).expect("a thread");
+    let longest = std::env::var("NS_SIM_LONGEST").ok().and_then(|text| text.parse().ok());
+    let longest = longest.unwrap_or(LONGEST);
+    match outcome.recv_timeout(Duration::from_secs(longest)) {
+        Err(RecvTimeoutError::Timeout) => {
+            println!("seed {seed}: step unknown: it does not end within {longest} s\n{again}");
+            std::process::exit(1);
+        }
+        outcome => {
+            thread.join().expect("an episode catches the panics of the library");
+            outcome.expect("the thread has sent it")
+        }
+    }
 }
 
 fn begin(seed: u64, options: Options) -> Outcome {

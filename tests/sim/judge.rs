@@ -129,11 +129,13 @@ fn look_for_free_places(w: &mut World) {
     };
     let (mut taken, mut waiting) = (0, Vec::new());
     for at in (0..w.links.len()).filter(|at| has_no_end(w, *at)) {
+        let client = &w.clients[w.links[at].client as usize];
+        let header = client.wire.as_ref().map_or(0, |wire| wire.header_len());
         let side = &w.links[at].sides[0];
-        match side.read_at {
-            0 if has_record(&side.input) => waiting.push(at),
-            0 => {}
-            _ => taken += 1,
+        match side.arrived - side.input.len() as u64 {
+            read if read > header => taken += 1,
+            read if read == header && has_record(&side.input) => waiting.push(at),
+            _ => {}
         }
     }
     let is_free = places == 0 || taken < places;
@@ -163,8 +165,7 @@ pub fn look_for_stuck(w: &mut World, queued: &[(u32, usize)]) {
     if !stops && (w.secure.is_some() || w.proxies.is_some()) {
         look_for_late_starts(w);
     }
-    // Who reads a header has read something.
-    if !stops && w.secure.is_some() && w.proxies.is_none() {
+    if !stops && w.secure.is_some() {
         look_for_free_places(w);
     }
     for (link, queued) in queued {

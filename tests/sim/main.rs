@@ -94,8 +94,7 @@ fn main() {
             println!("seed {seed}: {finding}");
         }
         if !outcome.findings.is_empty() {
-            let tls = tls.map_or(String::new(), |tls| format!(" TLS={}", u8::from(tls)));
-            println!("again: make sim SEED={seed}{tls} EPISODES=1 TRACE=1");
+            println!("{}", options.again(seed));
             failed = true;
             if tells == Tells::Nothing && number("NS_SIM_SHRINK") != Some(0) {
                 shrink::shrink(seed, &options, &outcome.findings[0]);

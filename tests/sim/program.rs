@@ -213,8 +213,6 @@ impl Program {
                 }
                 Err(error) if error.status() == Status::WouldBlock => {
                     let odd = on_story(link, |s| turn == 0 && !s.took_elsewhere && !s.was_detached);
-                    // Its alert may stand above the high-water mark.
-                    let odd = odd && !with(|w| w.heard(link).is_bad);
                     if odd {
                         with(|w| w.find(format!("link {link}: N5: the first recv has nothing")));
                     }

@@ -150,7 +150,7 @@ pub fn shrink(seed: u64, options: &Options, finding: &str) {
         acts as usize - kept.acts.len(),
         faults.map(|(name, _)| *name).collect::<Vec<_>>(),
     );
-    println!("again: make sim SEED={seed} EPISODES=1 WITHOUT='{}' TRACE=1", kept.text());
+    println!("{}", Options { without: kept, ..options.clone() }.again(seed));
 }
 
 impl World {

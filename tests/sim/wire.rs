@@ -134,7 +134,7 @@ impl Wire {
         self.header.as_ref().is_some_and(|header| header.is_bad)
     }
 
-    fn header_len(&self) -> u64 {
+    pub fn header_len(&self) -> u64 {
         self.header.as_ref().map_or(0, |header| header.bytes.len() as u64)
     }
 
