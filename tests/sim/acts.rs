@@ -208,7 +208,7 @@ fn do_act(
         23 => crate::watches::add(program, server),
         24 if with(|w| w.random.once_in(30)) => crate::quiesce::request(server),
         24 => crate::watches::end_one(program, server),
-        22 => crate::bring::bring(server),
+        22 => crate::bring::bring(server, program),
         20 => {
             on_story(link, |story| story.shut_write = true);
             note_status(&server.shutdown(id, Shutdown::Write));

@@ -2,17 +2,17 @@
 
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use net_server::{Error, Server, Status};
+use net_server::{Error, OwnedSocket, Server, Status};
 
 use crate::dial::Remote;
 use crate::kernel::port_of;
-use crate::program::{ms, note_status, on_story, Tag};
+use crate::program::{lock, ms, note_status, on_story, Program, Tag};
 use crate::world::{with, World, MILLI, SECOND};
 
 /// The most that a program brings in an episode.
 const MOST: usize = 40;
 
-pub fn bring(server: &Server) {
+pub fn bring(server: &Server, program: &Program) {
     let drawn = with(|w| {
         if w.stop_at.is_some() || w.brought == MOST {
             return None;
@@ -20,10 +20,14 @@ pub fn bring(server: &Server) {
         w.brought += 1;
         let link = w.add_remote();
         let time = w.random.one_of(&[None, None, Some(200), Some(20_000)]);
-        Some((link, time, w.random.once_in(2)))
+        Some((link, time, w.random.below(5)))
     });
-    let Some((link, time, adopts)) = drawn else { return };
+    let Some((link, time, way)) = drawn else { return };
     on_story(link, |story| story.is_brought = true);
+    if way == 4 {
+        return own(program, link);
+    }
+    let adopts = way < 2;
     let result = if adopts {
         // SAFETY: the descriptor is new, and nobody else's.
         let fd = unsafe { OwnedFd::from_raw_fd(with(|w| w.make_socket(link))) };
@@ -51,6 +55,30 @@ pub fn bring(server: &Server) {
                     w.find(format!("link {link}: AD12: it cannot be brought: {error}"));
                 }
             });
+        }
+    }
+}
+
+/// The program owns a socket that was never the server's: AD13.
+fn own(program: &Program, link: u32) {
+    // SAFETY: the descriptor is new, and nobody else's.
+    let fd = unsafe { OwnedFd::from_raw_fd(with(|w| w.make_socket(link))) };
+    let is_connected = with(|w| w.links[link as usize].is_connected);
+    match OwnedSocket::from_fd(fd) {
+        Ok(mut owned) => {
+            owned.socket().set_user_data(Tag(link));
+            on_story(link, |story| {
+                (story.opened, story.is_detached, story.was_detached) = (true, true, true);
+            });
+            with(|w| w.report.count("owned sockets of a descriptor"));
+            lock(&program.shared.owned).push((owned, link));
+        }
+        Err(failed) => {
+            on_story(link, |story| story.connect_failed = true);
+            if is_connected || failed.error.status() != Status::Invalid {
+                let error = failed.error;
+                with(|w| w.find(format!("link {link}: AD13: it cannot be owned: {error}")));
+            }
         }
     }
 }

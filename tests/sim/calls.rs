@@ -2,10 +2,11 @@
 //! linker takes these in place of the C library's. What belongs to the simulated kernel is answered
 //! by `kernel.rs`; all else goes on to the C library.
 
-use std::ffi::{c_int, c_long, c_void};
+use std::ffi::{c_char, c_int, c_long, c_void, CStr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::files::FIRST;
+use crate::local::PATH;
 use crate::world::{self, World};
 
 /// The C library's own function.
@@ -193,6 +194,12 @@ on_descriptor!(getpeername(fd, address: *mut c_void, len: Len) -> c_int, |w| {
     Ok(0)
 });
 on_descriptor!(getsockopt(fd, level: c_int, name: c_int, value: *mut c_void, len: Len) -> c_int, |w| {
+    if (level, name) == (libc::SOL_SOCKET, libc::SO_PEERCRED) {
+        let who: Vec<u8> = w.credentials(fd)?.iter().flat_map(|part| part.to_ne_bytes()).collect();
+        // SAFETY: the caller's pointers are valid.
+        unsafe { fill(&who, value, len) };
+        return Ok(0);
+    }
     let result = w.option(fd, level, name)?;
     // SAFETY: the caller's pointers are valid.
     unsafe { fill(&result.to_ne_bytes(), value, len) };
@@ -218,6 +225,36 @@ on_descriptor!(timerfd_settime(fd, flags: c_int, new: *const libc::itimerspec, o
 fn nanos(time: &libc::timespec) -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
+
+/// A function whose argument is a path: `sim` answers for the simulated one.
+macro_rules! on_path {
+    ($name:ident($($arg:ident: $type:ty),*), $path:ident, $sim:expr) => {
+        /// # Safety
+        /// As of the C library's function.
+        #[no_mangle]
+        pub unsafe extern "C" fn $name($($arg: $type),*) -> c_int {
+            // SAFETY: the caller's path ends with a zero byte.
+            let is_ours = unsafe { CStr::from_ptr($path) }.to_bytes() == PATH;
+            match is_ours.then(|| simulate(stringify!($name), $sim)).flatten() {
+                Some(result) => result as c_int,
+                None => real!($name($($arg),*) -> c_int),
+            }
+        }
+    };
+}
+
+on_path!(unlink(path: *const c_char), path, |w| w.unlink_path());
+on_path!(chmod(path: *const c_char, mode: u32), path, |w| w.chmod_path(mode));
+on_path!(statx(folder: c_int, path: *const c_char, flags: c_int, mask: u32, place: *mut libc::statx),
+    path, |w| {
+    let (kind, number) = w.stat_path()?;
+    // SAFETY: all zeros are a value of it.
+    let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    (found.stx_mask, found.stx_mode, found.stx_ino) = (mask, kind as u16, number);
+    // SAFETY: the caller's pointer is valid.
+    unsafe { place.write(found) };
+    Ok(0)
+});
 
 /// # Safety
 /// As of the C library's function.

@@ -8,6 +8,7 @@ use net_server::{Config, Error, Server, State, Status};
 
 use crate::acts;
 use crate::judge;
+use crate::local::{self, LOCAL};
 use crate::program::{lock, ms, note_status, send_by_id, Program, Shared};
 use crate::proxy;
 use crate::random::Random;
@@ -135,7 +136,8 @@ fn leave_out(rates: Rates, without: &Without) -> Rates {
     }
 }
 
-/// One episode in so many is over TLS, which takes longer, and one has PROXY headers.
+/// One episode in so many is over TLS, which takes longer, one has PROXY headers, and one a unix
+/// socket.
 const ONE_IN: u64 = 8;
 
 fn secure(w: &mut World, config: Config) -> Result<Config, Error> {
@@ -192,6 +194,8 @@ fn live(seed: u64, tls: Option<bool>) {
         // By a number of their own: else without them the episode is another one.
         let mut chance = Random::new(seed.rotate_left(32));
         let (has_headers, is_secure) = (chance.once_in(ONE_IN), chance.once_in(ONE_IN));
+        let is_local = chance.once_in(ONE_IN);
+        let config = if is_local { local::choose(w, config) } else { config };
         let config = if has_headers { proxy::choose(w, config) } else { config };
         let config = if tls.unwrap_or(is_secure) { secure(w, config) } else { Ok(config) };
         let wildness = w.random.one_of(&[0, 30, 8, 3]);
@@ -201,18 +205,21 @@ fn live(seed: u64, tls: Option<bool>) {
     });
     let shared = Arc::new(Shared::default());
     let program = || Program { shared: shared.clone(), wildness };
-    let server = config.and_then(|c| Server::with_config("127.0.0.1:0", program(), c));
+    let service = with(|w| w.place.service());
+    let server = config.and_then(|c| Server::with_config(service, program(), c));
     let server = match server {
         Ok(server) => server,
         Err(error) => return with(|w| w.find(format!("no server: {error}"))),
     };
+    local::try_to_start(&server);
     if fails.is_some() {
         fail_to_start(&server, fails);
     }
     if let Err(error) = server.start_hosted() {
         return with(|w| w.find(format!("L6: the start failed: {error}")));
     }
-    let (port, shutdown_port) = (server.port(), server.shutdown_port());
+    let port = if service.starts_with("unix") { LOCAL } else { server.port() };
+    let shutdown_port = server.shutdown_port();
     with(|w| {
         let drawn = rates(&mut w.random);
         w.rates = leave_out(drawn, &w.without);
@@ -252,6 +259,7 @@ fn fail_to_start(server: &Server, fails: Option<u64>) {
             if before != after {
                 with(|w| w.find(format!("L6: a start that failed left {}", after - before)));
             }
+            with(|w| w.look_at_path("a start that failed"));
         }
         Ok(()) if rest.is_none() => with(|w| w.find("L8: the start passed over a failure".into())),
         Ok(()) => {
@@ -315,7 +323,8 @@ fn host(server: &Server, program: &Program, seed: u64) {
                     2..12 => crate::watches::add(program, server),
                     12..20 => crate::watches::end_one(program, server),
                     20..30 => crate::threads::call(server, program),
-                    30..40 => crate::quiesce::look(server),
+                    30..39 => crate::quiesce::look(server),
+                    39 if with(|w| w.random.once_in(5)) => with(World::replace_path),
                     _ => {}
                 })
             };
@@ -351,13 +360,13 @@ fn look(server: &Server) {
 
 /// What the program does outside of callbacks, on the host's thread.
 fn between_turns(server: &Server, program: &Program) {
-    if program.wildness == 0 {
+    if program.wildness == 0 && lock(&program.shared.owned).is_empty() {
         return;
     }
     let before = with(|w| w.now);
     let owned = lock(&program.shared.owned).pop();
     if with(|w| w.random.once_in(12)) {
-        crate::bring::bring(server);
+        crate::bring::bring(server, program);
     }
     if let Some((owned, link)) = owned {
         acts::own(program, server, owned, link);
@@ -429,6 +438,7 @@ fn end(server: Server, shared: &Shared) {
         with(|w| judge::balance(w, &server));
     }
     drop(server);
+    with(|w| w.look_at_path("a stop"));
     let watches = std::mem::take(&mut *lock(&shared.watches));
     drop(watches);
     let owned = std::mem::take(&mut *lock(&shared.owned));

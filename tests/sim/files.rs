@@ -32,6 +32,7 @@ pub struct Epoll {
 
 #[derive(Default)]
 pub struct Listener {
+    /// `local::LOCAL` for a unix socket.
     pub port: u16,
     pub backlog: usize,
     pub queue: VecDeque<u32>,

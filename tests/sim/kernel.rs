@@ -1,6 +1,7 @@
 //! The simulated kernel's system calls. The error of a call is its errno.
 
 use crate::files::{Kind, Listener, FIRST, IN, OUT};
+use crate::local::{self, LOCAL};
 use crate::world::{Event, World, MICRO, MILLI, NEVER};
 
 /// The answer of a call.
@@ -69,11 +70,14 @@ impl World {
 
     pub fn socket(&mut self, domain: i32, kind: i32) -> Answer {
         self.may_fail()?;
-        if domain != libc::AF_INET {
-            return Err(libc::EAFNOSUPPORT);
-        }
+        let port = match domain {
+            libc::AF_INET => 0,
+            libc::AF_UNIX => LOCAL,
+            _ => return Err(libc::EAFNOSUPPORT),
+        };
         let waits_not = kind & libc::SOCK_NONBLOCK != 0;
-        Ok(self.files.open(Kind::Listener(Listener::default()), waits_not).into())
+        let listener = Listener { port, ..Listener::default() };
+        Ok(self.files.open(Kind::Listener(listener), waits_not).into())
     }
 
     pub fn new_epoll(&mut self) -> Answer {
@@ -110,6 +114,10 @@ impl World {
 
     pub fn bind(&mut self, fd: i32, name: &[u8]) -> Answer {
         self.may_fail()?;
+        if self.listener(fd)?.port == LOCAL {
+            *self.listener(fd)? = self.bind_local(name)?;
+            return Ok(0);
+        }
         let port = u16::from_be_bytes([name[2], name[3]]);
         let free = (5_000..).find(|port| self.files.listener(*port).is_none());
         let port = if port == 0 { free.ok_or(libc::EADDRINUSE)? } else { port };
@@ -127,7 +135,7 @@ impl World {
         Ok(0)
     }
 
-    pub fn accept4(&mut self, fd: i32, flags: i32) -> Result<(i64, [u8; NAME]), i32> {
+    pub fn accept4(&mut self, fd: i32, flags: i32) -> Result<(i64, Vec<u8>), i32> {
         let is_empty = self.listener(fd)?.queue.is_empty();
         if self.exhausted.is_none() && !is_empty && self.random.once_in(self.rates.exhaustion) {
             use libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM};
@@ -137,8 +145,9 @@ impl World {
             self.after(time, Event::Plenty);
         }
         if !is_empty && self.random.once_in(self.rates.accept_error) {
+            let is_local = self.listener(fd)?.port == LOCAL;
             match self.random.one_of(&[libc::ECONNABORTED, libc::EPROTO, libc::EINTR]) {
-                libc::EINTR => return Err(libc::EINTR),
+                error if is_local || error == libc::EINTR => return Err(libc::EINTR),
                 error => {
                     // That client is gone.
                     if let Some(link) = self.listener(fd)?.queue.pop_front() {
@@ -154,10 +163,30 @@ impl World {
             Err(_) => self.refused_at = Some(self.now),
         }
         let (new, link) = accepted?;
-        Ok((new.into(), address(port_of(link))))
+        Ok((new.into(), self.name_of_peer(link)))
+    }
+
+    fn name_of_peer(&mut self, link: u32) -> Vec<u8> {
+        match self.side(link, 0).is_local {
+            true => local::name_of(link),
+            false => address(port_of(link)).to_vec(),
+        }
+    }
+
+    /// `SO_PEERCRED`: the process says which link it is.
+    pub fn credentials(&mut self, fd: i32) -> Result<[i32; 3], i32> {
+        let link = self.link(fd)?;
+        match self.side(link, 0).is_local {
+            true => Ok([port_of(link).into(), 1, 2]),
+            false => Ok([0, -1, -1]),
+        }
     }
 
     pub fn connect(&mut self, fd: i32, name: &[u8]) -> Answer {
+        if name[..2] == (libc::AF_UNIX as u16).to_ne_bytes() {
+            self.listener(fd)?;
+            return self.look_who_listens();
+        }
         if name[..2] == (libc::AF_INET as u16).to_ne_bytes() {
             self.listener(fd)?;
             return self.dial(fd, u16::from_be_bytes([name[2], name[3]]));
@@ -166,6 +195,9 @@ impl World {
             return Err(libc::EAFNOSUPPORT);
         }
         let link = self.link(fd)?;
+        if self.side(link, 0).is_local {
+            return Err(libc::EINVAL);
+        }
         self.sock_disconnect(link, 0);
         Ok(0)
     }
@@ -249,15 +281,23 @@ impl World {
             if !listener.listens {
                 return Err(libc::ENOTCONN);
             }
-            let mut listener = std::mem::take(listener);
             listener.is_shut = true;
-            self.look_at_backlog(listener.queue.len());
+            if listener.port == LOCAL {
+                self.wake((fd - FIRST) as u32, 0);
+                return Ok(0);
+            }
+            let mut listener = std::mem::take(listener);
+            self.look_at_backlog(listener.queue.len(), false);
             self.drop_queue(&mut listener);
             *self.listener(fd)? = listener;
             self.wake((fd - FIRST) as u32, 0);
             return Ok(0);
         }
         let link = self.link(fd)?;
+        if how == libc::SHUT_RDWR && self.side(link, 0).is_local {
+            self.local_shut(link, 0, true);
+            return Ok(0);
+        }
         if how == libc::SHUT_RD {
             self.find("the library shuts the kernel's input".into());
         }
@@ -278,7 +318,7 @@ impl World {
                 self.sock_close(link, 0, file.resets_on_close);
             }
             Kind::Listener(mut listener) => {
-                self.look_at_backlog(listener.queue.len());
+                self.look_at_backlog(listener.queue.len(), listener.port == LOCAL);
                 self.drop_queue(&mut listener);
             }
             _ => {}
@@ -286,21 +326,27 @@ impl World {
         Ok(0)
     }
 
-    pub fn name(&mut self, fd: i32, side: u8) -> Result<[u8; NAME], i32> {
+    pub fn name(&mut self, fd: i32, side: u8) -> Result<Vec<u8>, i32> {
         match &self.files.get(fd)?.kind {
-            Kind::Listener(listener) if side == 0 => Ok(address(listener.port)),
+            Kind::Listener(listener) if side == 0 && listener.port == LOCAL => {
+                Ok(self.local_name())
+            }
+            Kind::Listener(listener) if side == 0 => Ok(address(listener.port).to_vec()),
             Kind::Stream(link) if side == 1 => {
                 let link = *link;
                 let was_connected = self.links[link as usize].is_connected;
                 if was_connected {
-                    Ok(address(port_of(link)))
+                    Ok(self.name_of_peer(link))
                 } else {
                     Err(libc::ENOTCONN)
                 }
             }
             Kind::Stream(link) => {
                 let client = self.links[*link as usize].client;
-                Ok(address(self.clients[client as usize].port))
+                match self.clients[client as usize].port {
+                    LOCAL => Ok(self.local_name()),
+                    port => Ok(address(port).to_vec()),
+                }
             }
             _ => Err(libc::ENOTCONN),
         }
@@ -312,10 +358,17 @@ impl World {
             Kind::Listener(_) => None,
             _ => return Err(libc::ENOTSOCK),
         };
+        let is_local = match stream {
+            Some(link) => self.side(link, 0).is_local,
+            None => self.listener(fd)?.port == LOCAL,
+        };
         match (level, name, stream) {
             (libc::SOL_SOCKET, libc::SO_TYPE, _) => Ok(libc::SOCK_STREAM),
+            (libc::SOL_SOCKET, libc::SO_DOMAIN, _) if is_local => Ok(libc::AF_UNIX),
             (libc::SOL_SOCKET, libc::SO_DOMAIN, _) => Ok(libc::AF_INET),
+            (libc::SOL_SOCKET, libc::SO_PROTOCOL, _) if is_local => Ok(0),
             (libc::SOL_SOCKET, libc::SO_PROTOCOL, _) => Ok(libc::IPPROTO_TCP),
+            (libc::IPPROTO_TCP, ..) if is_local => Err(libc::EOPNOTSUPP),
             (libc::SOL_SOCKET, libc::SO_ACCEPTCONN, _) => Ok(stream.is_none().into()),
             (libc::SOL_SOCKET, libc::SO_ERROR, Some(link)) => {
                 Ok(std::mem::take(&mut self.side(link, 0).error))

@@ -16,6 +16,8 @@ mod files;
 mod handler;
 mod judge;
 mod kernel;
+mod listen;
+mod local;
 mod program;
 mod proxy;
 mod quiesce;

@@ -11,6 +11,7 @@ use net_server::{CloseReason, ConnId, Error, OwnedSocket, Server, Socket, Status
 use crate::acts;
 use crate::judge;
 use crate::kernel::link_of;
+use crate::local;
 use crate::story::{self, Mode, Story};
 use crate::watches::Watched;
 use crate::wire::Heard;
@@ -49,6 +50,9 @@ pub fn link(socket: &Socket<'_>) -> u32 {
 /// The link from which a connection really comes: its port says so.
 fn link_of_peer(socket: &Socket<'_>) -> u32 {
     let name = socket.transport_peer_name();
+    if let Some(link) = local::link_of(&name) {
+        return link;
+    }
     let peer: Option<SocketAddr> = name.parse().ok();
     peer.map_or(u32::MAX, |peer| link_of(peer.port()))
 }
@@ -334,6 +338,7 @@ impl Program {
         });
         begin("on_open", link);
         with(|w| judge::on_open(w, link, socket.peer()));
+        local::look_at_peer(socket, link);
         if let Some(info) = socket.tls_info() {
             with(|w| w.report.count(if info.resumed { "TLS resumed" } else { "TLS in full" }));
         }

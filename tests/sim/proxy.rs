@@ -33,7 +33,11 @@ pub fn choose(w: &mut World, config: Config) -> Config {
     let versions = w.random.one_of(&[V1, V2, Both, Both]);
     let time = w.random.one_of(&[200, 3_000]);
     w.proxies = Some(Proxies { versions, time: time * MILLI });
-    config.proxy_protocol(versions).add_trusted_proxy("127.0.0.0/8").proxy_timeout(ms(time))
+    config
+        .proxy_protocol(versions)
+        .add_trusted_proxy("127.0.0.0/8")
+        .add_trusted_proxy("unix")
+        .proxy_timeout(ms(time))
 }
 
 impl Proxies {

@@ -6,11 +6,11 @@ use crate::program::{ms, note_status};
 use crate::world::{with, World, MILLI, SECOND};
 
 impl World {
-    /// Clients that wait at a listener which closes: QU2.
-    pub fn look_at_backlog(&mut self, waiting: usize) {
+    /// Clients that wait at a listener which closes: QU2, QU10.
+    pub fn look_at_backlog(&mut self, waiting: usize, is_local: bool) {
         let Some(since) = self.quiesce_at.filter(|_| self.stop_at.is_none()) else { return };
         let may_lose = self.exhausted.is_some() || self.refused_at.is_some_and(|at| at >= since);
-        if waiting > 0 && !may_lose && self.accepted_at < self.came_at {
+        if waiting > 0 && !may_lose && !is_local && self.accepted_at < self.came_at {
             // They came behind the last accept(2).
             return self.report.count("came into a quiesce");
         }
@@ -55,6 +55,9 @@ pub fn run(server: &Server) {
             }
             Ok(()) if !is_over && w.files.listener(w.port).is_some() => {
                 w.find("QU1: it listens after the quiesce".into());
+            }
+            Ok(()) if !is_over && w.has_own_file() => {
+                w.find("QU10: the file is there after the quiesce".into());
             }
             Ok(()) => w.report.count("quiesce"),
         }

@@ -6,7 +6,8 @@
 use std::collections::VecDeque;
 
 use crate::dial::Remote;
-use crate::files::{Kind, Listener, ERR, HUP, IN, INPUT, OUT, RDHUP};
+use crate::files::{ERR, HUP, IN, INPUT, OUT, RDHUP};
+use crate::local::LOCAL;
 use crate::world::{Event, World, MILLI, SECOND};
 
 /// The end of a side's sending.
@@ -39,11 +40,13 @@ pub struct Side {
     /// The state is CLOSE by a reset.
     pub is_dead: bool,
     /// disconnect(2) was called: nothing is shut, nothing is connected.
-    is_unconnected: bool,
+    pub is_unconnected: bool,
     /// No program has it any more.
     pub is_closed: bool,
     /// Nothing arrives here and nothing leaves.
     pub is_vanished: bool,
+    /// It is a unix socket: `local.rs`.
+    pub is_local: bool,
     pub arrived: u64,
     pub arrived_at: u64,
     /// When the program last read or sent bytes, or some were acknowledged.
@@ -86,13 +89,13 @@ impl Side {
     }
 
     /// After its own end, or a reset, a side only discards.
-    fn note_use(&mut self, now: u64) {
+    pub fn note_use(&mut self, now: u64) {
         if self.fin == Fin::No && !self.is_dead {
             (self.active_at, self.used_at) = (now, now);
         }
     }
 
-    fn note_progress(&mut self, now: u64) {
+    pub fn note_progress(&mut self, now: u64) {
         if self.fin == Fin::No {
             (self.active_at, self.progress_at) = (now, now);
         }
@@ -115,8 +118,18 @@ impl Side {
         self.send_buffer.saturating_sub(self.used())
     }
 
-    /// `sk_stream_is_writeable`.
+    /// Of a call that sends `total` bytes the kernel takes `count`.
+    pub fn note_send(&mut self, total: usize, count: usize) {
+        let (earlier, before) = self.last_send;
+        let goes_on = std::mem::replace(&mut self.is_cut_short, count < total) && earlier > total;
+        self.last_send = (total, if goes_on { before } else { self.last_activity() });
+    }
+
+    /// `sk_stream_is_writeable`, `unix_writable`.
     pub fn is_writable(&self) -> bool {
+        if self.is_local {
+            return 4 * self.used() <= self.send_buffer;
+        }
         self.room() >= self.used() / 2 && self.room() > 0
     }
 
@@ -142,10 +155,12 @@ impl Side {
 impl World {
     pub fn new_link(&mut self, client: u32) -> u32 {
         let buffers = [600, 2_500, 16 << 10, 64 << 10, 200 << 10];
+        let is_local = self.clients[client as usize].port == LOCAL;
         let side = |world: &mut World| Side {
             send_buffer: world.random.one_of(&buffers),
             receive_buffer: world.random.one_of(&buffers),
             delay: world.random.one_of(&[20_000, 200_000, 5 * MILLI, 60 * MILLI]),
+            is_local,
             ..Side::default()
         };
         let sides = [side(self), side(self)];
@@ -213,7 +228,7 @@ impl World {
         }
     }
 
-    fn wake_side(&mut self, link: u32, side: u8, key: u32) {
+    pub fn wake_side(&mut self, link: u32, side: u8, key: u32) {
         let Link { file, client, .. } = self.links[link as usize];
         match (side, file) {
             (0, Some(file)) => self.wake(file, key),
@@ -332,7 +347,7 @@ impl World {
         }
     }
 
-    fn die_with_reset(&mut self, link: u32, from: u8) {
+    pub fn die_with_reset(&mut self, link: u32, from: u8) {
         self.die(link, from);
         self.send_reset(link, from);
     }
@@ -343,6 +358,9 @@ impl World {
             return 0;
         }
         let side = self.side(link, 0);
+        if side.is_local {
+            return self.local_ready_for(link);
+        }
         if side.is_unconnected {
             return OUT | HUP | (u32::from(side.error != 0) * ERR);
         }
@@ -373,6 +391,9 @@ impl World {
         if self.is_connecting(link) {
             return Err(libc::EAGAIN);
         }
+        if self.side(link, from).is_local {
+            return self.local_send(link, from, bytes);
+        }
         let (short, full) = (self.rates.short_send, self.rates.full_send);
         let (is_short, is_full) = (self.random.once_in(short), self.random.once_in(full));
         let part = self.random.next();
@@ -399,9 +420,7 @@ impl World {
         if count == 0 {
             return Err(libc::EAGAIN);
         }
-        let (earlier, before) = side.last_send;
-        let goes_on = std::mem::replace(&mut side.is_cut_short, count < total) && earlier > total;
-        side.last_send = (total, if goes_on { before } else { side.last_activity() });
+        side.note_send(total, count);
         let mut left = count;
         for piece in bytes {
             let n = left.min(piece.len());
@@ -424,11 +443,14 @@ impl World {
     ) -> Result<usize, i32> {
         let now = self.now;
         let side = self.side(link, at);
-        if side.is_unconnected {
+        if side.is_unconnected && !side.is_local {
             return Err(libc::ENOTCONN);
         }
         let count = buffer.len().min(side.input.len());
         if count == 0 && !buffer.is_empty() {
+            if side.is_local {
+                return self.local_end(link, at);
+            }
             return match () {
                 () if side.fin_came => Ok(0),
                 () if side.error != 0 => Err(std::mem::take(&mut side.error)),
@@ -444,7 +466,10 @@ impl World {
             side.input.drain(..count);
             side.read_at = now;
             side.note_use(now);
-            self.open_window(link, at);
+            match side.is_local {
+                true => self.local_free(link, 1 - at, count),
+                false => self.open_window(link, at),
+            }
         }
         Ok(count)
     }
@@ -458,6 +483,10 @@ impl World {
     }
 
     pub fn sock_end_sending(&mut self, link: u32, from: u8) -> Result<(), i32> {
+        if self.side(link, from).is_local {
+            self.local_shut(link, from, false);
+            return Ok(());
+        }
         let side = self.side(link, from);
         let is_over = side.is_dead || side.has_ended();
         if !is_over && side.fin == Fin::No {
@@ -475,6 +504,9 @@ impl World {
 
     /// `tcp_close`.
     pub fn sock_close(&mut self, link: u32, from: u8, resets: bool) {
+        if self.side(link, from).is_local {
+            return self.local_close(link, from);
+        }
         if self.is_connecting(link) {
             self.side(link, from).is_dead = true;
         }
@@ -508,62 +540,11 @@ impl World {
 
     /// The client's machine is gone: nothing of it comes, and nothing is acknowledged.
     pub fn sock_vanish(&mut self, link: u32) {
+        if self.side(link, 1).is_local {
+            return self.local_close(link, 1);
+        }
         self.side(link, 1).is_vanished = true;
         let time = self.random.between(20, 200) * SECOND;
         self.after(time, Event::Lost { link, to: 0 });
-    }
-
-    /// A client's SYN arrives at the server's port.
-    pub fn on_syn(&mut self, link: u32) {
-        let client = self.links[link as usize].client;
-        let port = self.clients[client as usize].port;
-        let Some((at, listener)) = self.files.listener(port).filter(|(_, l)| !l.is_shut) else {
-            let side = self.side(link, 1);
-            (side.is_dead, side.error) = (true, libc::ECONNREFUSED);
-            self.client_hears(client);
-            return;
-        };
-        if listener.queue.len() > listener.backlog {
-            // The SYN is dropped, and comes again (`tcp_syn_retries`).
-            let tries = self.links[link as usize].tries;
-            self.links[link as usize].tries = tries + 1;
-            self.report.count("SYN dropped");
-            return self.after(SECOND << tries.min(5), Event::Syn { link });
-        }
-        listener.queue.push_back(link);
-        self.came_at = self.now;
-        self.links[link as usize].is_connected = true;
-        let now = self.now;
-        for side in &mut self.links[link as usize].sides {
-            (side.active_at, side.arrived_at) = (now, now);
-        }
-        self.wake(at, INPUT);
-        self.client_hears(client);
-    }
-
-    /// Nobody accepts what waits there any more.
-    pub fn drop_queue(&mut self, listener: &mut Listener) {
-        for link in std::mem::take(&mut listener.queue) {
-            self.side(link, 0).is_closed = true;
-            self.die_with_reset(link, 0);
-        }
-    }
-
-    pub fn accept(&mut self, fd: i32, non_blocking: bool) -> Result<(i32, u32), i32> {
-        if let Some(error) = self.exhausted {
-            return Err(error);
-        }
-        let Kind::Listener(listener) = &mut self.files.get(fd)?.kind else {
-            return Err(libc::EINVAL);
-        };
-        if !listener.listens || listener.is_shut {
-            return Err(libc::EINVAL);
-        }
-        let Some(link) = listener.queue.pop_front() else { return Err(libc::EAGAIN) };
-        self.links[link as usize].is_accepted = true;
-        self.links[link as usize].accepted_at = self.now;
-        let new = self.files.open(Kind::Stream(link), non_blocking);
-        self.links[link as usize].file = Some((new - crate::files::FIRST) as u32);
-        Ok((new, link))
     }
 }

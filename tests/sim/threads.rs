@@ -32,7 +32,7 @@ pub fn call(server: &Server, program: &Program) {
         with(|w| w.step(80, kind, link.into()));
         let (id, is_open) = on_story(link, |story| (story.id, story.is_open()));
         match (kind, id) {
-            (0, _) => crate::bring::bring(server),
+            (0, _) => crate::bring::bring(server, program),
             (1, _) => crate::watches::add(program, server),
             (2, _) => crate::watches::end_one(program, server),
             (3, _) if with(|w| w.random.once_in(6)) => crate::quiesce::request(server),

@@ -8,6 +8,7 @@ use std::collections::BinaryHeap;
 use crate::client::Client;
 use crate::episode::Tells;
 use crate::files::Files;
+use crate::local::{File, Place};
 use crate::proxy::Proxies;
 use crate::random::Random;
 use crate::report::Report;
@@ -154,8 +155,13 @@ pub struct World {
     /// When a quiesce was requested, and how often it was told.
     pub quiesce_at: Option<u64>,
     pub quiesces: u32,
-    /// The port of the service.
+    /// Where the service is, its port, and what has the path of a unix socket.
+    pub place: Place,
     pub port: u16,
+    pub path: Option<File>,
+    /// The number of the latest file, and whether another server has taken the path over.
+    pub numbers: u64,
+    pub was_replaced: bool,
     /// When a listener was last found empty, or gave a connection; when it failed; when a client
     /// came to it.
     pub accepted_at: u64,
@@ -270,7 +276,11 @@ impl World {
             expired: 0,
             quiesce_at: None,
             quiesces: 0,
+            place: Place::Tcp,
             port: 0,
+            path: None,
+            numbers: 0,
+            was_replaced: false,
             accepted_at: 0,
             refused_at: None,
             came_at: 0,
