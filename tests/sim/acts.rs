@@ -6,6 +6,7 @@ use net_server::{Error, OwnedSocket, Server, Socket, Status};
 
 use crate::program::{lock, ms, note_status, on_story, received, send, send_by_id, Program};
 use crate::story;
+use crate::wire::Upgrade;
 use crate::world::{with, World, MILLI};
 
 pub fn close(socket: &mut Socket<'_>, link: u32) {
@@ -37,6 +38,10 @@ fn pause(socket: &mut Socket<'_>, link: u32) {
 }
 
 fn detach(program: &Program, server: &Server, socket: &mut Socket<'_>, link: u32) {
+    // Outside of the server it would go on in the clear.
+    if with(|w| w.upgrade(link) != Upgrade::None) {
+        return;
+    }
     let result = server.detach(socket);
     match result {
         Ok(owned) => {

@@ -60,7 +60,7 @@ pub struct Client {
 }
 
 impl Client {
-    fn is_handshaking(&self) -> bool {
+    pub fn is_handshaking(&self) -> bool {
         self.wire.as_ref().is_some_and(|wire| wire.is_handshaking())
     }
 
@@ -180,7 +180,8 @@ impl World {
         self.clients[at as usize].link = Some(link);
         // The shutdown port has neither TLS nor headers.
         let is_served = self.clients[at as usize].port == self.port;
-        self.clients[at as usize].wire = is_served.then(|| self.new_wire()).flatten();
+        let total = self.clients[at as usize].total;
+        self.clients[at as usize].wire = is_served.then(|| self.new_wire(total)).flatten();
         self.say(|| format!("client {at} connects: link {link}"));
         let time = self.random.between(10 * MICRO, 5 * MILLI);
         self.after(time, Event::Syn { link });
@@ -284,9 +285,8 @@ impl World {
             let len = buffer.len().min(left);
             match self.sock_receive(link, 1, &mut buffer[..len], false) {
                 Ok(0) => {
-                    let client = &mut self.clients[at as usize];
-                    let is_tls = client.wire.as_ref().is_some_and(|wire| wire.is_tls());
-                    client.end = if is_tls { End::Cut } else { End::Fin };
+                    let is_tls = self.hears_tls(at, link);
+                    self.clients[at as usize].end = if is_tls { End::Cut } else { End::Fin };
                 }
                 Ok(count) if self.clients[at as usize].wire.is_some() => {
                     left -= count;

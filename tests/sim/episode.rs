@@ -1,12 +1,13 @@
 //! One episode: a server from its start to its end, and its clients.
 
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use net_server::{Config, Error, Server, State, Status};
 
 use crate::acts;
+use crate::hang;
 use crate::judge;
 use crate::local::{self, LOCAL};
 use crate::program::{lock, ms, note_status, send_by_id, Program, Shared};
@@ -56,9 +57,6 @@ impl Options {
     }
 }
 
-/// How long an episode may take, in seconds of real time. Few take more than one.
-const LONGEST: u64 = 120;
-
 /// Runs one on a thread of its own, so that nothing of an earlier one has an influence. One that
 /// does not end, because a call of the library does not return, ends the program: its thread would
 /// go on.
@@ -68,16 +66,14 @@ pub fn run(seed: u64, options: Options) -> Outcome {
     let thread = std::thread::Builder::new().name("episode".into());
     let body = move || sender.send(begin(seed, options)).expect("it is waited for");
     let thread = thread.spawn(body).expect("a thread");
-    let longest = std::env::var("NS_SIM_LONGEST").ok().and_then(|text| text.parse().ok());
-    let longest = longest.unwrap_or(LONGEST);
-    match outcome.recv_timeout(Duration::from_secs(longest)) {
-        Err(RecvTimeoutError::Timeout) => {
-            println!("seed {seed}: step unknown: it does not end within {longest} s\n{again}");
-            std::process::exit(1);
-        }
-        outcome => {
+    match hang::wait_for(&outcome) {
+        Ok(outcome) => {
             thread.join().expect("an episode catches the panics of the library");
             outcome.expect("the thread has sent it")
+        }
+        Err(why) => {
+            println!("seed {seed}: step unknown: {why}\n{again}");
+            std::process::exit(1);
         }
     }
 }
@@ -140,7 +136,8 @@ fn leave_out(rates: Rates, without: &Without) -> Rates {
 /// socket.
 const ONE_IN: u64 = 8;
 
-fn secure(w: &mut World, config: Config) -> Result<Config, Error> {
+/// With TLS from the beginning, or by STARTTLS.
+fn secure(w: &mut World, config: Config, shared: &Shared) -> Result<Config, Error> {
     w.secure = Some(secure::Clients::new(&mut w.random));
     let random = &mut w.random;
     let time = random.one_of(&[300, 2_500, 10_000]);
@@ -148,7 +145,12 @@ fn secure(w: &mut World, config: Config) -> Result<Config, Error> {
     w.times.handshake = time * MILLI;
     w.times.places = places;
     let tls = secure::settings(random)?;
-    Ok(config.tls(tls).handshake_timeout(ms(time)).max_handshakes(places))
+    let config = config.handshake_timeout(ms(time)).max_handshakes(places);
+    if w.upgrades {
+        let _ = shared.tls.set(tls);
+        return Ok(config);
+    }
+    Ok(config.tls(tls))
 }
 
 fn configure(w: &mut World) -> Config {
@@ -189,6 +191,7 @@ fn configure(w: &mut World) -> Config {
 }
 
 fn live(seed: u64, tls: Option<bool>) {
+    let shared = Arc::new(Shared::default());
     let (config, wildness, clients, fails) = with(|w| {
         let config = configure(w);
         // By a number of their own: else without them the episode is another one.
@@ -197,13 +200,17 @@ fn live(seed: u64, tls: Option<bool>) {
         let is_local = chance.once_in(ONE_IN);
         let config = if is_local { local::choose(w, config) } else { config };
         let config = if has_headers { proxy::choose(w, config) } else { config };
-        let config = if tls.unwrap_or(is_secure) { secure(w, config) } else { Ok(config) };
+        let is_secure = tls.unwrap_or(is_secure);
+        w.upgrades = tls != Some(false) && !is_secure && !has_headers && chance.once_in(ONE_IN);
+        let config = match is_secure || w.upgrades {
+            true => secure(w, config, &shared),
+            false => Ok(config),
+        };
         let wildness = w.random.one_of(&[0, 30, 8, 3]);
         let clients = w.random.one_of(&[1, 3, 10, 40]);
         let fails = w.random.once_in(30).then(|| w.random.below(6));
         (config, wildness, clients, fails)
     });
-    let shared = Arc::new(Shared::default());
     let program = || Program { shared: shared.clone(), wildness };
     let service = with(|w| w.place.service());
     let server = config.and_then(|c| Server::with_config(service, program(), c));

@@ -42,6 +42,7 @@ pub fn on_close(w: &mut World, link: u32, reason: CloseReason) {
         CloseReason::WriteTimeout if now < progress_at.saturating_add(times.write) => {
             format!("T9: it made progress {} us ago", (now - progress_at) / 1000)
         }
+        CloseReason::Handshake if story.clear_down.is_none() => "C9: there is no handshake".into(),
         CloseReason::Stop | CloseReason::Cut if !stops => "C9: there is no stop".into(),
         CloseReason::Reset if !is_broken && !no_memory => "C9: nobody has reset it".into(),
         CloseReason::Reset if delivered < arrived && !may_lose => {
@@ -182,10 +183,15 @@ pub fn look_for_stuck(w: &mut World, queued: &[(u32, usize)]) {
             && !story.saw_error
             && !story.shut_read
             && story.left_at != Some(arrived);
+        // Its handshake may wait for a place.
+        let clear = w.clients[w.links[*link as usize].client as usize].wire.as_ref();
+        let clear = clear.map_or(0, |wire| wire.clear());
+        let upgrades = clear > 0 && story.clear_down.is_some() && story.delivered == clear;
+        let serves = serves && !upgrades;
         let serves = serves && (*queued as u64) < high / 2;
         let has_input = has_input || story.delivered < bytes;
         let input_stuck = has_input && serves && is_untouched(story) && !stops;
-        let output_stuck = *queued > 0 && has_room && is_untouched(story);
+        let output_stuck = *queued > 0 && has_room && is_untouched(story) && !upgrades;
         let since = note_since(&mut story.input_stuck, input_stuck, now);
         let input = since.is_some_and(|since| now - since.max(arrived_at) > patience);
         let since = note_since(&mut story.output_stuck, output_stuck, now);
@@ -239,9 +245,9 @@ pub fn at_end(w: &mut World) {
             w.find(format!("link {at}: A12.2: no on_close"));
             continue;
         }
-        // Y8.
+        // Y8, also where the program drops a socket that it owns.
         let is_forced = w.links[at].sides[0].is_local
-            && story.closed.is_some_and(|(reason, _)| {
+            && story.closed.is_none_or(|(reason, _)| {
                 let ordered = [CloseReason::Handler, CloseReason::Peer, CloseReason::Stop];
                 !ordered.iter().any(|ordered| *ordered as i32 == reason)
             });
@@ -251,7 +257,8 @@ pub fn at_end(w: &mut World) {
             continue;
         }
         // A6.3.
-        let client_fails = client.is_cut() || story.saw_error || story.is_unknown;
+        let has_failed = story.clear_down.is_some() && (story.failed || client.is_handshaking());
+        let client_fails = client.is_cut() || story.saw_error || story.is_unknown || has_failed;
         if end == End::Cut && story.opened && !client_fails && !is_forced {
             w.find(format!("link {at}: A6.3: the client saw no close_notify before the end"));
             continue;

@@ -14,6 +14,7 @@ mod dial;
 mod episode;
 mod files;
 mod handler;
+mod hang;
 mod judge;
 mod kernel;
 mod listen;

@@ -3,10 +3,10 @@
 
 use std::io::IoSlice;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use net_server::{CloseReason, ConnId, Error, OwnedSocket, Server, Socket, Status};
+use net_server::{CloseReason, ConnId, Error, OwnedSocket, Server, Socket, Status, TlsConfig};
 
 use crate::acts;
 use crate::judge;
@@ -14,7 +14,7 @@ use crate::kernel::link_of;
 use crate::local;
 use crate::story::{self, Mode, Story};
 use crate::watches::Watched;
-use crate::wire::Heard;
+use crate::wire::{Heard, Upgrade};
 use crate::world::{with, World, MILLI};
 
 /// What the program has besides the world: sockets, whose drop makes system calls.
@@ -23,6 +23,8 @@ pub struct Shared {
     pub owned: Mutex<Vec<(OwnedSocket, u32)>>,
     pub hooks: Mutex<(u32, u32)>,
     pub watches: Mutex<Vec<Watched>>,
+    /// For STARTTLS.
+    pub tls: OnceLock<TlsConfig>,
 }
 
 pub struct Program {
@@ -95,7 +97,8 @@ pub fn send(server: &Server, socket: &mut Socket<'_>, link: u32, count: usize) -
             let (first, rest) = bytes.split_at(count / 3);
             socket.sendv(&[IoSlice::new(first), IoSlice::new(rest)])
         }
-        1 => server.send(socket.id(), &bytes),
+        // Else nobody knows whether it leaves in the clear.
+        1 if with(|w| w.upgrade(link) == Upgrade::None) => server.send(socket.id(), &bytes),
         _ => socket.send(&bytes),
     };
     note_status(&result);
@@ -112,6 +115,9 @@ pub fn send(server: &Server, socket: &mut Socket<'_>, link: u32, count: usize) -
 /// Sends by id from outside of the connection's callbacks.
 pub fn send_by_id(server: &Server, link: u32, count: usize) {
     let found = with(|w| {
+        if w.upgrade(link) != Upgrade::None {
+            return None;
+        }
         let story = &mut w.stories[link as usize];
         story.tried = story.tried.max(story.accepted + count as u64);
         Some((story.id?, story::pattern(story.down, story.accepted, count), story.takes_bytes()))
@@ -196,12 +202,21 @@ impl Program {
         }
         let mut buffer = vec![0; size];
         for turn in 0..most {
+            let left = match with(|w| w.upgrade(link)) {
+                Upgrade::Awaited(left) => left as usize,
+                Upgrade::None => usize::MAX,
+            };
+            // Mostly it does not read beyond the command.
+            if left < size && with(|w| !w.random.once_in(3)) {
+                buffer.truncate(left);
+            }
             match socket.recv(&mut buffer) {
                 Ok(0) => {
                     ended(link, None);
                     return self.after_end(server, socket, link);
                 }
-                Ok(count) => {
+                Ok(all) => {
+                    let count = all.min(left);
                     received(link, &buffer[..count]);
                     match mode {
                         Mode::Echo => drop(send(server, socket, link, count)),
@@ -213,6 +228,10 @@ impl Program {
                             send(server, socket, link, size as usize);
                         }
                         Mode::Push | Mode::Sink => {}
+                    }
+                    if count == left {
+                        self.start_tls(socket, link, &buffer[left..all]);
+                        break;
                     }
                 }
                 Err(error) if error.status() == Status::WouldBlock => {
@@ -236,6 +255,23 @@ impl Program {
         }
         on_story(link, |story| story.took_elsewhere = false);
         Ok(())
+    }
+
+    /// STARTTLS, with what was read behind the command.
+    fn start_tls(&self, socket: &mut Socket<'_>, link: u32, ahead: &[u8]) {
+        let Some(tls) = self.shared.tls.get() else { return };
+        if socket.is_closed() {
+            return;
+        }
+        on_story(link, |story| story.clear_down = Some(story.accepted));
+        let result = socket.starttls(tls, ahead);
+        with(|w| w.say(|| format!("  link {link}: starttls: {result:?}")));
+        note_status(&result);
+        with(|w| w.report.count(if result.is_ok() { "STARTTLS" } else { "STARTTLS failed" }));
+        if result.is_err() {
+            on_story(link, |story| (story.failed, story.asked_abort) = (true, true));
+            socket.abort();
+        }
     }
 
     fn after_end(&self, server: &Server, socket: &mut Socket<'_>, link: u32) -> Result<(), Error> {
@@ -459,6 +495,10 @@ impl Program {
                 return Ok(());
             }
             begin("on_exception", link);
+            on_story(link, |story| {
+                let in_handshake = matches!(error.status(), Status::Handshake | Status::Timeout);
+                story.failed |= in_handshake && story.clear_down.is_some();
+            });
             if with(|w| w.random.below(3)) > 0 {
                 acts::close(socket, link);
             } else {

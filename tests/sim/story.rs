@@ -23,6 +23,8 @@ pub struct Story {
     /// Bytes that the library has accepted for the client; that it may have sent.
     pub accepted: u64,
     pub tried: u64,
+    /// Bytes that were accepted before STARTTLS, once that was asked for.
+    pub clear_down: Option<u64>,
     /// Bytes that the handler has got.
     pub delivered: u64,
     /// A blocking send failed: an unknown part of it has left.
@@ -76,6 +78,7 @@ impl Story {
             mode: random.one_of(&[Mode::Echo, Mode::Echo, Mode::Reply, Mode::Push, Mode::Sink]),
             accepted: 0,
             tried: 0,
+            clear_down: None,
             delivered: 0,
             is_unknown: false,
             push_left: random.one_of(&[0, 1_000, 100_000, 1_000_000]),

@@ -28,6 +28,11 @@ pub enum Breach {
 pub struct Wire {
     tls: Option<Box<ClientConnection>>,
     pub header: Option<Header>,
+    /// How many bytes go in the clear before TLS, and how many of them are left to say.
+    clear: u64,
+    clear_left: u64,
+    /// The first record waits until the server has read those.
+    waits: bool,
     /// What the kernel has not taken.
     out: VecDeque<u8>,
     /// How many bytes were made for the kernel.
@@ -53,6 +58,15 @@ pub struct Wire {
     came: u64,
 }
 
+/// What is to come of STARTTLS on a link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Upgrade {
+    /// After so many bytes more in the clear.
+    Awaited(u64),
+    /// It has come, or will not.
+    None,
+}
+
 /// What has come to the server's side of a link, in the program's terms.
 #[derive(Clone, Copy, Debug)]
 pub struct Heard {
@@ -67,8 +81,14 @@ pub struct Heard {
 }
 
 impl Wire {
-    fn new(w: &mut World) -> Option<Wire> {
+    /// For a client that says so many bytes.
+    fn new(w: &mut World, total: u64) -> Option<Wire> {
+        let upgrades = w.upgrades;
         let random = &mut w.random;
+        if upgrades && (total == 0 || random.once_in(3)) {
+            return None;
+        }
+        let clear = if upgrades { 1 + random.below(total.min(700)) } else { 0 };
         let tls = w.secure.as_ref().map(|clients| Box::new(clients.connect(random)));
         let header = w.proxies.map(|proxies| proxies.header(random));
         if tls.is_none() && header.is_none() {
@@ -83,7 +103,7 @@ impl Wire {
         let made = out.len() as u64;
         // Behind the header, and within TLS: elsewhere nobody would see it.
         let is_bad = tls.is_some() && random.once_in(12);
-        let bad_at = is_bad.then(|| made + place(random));
+        let bad_at = is_bad.then(|| made + clear + place(random));
         let breach = random.once_in(8).then(|| {
             use Breach::{Close, Reset, Stall, Vanish};
             (place(random), random.one_of(&[Close, Reset, Stall, Vanish]))
@@ -94,13 +114,16 @@ impl Wire {
         });
         Some(Wire {
             is_cut: random.once_in(8),
+            clear,
+            clear_left: clear,
+            waits: random.once_in(2),
             tls,
             header,
             out,
             made,
             records: VecDeque::new(),
-            heard: 0,
-            good: 0,
+            heard: clear,
+            good: clear,
             end_at: None,
             bad_at,
             hold,
@@ -143,8 +166,16 @@ impl Wire {
         self.made - self.out.len() as u64 + self.came
     }
 
+    /// How many bytes go in the clear before TLS.
+    pub fn clear(&self) -> u64 {
+        self.clear
+    }
+
     /// Takes what rustls has made.
     fn collect(&mut self) {
+        if self.clear_left > 0 {
+            return;
+        }
         let Some(tls) = &mut self.tls else { return };
         let mut made = Vec::new();
         while tls.wants_write() && tls.write_tls(&mut made).is_ok() {}
@@ -167,7 +198,13 @@ impl Wire {
         }
     }
 
-    fn heard(&mut self, arrived: u64, has_fin: bool, is_dead: bool) -> Heard {
+    fn heard(&mut self, arrived: u64, has_fin: bool, is_dead: bool, upgraded: bool) -> Heard {
+        if self.clear > 0 && !upgraded {
+            let bytes = arrived.min(self.clear);
+            let has_end = has_fin && arrived == bytes;
+            let is_broken = is_dead || (has_fin && !has_end);
+            return Heard { bytes, most: bytes, is_bad: false, has_end, is_broken };
+        }
         if self.tls.is_none() {
             let header = self.header_len();
             let has_end = has_fin && arrived >= header;
@@ -189,9 +226,17 @@ impl Wire {
         Heard { bytes: self.good, most: self.heard, is_bad, has_end, is_broken }
     }
 
-    /// Gives bytes of the server to rustls.
-    fn take(&mut self, bytes: &[u8], plain: &mut Vec<u8>) -> Result<bool, rustls::Error> {
+    /// Gives bytes of the server to rustls, but for those up to a place in the clear.
+    fn take(
+        &mut self,
+        bytes: &[u8],
+        clear: u64,
+        plain: &mut Vec<u8>,
+    ) -> Result<bool, rustls::Error> {
+        let clear = clear.saturating_sub(self.came).min(bytes.len() as u64);
         self.came += bytes.len() as u64;
+        let (before, bytes) = bytes.split_at(clear as usize);
+        plain.extend_from_slice(before);
         let Some(tls) = &mut self.tls else {
             plain.extend_from_slice(bytes);
             return Ok(false);
@@ -216,8 +261,8 @@ impl Wire {
 
 impl World {
     /// Wraps a client's bytes, if this episode has TLS.
-    pub fn new_wire(&mut self) -> Option<Box<Wire>> {
-        Wire::new(self).map(Box::new)
+    pub fn new_wire(&mut self, total: u64) -> Option<Box<Wire>> {
+        Wire::new(self, total).map(Box::new)
     }
 
     /// Whether the link is one of a client with a wire.
@@ -226,13 +271,30 @@ impl World {
         client.is_some_and(|client| self.clients[client].wire.is_some())
     }
 
+    /// Whether the client of a link goes over to TLS in mid-stream, and has not yet.
+    pub fn upgrade(&self, link: u32) -> Upgrade {
+        let (place, story) = (&self.links[link as usize], &self.stories[link as usize]);
+        let clear = self.clients[place.client as usize].wire.as_ref().map_or(0, |w| w.clear());
+        match story.clear_down {
+            None if clear > 0 => Upgrade::Awaited(clear - story.delivered),
+            _ => Upgrade::None,
+        }
+    }
+
+    /// What the client hears is TLS.
+    pub fn hears_tls(&self, at: u32, link: u32) -> bool {
+        let is_tls = self.clients[at as usize].wire.as_ref().is_some_and(|wire| wire.is_tls());
+        is_tls && self.upgrade(link) == Upgrade::None
+    }
+
     /// What has come to the server's side of a link.
     pub fn heard(&mut self, link: u32) -> Heard {
         let client = self.links[link as usize].client;
         let side = self.side(link, 0);
         let (bytes, has_end, is_broken) = (side.arrived, side.fin_came, side.is_dead);
+        let upgraded = self.stories[link as usize].clear_down.is_some();
         match &mut self.clients[client as usize].wire {
-            Some(wire) => wire.heard(bytes, has_end, is_broken),
+            Some(wire) => wire.heard(bytes, has_end, is_broken, upgraded),
             None => Heard { bytes, most: bytes, is_bad: false, has_end, is_broken },
         }
     }
@@ -255,8 +317,18 @@ impl World {
     }
 
     fn write_wire(&mut self, at: u32, link: u32, wire: &mut Wire) -> Result<(), i32> {
-        wire.collect();
         let Client { sent, total, chunk, has_ended, .. } = self.clients[at as usize];
+        if wire.clear_left > 0 && wire.out.is_empty() && !has_ended {
+            let count = chunk.min(wire.clear_left);
+            wire.out.extend(story::pattern(self.stories[link as usize].up, sent, count as usize));
+            wire.made += count;
+            wire.clear_left -= count;
+            self.clients[at as usize].sent += count;
+        }
+        if !wire.waits || self.stories[link as usize].clear_down.is_some() {
+            wire.collect();
+        }
+        let sent = self.clients[at as usize].sent;
         if wire.has_left() && sent < total && !has_ended {
             let count = chunk.min(total - sent).min(RECORD);
             let plain = story::pattern(self.stories[link as usize].up, sent, count as usize);
@@ -306,7 +378,11 @@ impl World {
             self.find(format!("link {link}: PP5: bytes after a header that is bad"));
         }
         let mut plain = Vec::new();
-        let result = self.on_wire(at, |_, wire| wire.take(bytes, &mut plain));
+        let clear = match self.upgrade(link) {
+            Upgrade::Awaited(_) => u64::MAX,
+            Upgrade::None => self.stories[link as usize].clear_down.unwrap_or(0),
+        };
+        let result = self.on_wire(at, |_, wire| wire.take(bytes, clear, &mut plain));
         self.check_received(at, link, &plain);
         match result {
             Some(Ok(true)) => self.clients[at as usize].end = End::Fin,

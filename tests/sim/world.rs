@@ -123,6 +123,8 @@ pub struct World {
     pub clients: Vec<Client>,
     /// The clients' side of TLS, in an episode that has it.
     pub secure: Option<secure::Clients>,
+    /// They come to it by STARTTLS.
+    pub upgrades: bool,
     /// How the server takes PROXY headers, if it does.
     pub proxies: Option<Proxies>,
     pub stories: Vec<Story>,
@@ -255,6 +257,7 @@ impl World {
             links: Vec::new(),
             clients: Vec::new(),
             secure: None,
+            upgrades: false,
             proxies: None,
             stories: Vec::new(),
             rates: Rates::default(),
