@@ -6,7 +6,7 @@ use std::ffi::{c_char, c_int, c_long, c_void, CStr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::files::FIRST;
-use crate::local::PATH;
+use crate::local::{FOLDER, PATH};
 use crate::world::{self, World};
 
 /// The C library's own function.
@@ -226,15 +226,15 @@ fn nanos(time: &libc::timespec) -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// A function whose argument is a path: `sim` answers for the simulated one.
+/// A function whose argument is a path: `sim` answers for a simulated one.
 macro_rules! on_path {
-    ($name:ident($($arg:ident: $type:ty),*), $path:ident, $sim:expr) => {
+    ($name:ident($($arg:ident: $type:ty),*), $path:ident == $ours:expr, $sim:expr) => {
         /// # Safety
         /// As of the C library's function.
         #[no_mangle]
         pub unsafe extern "C" fn $name($($arg: $type),*) -> c_int {
             // SAFETY: the caller's path ends with a zero byte.
-            let is_ours = unsafe { CStr::from_ptr($path) }.to_bytes() == PATH;
+            let is_ours = unsafe { CStr::from_ptr($path) }.to_bytes() == $ours;
             match is_ours.then(|| simulate(stringify!($name), $sim)).flatten() {
                 Some(result) => result as c_int,
                 None => real!($name($($arg),*) -> c_int),
@@ -243,10 +243,12 @@ macro_rules! on_path {
     };
 }
 
-on_path!(unlink(path: *const c_char), path, |w| w.unlink_path());
-on_path!(chmod(path: *const c_char, mode: u32), path, |w| w.chmod_path(mode));
+on_path!(unlink(path: *const c_char), path == PATH, |w| w.unlink_path());
+on_path!(chmod(path: *const c_char, mode: u32), path == PATH, |w| w.chmod_path(mode));
+on_path!(open64(path: *const c_char, flags: c_int, mode: u32), path == FOLDER, |w| w.open_folder());
+on_descriptor!(flock(fd, operation: c_int) -> c_int, |w| w.lock_folder(fd, operation));
 on_path!(statx(folder: c_int, path: *const c_char, flags: c_int, mask: u32, place: *mut libc::statx),
-    path, |w| {
+    path == PATH, |w| {
     let (kind, number) = w.stat_path()?;
     // SAFETY: all zeros are a value of it.
     let mut found: libc::statx = unsafe { std::mem::zeroed() };
@@ -323,6 +325,26 @@ pub unsafe extern "C" fn getrandom(buffer: *mut c_void, len: usize, flags: u32) 
     match world::enter(|w| w.fill_random(unsafe { room(buffer, len) })) {
         Some(()) => len as isize,
         None => real!(getrandom(buffer, len, flags) -> isize),
+    }
+}
+
+/// # Safety
+/// As of the C library's function.
+#[no_mangle]
+pub unsafe extern "C" fn clock_nanosleep(
+    clock: c_int,
+    flags: c_int,
+    time: *const libc::timespec,
+    left: *mut libc::timespec,
+) -> c_int {
+    let slept = world::enter(|w| {
+        // SAFETY: the caller's pointer is valid.
+        let until = w.now + nanos(unsafe { &*time });
+        while w.advance(until) {}
+    });
+    match slept {
+        Some(()) => 0,
+        None => real!(clock_nanosleep(clock, flags, time, left) -> c_int),
     }
 }
 

@@ -51,6 +51,8 @@ pub enum Kind {
         setting: u32,
     },
     Epoll(Epoll),
+    /// That of a unix socket's file.
+    Folder,
 }
 
 pub struct File {
@@ -172,6 +174,7 @@ impl World {
                 self.stream_ready_for(link)
             }
             Kind::Epoll(_) => u32::from(self.has_events(at)) * IN,
+            Kind::Folder => 0,
         }
     }
 

@@ -3,13 +3,14 @@
 
 use net_server::{Config, Server, Socket, Status};
 
-use crate::files::{Listener, ERR, HUP, IN, INPUT, OUT, RDHUP};
+use crate::files::{Kind, Listener, ERR, HUP, IN, INPUT, OUT, RDHUP};
 use crate::kernel::port_of;
 use crate::tcp::Fin;
-use crate::world::{with, World};
+use crate::world::{with, World, MILLI, SECOND};
 
 /// Stands for the port of the service where it is a unix socket.
 pub const LOCAL: u16 = 1;
+pub const FOLDER: &[u8] = b"/simulated";
 pub const PATH: &[u8] = b"/simulated/socket";
 const NAME: &[u8] = b"\0simulated";
 
@@ -134,6 +135,27 @@ impl World {
             Place::Path => structure(PATH),
             _ => structure(NAME),
         }
+    }
+
+    pub fn open_folder(&mut self) -> Result<i64, i32> {
+        Ok(self.files.open(Kind::Folder, false).into())
+    }
+
+    /// flock(2). Another process may have the lock, for some time.
+    pub fn lock_folder(&mut self, fd: i32, operation: i32) -> Result<i64, i32> {
+        self.files.get(fd)?;
+        if operation & libc::LOCK_UN == 0 {
+            let is_free = self.now > self.folder_held_until + SECOND;
+            if is_free && self.random.once_in(6) {
+                let most = self.random.one_of(&[3 * MILLI, 400 * MILLI]);
+                let until = self.now + self.random.below(most);
+                self.folder_held_until = self.folder_held_until.max(until);
+            }
+            if self.now < self.folder_held_until {
+                return Err(libc::EWOULDBLOCK);
+            }
+        }
+        Ok(0)
     }
 
     /// A start looks who listens at the path.
@@ -288,10 +310,13 @@ impl World {
         let may_not_send = side.fin != Fin::No || side.is_dead;
         let may_not_receive = side.fin_came || side.is_unconnected;
         let both = may_not_send && may_not_receive;
-        u32::from(side.error != 0) * ERR
-            | u32::from(both) * HUP
-            | u32::from(may_not_receive) * (RDHUP | IN)
-            | u32::from(!side.input.is_empty()) * IN
-            | u32::from(side.is_writable()) * OUT
+        let bits = [
+            (side.error != 0, ERR),
+            (both, HUP),
+            (may_not_receive, RDHUP | IN),
+            (!side.input.is_empty(), IN),
+            (side.is_writable(), OUT),
+        ];
+        bits.iter().filter(|(holds, _)| *holds).fold(0, |all, (_, bits)| all | bits)
     }
 }

@@ -164,6 +164,8 @@ pub struct World {
     /// The number of the latest file, and whether another server has taken the path over.
     pub numbers: u64,
     pub was_replaced: bool,
+    /// Until when another process has the lock of its folder.
+    pub folder_held_until: u64,
     /// When a listener was last found empty, or gave a connection; when it failed; when a client
     /// came to it.
     pub accepted_at: u64,
@@ -284,6 +286,7 @@ impl World {
             path: None,
             numbers: 0,
             was_replaced: false,
+            folder_held_until: 0,
             accepted_at: 0,
             refused_at: None,
             came_at: 0,
