@@ -368,8 +368,8 @@ def chat_crowd(program):
 SLOW = 48 << 20  # more than the kernel holds of three sockets
 
 
-def relay_to(target, *options):
-    return Program([c("relay"), *options, "127.0.0.1:0", "127.0.0.1:%d" % target])
+def relay_to(program, target, *options):
+    return Program([program, *options, "127.0.0.1:0", "127.0.0.1:%d" % target])
 
 
 def relayed(port, listener, context=None):
@@ -382,11 +382,11 @@ def relayed(port, listener, context=None):
     return client, target
 
 
-def relay(options, context):
+def relay(program, options, context):
     """AD15: Bytes and ends go both ways, and a slow reader holds the other side back."""
     size = (1 if harness.under == "valgrind" else 16) << 20
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        with relay_to(listener.getsockname()[1], "-t", "2", *options()) as server:
+        with relay_to(program, listener.getsockname()[1], "-t", "2", *options()) as server:
             port = server.port()
             relaying.both_ways(*relayed(port, listener, context()), size)
             client, target = relayed(port, listener, context())
@@ -400,10 +400,39 @@ def relay(options, context):
             server.stop()
 
 
-def relay_half_close():
+def relay_both_send_first(program):
+    """AD15: A client that reads no answer is read itself, as long as the target takes it."""
+    size = 8 << 20
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        with relay_to(program, listener.getsockname()[1]) as server:
+            client, target = relayed(server.port(), listener)
+            taken = []
+
+            def answer():
+                target.sendall(b"d" * size)
+                target.shutdown(socket.SHUT_WR)
+
+            def take():
+                taken.append(harness.read_to_end(target))
+
+            threads = [threading.Thread(target=one) for one in (answer, take)]
+            for thread in threads:
+                thread.start()
+            client.sendall(b"u" * size)
+            client.shutdown(socket.SHUT_WR)
+            threads[1].join()
+            assert taken == [b"u" * size]
+            assert harness.read_to_end(client) == b"d" * size
+            threads[0].join()
+            client.close()
+            target.close()
+            server.stop()
+
+
+def relay_half_close(program):
     """AD15: A side that has said all still hears the other one."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        with relay_to(listener.getsockname()[1]) as server:
+        with relay_to(program, listener.getsockname()[1]) as server:
             port = server.port()
             for asks_first in True, False:
                 ends = relayed(port, listener)
@@ -420,11 +449,11 @@ def relay_half_close():
             server.stop()
 
 
-def relay_resets():
+def relay_resets(program):
     """AD15: A reset of one side resets the other one; a target that is not there ends the client,
     and the next one is served."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        with relay_to(listener.getsockname()[1]) as server:
+        with relay_to(program, listener.getsockname()[1]) as server:
             port = server.port()
             for by_client in True, False:
                 ends = relayed(port, listener)
@@ -443,11 +472,11 @@ def relay_resets():
             server.stop()
 
 
-def relay_stop(options, context):
+def relay_stop(program, options, context):
     """AD15: A stop in the middle of an answer resets the client, which must not take it for
     whole."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        with relay_to(listener.getsockname()[1], *options()) as server:
+        with relay_to(program, listener.getsockname()[1], *options()) as server:
             client, target = relayed(server.port(), listener, context())
             client.sendall(b"?")
             equal(target.recv(1), b"?")
@@ -479,7 +508,7 @@ def relay_http():
         handler = functools.partial(QuietHandler, directory=folder)
         with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as site:
             threading.Thread(target=site.serve_forever, daemon=True).start()
-            with relay_to(site.server_port, *pair()) as server:
+            with relay_to(c("relay"), site.server_port, *pair()) as server:
                 url = f"https://localhost:{server.port()}/large"
                 with urllib.request.urlopen(
                     url, context=tls_context(), timeout=harness.patience
@@ -499,9 +528,9 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def relay_bad_arguments():
+def relay_bad_arguments(program):
     for arguments in [], ["--cert", "x", "1", "2"], ["1", "2", "3"], ["-x", "1"]:
-        with Program([c("relay")] + arguments) as server:
+        with Program([program] + arguments) as server:
             server.finish(expected=2)
             contains(server.stderr(), "usage")
 
@@ -742,13 +771,15 @@ def checks():
         add(f"starttls injection {name}", starttls_injection, mode)
         add(f"starttls plain {name}", starttls_plain, mode)
     add("echo bad certificates", echo_bad_certificates)
-    add("relay", relay, list, lambda: None)
-    add("relay --cert", relay, pair, tls_context)
-    add("relay half-close", relay_half_close)
-    add("relay resets", relay_resets)
-    add("relay stop", relay_stop, list, lambda: None)
-    add("relay --cert stop", relay_stop, pair, tls_context)
-    add("relay bad arguments", relay_bad_arguments)
+    for language, path in twins:
+        add(f"relay {language}", relay, path("relay"), list, lambda: None)
+        add(f"relay both send first {language}", relay_both_send_first, path("relay"))
+        add(f"relay half-close {language}", relay_half_close, path("relay"))
+        add(f"relay resets {language}", relay_resets, path("relay"))
+        add(f"relay stop {language}", relay_stop, path("relay"), list, lambda: None)
+        add(f"relay bad arguments {language}", relay_bad_arguments, path("relay"))
+    add("relay --cert", relay, c("relay"), pair, tls_context)
+    add("relay --cert stop", relay_stop, c("relay"), pair, tls_context)
     all_checks.extend(store.CHECKS)
     all_checks.extend(files.checks(pair, certificate))
     all_checks.extend(broker.CHECKS)
