@@ -173,9 +173,8 @@ def page(size, title, goal=None):
     def measure(args, title):
         method = (
             f"An operation is a GET of HTTP/1.1 of a file of {size:,} B; 64 lasting connections. "
-            "Ours is [the files example](../examples-c/files.c), which reads the file into memory; "
-            "nginx has one process and no log; microhttpd is libmicrohttpd with its own loop. Those "
-            "two send the file by sendfile(2)."
+            "Ours is [the files example](../examples-c/files.c); nginx has one process and no log; "
+            "microhttpd is libmicrohttpd with its own loop. Each sends the file by sendfile(2)."
         )
         with tempfile.TemporaryDirectory(prefix="netserver-bench-") as folder:
             (pathlib.Path(folder) / "page").write_text("0123456789abcdef" * (size // 16))

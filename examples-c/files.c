@@ -4,7 +4,7 @@
  *
  * Try `curl http://127.0.0.1:5000/`, which is index.html. SIGINT and SIGTERM end it.
  *
- * Requests may come without waiting for the answers. A file leaves in pieces, the next one when the
+ * Requests may come without waiting for the answers. A file leaves in parts, the next one when the
  * last has left: see send_file and on_drain. So the memory of a client has a bound, whatever it
  * asks for and however slowly it reads. Requests have no content here. What breaks a rule of RFC 9112
  * gets the status that it names, and the connection ends: what follows could be misunderstood.
@@ -22,7 +22,6 @@
 
 enum {
     HEAD = 8 * 1024,     /* bytes of the head of a request */
-    PIECE = 60 * 1024,   /* bytes of a file that are read at a time */
     WINDOW = 256 * 1024, /* bytes of unread answers at which requests wait */
     HEAD_MS = 10 * 1000, /* for a head */
     IDLE_MS = 60 * 1000  /* without a byte */
@@ -34,7 +33,8 @@ static int folder;
 /* The user data of a connection. */
 struct client {
     int file;    /* that is being sent, or -1 */
-    off_t left;  /* of it, in bytes */
+    off_t at;    /* how many bytes of it were sent */
+    off_t left;  /* how many are left */
     size_t sent; /* bytes since the last look at the queue */
     int is_last;  /* the connection ends after this answer */
     int is_begun; /* the timer is set: a head has begun */
@@ -119,35 +119,28 @@ static void close_file(struct client *client) {
     client->left = 0;
 }
 
-/* Returns how much it has read; -1 if the file has become shorter. */
-static ssize_t read_piece(struct client *client, char *piece) {
-    size_t most = client->left < PIECE ? (size_t)client->left : (size_t)PIECE;
-    ssize_t n = most > 0 ? read(client->file, piece, most) : 0;
-    client->left -= n > 0 ? n : 0;
-    return n > 0 || most == 0 ? n : -1;
-}
-
-/* Sends pieces until one waits, at least for the end of the callback, because the library gathers
- * small sends: so other clients have their turn. When it has left, on_drain goes on. */
+/* Sends what the library accepts of the file. When that has left, on_drain goes on: so other clients
+ * have their turn. */
 static ns_status send_file(ns_socket *socket, struct client *client) {
-    char piece[PIECE];
-    ns_status status = NS_OK;
-    while (status == NS_OK && client->left > 0 && ns_socket_queued(socket) == 0) {
-        ssize_t n = read_piece(client, piece);
-        status = n > 0 ? ns_socket_send(socket, piece, (size_t)n) : NS_ERR_TRUNCATED;
-    }
+    int64_t n = 0;
+    if (client->left > 0)
+        n = ns_socket_sendfile(socket, client->file, (uint64_t)client->at, (uint64_t)client->left);
+    if (n < 0)
+        return (ns_status)n;
+    client->at += n;
+    client->left -= n;
+    client->sent += (size_t)n;
     if (client->left == 0)
         close_file(client);
-    return status;
+    return NS_OK;
 }
 
-/* Answers a request with a file, of which this sends the first piece. */
+/* Answers a request with the head of a file's answer; send_file sends the file. */
 static ns_status serve_request(ns_socket *socket, struct client *client, struct request *request) {
-    char path[HEAD + sizeof "index.html"], piece[PIECE];
+    char path[HEAD + sizeof "index.html"];
     const char *status = read_path(request->target, path);
     const int is_head = is_exactly(request->method, "HEAD");
     struct stat about;
-    ssize_t n;
     client->is_last = request->closes || (request->minor == 0 && !request->keeps) || status == BAD;
     if (!is_head && !is_exactly(request->method, "GET"))
         status = "501 Not Implemented";
@@ -159,10 +152,9 @@ static ns_status serve_request(ns_socket *socket, struct client *client, struct 
         close_file(client);
         return refuse(socket, client, status != NULL ? status : MISSING, is_head);
     }
+    client->at = 0;
     client->left = is_head ? 0 : about.st_size;
-    n = read_piece(client, piece);
-    return n < 0 ? NS_ERR_TRUNCATED
-                 : answer(socket, client, "200 OK", type_of(path), about.st_size, piece, (size_t)n);
+    return answer(socket, client, "200 OK", type_of(path), about.st_size, "", 0);
 }
 
 /* -- clients ---------------------------------------------------------------------------------- */
@@ -170,9 +162,11 @@ static ns_status serve_request(ns_socket *socket, struct client *client, struct 
 /* Goes on with the file, and answers the requests that are there. A client whose answer waits is
  * not read. */
 static int32_t go_on(ns_socket *socket, struct client *client) {
-    ns_status status = send_file(socket, client);
+    ns_status status;
     size_t start = 0;
     int length, is_full = 0, is_begun;
+    ns_socket_cork(socket); /* so that a head leaves with its file */
+    status = send_file(socket, client);
     while (status == NS_OK && client->left == 0 && !client->is_last && !is_full) {
         struct text head = {client->heads + start, client->len - start};
         struct request request;
@@ -197,7 +191,7 @@ static int32_t go_on(ns_socket *socket, struct client *client) {
         if (client->sent > WINDOW)
             client->sent = 0, is_full = ns_socket_queued(socket) > WINDOW;
     }
-    if (status == NS_ERR_TRUNCATED)
+    if (status == NS_ERR_IO)
         return ns_socket_abort(socket); /* the client must not take it for the whole file */
     if (status != NS_OK || (client->is_last && client->left == 0))
         return status == NS_OK ? ns_socket_close(socket) : status;

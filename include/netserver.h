@@ -1730,6 +1730,29 @@ int64_t ns_socket_recv(ns_socket *socket, void *buf, size_t len);
 ns_status ns_socket_send(ns_socket *socket, const void *buf, size_t len);
 
 /**
+ * Sends `len` bytes of a file from `offset` on, as `ns_socket_send` would send them,
+ * and returns how many it has accepted. The offset of the descriptor `fd` does not
+ * count and stays as it is. `fd` is yours.
+ *
+ * Non-blocking mode: the call accepts as many as the kernel takes now, 1 MiB at
+ * most, and queues up to 64 KiB behind them. Where that is fewer than `len`,
+ * `on_drain` comes when you can go on with the rest; until then the call accepts 0.
+ * Without TLS the kernel takes the bytes from the file by itself (sendfile(2)): what
+ * changes in the file before the peer has acknowledged it may change in what the
+ * peer gets. Up to 16 KiB that come after another send are read and gathered
+ * (`ns_socket_flush`); a head that `ns_socket_cork` has gathered leaves together with
+ * the file. Blocking mode, and an owned socket: the call accepts all, and
+ * `io_timeout` holds for each 64 KiB. Each mode waits for a slow disk.
+ *
+ * Returns: the number of bytes, or a negative status: NS_ERR_IO where the file
+ * cannot be read, or ends before these bytes do (the connection stays open, and a
+ * part may have been sent); NS_ERR_INVALID for a negative `fd` and for an end beyond
+ * 2^63 - 1; else those of `ns_socket_send`.
+ * [handler] [blocks, in blocking mode]
+ */
+int64_t ns_socket_sendfile(ns_socket *socket, int fd, uint64_t offset, uint64_t len);
+
+/**
  * `ns_socket_send` of `count` pieces in a row, at most 1024: `lens[i]` bytes at
  * `bufs[i]`. What holds for `ns_socket_send` holds for all of them together.
  *
@@ -1770,7 +1793,8 @@ ns_status ns_socket_flush(ns_socket *socket);
  * or attached, before STARTTLS. A return, a close and a half-close wait for it as
  * `ns_socket_send` does; an error that a return meets goes to the exception
  * handler. `ns_socket_free` waits for `linger_timeout`. In non-blocking mode,
- * where every callback gathers, this does nothing.
+ * where every callback gathers, its first send is gathered too from here on, and
+ * `ns_socket_uncork` does nothing.
  *
  * Returns: 0, NS_ERR_CLOSED, NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER or
  * NS_ERR_INVALID.

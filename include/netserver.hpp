@@ -442,6 +442,14 @@ public:
         }
         check(ns_socket_sendv(socket_, data, sizes, count));
     }
+    /// Returns how many bytes it has accepted; in non-blocking mode fewer than `len` where on_drain
+    /// goes on.
+    std::uint64_t sendfile(int fd, std::uint64_t offset, std::uint64_t len) {
+        const std::int64_t n = ns_socket_sendfile(socket_, fd, offset, len);
+        if (n < 0)
+            fail(static_cast<ns_status>(n));
+        return static_cast<std::uint64_t>(n);
+    }
     void flush() { check(ns_socket_flush(socket_)); }
     void cork() { check(ns_socket_cork(socket_)); }
     void uncork() { check(ns_socket_uncork(socket_)); }

@@ -7,6 +7,7 @@ mod connect;
 mod context;
 mod failure;
 mod fast;
+mod file;
 mod flags;
 mod gather;
 mod id;

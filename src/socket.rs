@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod data;
+mod file;
 mod owned;
 mod pace;
 
@@ -171,7 +172,8 @@ impl<'a> Socket<'a> {
     /// together; over TLS in few records. Corks nest. What was gathered leaves
     /// before a `recv` that waits, when it is 64 KiB, and when the connection is
     /// closed or the handler returns; these two wait for it as [`Socket::send`]
-    /// does. On a loop, where each callback gathers, it does nothing.
+    /// does. On a loop, where each callback gathers, its first send is gathered too
+    /// from here on, and `uncork` does nothing.
     ///
     /// ```
     /// use net_server::OwnedSocket;

@@ -18,6 +18,7 @@ use super::{Conn, Flags, Owner, Scratch};
 use crate::clock::Deadline;
 use crate::error::Status;
 use crate::sync::lock;
+use crate::sys::SendFlags;
 
 impl Conn {
     /// Returns whether what is sent now is gathered.
@@ -43,7 +44,7 @@ impl Conn {
         }
         if bytes.len() >= Scratch::SIZE {
             return match self.has(Flags::LOOP | Flags::TLS) {
-                true => self.send_through(bytes),
+                true => self.send_through(bytes, SendFlags::empty()),
                 false => self.send_wait(bytes),
             };
         }
@@ -76,7 +77,7 @@ impl Conn {
     /// meanwhile makes no reset: this returns, and the goodbye sends the rest.
     pub fn flush_gathered(&mut self) -> Result<(), Status> {
         if self.has(Flags::LOOP) {
-            return self.send_gathered();
+            return self.send_gathered(SendFlags::empty());
         }
         self.check_own_deadline()?;
         self.send_queue()?;
@@ -91,14 +92,14 @@ impl Conn {
     /// queue, without a wait: the caller sends the queue. Only where calls wait.
     pub(super) fn queue_gathered(&mut self, close_notify: bool) {
         let outer = std::mem::replace(&mut self.own_deadline, Deadline::NOW);
-        let _ = self.send_gathered();
+        let _ = self.send_gathered(SendFlags::empty());
         if close_notify {
             self.send_close_notify();
         }
         self.own_deadline = outer;
     }
 
-    fn send_gathered(&mut self) -> Result<(), Status> {
+    pub(super) fn send_gathered(&mut self, flags: SendFlags) -> Result<(), Status> {
         if self.gathered() == 0 {
             return Ok(());
         }
@@ -118,7 +119,7 @@ impl Conn {
             // A send that fails takes this back.
             self.set(Flags::DRAINED);
         }
-        let result = self.send_through(&gathered);
+        let result = self.send_through(&gathered, flags);
         self.context.ids.let_go(len);
         self.context.scratch.put(gathered);
         result
@@ -135,10 +136,10 @@ impl Conn {
     }
 
     /// Sends through TLS, if the connection has it, and queues the rest.
-    fn send_through(&mut self, bytes: &[u8]) -> Result<(), Status> {
+    pub(super) fn send_through(&mut self, bytes: &[u8], flags: SendFlags) -> Result<(), Status> {
         match self.has(Flags::TLS) {
             true => self.send_tls(bytes),
-            false => self.transmit(&[IoSlice::new(bytes)]),
+            false => self.transmit(&[IoSlice::new(bytes)], flags),
         }
     }
 
@@ -171,14 +172,15 @@ impl Conn {
         self.with_deadline(self.wait_until(), Conn::flush_gathered)
     }
 
-    /// Gathers what is sent until [`Conn::uncork`]. Corks nest. On a loop, where
-    /// each callback gathers, it does nothing.
+    /// Gathers what is sent until [`Conn::uncork`]. Corks nest. On a loop each
+    /// callback gathers: there its first send is gathered too from here on.
     pub fn cork(&mut self) -> Result<(), Status> {
         if self.has(Flags::OVER) {
             return Err(Status::Closed);
         }
-        if self.context.owner != Owner::Loop {
-            self.extra.get_or_insert_default().corks += 1;
+        match self.context.owner {
+            Owner::Loop => self.note_sent(),
+            _ => self.extra.get_or_insert_default().corks += 1,
         }
         Ok(())
     }

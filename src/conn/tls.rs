@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::{Conn, Flags, Phase};
 use crate::clock::{self, Deadline};
 use crate::error::{CloseReason, Error, Status};
+use crate::sys::SendFlags;
 use crate::tls::{Plain, ServerConfig, Session, TlsInfo};
 
 /// Size of the buffer for received ciphertext. Each thread has one: an idle
@@ -291,7 +292,7 @@ impl Write for Sink<'_> {
     }
 
     fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        if let Err(status) = self.conn.transmit(bufs) {
+        if let Err(status) = self.conn.transmit(bufs, SendFlags::empty()) {
             self.failed = Some(status);
             if self.conn.has(Flags::SEND_FAILED) {
                 return Err(io::ErrorKind::Other.into());

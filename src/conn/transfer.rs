@@ -197,15 +197,15 @@ impl Conn {
         Ok(())
     }
 
-    /// Notes that something has left: what this callback sends after it is
-    /// gathered.
-    fn note_sent(&mut self) {
+    /// Notes that something has left, or that more comes: what this callback sends
+    /// from now on is gathered.
+    pub(super) fn note_sent(&mut self) {
         if self.has(Flags::IN_CALLBACK) {
             self.set(Flags::SENT);
         }
     }
 
-    fn may_send(&self) -> Result<(), Status> {
+    pub(super) fn may_send(&self) -> Result<(), Status> {
         match () {
             () if self.has(Flags::OVER | Flags::WR_SHUT) => Err(Status::Closed),
             () if self.has(Flags::SEND_FAILED) => Err(self.send_failure()),
@@ -253,14 +253,14 @@ impl Conn {
             }
             return Ok(());
         }
-        self.send_pieces_now(bufs)?;
+        self.send_pieces_now(bufs, SendFlags::empty())?;
         self.note_sent();
         Ok(())
     }
 
     /// Gives the kernel the bytes that it takes now, and queues the rest.
-    fn send_pieces_now(&mut self, bufs: &[IoSlice<'_>]) -> Result<(), Status> {
-        let mut written = self.write_now(|fd| sys::sendv(fd, bufs, SendFlags::empty()))?;
+    fn send_pieces_now(&mut self, bufs: &[IoSlice<'_>], flags: SendFlags) -> Result<(), Status> {
+        let mut written = self.write_now(|fd| sys::sendv(fd, bufs, flags))?;
         for buf in bufs {
             let skip = written.min(buf.len());
             written -= skip;
@@ -273,12 +273,16 @@ impl Conn {
     /// a loop it queues the bytes that the kernel does not take. Elsewhere it
     /// waits until the connection's own deadline, and then queues the rest too,
     /// because a record that was begun has to go on.
-    pub(super) fn transmit(&mut self, bufs: &[IoSlice<'_>]) -> Result<(), Status> {
+    pub(super) fn transmit(
+        &mut self,
+        bufs: &[IoSlice<'_>],
+        flags: SendFlags,
+    ) -> Result<(), Status> {
         if self.has(Flags::SEND_FAILED) {
             return Err(self.send_failure());
         }
         if self.has(Flags::LOOP) {
-            return self.send_pieces_now(bufs);
+            return self.send_pieces_now(bufs, flags);
         }
         let mut result = Ok(());
         for buf in bufs {
@@ -339,7 +343,7 @@ impl Conn {
         self.note_sent();
     }
 
-    fn ensure_room(&mut self, n: usize) -> Result<(), Status> {
+    pub(super) fn ensure_room(&mut self, n: usize) -> Result<(), Status> {
         let ids = &self.context.ids;
         if !ids.has_room(self.id, n) || !ids.total_has_room(n) {
             let _ = self.flush_gathered();

@@ -107,7 +107,8 @@ pub unsafe extern "C" fn ns_socket_flush(socket: *mut ns_socket) -> ns_status {
 /// or attached, before STARTTLS. A return, a close and a half-close wait for it as
 /// `ns_socket_send` does; an error that a return meets goes to the exception
 /// handler. `ns_socket_free` waits for `linger_timeout`. In non-blocking mode,
-/// where every callback gathers, this does nothing.
+/// where every callback gathers, its first send is gathered too from here on, and
+/// `ns_socket_uncork` does nothing.
 ///
 /// Returns: 0, NS_ERR_CLOSED, NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER or
 /// NS_ERR_INVALID.

@@ -1,6 +1,6 @@
-//! `ns_socket_recv` and `ns_socket_send`.
+//! `ns_socket_recv`, `ns_socket_send` and `ns_socket_sendfile`.
 //!
-//! Both test their arguments and the connection's flags once and make the
+//! The first two test their arguments and the connection's flags once and make the
 //! system call. That is the fast path. Everything else goes the slow path, in
 //! functions of its own that get all the arguments, so that the fast path needs
 //! no stack frame.
@@ -8,14 +8,15 @@
 // SAFETY of the blocks without a comment: the caller's contract, see `mod.rs`.
 #![allow(clippy::undocumented_unsafe_blocks)]
 
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
+use std::os::fd::BorrowedFd;
 use std::slice;
 
 use super::error::ns_status;
 use super::handles::{conn_of, ns_socket};
-use super::support::{bytes, counted, room, status, MAX_LEN};
+use super::support::{bytes, counted, guard, room, status, MAX_LEN};
 use crate::conn::{Conn, RawResult};
-use crate::Status;
+use crate::{Error, Status};
 
 /// Reads at most `len` bytes into `buf`; `len` is 1 or more.
 ///
@@ -87,6 +88,47 @@ pub unsafe extern "C" fn ns_socket_send(
         Ok(()) => 0,
         Err(raw) => unsafe { send_slow(conn, buf, len, raw) },
     }
+}
+
+/// Sends `len` bytes of a file from `offset` on, as `ns_socket_send` would send them,
+/// and returns how many it has accepted. The offset of the descriptor `fd` does not
+/// count and stays as it is. `fd` is yours.
+///
+/// Non-blocking mode: the call accepts as many as the kernel takes now, 1 MiB at
+/// most, and queues up to 64 KiB behind them. Where that is fewer than `len`,
+/// `on_drain` comes when you can go on with the rest; until then the call accepts 0.
+/// Without TLS the kernel takes the bytes from the file by itself (sendfile(2)): what
+/// changes in the file before the peer has acknowledged it may change in what the
+/// peer gets. Up to 16 KiB that come after another send are read and gathered
+/// (`ns_socket_flush`); a head that `ns_socket_cork` has gathered leaves together with
+/// the file. Blocking mode, and an owned socket: the call accepts all, and
+/// `io_timeout` holds for each 64 KiB. Each mode waits for a slow disk.
+///
+/// Returns: the number of bytes, or a negative status: NS_ERR_IO where the file
+/// cannot be read, or ends before these bytes do (the connection stays open, and a
+/// part may have been sent); NS_ERR_INVALID for a negative `fd` and for an end beyond
+/// 2^63 - 1; else those of `ns_socket_send`.
+/// [handler] [blocks, in blocking mode]
+#[no_mangle]
+pub unsafe extern "C" fn ns_socket_sendfile(
+    socket: *mut ns_socket,
+    fd: c_int,
+    offset: u64,
+    len: u64,
+) -> i64 {
+    let call = || {
+        let conn = unsafe { conn_of(socket) }?;
+        if fd < 0 {
+            return Err(Error::from(Status::Invalid));
+        }
+        // SAFETY: the caller's contract; one that is not open is an error of the
+        // kernel's.
+        conn.sendfile(unsafe { BorrowedFd::borrow_raw(fd) }, offset, len)
+    };
+    guard(Status::Panic.code().into(), || match call() {
+        Ok(sent) => sent as i64,
+        Err(error) => error.status().code().into(),
+    })
 }
 
 // The slow path. The contracts are those of the two functions above.

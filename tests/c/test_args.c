@@ -330,6 +330,7 @@ static void null_socket(void)
     CHECK_IS(ns_socket_recv(NULL, text, 1), NS_ERR_INVALID);
     CHECK_IS(ns_socket_send(NULL, text, 1), NS_ERR_INVALID);
     CHECK_IS(ns_socket_sendv(NULL, &buf, &len, 1), NS_ERR_INVALID);
+    CHECK_IS(ns_socket_sendfile(NULL, 0, 0, 1), NS_ERR_INVALID);
     CHECK_IS(ns_socket_shutdown(NULL, NS_SHUT_WR), NS_ERR_INVALID);
     CHECK_IS(ns_socket_close(NULL), NS_ERR_INVALID);
     CHECK_IS(ns_socket_abort(NULL), NS_ERR_INVALID);
@@ -407,6 +408,10 @@ static int32_t nonsense(ns_server *server, ns_socket *socket, void *user_data)
     CHECK_IS(ns_socket_sendv(socket, bufs, lens, 2), NS_ERR_INVALID);
     CHECK_IS(ns_socket_sendv(socket, bufs, lens, SIZE_MAX), NS_ERR_INVALID);
     CHECK_IS(ns_socket_sendv(socket, NULL, NULL, 0), NS_OK);
+    CHECK_IS(ns_socket_sendfile(socket, -1, 0, 1), NS_ERR_INVALID);
+    CHECK_IS(ns_socket_sendfile(socket, INT32_MAX, 0, 1), NS_ERR_IO);
+    CHECK_IS(ns_socket_sendfile(socket, INT32_MAX, UINT64_MAX, 1), NS_ERR_INVALID);
+    CHECK_IS(ns_socket_sendfile(socket, INT32_MAX, 0, 0), 0);
     CHECK_IS(ns_socket_shutdown(socket, 3), NS_ERR_INVALID);
     CHECK_IS(ns_socket_shutdown(socket, -1), NS_ERR_INVALID);
     CHECK(ns_socket_set_timer_ms(socket, UINT32_MAX) < 0);

@@ -3,6 +3,8 @@
 use super::starttls::read;
 use super::*;
 use crate::api::{tls, CloseReason};
+use crate::suite::files::{file_of, BEFORE};
+use std::sync::Arc;
 
 /// A2.2: Where bytes wait for a handshake that does not come, a close cannot send them, and the
 /// peer sees a reset.
@@ -228,6 +230,40 @@ fn on_drain_comes_after_an_upgrade() {
                 assert_eq!(drains.next(), (true, 0));
             }
             drains.none();
+        }
+    });
+}
+
+/// Q10, U1: A file that is sent while an upgrade is on its way leaves through TLS, in order. Until
+/// the handshake is over the call accepts 64 KiB at most.
+#[test]
+fn a_file_behind_an_upgrade() {
+    isolated(|| {
+        let tls = tls();
+        let (log, accepted) = events();
+        let (file, more) = (Arc::new(file_of(&pattern(BULK))), log.clone());
+        let same = file.clone();
+        let hooks = Hooks::new(move |_, socket| {
+            text(socket)?;
+            socket.starttls(&tls, b"")?;
+            let n = socket.sendfile(&*file, BEFORE, BULK as u64)?;
+            socket.set_user_data(n);
+            Ok(log.add(n))
+        })
+        .on_drain(move |_, socket| {
+            let at = socket.user_data::<u64>().copied().unwrap_or(0);
+            let n = socket.sendfile(&*same, BEFORE + at, BULK as u64 - at).unwrap();
+            socket.set_user_data(at + n);
+            more.add(n);
+        });
+        let server = start_plain(non_blocking(1), hooks);
+        let tcp = raw_saying(&server, b"x");
+        let mut sum = accepted.next();
+        assert!((1..=64 << 10).contains(&sum), "{sum}");
+        let mut session = shake_hands(&tcp, b"");
+        assert!(receive_by_hand(&mut session, &tcp, BULK) == pattern(BULK));
+        while sum < BULK as u64 {
+            sum += accepted.next();
         }
     });
 }

@@ -400,7 +400,32 @@ fn a_cork_of_a_detached_socket() {
     });
 }
 
-/// GS8: On a loop a cork does nothing. Without a cork an uncork is NS_ERR_STATE.
+/// GS8: On a loop a cork has the first send of the callback gathered too.
+#[test]
+fn a_cork_on_a_loop() {
+    isolated(|| {
+        let (log, left) = events();
+        let hooks = Hooks::new(move |server: &Server, socket| {
+            let corked = text(socket)? == "cork";
+            if corked {
+                socket.cork()?;
+            }
+            let before = server.stats().bytes_out;
+            socket.send(b"one")?;
+            log.add(server.stats().bytes_out - before > 0);
+            socket.uncork()
+        });
+        let server = start(non_blocking(1), hooks);
+        let mut client = Client::connect(&server).settled();
+        for (word, has_left) in [("x", true), ("cork", false), ("x", true)] {
+            client.send(word);
+            client.expect("one");
+            assert_eq!(left.next(), has_left, "{word}");
+        }
+    });
+}
+
+/// GS8: On a loop an uncork does nothing. In blocking mode one without a cork is NS_ERR_STATE.
 #[test]
 fn corks_by_mode() {
     isolated(|| {

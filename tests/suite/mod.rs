@@ -21,6 +21,7 @@ mod errors;
 mod exception;
 mod fairness;
 mod farewell;
+pub mod files;
 mod forks;
 mod gathering;
 mod handover;

@@ -299,6 +299,8 @@ TEST(a_socket_says_what_it_is) {
         std::vector<netserver::const_buffer> many(20, "d");
         socket.sendv(many.data(), many.size());
         CHECK(socket.queued() > 0);
+        CHECK_FAILS(socket.sendfile(-1, 0, 1), NS_ERR_INVALID);
+        CHECK(socket.sendfile(0, 0, 0) == 0u);
         socket.flush();
         CHECK(socket.try_send("e") == NS_OK);
         socket.shutdown(NS_SHUT_WR);

@@ -7,7 +7,7 @@ use std::ffi::c_void;
 use std::io::IoSlice;
 use std::marker::PhantomData;
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::null_mut;
 use std::time::Duration;
 
@@ -55,6 +55,12 @@ impl Socket<'_> {
         let buffers: Vec<*const c_void> = parts.iter().map(|part| part.as_ptr().cast()).collect();
         let lens: Vec<usize> = parts.iter().map(|part| part.len()).collect();
         check(unsafe { ns_socket_sendv(self.raw, buffers.as_ptr(), lens.as_ptr(), parts.len()) })
+    }
+
+    pub fn sendfile(&mut self, file: impl AsFd, offset: u64, len: u64) -> Result<u64, Error> {
+        let fd = file.as_fd().as_raw_fd();
+        let n = unsafe { ns_socket_sendfile(self.raw, fd, offset, len) };
+        u64::try_from(n).map_err(|_| Error::of(n as i32))
     }
 
     pub fn flush(&mut self) -> Result<(), Error> {
