@@ -403,6 +403,7 @@ pub fn error_name(error: i32) -> String {
         libc::EBADF => "EBADF",
         libc::ENOENT => "ENOENT",
         libc::ENETUNREACH => "ENETUNREACH",
+        libc::EADDRINUSE => "EADDRINUSE",
         libc::EINPROGRESS => "EINPROGRESS",
         _ => return format!("errno {error}"),
     };

@@ -257,7 +257,8 @@ pub fn at_end(w: &mut World) {
             continue;
         }
         // A6.3.
-        let has_failed = story.clear_down.is_some() && (story.failed || client.is_handshaking());
+        // U9: a close before the handshake is over ends it.
+        let has_failed = story.clear_down.is_some() && (story.failed || !story.has_tls);
         let client_fails = client.is_cut() || story.saw_error || story.is_unknown || has_failed;
         if end == End::Cut && story.opened && !client_fails && !is_forced {
             w.find(format!("link {at}: A6.3: the client saw no close_notify before the end"));

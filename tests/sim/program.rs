@@ -416,6 +416,8 @@ impl Program {
     pub fn on_close(&self, _: &Server, socket: &mut Socket<'_>, reason: CloseReason) {
         let link = link(socket);
         begin("on_close", link);
+        let has_tls = socket.tls_info().is_some();
+        on_story(link, |story| story.has_tls = has_tls);
         with(|w| judge::on_close(w, link, reason));
     }
 

@@ -25,6 +25,8 @@ pub struct Story {
     pub tried: u64,
     /// Bytes that were accepted before STARTTLS, once that was asked for.
     pub clear_down: Option<u64>,
+    /// Its handshake was over when it ended.
+    pub has_tls: bool,
     /// Bytes that the handler has got.
     pub delivered: u64,
     /// A blocking send failed: an unknown part of it has left.
@@ -79,6 +81,7 @@ impl Story {
             accepted: 0,
             tried: 0,
             clear_down: None,
+            has_tls: false,
             delivered: 0,
             is_unknown: false,
             push_left: random.one_of(&[0, 1_000, 100_000, 1_000_000]),
