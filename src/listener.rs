@@ -469,6 +469,7 @@ impl Quota {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn waits_double_to_a_cap_and_reports_are_rare() {
