@@ -12,6 +12,7 @@ use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, Error, ServerConfig, SignatureScheme,
 };
 use std::io::{Read, Write};
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::{Arc, OnceLock};
 
 use crate::tls::{provider, TlsConfig};
@@ -152,6 +153,9 @@ struct Talk {
     /// Ciphertext was changed or lost, or an end came within the handshake.
     tampered: bool,
     client_failed: bool,
+    /// It has panicked.
+    client_is_broken: bool,
+    key_changes: usize,
     client_closed: bool,
     server_closed: bool,
 }
@@ -171,6 +175,8 @@ impl Talk {
             down: (0, 0),
             tampered: false,
             client_failed: false,
+            client_is_broken: false,
+            key_changes: 0,
             client_closed: false,
             server_closed: false,
         }
@@ -208,7 +214,11 @@ impl Talk {
             }
             5 if !self.client_closed => {
                 let bytes = plain(self.up.0, size);
-                self.up.0 += self.client.writer().write(&bytes).unwrap();
+                match self.client.writer().write(&bytes) {
+                    Ok(n) => self.up.0 += n,
+                    // The server has sent it an alert.
+                    Err(error) => assert!(self.tampered, "{error}"),
+                }
             }
             6 | 7 if !self.server.is_handshaking() && !self.server_closed => {
                 if self.server.write(&plain(self.down.0, size)).is_ok() {
@@ -218,7 +228,7 @@ impl Talk {
             8 | 9 => {
                 self.read_server(size);
             }
-            10 => {
+            10 if !self.client_is_broken => {
                 // Before the handshake is over this is an alert out of order.
                 self.tampered |= self.client.is_handshaking() || self.server.is_handshaking();
                 self.client.send_close_notify();
@@ -250,10 +260,14 @@ impl Talk {
                 self.to_server.splice(at..at, bytes.iter().copied());
                 self.tampered |= !bytes.is_empty();
             }
+            _ if self.client_is_broken => {}
             _ => {
                 if !self.client.is_handshaking() && self.client.protocol_version().is_some() {
                     // Of TLS 1.3: both sides change their keys.
                     let _ = self.client.refresh_traffic_keys();
+                    // rustls bounds how many it takes.
+                    self.key_changes += 1;
+                    self.tampered |= self.key_changes > 30;
                 }
             }
         }
@@ -261,7 +275,7 @@ impl Talk {
 
     /// Takes what the client has to send, and gives so much to the session.
     fn deliver_up(&mut self, most: usize) {
-        while self.client.wants_write() {
+        while !self.client_is_broken && self.client.wants_write() {
             self.client.write_tls(&mut self.to_server).unwrap();
         }
         let n = most.min(self.to_server.len());
@@ -281,10 +295,20 @@ impl Talk {
                 Ok(n) if n > 0 => {}
                 _ => break,
             }
-            if let Err(error) = self.client.process_new_packets() {
-                // A client fails where it gets what no server sends.
-                assert!(self.tampered, "{error}");
-                self.client_failed = true;
+            let client = AssertUnwindSafe(|| self.client.process_new_packets());
+            match catch_unwind(client) {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => {
+                    // A client fails where it gets what no server sends.
+                    assert!(self.tampered, "{error}");
+                    self.client_failed = true;
+                }
+                // As in `check_rustls`.
+                Err(_) => {
+                    assert!(self.client_closed && self.tampered);
+                    (self.client_failed, self.client_is_broken) = (true, true);
+                    return;
+                }
             }
             let mut got = [0; 4096];
             while let Ok(n @ 1..) = self.client.reader().read(&mut got) {

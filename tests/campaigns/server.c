@@ -3,8 +3,8 @@
  *   server KIND [-n] [-t THREADS] [-m MAX_CONNECTIONS] [-s CERTIFICATE -k KEY] [-b BYTES]
  *          [-H HANDSHAKE_TIMEOUT]
  *
- * With -s it speaks TLS, with -b the socket buffers of each connection are so small, and -H is in
- * milliseconds.
+ * With -s it speaks TLS, with -b the kernel's send buffer of each connection is so small and its
+ * receive buffer four times that (non-blocking mode alone), and -H is in milliseconds.
  *
  * KIND is what the handler does:
  *   echo     sends back what comes, and ignores what `send` returns
@@ -226,11 +226,16 @@ static int32_t take_order(ns_server *srv, ns_socket *socket, void *user_data) {
 static int buffer_size;
 
 static int32_t shrink(ns_server *srv, ns_socket *socket, void *user_data) {
-    int fd = ns_socket_fd(socket);
     (void)srv, (void)user_data;
-    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &buffer_size, sizeof buffer_size);
-    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &buffer_size, sizeof buffer_size);
+    setsockopt(ns_socket_fd(socket), SOL_SOCKET, SO_SNDBUF, &buffer_size, sizeof buffer_size);
     return 0;
+}
+
+/* Connections have it from their listener. It must not become smaller than the window that the peer
+ * knows: the kernel drops what is beyond it, acknowledgements too, and both sides wait. */
+static void shrink_receive_buffers(void) {
+    int small = 4 * buffer_size;
+    setsockopt(ns_server_listener_fd(server, 0), SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
 }
 
 /* -- control -------------------------------------------------------------------------------- */
@@ -324,6 +329,8 @@ int main(int argc, char **argv) {
         fprintf(stderr, "server: %s\n", ns_error_message(error));
         return 1;
     }
+    if (buffer_size > 0)
+        shrink_receive_buffers();
     ns_server_address(server, address, sizeof address);
     printf("listening on %s\n", address);
     fflush(stdout);
