@@ -70,7 +70,9 @@ impl Conn {
         if self.is_behind() {
             return Ok(0);
         }
-        if self.gathers() && len <= REST {
+        let ids = &self.context.ids;
+        let fits = ids.has_room(self.id, len as usize) && ids.total_has_room(len as usize);
+        if self.gathers() && len <= REST && fits {
             // A few bytes leave together with what was gathered: that is cheaper.
             let bytes = read_exactly(file, offset, len as usize)?;
             return Ok(self.send_any(&bytes).map(|()| len)?);
@@ -80,6 +82,29 @@ impl Conn {
         if self.is_behind() {
             return Ok(0);
         }
+        let result = self.give_file_in_room(file, offset, len);
+        if let (Err(_), Some(fd)) = (&result, self.fd()) {
+            // What has left before does not wait for more of the file.
+            sys::push(fd);
+        }
+        result
+    }
+
+    /// Returns whether earlier bytes wait. Then `on_drain` comes for them, also if it
+    /// has come before.
+    fn is_behind(&mut self) -> bool {
+        let held = self.holds_plaintext();
+        let Some(out) = self.out.as_mut().filter(|out| out.len() > 0) else { return held };
+        out.is_reported = false;
+        true
+    }
+
+    fn give_file_in_room(
+        &mut self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        len: u64,
+    ) -> Result<u64, Error> {
         // Room for what will be queued: other threads must not take it meanwhile.
         let room = len.min(PIECE).min(self.context.limits.send_limit as u64);
         self.ensure_room(room as usize)?;
@@ -87,14 +112,6 @@ impl Conn {
         let result = self.give_file(file, offset, len, room);
         self.context.ids.let_go(room as usize);
         result
-    }
-
-    /// Returns whether earlier bytes wait. Then `on_drain` comes for them, also if it
-    /// has come before.
-    fn is_behind(&mut self) -> bool {
-        let Some(out) = self.out.as_mut().filter(|out| out.len() > 0) else { return false };
-        out.is_reported = false;
-        true
     }
 
     /// Gives the kernel the bytes that it takes now, and queues up to `room` more.
@@ -125,7 +142,12 @@ impl Conn {
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => is_full = true,
                 Err(e) if sys::is_of_file(&e) => is_read = true,
-                Err(e) => return Err(Error::from(self.fail_send(&e))),
+                Err(e) => {
+                    if let Err(e) = sys::pread(file, &mut [0], offset + sent) {
+                        return Err(unreadable(&e));
+                    }
+                    return Err(Error::from(self.fail_send(&e)));
+                }
             }
         }
         self.note_sent();
@@ -153,8 +175,12 @@ fn read_piece(file: BorrowedFd<'_>, offset: u64, len: u64) -> Result<Vec<u8>, Er
             piece.truncate(n);
             Ok(piece)
         }
-        Err(e) => Err(Error::from_os(Status::Io, "cannot read the file", &e)),
+        Err(e) => Err(unreadable(&e)),
     }
+}
+
+fn unreadable(error: &io::Error) -> Error {
+    Error::from_os(Status::Io, "cannot read the file", error)
 }
 
 /// Reads all of these bytes of a file.

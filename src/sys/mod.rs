@@ -24,7 +24,7 @@ pub(crate) use resolve::resolve;
 pub(crate) use rustix::event::{PollFd, PollFlags};
 pub(crate) use rustix::io::Errno;
 pub(crate) use rustix::net::{RecvFlags, SendFlags, Shutdown};
-pub(crate) use sendfile::{is_of_file, pread, sendfile};
+pub(crate) use sendfile::{is_of_file, pread, push, sendfile};
 pub(crate) use slots::{Reach, Slots};
 pub(crate) use thread::spawn;
 pub(crate) use timer::Timer;

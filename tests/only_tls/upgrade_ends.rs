@@ -248,6 +248,7 @@ fn a_file_behind_an_upgrade() {
             socket.starttls(&tls, b"")?;
             let n = socket.sendfile(&*file, BEFORE, BULK as u64)?;
             socket.set_user_data(n);
+            assert_eq!(socket.sendfile(&*file, BEFORE + n, BULK as u64 - n).unwrap(), 0);
             Ok(log.add(n))
         })
         .on_drain(move |_, socket| {

@@ -200,17 +200,84 @@ fn a_file_that_cannot_be_sent() {
     });
 }
 
-/// Q9: Where the kernel cannot send a file by itself the library reads it.
+/// Q9: Where the kernel cannot send a file by itself, or must not, the library reads it.
 #[test]
 fn a_file_that_sendfile_refuses() {
     isolated(|| {
+        for errno in [libc::EINVAL, libc::EPERM] {
+            let file = file_of(&pattern(BULK));
+            refuse_call(libc::SYS_sendfile, 1, file.as_raw_fd(), errno);
+            let (hooks, accepted) = sending(file);
+            let server = start(patient(non_blocking(1)), hooks);
+            let mut client = Client::small(&server).saying("x");
+            assert!(client.rest() == framed(&pattern(BULK)));
+            assert_eq!(accepted.drain().iter().sum::<u64>(), BULK as u64);
+        }
+    });
+}
+
+/// Q11: Whatever error a file system gives, as one without a key for the file, it is the file's.
+#[test]
+fn a_file_system_that_fails() {
+    isolated(|| {
         let file = file_of(&pattern(BULK));
-        refuse_call(libc::SYS_sendfile, 1, file.as_raw_fd(), libc::EINVAL);
-        let (hooks, accepted) = sending(file);
-        let server = start(patient(non_blocking(1)), hooks);
-        let mut client = Client::small(&server).saying("x");
-        assert!(client.rest() == framed(&pattern(BULK)));
-        assert_eq!(accepted.drain().iter().sum::<u64>(), BULK as u64);
+        for (call, at) in [(libc::SYS_sendfile, 1), (libc::SYS_pread64, 0)] {
+            refuse_call(call, at, file.as_raw_fd(), libc::ENOKEY);
+        }
+        let file = Arc::new(file);
+        for config in both_modes() {
+            let file = file.clone();
+            let hooks = Hooks::new(move |_, socket| {
+                text(socket)?;
+                assert_eq!(status(socket.sendfile(&*file, BEFORE, BULK as u64)), Status::Io);
+                socket.send(b"open")?;
+                socket.close();
+                Ok(())
+            });
+            let server = start(config, hooks);
+            Client::connect(&server).saying("x").expect_last("open");
+        }
+    });
+}
+
+/// Q10, Q3: A file that is small but longer than `send_limit` leaves behind another send too.
+#[test]
+fn a_small_file_above_the_bound() {
+    isolated(|| {
+        let small = pattern(5000);
+        let (hooks, accepted) = sending(file_of(&small));
+        let limits = patient(non_blocking(1)).send_limit(1000).high_water_mark(1000);
+        let server = start(limits, hooks);
+        let mut client = Client::connect(&server).saying("x");
+        assert!(client.rest() == framed(&small));
+        assert_eq!(accepted.drain().iter().sum::<u64>(), 5000);
+    });
+}
+
+/// Q11, GS8: What was sent before a file that cannot be sent leaves at once: the kernel does not
+/// keep it for more.
+#[test]
+fn a_head_without_its_file() {
+    isolated(|| {
+        let hooks = Hooks::new(|_, socket| {
+            text(socket)?;
+            let (short, folder) = (file_of(&pattern(20_000)), File::open("/").unwrap());
+            for file in [folder, short] {
+                socket.cork()?;
+                socket.send(b"head ")?;
+                let result = socket.sendfile(&file, BEFORE, 30_000);
+                assert_eq!(status(result), Status::Io);
+                let mut unsent: libc::c_int = -1;
+                // SAFETY: the call writes a number: the bytes that the kernel keeps (SIOCOUTQNSD).
+                assert_eq!(unsafe { libc::ioctl(socket.raw_fd(), 0x894b, &mut unsent) }, 0);
+                assert_eq!(unsent, 0);
+            }
+            socket.close();
+            Ok(())
+        });
+        let server = start(non_blocking(1), hooks);
+        let expected = [b"head head ", &pattern(20_000)[..]].concat();
+        assert!(Client::connect(&server).saying("x").rest() == expected);
     });
 }
 
