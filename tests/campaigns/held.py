@@ -158,7 +158,7 @@ def short_calls(server):
         receives, sends = [], []
         for line in calls:
             # An answer that is printed apart from its call is left out.
-            if not (found := re.match(r"\d+ (\w+)\(\d+, (.*)\) += (-?\d+)", line)):
+            if not (found := re.match(r"\d+ +(\w+)\(\d+, (.*)\) += (-?\d+)", line)):
                 continue
             name, words, moved = found[1], found[2], int(found[3])
             lengths = re.findall(r"iov_len=(\d+)", words) or [words.split(", ")[1]]
