@@ -50,7 +50,9 @@ endif
 # On the command line it names what `make fuzz` runs.
 FUZZED := $(if $(filter command,$(word 1,$(origin TARGET))),$(TARGET))
 override TARGET := $(CARGO_TARGET_DIR)
-OUT := $(TARGET)/release
+# Cargo has a folder for each machine that it builds for by name; `make test-i386` does so.
+BUILT := $(CARGO_BUILD_TARGET:%=%/)release
+OUT := $(TARGET)/$(BUILT)
 SO := $(OUT)/libnetserver.so
 ARCHIVE := $(OUT)/libnetserver.a
 NATIVE_LIBS := $(OUT)/libnetserver.libs
@@ -71,7 +73,7 @@ CAMPAIGN_CLIENTS := $(TARGET)/tests-c/campaigns/peers
 CAMPAIGNS := $(patsubst tests/campaigns/%.py,%,$(filter-out %/common.py %/held.py,$(wildcard tests/campaigns/*.py)))
 
 # Programs find the library by a path from where they are, so the tree may be moved.
-LINK = -L$(OUT) -lnetserver -pthread -Wl,-rpath,'$$ORIGIN/$(1)release'
+LINK = -L$(OUT) -lnetserver -pthread -Wl,-rpath,'$$ORIGIN/$(1)$(BUILT)'
 
 .DELETE_ON_ERROR:
 .PHONY: build help run docs test faults bad-network fuzz fuzz-minimise held test-package abi dist test-dist test-bindings test-status-page test-cluster cluster lint oracle run-oracle campaign-oracle sim sim-epoll sim-teeth loom loom-teeth install uninstall clean deps \
@@ -80,7 +82,7 @@ LINK = -L$(OUT) -lnetserver -pthread -Wl,-rpath,'$$ORIGIN/$(1)release'
 build: $(SO) $(ARCHIVE) $(NOTICES) $(EXAMPLE_PROGRAMS) ## build the shared and the static library and the C examples (default) [NO_TLS=1, in target/no-tls]
 
 help: ## print this list
-	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
+	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 	@echo '  make campaign-NAME  one of: $(CAMPAIGNS)'
 
 # -- libraries --------------------------------------------------------------------------------
@@ -323,6 +325,10 @@ test-deb: ## make them, install, use, upgrade and remove them in a Debian of the
 	@scripts/deps mmdebstrap mmdebstrap
 	scripts/deb
 	scripts/test-deb
+
+.PHONY: test-i386
+test-i386: ## build for a machine of 32 bits in target/i386, and run the C tests of it; some minutes
+	$(call PROGRESS,test-i386,300) scripts/test-i386
 
 test-package: ## make the crate as a registry gets it, and run the tests of its content
 	scripts/test-package
