@@ -62,6 +62,8 @@ pub(crate) struct OutBuf {
     pub gathered: Vec<u8>,
     /// How many sends they came by.
     pub gathered_sends: usize,
+    /// The last of them came behind as much of a file as a turn may send.
+    pub ends_turn: bool,
     /// When bytes were last written, or when the queue began: for
     /// `write_timeout`.
     pub progress_at: u64,

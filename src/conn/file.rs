@@ -90,13 +90,16 @@ impl Conn {
         result
     }
 
-    /// Returns whether earlier bytes wait. Then `on_drain` comes for them, also if it
-    /// has come before.
+    /// Returns whether earlier bytes wait, or this connection has had its turn. Then
+    /// `on_drain` comes, also if it has come before.
     fn is_behind(&mut self) -> bool {
         let held = self.holds_plaintext();
-        let Some(out) = self.out.as_mut().filter(|out| out.len() > 0) else { return held };
-        out.is_reported = false;
-        true
+        let Some(out) = &mut self.out else { return held };
+        if out.len() > 0 {
+            out.is_reported = false;
+            return true;
+        }
+        held || out.ends_turn
     }
 
     fn give_file_in_room(
@@ -161,6 +164,9 @@ impl Conn {
             // The kernel takes more: this leaves when the callback is over.
             let _ = self.gather(&rest);
             self.context.ids.note_seen(self.id);
+            if let Some(out) = &mut self.out {
+                out.ends_turn = true;
+            }
         }
         Ok(sent + rest.len() as u64)
     }

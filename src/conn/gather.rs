@@ -110,6 +110,7 @@ impl Conn {
         let Some(out) = &mut self.out else { return Ok(()) };
         let gathered = std::mem::take(&mut out.gathered);
         out.gathered_sends = 0;
+        out.ends_turn = false;
         if out.len() == 0 {
             self.take_queue();
         }

@@ -98,6 +98,42 @@ fn a_call_has_a_bound() {
     });
 }
 
+/// Q10: A callback that calls again until nothing is accepted gets no more than one call does, and
+/// `on_drain` goes on.
+#[test]
+fn a_callback_has_a_bound() {
+    isolated(|| {
+        let (log, accepted) = events();
+        let go_on = move |file: &File, socket: &mut Socket<'_>| {
+            let (mut at, mut all) = (socket.user_data::<u64>().copied().unwrap_or(0), 0);
+            loop {
+                let n = socket.sendfile(file, BEFORE + at, 4 * BULK as u64 - at)?;
+                (at, all) = (at + n, all + n);
+                if n == 0 || at == 4 * BULK as u64 {
+                    break;
+                }
+            }
+            socket.set_user_data(at);
+            if at == 4 * BULK as u64 {
+                socket.close();
+            }
+            Ok::<_, Error>(log.add(all))
+        };
+        let (file, go_on) = (Arc::new(file_of(&pattern(4 * BULK))), Arc::new(go_on));
+        let (same, more) = (file.clone(), go_on.clone());
+        let hooks = Hooks::new(move |_, socket| {
+            text(socket)?;
+            go_on(&file, socket)
+        });
+        let hooks = hooks.on_drain(move |_, socket| more(&same, socket));
+        let server = start(patient(non_blocking(1)), hooks);
+        assert!(Client::connect(&server).saying("x").rest() == pattern(4 * BULK));
+        let calls = accepted.drain();
+        assert_eq!(calls.iter().sum::<u64>(), 4 * BULK as u64);
+        assert!(calls.iter().all(|n| *n <= TURN), "{calls:?}");
+    });
+}
+
 /// Q10: While earlier bytes wait a call accepts nothing, and `on_drain` comes, also where a low-water
 /// mark has it come before they have left.
 #[test]
