@@ -44,8 +44,25 @@ pub(super) struct SocketFile {
 
 impl SocketFile {
     fn new(path: &Path) -> io::Result<SocketFile> {
-        let identity = identity(&fs::symlink_metadata(path)?);
-        Ok(SocketFile { path: path.into(), identity, process: Process::current(), is_left: false })
+        let found = fs::symlink_metadata(path)?;
+        if !found.file_type().is_socket() {
+            // Somebody has put it into the place of the socket.
+            return Err(io::Error::from_raw_os_error(libc::EADDRINUSE));
+        }
+        let (path, identity) = (path.into(), identity(&found));
+        Ok(SocketFile { path, identity, process: Process::current(), is_left: false })
+    }
+
+    /// Sets the permissions, and never those of the file that a symbolic link
+    /// means: who may write to the folder can put one into the socket's place.
+    fn set_mode(&self, mode: u32) -> io::Result<()> {
+        match sys::change_mode(&self.path, mode) {
+            // The C library needs /proc for it.
+            Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) && self.is_there()? => {
+                fs::set_permissions(&self.path, fs::Permissions::from_mode(mode))
+            }
+            changed => changed,
+        }
     }
 
     /// Leaves the file to others who have the socket.
@@ -125,8 +142,7 @@ pub(super) fn bind_file(
         bound => bound.map_err(failed)?,
     }
     file = SocketFile::new(path).map_err(failed)?;
-    let mode = fs::Permissions::from_mode(config.unix_mode);
-    fs::set_permissions(path, mode).map_err(failed)?;
+    file.set_mode(config.unix_mode).map_err(failed)?;
     socket.listen(config.backlog as i32).map_err(failed)?;
     if !file.is_there().map_err(failed)? {
         let in_use = io::Error::from_raw_os_error(libc::EADDRINUSE);
@@ -187,4 +203,29 @@ fn remove_stale(path: &Path, address: &SockAddr) -> Result<(), String> {
         return Err("another server uses the path".into());
     }
     fs::remove_file(path).map_err(|e| format!("cannot replace the file: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_in_the_place_of_the_socket_changes_no_other_file() {
+        let folder = std::env::temp_dir().join(format!("ns-mode-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        let (path, other) = (folder.join("socket"), folder.join("other"));
+        let mode = |path: &Path| fs::symlink_metadata(path).unwrap().mode() & 0o777;
+        let socket = new_socket().unwrap();
+        socket.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        let file = SocketFile::new(&path).unwrap();
+        file.set_mode(0o604).unwrap();
+        assert_eq!(mode(&path), 0o604);
+        fs::write(&other, "").unwrap();
+        fs::set_permissions(&other, fs::Permissions::from_mode(0o640)).unwrap();
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(&other, &path).unwrap();
+        assert!(file.set_mode(0o777).is_err() && SocketFile::new(&path).is_err());
+        assert_eq!(mode(&other), 0o640);
+        fs::remove_dir_all(&folder).unwrap();
+    }
 }

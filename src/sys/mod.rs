@@ -30,8 +30,11 @@ pub(crate) use thread::spawn;
 pub(crate) use timer::Timer;
 pub(crate) use waker::Waker;
 
+use std::ffi::CString;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::io::retry_on_intr;
@@ -266,6 +269,19 @@ pub(crate) fn peer_credentials(fd: BorrowedFd<'_>) -> io::Result<libc::ucred> {
     };
     match result {
         0 => Ok(credentials),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// fchmodat(2) of the file itself: `EOPNOTSUPP` where that is a symbolic link, or
+/// where the C library cannot do it.
+pub(crate) fn change_mode(path: &Path, mode: u32) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: the path ends with a zero byte.
+    let result =
+        unsafe { libc::fchmodat(libc::AT_FDCWD, path.as_ptr(), mode, libc::AT_SYMLINK_NOFOLLOW) };
+    match result {
+        0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }

@@ -245,6 +245,8 @@ macro_rules! on_path {
 
 on_path!(unlink(path: *const c_char), path == PATH, |w| w.unlink_path());
 on_path!(chmod(path: *const c_char, mode: u32), path == PATH, |w| w.chmod_path(mode));
+on_path!(fchmodat(folder: c_int, path: *const c_char, mode: u32, flags: c_int), path == PATH,
+    |w| w.chmod_path(mode));
 on_path!(open64(path: *const c_char, flags: c_int, mode: u32), path == FOLDER, |w| w.open_folder());
 on_descriptor!(flock(fd, operation: c_int) -> c_int, |w| w.lock_folder(fd, operation));
 on_path!(statx(folder: c_int, path: *const c_char, flags: c_int, mask: u32, place: *mut libc::statx),
