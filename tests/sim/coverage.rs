@@ -8,7 +8,7 @@ pub const ENOUGH: u64 = 5_000;
 /// Each as [`Report::names`] names it. The comment of `coverage` says which are left out.
 const LISTED: &str = "
     accept4: ok EAGAIN EINTR EMFILE ENFILE ENOMEM ENOBUFS EPERM ECONNABORTED EPROTO
-    bind: ok EADDRINUSE | flock: ok EAGAIN | open64: ok | statx: ok | chmod: ok | unlink: ok | close: ok | connect: ok EINPROGRESS ENETUNREACH | fcntl: ok | getsockname: ok | getsockopt: ok | ioctl: ok
+    bind: ok EADDRINUSE | flock: ok EAGAIN | open64: ok | statx: ok | fchmodat: ok | unlink: ok | close: ok | connect: ok EINPROGRESS ENETUNREACH | fcntl: ok | getsockname: ok | getsockopt: ok | ioctl: ok
     epoll_create1: ok | epoll_ctl: ok ENOMEM ENOSPC | epoll_pwait: ok EINTR | eventfd: ok
     listen: ok | ppoll: ok | setsockopt: ok | shutdown: ok ENOTCONN | socket: ok
     recv: ok EAGAIN EINTR ECONNRESET | send: ok EAGAIN EINTR ECONNRESET EPIPE
