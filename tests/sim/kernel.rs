@@ -159,7 +159,10 @@ impl World {
         }
         let accepted = self.accept(fd, flags & libc::SOCK_NONBLOCK != 0);
         match accepted {
-            Err(libc::EAGAIN) | Ok(_) => self.accepted_at = self.now,
+            Err(libc::EAGAIN) | Ok(_) => {
+                self.accepted_at = self.now;
+                self.taken += usize::from(self.quiesce_at.is_some() && accepted.is_ok());
+            }
             Err(_) => self.refused_at = Some(self.now),
         }
         let (new, link) = accepted?;
@@ -287,7 +290,7 @@ impl World {
                 return Ok(0);
             }
             let mut listener = std::mem::take(listener);
-            self.look_at_backlog(listener.queue.len(), false);
+            self.look_at_backlog(&listener, false);
             self.drop_queue(&mut listener);
             *self.listener(fd)? = listener;
             self.wake((fd - FIRST) as u32, 0);
@@ -318,7 +321,7 @@ impl World {
                 self.sock_close(link, 0, file.resets_on_close);
             }
             Kind::Listener(mut listener) => {
-                self.look_at_backlog(listener.queue.len(), listener.port == LOCAL);
+                self.look_at_backlog(&listener, listener.port == LOCAL);
                 self.drop_queue(&mut listener);
             }
             _ => {}

@@ -2,16 +2,19 @@
 
 use net_server::{Server, State, Status};
 
+use crate::files::Listener;
 use crate::program::{ms, note_status};
 use crate::world::{with, World, MILLI, SECOND};
 
 impl World {
     /// Clients that wait at a listener which closes: QU2, QU10.
-    pub fn look_at_backlog(&mut self, waiting: usize, is_local: bool) {
+    pub fn look_at_backlog(&mut self, listener: &Listener, is_local: bool) {
+        let waiting = listener.queue.len();
         let Some(since) = self.quiesce_at.filter(|_| self.stop_at.is_none()) else { return };
         let may_lose = self.exhausted.is_some() || self.refused_at.is_some_and(|at| at >= since);
-        if waiting > 0 && !may_lose && !is_local && self.accepted_at < self.came_at {
-            // They came behind the last accept(2).
+        // They came behind the last accept(2), or behind as many as the kernel holds.
+        let came_late = self.accepted_at < self.came_at || self.taken > listener.backlog;
+        if waiting > 0 && !may_lose && !is_local && came_late {
             return self.report.count("came into a quiesce");
         }
         if waiting > 0 && !may_lose {

@@ -171,6 +171,8 @@ pub struct World {
     pub accepted_at: u64,
     pub refused_at: Option<u64>,
     pub came_at: u64,
+    /// How many were accepted since a quiesce was asked for.
+    pub taken: usize,
     /// How often other threads make calls: once in so many waits, 0 for never.
     pub others: u64,
     /// How many connections the program has brought.
@@ -290,6 +292,7 @@ impl World {
             accepted_at: 0,
             refused_at: None,
             came_at: 0,
+            taken: 0,
             others: 0,
             brought: 0,
         }
