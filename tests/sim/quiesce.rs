@@ -47,8 +47,10 @@ pub fn run(server: &Server) {
     with(|w| {
         let took = w.now - before;
         let is_over = w.stop_at.is_some();
-        // The grace of the call, and no callback takes time here.
-        if took > SECOND + 80 * MILLI + w.longest_pause * 8 {
+        // The grace of the call, and no callback takes time here. A stop that came meanwhile
+        // drains in the same turns (QU7).
+        let drain = if is_over { w.times.drain } else { 0 };
+        if took > SECOND + 80 * MILLI + drain + w.longest_pause * 8 {
             w.find(format!("QU4: the quiesce took {} ms", took / MILLI));
         }
         match result {
