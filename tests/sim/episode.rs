@@ -407,7 +407,7 @@ fn between_turns(server: &Server, program: &Program) {
 
 fn stop(server: &Server) {
     // HS5: the host is the thread that ran the last turn, and that may have been another one, for
-    // whose turns a stop on this thread would wait for ever: no time passes meanwhile.
+    // whose turns a stop on this thread would wait forever: no time passes meanwhile.
     let _ = server.run_once(Some(Duration::ZERO));
     let (drain, kind) = with(|w| {
         w.stop_at = Some(w.now);

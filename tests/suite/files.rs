@@ -290,7 +290,7 @@ fn a_small_file_above_the_bound() {
     });
 }
 
-/// Q11, GS8: What was sent before a file that cannot be sent leaves at once: the kernel does not
+/// Q11, GS8: What was sent before a file that cannot be sent leaves immediately: the kernel does not
 /// keep it for more.
 #[test]
 fn a_head_without_its_file() {
