@@ -385,6 +385,33 @@ fn over_a_unix_socket() {
     });
 }
 
+/// A2.2, Q9: Where another thread ends a worker's connection in the middle of a file, no orderly end
+/// follows: the client must not take the part for the whole.
+#[test]
+fn an_end_in_the_middle() {
+    isolated(|| {
+        for aborts in [false, true] {
+            let (log, results) = events();
+            let file = file_of(&pattern(BULK));
+            let hooks = Hooks::new(move |_, socket| {
+                text(socket)?;
+                Ok(log.add(status(socket.sendfile(&file, BEFORE, BULK as u64))))
+            });
+            let (hooks, ids) = hooks.telling_ids();
+            let server = start(blocking(1), hooks);
+            let mut client = Client::small(&server).saying("x");
+            // More than one of the pieces in which it is read.
+            assert!(client.receive(100_000) == pattern(BULK)[..100_000]);
+            match aborts {
+                true => server.abort(ids.next()).unwrap(),
+                false => server.close(ids.next()).unwrap(),
+            }
+            assert!(client.drain().is_err());
+            assert_ne!(results.next(), Status::Ok);
+        }
+    });
+}
+
 /// C5, Q10: A stop lets what was accepted of a file leave, and then cuts the connection.
 #[test]
 fn a_stop_in_the_middle() {
