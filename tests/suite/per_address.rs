@@ -84,6 +84,7 @@ fn a_full_address_is_served_on_in_a_quiesce() {
         for config in both_modes() {
             let server = start(config.max_per_address(2), Hooks::new(echo));
             let mut two = [(); 2].map(|()| client_of(&server, 1).settled());
+            eventually("they are open", || server.stats().open == 2);
             expect_refused(&server, 1);
             server.quiesce().unwrap();
             two.iter_mut().for_each(|client| client.echo("still served"));
@@ -107,6 +108,7 @@ fn a_logger_that_does_not_return() {
         let server = start(blocking(4).max_per_address(1).logger(logger), Hooks::new(echo));
         let _open = OpenOnDrop(gate.clone());
         let mut client = client_of(&server, 1).settled();
+        eventually("it is open", || server.stats().open == 1);
         let _refused = silent_client(&server, 1);
         gate.reached_by(1);
         server.quiesce().unwrap();
@@ -246,6 +248,7 @@ fn one_count_for_the_server() {
             let mut held: Vec<_> = (0..3).map(|_| client_of(&server, 1).settled()).collect();
             held.push(Client::plain(second.as_str()));
             held[3].echo("the fourth");
+            eventually("they are open", || server.stats().open == 4);
             expect_refused(&server, 1);
             let address: SocketAddr = second.parse().unwrap();
             let socket = socket_of(1);
