@@ -58,7 +58,7 @@ pub(crate) use inbox::{Inbox, Message};
 pub(crate) use nearby::Nearby;
 pub use peer::PeerCredentials;
 pub(crate) use proxy::proxy_timeout;
-pub(crate) use tls::handshake_timeout;
+pub(crate) use tls::{handshake_error, handshake_timeout};
 pub(crate) use transfer::{READS, READ_BUDGET};
 pub(crate) use verdict::Verdict;
 

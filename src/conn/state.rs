@@ -427,6 +427,11 @@ impl Conn {
         self.set(Flags::STARTTLS);
     }
 
+    /// Forgets a handshake that was asked for and has not begun.
+    pub fn withdraw_tls(&mut self) {
+        self.clear(Flags::STARTTLS);
+    }
+
     /// Begins the TLS handshake in mid-stream.
     pub fn begin_upgrade(&mut self) {
         self.clear(Flags::STARTTLS);

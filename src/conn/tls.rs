@@ -269,7 +269,9 @@ pub(crate) fn handshake_timeout() -> Error {
     Error::new(Status::Timeout, "the TLS handshake timed out")
 }
 
-fn handshake_error(error: Error) -> Error {
+/// The error that a failure of the session or of the transport is in a
+/// handshake.
+pub(crate) fn handshake_error(error: Error) -> Error {
     match error.status() {
         Status::Timeout => handshake_timeout(),
         Status::Truncated => Error::new(

@@ -17,6 +17,10 @@ const READS: usize = 16;
 impl Driver {
     /// Closes a connection in order: its queued bytes leave first.
     pub fn begin_close(&mut self, conn: &mut Conn, reason: CloseReason) {
+        // The queue, or what waits for the end of a handshake, now has all bytes
+        // that were ever accepted by id; no more come.
+        conn.context.ids.shut(conn.id);
+        conn.collect();
         if self.close_after_handshake(conn, reason) {
             return;
         }
@@ -28,10 +32,6 @@ impl Driver {
         conn.set_phase(Phase::Flushing);
         conn.reason = reason;
         conn.own_deadline = Deadline::NEVER;
-        // The queue now has all bytes that were ever accepted by id; no more
-        // come.
-        conn.context.ids.shut(conn.id);
-        conn.collect();
         let lost = conn.has_send_failed();
         conn.send_close_notify();
         if conn.has_send_failed() {
@@ -57,7 +57,6 @@ impl Driver {
             conn.close_because(reason);
         }
         conn.own_deadline = Deadline::NEVER;
-        conn.collect();
         if conn.wants_tls() {
             self.begin_starttls(conn);
         } else {
@@ -123,12 +122,12 @@ impl Driver {
         if conn.phase() == Phase::Vacant {
             return;
         }
-        self.leave_handshake(conn);
         let lingered = conn.phase() == Phase::Lingering;
         let id = conn.id;
         // From now on the id is stale, in `on_close` too.
         conn.context.ids.shut(id);
         conn.collect();
+        self.leave_handshake(conn);
         // An orderly end promises the peer that all bytes have left.
         let lost = conn.has_unsent();
         if !lost && !matches!(reason, CloseReason::Abort | CloseReason::Cut | CloseReason::Reset) {
@@ -179,12 +178,19 @@ impl Driver {
     /// bytes leave, and no late input destroys them. If there is nothing to
     /// wait for, the connection ends immediately.
     pub fn end_in_order(&mut self, conn: &mut Conn, reason: CloseReason) {
+        // What is accepted by id from here on would be found by the end itself,
+        // which can no longer wait for it.
+        conn.context.ids.shut(conn.id);
         conn.collect();
-        if conn.has_send_failed() {
-            self.finish_conn(conn, reason_of_loss(reason));
-        } else if !conn.has_backlog() && (conn.has_peer_ended() || conn.is_quiet()) {
-            // `is_quiet` may have met a reset.
-            let lost = conn.has_send_failed();
+        let mut is_done = !conn.has_unsent() && (conn.has_peer_ended() || conn.is_quiet());
+        // `is_quiet` may have met a reset.
+        let lost = conn.has_send_failed();
+        if is_done && !lost {
+            // The kernel may take a part of it: the rest is then queued.
+            conn.send_close_notify();
+            is_done = !conn.has_backlog();
+        }
+        if lost || is_done {
             let reason = if lost { reason_of_loss(reason) } else { reason };
             self.finish_conn(conn, reason);
         } else {

@@ -6,7 +6,7 @@
 use super::driver::Driver;
 use crate::callback;
 use crate::clock::Deadline;
-use crate::conn::{handshake_timeout, proxy_timeout, Conn, Phase, Verdict};
+use crate::conn::{handshake_error, handshake_timeout, proxy_timeout, Conn, Phase, Verdict};
 use crate::error::{CloseReason, Error};
 use crate::server::Server;
 use crate::sys::{Bits, OUTPUT};
@@ -158,7 +158,7 @@ impl Driver {
         let (phase, flushed) = (conn.phase(), conn.flush_queue());
         match (phase, flushed) {
             (phase, Err(status)) if phase.is_handshake() => {
-                self.fail_handshake(conn, Error::from(status))
+                self.fail_handshake(conn, handshake_error(Error::from(status)))
             }
             (Phase::Flushing, Ok(true)) => self.end_flushing(conn),
             (_, Ok(true)) if conn.is_drain_due() => self.run_on_drain(conn),

@@ -344,5 +344,6 @@ impl Driver {
         if conn.phase().is_handshake() {
             conn.set_phase(Phase::Flushing);
         }
+        conn.withdraw_tls();
     }
 }

@@ -155,14 +155,17 @@ fn a_refusal_has_one_bound() {
 #[test]
 fn an_end_with_bytes_held_back() {
     isolated(|| {
-        for how in ["close", "by id", "stop"] {
+        for how in ["close", "close after a send by id", "by id", "stop"] {
             let tls = tls();
             let (log, asked) = events();
-            let hooks = Hooks::new(move |_, socket| {
+            let hooks = Hooks::new(move |server: &Server, socket| {
                 text(socket)?;
                 socket.starttls(&tls, b"")?;
-                socket.send(b"for later")?;
-                if how == "close" {
+                match how {
+                    "close after a send by id" => server.send(socket.id(), b"for later")?,
+                    _ => socket.send(b"for later")?,
+                }
+                if how.starts_with("close") {
                     socket.close();
                 }
                 Ok(log.add(socket.id()))
@@ -186,6 +189,90 @@ fn an_end_with_bytes_held_back() {
             let expected = if stopped { CloseReason::Stop } else { CloseReason::Handler };
             assert_eq!(reasons.next(), expected);
         }
+    });
+}
+
+/// A3.2: A close in a callback in the middle of the handshake finds what was accepted by id before.
+#[test]
+fn an_end_behind_a_send_by_id() {
+    isolated(|| {
+        let tls = tls();
+        let hooks = Hooks::new(move |_, socket| {
+            text(socket)?;
+            socket.set_timer(Some(ms(100)))?;
+            socket.starttls(&tls, b"")
+        })
+        .on_timeout(|server, socket| {
+            server.send(socket.id(), b"for later")?;
+            Err("this ends it".into())
+        });
+        let (hooks, reasons) = hooks.telling_reasons();
+        let (log, ends) = events();
+        let hooks = hooks.on_exception(move |_, socket, _| {
+            log.add(());
+            Ok(socket.expect("a socket").close())
+        });
+        let server = start_plain(non_blocking(1), hooks);
+        let tcp = raw_saying(&server, b"x");
+        ends.next();
+        let mut session = shake_hands(&tcp, b"");
+        let mut got = Vec::new();
+        rustls::Stream::new(&mut session, &mut &tcp).read_to_end(&mut got).expect("an end");
+        assert_eq!(got, b"for later");
+        drop((session, tcp));
+        assert_eq!(reasons.next(), CloseReason::Handler);
+    });
+}
+
+/// U9: A close in the callback that asked for the upgrade ends the connection: the client does not
+/// wait for a handshake, nor for the end of the linger.
+#[test]
+fn a_close_behind_the_request() {
+    isolated(|| {
+        for by_id_before in [false, true] {
+            let tls = tls();
+            let hooks = Hooks::new(move |server: &Server, socket| {
+                text(socket)?;
+                if by_id_before {
+                    server.close(socket.id())?;
+                }
+                socket.starttls(&tls, b"")?;
+                Ok(socket.close())
+            });
+            let (hooks, reasons) = hooks.telling_reasons();
+            let server = start_plain(non_blocking(1).linger_timeout(ms(600_000)), hooks);
+            let mut tcp = raw_saying(&server, b"x");
+            std::io::copy(&mut tcp, &mut std::io::sink()).expect("an end");
+            drop(tcp);
+            assert_eq!(reasons.next(), CloseReason::Handler);
+        }
+    });
+}
+
+/// U5: A reset in the middle of an upgrade is a failed handshake, also while bytes before it wait to
+/// leave.
+#[test]
+fn a_reset_before_the_queue_has_left() {
+    isolated(|| {
+        let tls = tls();
+        let ((log, errors), (asked, upgrading)) = (events(), events());
+        let hooks = Hooks::new(move |_, socket| {
+            text(socket)?;
+            socket.send(&pattern(BULK))?;
+            assert!(socket.queued() > 0);
+            socket.starttls(&tls, b"")?;
+            Ok(asked.add(()))
+        })
+        .on_exception(move |_, _, error| Ok(log.add(error.status())));
+        let (hooks, reasons) = hooks.telling_reasons();
+        let server = start_plain(non_blocking(1), hooks);
+        let tcp = raw_saying(&server, b"x");
+        upgrading.next();
+        socket2::SockRef::from(&tcp).set_linger(Some(ms(0))).unwrap();
+        drop(tcp);
+        assert_eq!(errors.next(), Status::Handshake);
+        assert_eq!(reasons.next(), CloseReason::Handshake);
+        errors.none();
     });
 }
 
