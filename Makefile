@@ -330,6 +330,10 @@ test-deb: ## make them, install, use, upgrade and remove them in a Debian of the
 test-i386: ## build for a machine of 32 bits in target/i386, and run the C tests of it; some minutes
 	$(call PROGRESS,test-i386,300) scripts/test-i386
 
+.PHONY: test-cargo-c
+test-cargo-c: ## install by cargo-c into a folder, and use and check what is there; compiles cargo-c if it is missing
+	$(call PROGRESS,test-cargo-c,300) scripts/test-cargo-c
+
 test-package: ## make the crate as a registry gets it, and run the tests of its content
 	scripts/test-package
 
