@@ -5,6 +5,7 @@ use std::net::Shutdown;
 use net_server::{Error, OwnedSocket, Server, Socket, Status};
 
 use crate::program::{lock, ms, note_status, on_story, received, send, send_by_id, Program};
+use crate::sendfile::send_file;
 use crate::story;
 use crate::wire::Upgrade;
 use crate::world::{with, World, MILLI};
@@ -298,19 +299,25 @@ pub fn own(program: &Program, server: &Server, mut owned: OwnedSocket, link: u32
         4 => {
             let mut socket = owned.socket();
             note_status(&socket.set_io_timeout(Some(ms(30))));
-            let bytes = with(|w| {
-                let count = w.random.below(20_000);
-                let story = &mut w.stories[link as usize];
+            let (count, is_file) = with(|w| (w.random.below(20_000), w.random.once_in(3)));
+            let (bytes, is_unknown) = on_story(link, |story| {
                 story.tried = story.tried.max(story.accepted + count);
-                story::pattern(story.down, story.accepted, count as usize)
+                let bytes = story::pattern(story.down, story.accepted, count as usize);
+                (bytes, story.is_unknown)
             });
-            let is_unknown = on_story(link, |story| story.is_unknown);
             if !is_unknown {
-                let result = socket.send(&bytes);
+                let result = match is_file {
+                    true => send_file(&mut socket, link, count as usize),
+                    false => socket.send(&bytes),
+                };
                 note_status(&result);
                 on_story(link, |story| match result {
-                    Ok(()) => story.accepted += bytes.len() as u64,
-                    Err(_) => story.is_unknown = true,
+                    Ok(()) if is_file => {}
+                    Ok(()) => story.accepted += count,
+                    Err(_) => {
+                        story.is_unknown = true;
+                        story.tried = story.tried.max(story.accepted + count);
+                    }
                 });
             }
             if on_story(link, |story| story.is_unknown) {

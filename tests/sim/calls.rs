@@ -181,6 +181,13 @@ on_descriptor!(sendmsg(fd, message: *const libc::msghdr, flags: c_int) -> isize,
     };
     w.send(fd, &pieces, flags)
 });
+on_descriptor!(sendfile64(fd, file: c_int, offset: *mut i64, count: usize) -> isize, |w| {
+    // SAFETY: the caller's pointer is valid.
+    let place = unsafe { &mut *offset };
+    let sent = w.send_file(fd, file, *place, count)?;
+    *place += sent;
+    Ok(sent)
+});
 on_descriptor!(shutdown(fd, how: c_int) -> c_int, |w| w.shutdown(fd, how));
 on_descriptor!(close(fd) -> c_int, |w| w.close(fd));
 on_descriptor!(getsockname(fd, address: *mut c_void, len: Len) -> c_int, |w| {
@@ -221,6 +228,30 @@ on_descriptor!(epoll_ctl(fd, op: c_int, other: c_int, event: *const libc::epoll_
 on_descriptor!(timerfd_settime(fd, flags: c_int, new: *const libc::itimerspec, old: *mut c_void) -> c_int,
     // SAFETY: the caller's value is valid.
     |w| w.set_timer(fd, nanos(unsafe { &(*new).it_value })));
+
+/// # Safety
+/// As of the C library's function.
+#[no_mangle]
+pub unsafe extern "C" fn pread64(file: c_int, buffer: *mut c_void, len: usize, at: i64) -> isize {
+    if world::enter(|w| w.file_of_program == Some(file)) == Some(true) {
+        // SAFETY: the caller's buffer is valid.
+        let answer = |w: &mut World| w.read_file(file, unsafe { room(buffer, len) }, at);
+        if let Some(result) = simulate("pread64", answer) {
+            return result as isize;
+        }
+    }
+    real!(pread64(file, buffer, len, at) -> isize)
+}
+
+/// pread(2) of the real kernel.
+pub fn read_file(file: c_int, buffer: &mut [u8], at: i64) -> Result<usize, i32> {
+    let (start, len) = (buffer.as_mut_ptr(), buffer.len());
+    match real!(pread64(file, start, len, at) -> isize) {
+        // SAFETY: errno belongs to the thread.
+        -1 => Err(unsafe { *libc::__errno_location() }),
+        n => Ok(n as usize),
+    }
+}
 
 fn nanos(time: &libc::timespec) -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
@@ -389,6 +420,7 @@ pub fn error_name(error: i32) -> String {
     let name = match error {
         libc::EAGAIN => "EAGAIN",
         libc::EINTR => "EINTR",
+        libc::EIO => "EIO",
         libc::EPIPE => "EPIPE",
         libc::ECONNRESET => "ECONNRESET",
         libc::ETIMEDOUT => "ETIMEDOUT",

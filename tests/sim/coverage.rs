@@ -13,12 +13,13 @@ const LISTED: &str = "
     listen: ok | ppoll: ok | setsockopt: ok | shutdown: ok ENOTCONN | socket: ok
     recv: ok EAGAIN EINTR ECONNRESET | send: ok EAGAIN EINTR ECONNRESET EPIPE
     sendmsg: ok EAGAIN EINTR ECONNRESET EPIPE | timerfd_create: ok | timerfd_settime: ok | write: ok
+    sendfile64: ok EAGAIN EINTR ECONNRESET EPIPE EINVAL EIO | pread64: ok EINTR EIO
     on_start: ok | on_open: ok NS_ERR_INVALID NS_ERR_REJECTED | on_drain: ok NS_ERR_INVALID
     handle: ok NS_ERR_INVALID NS_ERR_RESET NS_ERR_TIMEOUT | on_timeout: ok | on_wake: ok
     on_exception: ok
     status: NS_ERR_ACCEPT NS_ERR_BUFFER_FULL NS_ERR_CLOSED NS_ERR_INVALID NS_ERR_LISTEN NS_ERR_PANIC
     status: NS_ERR_RESET NS_ERR_TIMEOUT NS_ERR_CONNECT
-    status: NS_ERR_HANDSHAKE NS_ERR_PROXY NS_ERR_TRUNCATED
+    status: NS_ERR_HANDSHAKE NS_ERR_IO NS_ERR_PROXY NS_ERR_TRUNCATED
     open:: Idle Reset | with a queue:: Idle WriteTimeout | paused:: Idle Reset
     half-closed:: Idle Reset | not receiving:: Idle Reset | after the end:: Reset
     failed:: Handshake | STARTTLS | TLS resumed | unix backlog full | start at a taken path

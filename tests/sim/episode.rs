@@ -113,6 +113,7 @@ fn rates(random: &mut Random) -> Rates {
         split: random.one_of(&[0, 2, 10]),
         no_memory: random.one_of(&[0, 0, 0, 40]),
         preempt: random.one_of(&[0, 100, 5_000]),
+        unreadable: random.one_of(&[0, 20, 200]),
     }
 }
 
@@ -129,6 +130,7 @@ fn leave_out(rates: Rates, without: &Without) -> Rates {
         split: rate(6, rates.split),
         no_memory: rate(7, rates.no_memory),
         preempt: rate(8, rates.preempt),
+        unreadable: rate(9, rates.unreadable),
     }
 }
 

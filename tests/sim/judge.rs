@@ -196,6 +196,9 @@ pub fn look_for_stuck(w: &mut World, queued: &[(u32, usize)]) {
         let input = since.is_some_and(|since| now - since.max(arrived_at) > patience);
         let since = note_since(&mut story.output_stuck, output_stuck, now);
         let output = since.is_some_and(|since| now - since.max(progress_at) > patience);
+        let drain_stuck = story.wants_drain && *queued == 0 && has_room && is_untouched(story);
+        let since = note_since(&mut story.drain_stuck, drain_stuck && !upgrades && !stops, now);
+        let drain = since.is_some_and(|since| now - since.max(progress_at) > patience);
         let story = &w.stories[*link as usize];
         let overdue = story.timer.is_some_and(|(_, latest)| now > latest + patience);
         if overdue && is_untouched(story) && !stops {
@@ -203,6 +206,9 @@ pub fn look_for_stuck(w: &mut World, queued: &[(u32, usize)]) {
         }
         if input {
             w.find(format!("link {link}: A1, N9: input is not delivered ({queued} are queued)"));
+        }
+        if drain {
+            w.find(format!("link {link}: Q10: on_drain does not come"));
         }
         if output {
             w.find(format!("link {link}: Q1: {queued} bytes do not leave"));

@@ -5,7 +5,7 @@ use crate::local::{self, LOCAL};
 use crate::world::{Event, World, MICRO, MILLI, NEVER};
 
 /// The answer of a call.
-type Answer = Result<i64, i32>;
+pub type Answer = Result<i64, i32>;
 
 /// How many bytes a socket's name has.
 const NAME: usize = size_of::<libc::sockaddr_in>();

@@ -27,6 +27,7 @@ mod real;
 mod report;
 mod same;
 mod secure;
+mod sendfile;
 mod shrink;
 mod story;
 mod tcp;

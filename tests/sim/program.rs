@@ -12,6 +12,7 @@ use crate::acts;
 use crate::judge;
 use crate::kernel::link_of;
 use crate::local;
+use crate::sendfile::send_file;
 use crate::story::{self, Mode, Story};
 use crate::watches::Watched;
 use crate::wire::{Heard, Upgrade};
@@ -87,7 +88,7 @@ fn begin(what: &'static str, link: u32) {
 /// Sends the next bytes of the story, in a way that the seed chooses.
 pub fn send(server: &Server, socket: &mut Socket<'_>, link: u32, count: usize) -> bool {
     let (bytes, way) = with(|w| {
-        let way = w.random.below(8);
+        let way = w.random.below(10);
         let story = &mut w.stories[link as usize];
         story.tried = story.tried.max(story.accepted + count as u64);
         (story::pattern(story.down, story.accepted, count), way)
@@ -99,6 +100,12 @@ pub fn send(server: &Server, socket: &mut Socket<'_>, link: u32, count: usize) -
         }
         // Else nobody knows whether it leaves in the clear.
         1 if with(|w| w.upgrade(link) == Upgrade::None) => server.send(socket.id(), &bytes),
+        2 => {
+            let result = send_file(socket, link, count);
+            note_status(&result);
+            return result.is_ok();
+        }
+        3 => socket.cork().and_then(|()| socket.send(&bytes)),
         _ => socket.send(&bytes),
     };
     note_status(&result);
@@ -424,6 +431,7 @@ impl Program {
     pub fn on_drain(&self, server: &Server, socket: &mut Socket<'_>) -> Result<(), Error> {
         let link = link(socket);
         begin("on_drain", link);
+        on_story(link, |story| story.wants_drain = false);
         self.push(server, socket, link);
         self.maybe_act(server, socket, link)
     }

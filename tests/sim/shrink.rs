@@ -8,7 +8,7 @@ use crate::episode::{self, Options, Tells};
 use crate::world::World;
 
 /// The kinds of faults: see `episode::rates`.
-pub const FAULTS: [&str; 9] = [
+pub const FAULTS: [&str; 10] = [
     "short sends",
     "full buffers",
     "EINTR",
@@ -18,6 +18,7 @@ pub const FAULTS: [&str; 9] = [
     "single events",
     "no memory",
     "pauses",
+    "unreadable files",
 ];
 
 /// What an episode leaves out. Clients and acts have numbers, in their order.

@@ -31,6 +31,9 @@ pub struct Story {
     pub delivered: u64,
     /// A blocking send failed: an unknown part of it has left.
     pub is_unknown: bool,
+    /// `on_drain` must come: a file was not accepted whole.
+    pub wants_drain: bool,
+    pub drain_stuck: Option<u64>,
     pub push_left: u64,
     pub id: Option<ConnId>,
     pub opened: bool,
@@ -84,6 +87,8 @@ impl Story {
             has_tls: false,
             delivered: 0,
             is_unknown: false,
+            wants_drain: false,
+            drain_stuck: None,
             push_left: random.one_of(&[0, 1_000, 100_000, 1_000_000]),
             id: None,
             opened: false,

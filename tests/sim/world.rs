@@ -107,6 +107,8 @@ pub struct Rates {
     pub no_memory: u64,
     /// The thread does not run for some milliseconds.
     pub preempt: u64,
+    /// A file cannot be read, or not by sendfile(2).
+    pub unreadable: u64,
 }
 
 pub struct World {
@@ -129,6 +131,8 @@ pub struct World {
     pub proxies: Option<Proxies>,
     pub stories: Vec<Story>,
     pub rates: Rates,
+    /// The file that the program sends from at this moment.
+    pub file_of_program: Option<i32>,
     /// accept4(2) fails with this until `Event::Plenty`.
     pub exhausted: Option<i32>,
     /// The call that fails while the server starts, counted down.
@@ -265,6 +269,7 @@ impl World {
             proxies: None,
             stories: Vec::new(),
             rates: Rates::default(),
+            file_of_program: None,
             exhausted: None,
             fail_in: None,
             entropy: Random::new(!seed),
