@@ -3,7 +3,6 @@
 use super::starttls::read;
 use super::*;
 use crate::api::{tls, CloseReason};
-use crate::suite::files::{file_of, BEFORE};
 use std::sync::Arc;
 
 /// A2.2: Where bytes wait for a handshake that does not come, a close cannot send them, and the

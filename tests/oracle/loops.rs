@@ -139,13 +139,14 @@ impl Loops {
                 send_by_id(&self.world, server, socket_id(socket), story, len, "send by own id");
             }
         };
-        match story.below(6) {
+        match story.below(7) {
             0..=1 => by_id(side.size(story)),
             2 => {
                 by_id(100);
                 side.send(socket, story, 100);
             }
             3 => side.sendv(socket, story, side.size(story)),
+            4 => side.sendfile(socket, story, side.size(story)),
             _ => drop(side.send(socket, story, side.size(story))),
         }
     }

@@ -457,6 +457,7 @@ fn expected(non_blocking: bool, tls: bool) -> Vec<&'static str> {
         "abort by id",
         "send",
         "sendv",
+        "sendfile",
         "stop",
         "quiet end",
         "cork",

@@ -123,7 +123,10 @@ fn own(
                 side.gather(&mut socket, story);
             }
             if story.below(2) == 0 {
-                side.send(&mut socket, story, side.size(story));
+                match story.below(3) {
+                    0 => side.sendfile(&mut socket, story, side.size(story)),
+                    _ => drop(side.send(&mut socket, story, side.size(story))),
+                }
             }
             match side.receive(&mut socket, story, 1 + story.below(20_000)) {
                 Ok(Input::More | Input::Secured) => {}

@@ -166,6 +166,31 @@ impl Side<'_> {
         self.hold(socket, story, fate, bytes.len());
     }
 
+    /// The same out of a file. It is so short that it is accepted whole, or, while earlier bytes
+    /// wait, not at all (Q10).
+    pub fn sendfile(&self, socket: &mut Socket<'_>, story: &Arc<Story>, len: usize) {
+        if !story.may_send() {
+            return;
+        }
+        let (name, bytes) = story.frame(Kind::Data, len.min(16 << 10));
+        let (file, len) = (file_of(&bytes), bytes.len() as u64);
+        let waits = self.waits && !socket.is_closed();
+        let send = || socket.sendfile(&file, BEFORE, len);
+        let result = self.world.call("sendfile", self.bound(), story, send);
+        let (fate, how) = match result {
+            Ok(0) if !self.waits => (Fate::Refused, "sendfile: 0"),
+            Ok(n) if n == len => (Fate::Accepted, "sendfile"),
+            Ok(n) => {
+                let what = format!("{n} of {len} bytes of a file");
+                story.found("a short file is accepted whole", &what);
+                (Fate::Unknown, "sendfile failed")
+            }
+            Err(error) => (fate(&Err(error), waits), "sendfile failed"),
+        };
+        story.settle(name, &[fate], how, bytes.len());
+        self.hold(socket, story, fate, bytes.len());
+    }
+
     /// Begins or ends a cork, or flushes.
     pub fn gather(&self, socket: &mut Socket<'_>, story: &Arc<Story>) {
         match story.below(4) {

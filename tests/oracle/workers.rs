@@ -83,8 +83,9 @@ impl Workers {
 
     fn say(&self, socket: &mut Socket<'_>, story: &Arc<Story>) {
         for _ in 0..story.below(4) {
-            match story.below(4) {
+            match story.below(5) {
                 0 => self.side().sendv(socket, story, self.side().size(story)),
+                1 => self.side().sendfile(socket, story, self.side().size(story)),
                 _ => drop(self.side().send(socket, story, self.side().size(story))),
             }
         }

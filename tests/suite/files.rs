@@ -7,23 +7,12 @@ use crate::api::{Config, Error, Hooks, Server, Socket, Status};
 use crate::support::faults::refuse_call;
 use crate::support::*;
 use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-/// What a file of the tests has before the part that is sent.
-pub const BEFORE: u64 = 7;
 /// The most that a call on a loop accepts.
 const TURN: u64 = (1 << 20) + (64 << 10);
-
-/// A file that no folder has, with these bytes behind seven others.
-pub fn file_of(bytes: &[u8]) -> File {
-    // SAFETY: the call makes the descriptor.
-    let mut file = unsafe { File::from_raw_fd(libc::memfd_create(c"file".as_ptr(), 0)) };
-    file.write_all(&[b'!'; BEFORE as usize]).unwrap();
-    file.write_all(bytes).unwrap();
-    file
-}
 
 /// Sends the file on from where the connection is, and closes behind its end.
 fn go_on(file: &File, socket: &mut Socket<'_>, log: &Log<u64>) -> Result<(), Error> {

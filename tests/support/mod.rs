@@ -6,6 +6,7 @@
 mod client;
 mod events;
 pub mod faults;
+mod file;
 mod handlers;
 mod isolate;
 mod memory;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 pub use crate::api::{default_server, TLS};
 pub use client::{refused, Client};
 pub use events::{events, Events, Gate, Log, OpenOnDrop};
+pub use file::*;
 pub use handlers::*;
 pub use isolate::{isolated, isolated_for};
 pub use memory::fail_allocation;
