@@ -326,9 +326,12 @@ test-deb: ## make them, install, use, upgrade and remove them in a Debian of the
 	scripts/deb
 	scripts/test-deb
 
-.PHONY: test-i386
-test-i386: ## build for a machine of 32 bits in target/i386, and run the C tests of it; some minutes
-	$(call PROGRESS,test-i386,300) scripts/test-i386
+.PHONY: test-arm64 test-i386
+test-arm64: ## build for arm64 in target/arm64, and run its C tests and hammer under qemu-user; some minutes
+	$(call PROGRESS,test-arm64,600) scripts/test-cross arm64
+
+test-i386: ## build for a machine of 32 bits in target/i386, and run its C tests and hammer; some minutes
+	$(call PROGRESS,test-i386,400) scripts/test-cross i386
 
 .PHONY: test-cargo-c
 test-cargo-c: ## install by cargo-c into a folder, and use and check what is there; compiles cargo-c if it is missing

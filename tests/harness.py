@@ -32,6 +32,9 @@ VALGRIND = [
     f"--suppressions={ROOT / 'tests' / 'valgrind.supp'}",
 ]
 
+# What runs programs of another machine: scripts/test-cross.
+RUNNER = os.environ.get("NS_TEST_RUNNER", "").split()
+
 under = "native"  # or "valgrind" or "asan": how `Program` runs C programs
 patience = 60.0  # seconds that anything may take on a machine that does much else
 
@@ -50,6 +53,8 @@ class Program:
         self.errors = tempfile.TemporaryFile()
         if under == "valgrind" and valgrind is not False:
             argv = VALGRIND + (valgrind or []) + ["--log-file=" + self.log.name] + argv
+        elif argv[0].startswith(str(TARGET)):
+            argv = RUNNER + argv
         self.process = subprocess.Popen(
             argv, stdout=subprocess.PIPE, stderr=self.errors, text=True, **popen
         )

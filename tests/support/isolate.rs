@@ -3,6 +3,7 @@
 
 use super::process::Inventory;
 use super::{comes_true, SOON};
+use std::ffi::OsStr;
 use std::io::Write;
 use std::process::Command;
 
@@ -46,7 +47,12 @@ fn run(limit_seconds: u32, body: impl FnOnce()) {
 
 #[track_caller]
 fn run_in_child(name: &str) {
-    let output = Command::new(std::env::current_exe().unwrap())
+    // A program of another machine needs one that runs it: scripts/test-cross.
+    let runner = std::env::var("NS_TEST_RUNNER").unwrap_or_default();
+    let program = std::env::current_exe().unwrap();
+    let mut words = runner.split_whitespace().map(OsStr::new).chain([program.as_os_str()]);
+    let output = Command::new(words.next().unwrap())
+        .args(words)
         .args([name, "--exact", "--nocapture", "--test-threads=1"])
         .env(CHILD, "1")
         .env("RUST_BACKTRACE", "0")

@@ -167,14 +167,14 @@ pub fn resident_kib() -> usize {
 }
 
 /// The limit on descriptors: (soft, hard).
-pub fn descriptor_limit() -> (u64, u64) {
+pub fn descriptor_limit() -> (libc::rlim_t, libc::rlim_t) {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is valid for writing.
     unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
     (limit.rlim_cur, limit.rlim_max)
 }
 
-pub fn set_descriptor_limit(soft: u64) {
+pub fn set_descriptor_limit(soft: libc::rlim_t) {
     let limit = libc::rlimit { rlim_cur: soft, rlim_max: descriptor_limit().1 };
     // SAFETY: `limit` is valid for reading.
     let result = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
@@ -185,15 +185,15 @@ pub fn set_descriptor_limit(soft: u64) {
 /// dropped.
 pub fn fill_descriptors(left: usize) -> Vec<File> {
     let mut fillers: Vec<File> = Vec::new();
-    let highest = descriptors().into_iter().max().unwrap_or(2) as u64;
+    let highest = descriptors().into_iter().max().unwrap_or(2) as libc::rlim_t;
     loop {
         let file = File::open("/dev/null").expect("open");
-        if file.as_raw_fd() as u64 > highest {
+        if file.as_raw_fd() as libc::rlim_t > highest {
             break;
         }
         fillers.push(file);
     }
-    set_descriptor_limit(highest + 1 + left as u64);
+    set_descriptor_limit(highest + 1 + left as libc::rlim_t);
     fillers
 }
 
