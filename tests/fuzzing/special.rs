@@ -1,6 +1,7 @@
 //! Calls that need more than arguments of their types.
 
 use super::*;
+use std::fs::File;
 
 /// Calls that need more: which make or free an object, wait, or take a time that
 /// something waits.
@@ -24,6 +25,8 @@ pub const SPECIAL: &[fn()] = &[
     socket_free,
     release_fd,
     starttls,
+    sendfile,
+    sendfile,
     adopt,
     from_fd,
     watch,
@@ -219,6 +222,25 @@ fn starttls() {
     let (socket, tls, ahead, len) = drawn.unwrap();
     // SAFETY: as above.
     unsafe { ns_socket_starttls(socket, tls, ahead, len) };
+    with(World::end_call);
+}
+
+/// Sends a file, a folder, a socket, or what nobody has.
+fn sendfile() {
+    const OFFSETS: [u64; 6] = [0, 1, 20_000, 1 << 40, 1 << 63, u64::MAX];
+    const LENGTHS: [u64; 6] = [0, 1, 500, 20_000, 200_000, u64::MAX];
+    let drawn = with(|w| (w.byte(), Draw::draw(w), w.of(&OFFSETS), w.of(&LENGTHS)));
+    let (kind, socket, offset, len) = drawn.unwrap();
+    let file = match kind {
+        0..160 => File::open("/proc/self/exe").ok().map(File::into_raw_fd),
+        160..190 => File::open("/").ok().map(File::into_raw_fd),
+        190..220 => UnixStream::pair().ok().map(|(ours, _)| ours.into_raw_fd()),
+        _ => None,
+    };
+    let nobody = if kind % 2 == 0 { -1 } else { c_int::MAX };
+    // SAFETY: as above.
+    unsafe { ns_socket_sendfile(socket, file.unwrap_or(nobody), offset, len) };
+    close(file.unwrap_or(-1));
     with(World::end_call);
 }
 
