@@ -328,7 +328,7 @@ test-deb: ## make them, install, use, upgrade and remove them in a Debian of the
 
 .PHONY: test-arm64 test-i386
 test-arm64: ## build for arm64 in target/arm64, and run its C tests and hammer under qemu-user; some minutes
-	$(call PROGRESS,test-arm64,600) scripts/test-cross arm64
+	$(call PROGRESS,test-arm64,900) scripts/test-cross arm64
 
 test-i386: ## build for a machine of 32 bits in target/i386, and run its C tests and hammer; some minutes
 	$(call PROGRESS,test-i386,400) scripts/test-cross i386
