@@ -90,8 +90,8 @@ impl Driver {
         } else {
             self.on_opened(conn);
         }
-        if conn.phase() == Phase::Open && conn.set_wake_pending(false) {
-            self.run_on_wake(conn);
+        if conn.set_wake_pending(false) {
+            self.wake(conn);
         }
         if conn.phase() != Phase::Vacant {
             self.on_conn_event(conn, bits);

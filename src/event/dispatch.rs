@@ -120,7 +120,8 @@ impl Driver {
     pub fn run_turn(&mut self, conn: &mut Conn) {
         conn.set_in_ready_queue(false);
         match conn.phase() {
-            Phase::Open if conn.is_drain_due() => self.run_on_drain(conn),
+            // During a handshake in mid-stream too, whose input makes its events.
+            _ if conn.is_drain_due() => self.run_on_drain(conn),
             Phase::Open => {
                 conn.confirm_input();
                 self.deliver_input(conn);
@@ -161,7 +162,8 @@ impl Driver {
                 self.fail_handshake(conn, handshake_error(Error::from(status)))
             }
             (Phase::Flushing, Ok(true)) => self.end_flushing(conn),
-            (_, Ok(true)) if conn.is_drain_due() => self.run_on_drain(conn),
+            // Down to the low-water mark.
+            (_, Ok(_)) if conn.is_drain_due() => self.run_on_drain(conn),
             (Phase::Open | Phase::Flushing, _) => self.settle(conn),
             _ => {}
         }
@@ -181,6 +183,22 @@ impl Driver {
             handler.on_drain(server, socket)
         });
         self.after_callback(conn, callback::outcome(result));
+    }
+
+    /// Runs `on_wake`, after the end of a connect or of a handshake in mid-stream
+    /// that is in progress.
+    pub fn wake(&mut self, conn: &mut Conn) {
+        match conn.phase() {
+            phase if phase.is_handshake() => {
+                if let Some(tls) = &mut conn.tls {
+                    tls.wake_pending = true;
+                }
+            }
+            Phase::Connecting => {
+                conn.set_wake_pending(true);
+            }
+            _ => self.run_on_wake(conn),
+        }
     }
 
     /// Runs `on_wake`, unless the connection ends.

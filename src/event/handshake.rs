@@ -294,6 +294,10 @@ impl Driver {
         if conn.has_backlog() {
             self.watch_writable(conn);
         }
+        if conn.is_drain_due() {
+            // Nothing of that queue is left, so that no event comes for it.
+            self.schedule.queue_turn(conn);
+        }
         self.schedule.arm(conn);
         match () {
             () if conn.phase() != Phase::Hello => {}
@@ -312,7 +316,7 @@ impl Driver {
         }
         let wake_pending =
             conn.tls.as_mut().is_some_and(|tls| std::mem::take(&mut tls.wake_pending));
-        if wake_pending && !conn.is_over() {
+        if wake_pending && !conn.is_over() && !self.is_stopping() {
             self.run_on_wake(conn);
         } else {
             self.settle(conn);

@@ -141,18 +141,8 @@ impl Loop {
     }
 
     fn on_wake_mail(&mut self, id: u64) {
-        let Some((driver, conn)) = self.opened(id) else { return };
-        match conn.phase() {
-            // A handshake in mid-stream is not over: `on_wake` runs after it.
-            phase if phase.is_handshake() => {
-                if let Some(tls) = &mut conn.tls {
-                    tls.wake_pending = true;
-                }
-            }
-            Phase::Connecting => {
-                conn.set_wake_pending(true);
-            }
-            _ => driver.run_on_wake(conn),
+        if let Some((driver, conn)) = self.opened(id) {
+            driver.wake(conn);
         }
     }
 }

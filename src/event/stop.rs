@@ -135,19 +135,22 @@ impl Driver {
                 self.finish_conn(conn, CloseReason::Stop)
             }
             Phase::Open | Phase::Proxy | Phase::Hello | Phase::Waiting | Phase::Handshake => {
+                // No other thread may send any more: what was accepted is either
+                // found here, and `on_drain` follows it, or was refused.
+                conn.context.ids.shut(conn.id);
                 conn.collect();
                 if !conn.is_sending_out() {
                     self.end_in_order(conn, CloseReason::Stop);
                     return;
                 }
                 // `on_drain` may send the rest of a reply, also after a TLS
-                // handshake in mid-stream; no other callback or thread may send.
-                conn.context.ids.shut(conn.id);
+                // handshake in mid-stream; no other callback may send.
                 conn.own_deadline = Deadline::NEVER;
                 self.settle(conn);
             }
             Phase::Connecting => {
                 // Bytes that were accepted by id leave when it is connected.
+                conn.context.ids.shut(conn.id);
                 conn.collect();
                 conn.close_because(CloseReason::Stop);
                 self.settle(conn);

@@ -96,6 +96,35 @@ fn an_upgrade_of_an_adopted_socket() {
     });
 }
 
+/// AD7, A11.1: A wake that came before the connect was over comes after an upgrade that `on_open`
+/// begins, and so do later ones.
+#[test]
+fn a_wake_before_a_connect_with_an_upgrade() {
+    isolated(|| {
+        let (tls, (log, wakes), (id_log, ids)) = (tls(), events(), events());
+        let hooks = Hooks::new(move |_: &Server, socket| text(socket).map(drop))
+            .on_open(move |_: &Server, socket| socket.starttls(&tls, b""))
+            .on_wake(move |_, socket| Ok(log.add(socket.tls_info().is_some())));
+        let server = start_plain(non_blocking(1), hooks);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let service = listener.local_addr().unwrap().to_string();
+        // The loop looks at the connect after the task.
+        let task = move |server: &Server| {
+            let id = server.connect(&service, Some(SOON), ())?;
+            server.wake(id)?;
+            Ok(id_log.add(id))
+        };
+        server.post(0, task).unwrap();
+        let (tcp, _) = listener.accept().unwrap();
+        tcp.set_read_timeout(Some(SOON)).unwrap();
+        let session = shake_hands(&tcp, b"");
+        assert!(wakes.next());
+        server.wake(ids.next()).unwrap();
+        assert!(wakes.next());
+        drop((session, tcp));
+    });
+}
+
 /// U3: Plain text that somebody sent behind the command goes to TLS, which refuses it, and never to
 /// the handler.
 #[test]

@@ -320,6 +320,112 @@ fn on_drain_comes_after_an_upgrade() {
     });
 }
 
+/// A11.1: `on_drain` comes during an upgrade, however the queue before it left: gathered sends, which
+/// the program has seen, or down to the low-water mark. A stop does not wait for the handshake then.
+#[test]
+fn on_drain_comes_during_an_upgrade() {
+    isolated(|| {
+        for bytes in [&[7; 2][..], &pattern(3 * BULK)] {
+            let (tls, whole, words) = (tls(), bytes.len() == 2, bytes.to_vec());
+            let ((log, drains), (asked, upgrading)) = (events(), events());
+            let hooks = Hooks::new(move |_: &Server, socket| {
+                text(socket)?;
+                socket.send(&words[..1])?;
+                socket.send(&words[1..])?;
+                assert!(socket.queued() > 0);
+                socket.starttls(&tls, b"")?;
+                Ok(asked.add(()))
+            })
+            .on_drain(move |_, socket| log.add(socket.tls_info().is_some()));
+            let (hooks, reasons) = hooks.telling_reasons();
+            let config = non_blocking(1).low_water_mark(1 << 20).drain_timeout(ms(600_000));
+            let server = start_plain(config, hooks);
+            let mut tcp = raw_saying(&server, b"x");
+            upgrading.next();
+            let (id, mut got) = (server.connections().unwrap()[0], vec![0; 32 << 10]);
+            let mut len = 0;
+            // The last bytes stay with the server: the client reads no more of them.
+            while len < bytes.len() && (whole || server.queued(id).unwrap() > 1 << 20) {
+                len += tcp.read(&mut got).unwrap();
+            }
+            assert!(!drains.next());
+            let_pass(ms(20));
+            assert!(drains.drain().is_empty());
+            std::thread::scope(|scope| {
+                scope.spawn(|| server.stop().unwrap());
+                let _ = std::io::copy(&mut &tcp, &mut std::io::sink());
+                assert_eq!(reasons.next(), CloseReason::Stop);
+            });
+        }
+    });
+}
+
+/// A11.1: Where a callback has sent bytes by id to the connection, and the next one in the same turn
+/// begins an upgrade.
+#[test]
+fn on_drain_comes_for_bytes_of_another_callback() {
+    isolated(|| {
+        let (tls, target) = (tls(), Arc::new(std::sync::OnceLock::new()));
+        let ((log, drains), (id_log, ids)) = (events(), events());
+        let (to, gate) = (target.clone(), Gate::new());
+        let inside = gate.clone();
+        let hooks = Hooks::new(move |server: &Server, socket| match &*text(socket)? {
+            "wait" => Ok(inside.wait()),
+            "send" => server.send(*to.get().expect("an id"), b"near"),
+            _ => socket.starttls(&tls, b""),
+        })
+        .on_open(move |_, socket| Ok(id_log.add(socket.id())))
+        .on_drain(move |_, socket| log.add(socket.tls_info().is_some()));
+        let server = start_plain(non_blocking(1), hooks);
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            clients.push((raw(&server), ids.next()));
+        }
+        target.set(clients[2].1).unwrap();
+        for (at, words) in [(0, "wait"), (1, "send"), (2, "tls")] {
+            clients[at].0.write_all(words.as_bytes()).unwrap();
+            gate.reached_by(1);
+            let_pass(ms(20));
+        }
+        gate.open();
+        assert_eq!(read(&clients[2].0, 4), b"near");
+        assert!(!drains.next());
+    });
+}
+
+/// A11.1, A2.5: A wake in the middle of an upgrade does not keep a stop from its end.
+#[test]
+fn a_wake_before_a_stop() {
+    isolated(|| {
+        let (tls, (log, asked), (drained, drains)) = (tls(), events(), events());
+        let hooks = Hooks::new(move |_, socket| {
+            text(socket)?;
+            socket.starttls(&tls, b"")?;
+            socket.send(b"for later")?;
+            Ok(log.add(socket.id()))
+        })
+        .on_wake(|_, _| -> Result<(), crate::api::Error> { panic!("in a stop") })
+        .on_drain(move |_, socket| {
+            drained.add(());
+            socket.send(b"!")
+        });
+        let (hooks, reasons) = hooks.telling_reasons();
+        let server = start_plain(non_blocking(1).drain_timeout(ms(600_000)), hooks);
+        let tcp = raw_saying(&server, b"x");
+        server.wake(asked.next()).unwrap();
+        let_pass(ms(50));
+        server.request_stop();
+        let_pass(ms(50));
+        let mut session = shake_hands(&tcp, b"");
+        let mut got = Vec::new();
+        rustls::Stream::new(&mut session, &mut &tcp).read_to_end(&mut got).expect("an end");
+        assert_eq!(got, b"for later!");
+        drop((session, tcp));
+        assert_eq!(reasons.next(), CloseReason::Stop);
+        assert_eq!(drains.drain().len(), 1);
+    });
+}
+
 /// Q10, U1: A file that is sent while an upgrade is on its way leaves through TLS, in order. Until
 /// the handshake is over the call accepts 64 KiB at most.
 #[test]
