@@ -1837,6 +1837,8 @@ ns_status ns_socket_shutdown(ns_socket *socket, int32_t how);
  * Closes the connection. What is queued leaves first: in blocking mode this waits
  * for it, for `linger_timeout` at most. The object lives until the callback
  * returns, an owned one until `ns_socket_free`. Closing twice is harmless.
+ * Receiving and sending return NS_ERR_CLOSED from then on: a handler that reads
+ * in a loop leaves it.
  *
  * Returns: 0, NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER or NS_ERR_INVALID.
  * [handler] [blocks, in blocking mode]

@@ -224,7 +224,8 @@ impl<'a> Socket<'a> {
     }
 
     /// Closes the connection: on a loop after the callback, when the queued
-    /// bytes have left. Another close does nothing.
+    /// bytes have left. Another close does nothing. Receiving and sending return
+    /// [`Status::Closed`] from then on: a handler that reads in a loop leaves it.
     ///
     /// Example: [`Socket`].
     pub fn close(&mut self) {

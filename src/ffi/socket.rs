@@ -160,6 +160,8 @@ pub(super) fn directions(how: i32) -> Result<Shutdown, Error> {
 /// Closes the connection. What is queued leaves first: in blocking mode this waits
 /// for it, for `linger_timeout` at most. The object lives until the callback
 /// returns, an owned one until `ns_socket_free`. Closing twice is harmless.
+/// Receiving and sending return NS_ERR_CLOSED from then on: a handler that reads
+/// in a loop leaves it.
 ///
 /// Returns: 0, NS_ERR_DETACHED, NS_ERR_NOT_IN_HANDLER or NS_ERR_INVALID.
 /// [handler] [blocks, in blocking mode]
